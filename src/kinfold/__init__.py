@@ -1,0 +1,52 @@
+"""Kinfold sorts unlabeled images into their kinds.
+
+>>> import kinfold
+>>> run = kinfold.cluster("photos/", n_clusters=10)  # doctest: +SKIP
+>>> run.labels  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from kinfold._version import __version__
+
+if TYPE_CHECKING:
+    from kinfold import metrics, neighbors
+    from kinfold.features import FeatureStore
+    from kinfold.methods import TEMI, SphericalKMeans
+    from kinfold.pipeline import cluster
+    from kinfold.run import Run
+
+__all__ = [
+    "TEMI",
+    "FeatureStore",
+    "Run",
+    "SphericalKMeans",
+    "__version__",
+    "cluster",
+    "metrics",
+    "neighbors",
+]
+
+_HOME = {
+    "FeatureStore": "kinfold.features",
+    "Run": "kinfold.run",
+    "SphericalKMeans": "kinfold.methods",
+    "TEMI": "kinfold.methods",
+    "cluster": "kinfold.pipeline",
+}
+_ROOMS = ("metrics", "neighbors")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _ROOMS:
+        return importlib.import_module(f"kinfold.{name}")
+    raise AttributeError(f"module 'kinfold' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,97 @@
+"""What the machine offers: device, precision, cores, memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+from typing import Any
+
+import psutil
+import torch
+
+from kinfold.errors import InputError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the torch device for a name; ``"auto"`` is CUDA, else MPS, else the CPU.
+
+    Raises
+    ------
+    InputError
+        The name is unknown, or this machine has no such device.
+    """
+    if isinstance(device, torch.device):
+        return device
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind = device.split(":")[0]
+    if kind not in DEVICES:
+        raise InputError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}")
+    if (kind == "cuda" and not torch.cuda.is_available()) or (
+        kind == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise InputError(f"this machine has no {kind} device that PyTorch can use; use device='cpu'")
+    return torch.device(device)
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Tell whether matrix products in bfloat16 run on units made for them."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        flags = _cpu_flags()
+        return "amx_bf16" in flags or "avx512_bf16" in flags
+    return False
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Return the dtype of matrix products: bfloat16 where the device has units for it, else float32."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        return torch.bfloat16 if has_bfloat16_units(device) else torch.float32
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def cpu_count() -> int:
+    """Return the number of cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def available_memory() -> int:
+    """Return the bytes of main memory that can be taken without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Return what a manifest records of the machine: no names, no paths."""
+    facts: dict[str, Any] = {
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": cpu_count(),
+        "memory_bytes": int(psutil.virtual_memory().total),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": str(device),
+    }
+    if device.type == "cuda":
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+def _cpu_flags() -> frozenset[str]:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as stream:
+            for line in stream:
+                if line.startswith("flags"):
+                    return frozenset(line.split(":", 1)[1].split())
+    except OSError:
+        pass
+    return frozenset()

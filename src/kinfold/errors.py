@@ -1,0 +1,44 @@
+"""The errors a user can meet: each says what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+
+class KinfoldError(Exception):
+    """Base of every error that Kinfold raises on purpose."""
+
+
+class InputError(KinfoldError, ValueError):
+    """The input or a parameter can't be used as it is."""
+
+
+class FormatError(KinfoldError, ValueError):
+    """A file of ours is damaged, foreign, or of a newer format version."""
+
+
+class MissingExtraError(KinfoldError, ImportError):
+    """An optional package is needed for what was asked.
+
+    Parameters
+    ----------
+    purpose : str
+        What was asked, as the start of a sentence: ``"Reading HEIC images"``.
+    package : str
+        The package that is missing, as pip knows it.
+    extra : str
+        The extra of Kinfold that installs it.
+    """
+
+    def __init__(self, purpose: str, package: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs {package}: pip install 'kinfold[{extra}]'")
+
+
+class HubUnavailableError(KinfoldError, OSError):
+    """A model's files are neither in the local cache nor to be had from the hub."""
+
+
+def nearest_name(wrong: str, known: list[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the closest known name, or an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(wrong, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
