@@ -1,0 +1,19 @@
+"""How well groups agree with known classes: pure functions on label arrays.
+
+Labels may be of any hashable type (integers, strings, booleans, tuples, a mix); only their equality counts.
+Nothing here is seen by a method that learns: labels are read for evaluation alone.
+"""
+
+from __future__ import annotations
+
+from kinfold.metrics._accuracy import ClusterMatch, clustering_accuracy, match_clusters
+from kinfold.metrics._information import normalized_mutual_information
+from kinfold.metrics._pairs import adjusted_rand_index
+
+__all__ = [
+    "ClusterMatch",
+    "adjusted_rand_index",
+    "clustering_accuracy",
+    "match_clusters",
+    "normalized_mutual_information",
+]
