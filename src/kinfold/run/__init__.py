@@ -1,0 +1,39 @@
+"""The run directory, the product's file format: writing it, and :meth:`Run.open` to read it back."""
+
+from __future__ import annotations
+
+from kinfold.run._lock import lock_directory
+from kinfold.run._manifest import (
+    FORMAT,
+    FORMAT_VERSION,
+    MANIFEST_NAME,
+    is_run,
+    read_manifest,
+    write_manifest,
+)
+from kinfold.run._run import Run
+from kinfold.run._tables import (
+    ASSIGNMENTS_NAME,
+    SKIPPED_NAME,
+    read_table,
+    write_assignments,
+    write_predictions,
+    write_skipped,
+)
+
+__all__ = [
+    "ASSIGNMENTS_NAME",
+    "FORMAT",
+    "FORMAT_VERSION",
+    "MANIFEST_NAME",
+    "SKIPPED_NAME",
+    "Run",
+    "is_run",
+    "lock_directory",
+    "read_manifest",
+    "read_table",
+    "write_assignments",
+    "write_manifest",
+    "write_predictions",
+    "write_skipped",
+]

@@ -1,0 +1,195 @@
+"""Reading a run back."""
+
+from __future__ import annotations
+
+import logging
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kinfold.errors import FormatError, InputError, KinfoldError
+from kinfold.run._manifest import read_manifest
+from kinfold.run._tables import (
+    ASSIGNMENTS_NAME,
+    ASSIGNMENTS_SCHEMA,
+    SKIPPED_NAME,
+    SKIPPED_SCHEMA,
+    read_table,
+)
+
+if TYPE_CHECKING:
+    from kinfold.features import Features
+    from kinfold.images import ImageSource
+
+logger = logging.getLogger(__name__)
+
+_MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
+
+
+class Run:
+    """A finished run: groups, model and facts, read from its directory when they are asked for.
+
+    Open one with :meth:`open`.
+
+    Attributes
+    ----------
+    path : Path
+        The run directory.
+    manifest : dict
+        What ``manifest.json`` says; see docs/formats.md.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open the run at ``path``.
+
+        Raises
+        ------
+        InputError
+            There is no run at ``path``, or it isn't finished.
+        FormatError
+            It is damaged, or of a newer format version; the message names the file and how to mend it.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        stages = manifest["stages"]
+        if "assign" not in stages:
+            done = ", ".join(stages) or "none"
+            raise InputError(
+                f"{path} isn't finished (stages done: {done}); "
+                "repeat the `kinfold cluster` command with the same --out to go on"
+            )
+        for stage in ("fit", "assign"):
+            for name in stages.get(stage, {}).get("outputs", {}):
+                if not (path / name).exists():
+                    raise FormatError(f"{path / name} is missing; {_MEND}")
+        try:
+            int(manifest["parameters"]["n_clusters"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"{path / 'manifest.json'} is damaged: it names no n_clusters; {_MEND}"
+            ) from error
+        return cls(path, manifest)
+
+    @cached_property
+    def assignments(self) -> pa.Table:
+        """The usable images in row order: row, key, cluster, confidence, top_clusters, top_probabilities."""
+        return read_table(self.path / ASSIGNMENTS_NAME, ASSIGNMENTS_SCHEMA, _MEND)
+
+    @cached_property
+    def skipped(self) -> pa.Table:
+        """The images that could not be used: row, key, reason."""
+        return read_table(self.path / SKIPPED_NAME, SKIPPED_SCHEMA, _MEND)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int32]:
+        """Group of every usable image, 0 to ``n_clusters - 1``, in the order of :attr:`assignments`."""
+        labels: NDArray[np.int32] = self.assignments["cluster"].to_numpy()
+        labels.flags.writeable = False
+        return labels
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of groups that was asked for; some may be empty."""
+        return int(self.manifest["parameters"]["n_clusters"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Agreement with known labels, as last evaluated; empty if that never happened."""
+        return dict(self.manifest["metrics"])
+
+    @property
+    def report_path(self) -> Path:
+        """Where the report page is, or would be."""
+        return self.path / "report.html"
+
+    @cached_property
+    def model(self) -> Any:
+        """The fitted estimator, which predicts groups of new features."""
+        from kinfold.methods import load_model
+
+        return load_model(self.path)
+
+    def features(self, source: str | Path | None = None) -> Features:
+        """Open the features that the run was made from.
+
+        Parameters
+        ----------
+        source : path, optional
+            Where they are now, if they were moved.
+
+        Raises
+        ------
+        InputError
+            They aren't there, or the features found are other ones.
+        """
+        from kinfold.features import open_features
+
+        recorded = self.manifest["features"]
+        path = Path(source) if source is not None else self.path / recorded["path"]
+        try:
+            features = open_features(path, column=recorded.get("column"))
+        except FormatError:
+            raise
+        except KinfoldError as error:
+            raise InputError(
+                f"the features of this run can't be opened at {path} ({error}); "
+                "if they were moved, say where they are now (source=, --source)"
+            ) from error
+        if features.fingerprint(recorded["variant"]) != recorded["fingerprint"]:
+            raise InputError(f"the features at {path} aren't those that {self.path} was made from")
+        return features
+
+    def images(self, source: str | Path | None = None) -> ImageSource | None:
+        """Open the images that the run was made from; None where it was made from features of unknown origin.
+
+        Parameters
+        ----------
+        source : path, optional
+            Where they are now, if they were moved.
+
+        Raises
+        ------
+        InputError
+            They aren't there, or the images found there are other ones.
+        """
+        from kinfold.images import open_source
+
+        recorded = self.manifest["source"]
+        where = source if source is not None else recorded.get("images")
+        if where is None:
+            return None
+        try:
+            images = open_source(where, **recorded.get("options", {}))
+        except InputError as error:
+            raise InputError(
+                f"the images of this run can't be opened at {where} ({error}); "
+                "if they were moved, say where they are now (source=, --source)"
+            ) from error
+        if not self._fits(images):
+            raise InputError(
+                f"the images at {where} aren't those that {self.path} was made from: "
+                f"the run knows {recorded['n_rows']} of them, under other names"
+            )
+        return images
+
+    def _fits(self, images: ImageSource) -> bool:
+        """Tell whether ``images`` has the run's rows under the run's keys."""
+        if len(images) != self.manifest["source"]["n_rows"]:
+            return False
+        rows = self.assignments["row"].to_numpy()
+        keys = self.assignments["key"]
+        some = np.unique(np.linspace(0, len(rows) - 1, min(1000, len(rows))).astype(np.int64))
+        return all(images.keys[int(rows[i])] == keys[int(i)].as_py() for i in some)
+
+    def __repr__(self) -> str:
+        method = self.manifest["parameters"].get("method", "?")
+        return f"Run({str(self.path)!r}: {self.n_clusters} groups by {method})"

@@ -1,0 +1,117 @@
+"""The Parquet files of a run: same content, same bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from kinfold.errors import FormatError
+from kinfold.storage import atomic_file
+
+ASSIGNMENTS_NAME = "assignments.parquet"
+SKIPPED_NAME = "skipped.parquet"
+
+ASSIGNMENTS_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("cluster", pa.int32()),
+        ("confidence", pa.float32()),
+        ("top_clusters", pa.list_(pa.int32())),
+        ("top_probabilities", pa.list_(pa.float32())),
+    ]
+)
+PREDICTIONS_SCHEMA = pa.schema([ASSIGNMENTS_SCHEMA.field(i) for i in range(4)])
+SKIPPED_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
+
+_ROW_GROUP_SIZE = 1 << 17
+
+
+class TopColumns(Protocol):
+    """The best clusters of every sample, best first."""
+
+    clusters: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+
+
+def write_assignments(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: TopColumns) -> None:
+    """Write which group every usable image is in.
+
+    Parameters
+    ----------
+    path : Path
+        The file, ``RUN/assignments.parquet``.
+    rows : ndarray of int64, shape (n,)
+        Row number in the source of every usable image, ascending.
+    keys : pyarrow.Array of string, length n
+        Its key.
+    top : TopClusters
+        Its best clusters and their probabilities, each of shape (n, n_top), best first. The first cluster is
+        the image's group, its probability the confidence, between 0 and 1.
+    """
+    columns = [*_first_columns(rows, keys, top), _as_lists(top.clusters), _as_lists(top.probabilities)]
+    _write(path, pa.Table.from_arrays(columns, schema=ASSIGNMENTS_SCHEMA))
+
+
+def write_predictions(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: TopColumns) -> pa.Table:
+    """Write groups of new images (row, key, cluster, confidence) and return the table."""
+    table = pa.Table.from_arrays(_first_columns(rows, keys, top), schema=PREDICTIONS_SCHEMA)
+    _write(path, table)
+    return table
+
+
+def write_skipped(path: Path, skipped: pa.Table) -> None:
+    """Write the images that could not be used: row, key and reason of each."""
+    _write(path, skipped.select(SKIPPED_SCHEMA.names).cast(SKIPPED_SCHEMA).replace_schema_metadata(None))
+
+
+def read_table(path: Path, schema: pa.Schema, mend: str) -> pa.Table:
+    """Read a Parquet file that must have ``schema``; ``mend`` says what to do if it's damaged.
+
+    Raises
+    ------
+    FormatError
+        The file is missing, damaged, or has other columns.
+    """
+    if not path.is_file():
+        raise FormatError(f"{path} is missing; {mend}")
+    try:
+        table = pq.read_table(path)
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise FormatError(f"{path} is damaged ({str(error).splitlines()[0]}); {mend}") from error
+
+
+def _first_columns(rows: NDArray[np.int64], keys: pa.Array, top: TopColumns) -> list[pa.Array]:
+    if isinstance(keys, pa.ChunkedArray):
+        keys = keys.combine_chunks()
+    return [
+        pa.array(rows, type=pa.int64()),
+        keys.cast(pa.string()),
+        pa.array(np.ascontiguousarray(top.clusters[:, 0]), type=pa.int32()),
+        pa.array(np.ascontiguousarray(top.probabilities[:, 0]), type=pa.float32()),
+    ]
+
+
+def _as_lists(matrix: NDArray[np.generic]) -> pa.ListArray:
+    n, width = matrix.shape
+    offsets = np.arange(n + 1, dtype=np.int64) * width
+    return pa.ListArray.from_arrays(
+        pa.array(offsets.astype(np.int32)), pa.array(np.ascontiguousarray(matrix).reshape(-1))
+    )
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with atomic_file(path) as partial:
+        pq.write_table(
+            table,
+            partial,
+            compression="zstd",
+            row_group_size=_ROW_GROUP_SIZE,
+            store_schema=False,
+        )
