@@ -1,0 +1,8 @@
+"""Nearest neighbours: one door, exact or approximate, and the graph it gives."""
+
+from __future__ import annotations
+
+from kinfold.neighbors.graph import NeighborGraph
+from kinfold.neighbors.search import knn_graph
+
+__all__ = ["NeighborGraph", "knn_graph"]

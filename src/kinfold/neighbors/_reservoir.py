@@ -1,0 +1,188 @@
+"""The running best neighbours of many rows while blocks of similarities come by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kinfold.neighbors._rule import Rule
+
+_EMPTY = torch.iinfo(torch.int64).min
+_LAST = 0x7FFFFFFF
+
+
+def reservoir_width(rule: Rule) -> int:
+    """Return how many candidates a row has room for: those it may keep, and as many newcomers again or so."""
+    return rule.at_most + max(rule.at_most // 2, 128)
+
+
+class Reservoir:
+    """Candidates of a range of rows, each cut back to the best whenever its room runs out.
+
+    A candidate is one int64 whose order is the order of neighbours: the similarity's bits in the upper
+    half, the reversed row number in the lower. So ties go to the lower row number, and the outcome does not
+    depend on how a sort treats equals. Each row has a floor, always at or below what it will keep in the
+    end; a block's entries at or below the floor are dropped unseen. Blocks must come with ascending key
+    numbers for each row: then an entry that equals the floor loses its tie and may be dropped as well.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows that are searched for.
+    rule : Rule
+        What each keeps.
+    device : torch.device
+        Where the blocks are.
+    """
+
+    def __init__(self, n_rows: int, rule: Rule, device: torch.device) -> None:
+        self._rule = rule
+        self._width = reservoir_width(rule)
+        self._keys = torch.full((n_rows, self._width), _EMPTY, dtype=torch.int64, device=device)
+        self._counts = torch.zeros(n_rows, dtype=torch.int64, device=device)
+        self._kept = torch.zeros(n_rows, dtype=torch.int64, device=device)
+        self._floor = torch.full((n_rows,), -torch.inf, device=device)
+        self._mask = torch.empty(0, dtype=torch.bool, device=device)
+        self._below = None if rule.threshold is None else _next_below(rule.threshold)
+
+    def offer(self, block: torch.Tensor, row_start: int, key_start: int) -> None:
+        """Offer similarities (rows, keys) of rows from ``row_start`` with keys from ``key_start``."""
+        n_rows = len(block)
+        floor = self._floor[row_start : row_start + n_rows]
+        mask = self._above(block, floor[:, None])
+        hits = _count(mask)
+        if not hits:
+            return
+        if hits > n_rows * self._rule.at_least:
+            self._raise_floor(block, row_start)
+            mask = self._above(block, floor[:, None])
+        rows, keys = mask.nonzero(as_tuple=True)
+        values = block[rows, keys]
+        self._put_or_split(block, row_start, key_start, rows, keys, values)
+
+    def offer_transposed(self, block: torch.Tensor, row_start: int, key_start: int) -> None:
+        """Offer similarities (keys, rows): the same block, seen from its columns."""
+        n_rows = block.shape[1]
+        mask = self._above(block, self._floor[row_start : row_start + n_rows][None, :])
+        hits = _count(mask)
+        if not hits:
+            return
+        if hits > n_rows * self._rule.at_least:
+            self.offer(block.T.contiguous(), row_start, key_start)
+            return
+        keys, rows = mask.nonzero(as_tuple=True)
+        rows, order = rows.sort(stable=True)
+        keys = keys[order]
+        values = block[keys, rows]
+        self._put_or_split(block.T, row_start, key_start, rows, keys, values)
+
+    def take(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Return degrees, indices and similarities of a range of rows, as the rule keeps them."""
+        rows = torch.arange(start, stop, device=self._counts.device)
+        self._cut(rows)
+        counts = self._kept[start:stop]
+        best = self._keys[start:stop, : self._rule.at_most]
+        keys = best[torch.arange(best.shape[1], device=best.device)[None, :] < counts[:, None]]
+        indices = (_LAST - (keys & _LAST)).to(torch.int32)
+        return counts.cpu().numpy(), indices.cpu().numpy(), _value_of(keys).cpu().numpy()
+
+    def _above(self, block: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
+        if self._mask.numel() < block.numel():
+            self._mask = torch.empty(block.numel(), dtype=torch.bool, device=block.device)
+        mask = self._mask[: block.numel()].view(block.shape)
+        return torch.gt(block, floor, out=mask)
+
+    def _raise_floor(self, block: torch.Tensor, row_start: int) -> None:
+        """Lift the floors to just below what this block alone would let the rows keep."""
+        n_rows, n_keys = block.shape
+        width = min(self._rule.at_most, n_keys)
+        best = block.topk(width, dim=1).values.clamp_(max=1.0)
+        below = torch.nextafter(self._floor_of(best), torch.tensor(-torch.inf, device=block.device))
+        floor = self._floor[row_start : row_start + n_rows]
+        torch.maximum(floor, below, out=floor)
+
+    def _floor_of(self, best: torch.Tensor) -> torch.Tensor:
+        """Return the floors that follow from the best values so far (rows, width), descending."""
+        at_least, at_most = self._rule.at_least, self._rule.at_most
+        width = best.shape[1]
+        nothing = torch.full((len(best),), -torch.inf, device=best.device)
+        floor = best[:, at_least - 1] if width >= at_least else nothing
+        if self._below is not None:
+            floor = floor.clamp(max=self._below)
+            if width >= at_most:
+                floor = torch.maximum(floor, best[:, at_most - 1])
+        return floor
+
+    def _put_or_split(
+        self,
+        block: torch.Tensor,
+        row_start: int,
+        key_start: int,
+        rows: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+    ) -> None:
+        n_rows, n_keys = block.shape
+        new = torch.bincount(rows, minlength=n_rows)
+        counts = self._counts[row_start : row_start + n_rows]
+        full = (counts + new > self._width).nonzero().flatten()
+        if len(full):
+            self._cut(full + row_start)
+            full = (counts + new > self._width).nonzero().flatten()
+        if len(full):
+            middle = n_keys // 2
+            self.offer(block[:, :middle].contiguous(), row_start, key_start)
+            self.offer(block[:, middle:].contiguous(), row_start, key_start + middle)
+            return
+        first = torch.cumsum(new, 0) - new
+        slots = torch.arange(len(rows), device=rows.device) - first[rows] + counts[rows]
+        self._keys[rows + row_start, slots] = _key_of(values, keys + key_start)
+        counts += new
+        due = (counts - self._kept[row_start : row_start + n_rows]) * 4 >= self._rule.at_least
+        self._cut(due.nonzero().flatten() + row_start)
+
+    def _cut(self, rows: torch.Tensor) -> None:
+        """Sort the candidates of some rows, keep what the rule keeps, and lift their floors."""
+        if not len(rows):
+            return
+        filled = int(self._counts[rows].max())
+        width = min(self._rule.at_most, filled)
+        best = self._keys[rows, :filled].topk(width, dim=1).values
+        present = best != _EMPTY
+        values = torch.where(present, _value_of(best), -torch.inf)
+        kept = present.sum(dim=1)
+        if self._below is not None:
+            reached = (values > self._below).sum(dim=1)
+            kept = torch.minimum(kept, reached.clamp(min=self._rule.at_least))
+        self._keys[rows] = _EMPTY
+        places = torch.arange(width, device=best.device)[None, :] < kept[:, None]
+        self._keys[rows, :width] = torch.where(places, best, _EMPTY)
+        self._counts[rows] = kept
+        self._kept[rows] = kept
+        self._floor[rows] = torch.maximum(self._floor[rows], self._floor_of(values))
+
+
+def _key_of(values: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    # Adding zero turns −0 into 0; rounding may push a similarity over 1.
+    bits = (values.clamp(max=1.0) + 0.0).view(torch.int32)
+    ordered = bits ^ ((bits >> 31) & _LAST)
+    return (ordered.to(torch.int64) << 32) | (_LAST - numbers)
+
+
+def _value_of(keys: torch.Tensor) -> torch.Tensor:
+    ordered = (keys >> 32).to(torch.int32)
+    return (ordered ^ ((ordered >> 31) & _LAST)).view(torch.float32)
+
+
+def _count(mask: torch.Tensor) -> int:
+    """Count the true entries; NumPy's count is several times as fast as PyTorch's on the CPU."""
+    if mask.device.type == "cpu":
+        return int(np.count_nonzero(mask.numpy()))
+    return int(torch.count_nonzero(mask))
+
+
+def _next_below(value: float) -> float:
+    return float(np.nextafter(np.float32(value), np.float32(-np.inf)))

@@ -1,0 +1,98 @@
+"""Claims about saving and opening graphs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from kinfold.errors import FormatError, InputError
+from kinfold.neighbors import NeighborGraph, knn_graph
+
+
+@pytest.fixture
+def graph():
+    X = np.random.default_rng(0).normal(size=(80, 6))
+    return knn_graph(X, 4, threshold=0.5, max_neighbors=9)
+
+
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_saved_graph_opens_as_it_was(tmp_path, graph, mmap):
+    graph.save(tmp_path / "g")
+    NeighborGraph.verify(tmp_path / "g")
+    opened = NeighborGraph.open(tmp_path / "g", mmap=mmap)
+    assert isinstance(opened.indices, np.memmap) == mmap
+    assert opened.fingerprint() == graph.fingerprint()
+    assert opened.describe() == graph.describe()
+    assert (opened.indptr.dtype, opened.indices.dtype, opened.similarities.dtype) == (
+        np.int64,
+        np.int32,
+        np.float32,
+    )
+
+
+def test_saving_again_replaces_the_graph(tmp_path, graph):
+    graph.save(tmp_path / "g")
+    other = knn_graph(np.eye(5), 2)
+    other.save(tmp_path / "g")
+    assert NeighborGraph.open(tmp_path / "g").fingerprint() == other.fingerprint()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["g"]
+
+
+def test_saving_over_something_else_is_refused_and_leaves_it(tmp_path, graph):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_text("x")
+    with pytest.raises(InputError, match="not a neighbour graph"):
+        graph.save(tmp_path / "photos")
+    assert (tmp_path / "photos" / "a.jpg").read_text() == "x"
+
+
+def test_an_empty_graph_is_saved_and_opened(tmp_path):
+    knn_graph([[1.0]], 3).save(tmp_path / "g")
+    opened = NeighborGraph.open(tmp_path / "g")
+    assert (opened.n_samples, opened.n_edges, opened.mean_degree) == (1, 0, 0.0)
+
+
+def test_a_newer_format_is_refused(tmp_path, graph):
+    graph.save(tmp_path / "g")
+    facts = json.loads((tmp_path / "g" / "graph.json").read_text())
+    (tmp_path / "g" / "graph.json").write_text(json.dumps({**facts, "format_version": 99}))
+    with pytest.raises(FormatError, match="update Kinfold"):
+        NeighborGraph.open(tmp_path / "g")
+
+
+@pytest.mark.parametrize("name", ["indptr.npy", "indices.npy", "similarities.npy"])
+def test_a_missing_cut_or_altered_file_is_named(tmp_path, graph, name):
+    file = tmp_path / "g" / name
+    graph.save(tmp_path / "g")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(FormatError, match=name):
+        NeighborGraph.verify(tmp_path / "g")
+    file.write_bytes(whole[:-40])
+    with pytest.raises(FormatError, match=name):
+        NeighborGraph.open(tmp_path / "g")
+    file.unlink()
+    with pytest.raises(FormatError, match=name):
+        NeighborGraph.open(tmp_path / "g")
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"format": "other"}', '{"format": "kinfold-neighbors", "format_version": 1}']
+)
+def test_a_foreign_or_damaged_description_is_refused(tmp_path, graph, content):
+    graph.save(tmp_path / "g")
+    (tmp_path / "g" / "graph.json").write_text(content)
+    with pytest.raises(FormatError, match=r"graph\.json"):
+        NeighborGraph.open(tmp_path / "g")
+
+
+def test_a_folder_without_a_graph_is_refused(tmp_path):
+    with pytest.raises(FormatError, match="not a neighbour graph"):
+        NeighborGraph.open(tmp_path)
+
+
+def test_a_row_out_of_range_is_refused(graph):
+    with pytest.raises(InputError, match="row 80"):
+        graph.neighbors(80)

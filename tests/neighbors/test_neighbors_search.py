@@ -1,0 +1,331 @@
+"""Claims about knn_graph, against a naive loop, scikit-learn, and between back ends."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.neighbors import NearestNeighbors
+
+from kinfold.errors import InputError, MissingExtraError
+from kinfold.features import ShardedMatrix
+from kinfold.neighbors import _exact, knn_graph, search
+
+
+def made(n: int, dim: int = 16, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    centers = rng.normal(size=(8, dim))
+    return (centers[rng.integers(8, size=n)] + 0.5 * rng.normal(size=(n, dim))).astype(np.float32)
+
+
+def naive(
+    X: np.ndarray, k: int, threshold: float | None = None, cap: int = 10**9
+) -> list[list[tuple[int, float]]]:
+    """Neighbours by a float64 loop, straight from the definition."""
+    X = np.asarray(X, dtype=np.float64)
+    result = []
+    for i in range(len(X)):
+        found = []
+        for j in range(len(X)):
+            if j != i:
+                found.append((j, float(X[i] @ X[j] / np.sqrt((X[i] @ X[i]) * (X[j] @ X[j])))))
+        found.sort(key=lambda pair: (-pair[1], pair[0]))
+        degree = k if threshold is None else max(k, sum(s >= threshold for _, s in found))
+        result.append(found[: min(degree, cap)])
+    return result
+
+
+def assert_graph_is_naive(graph, X, k, threshold=None, cap=10**9):
+    for i, expected in enumerate(naive(X, k, threshold, cap)):
+        got = graph.indices[graph.indptr[i] : graph.indptr[i + 1]]
+        sims = graph.similarities[graph.indptr[i] : graph.indptr[i + 1]]
+        assert got.tolist() == [j for j, _ in expected]
+        np.testing.assert_allclose(sims, [s for _, s in expected], atol=2e-6)
+
+
+def assert_same_up_to_ties(graph, other, tolerance=1e-5):
+    """Same degrees, same similarities place by place, and no neighbour that isn't as good."""
+    np.testing.assert_array_equal(graph.indptr, other.indptr)
+    np.testing.assert_allclose(graph.similarities, other.similarities, atol=tolerance)
+    for i in range(graph.n_samples):
+        span = slice(graph.indptr[i], graph.indptr[i + 1])
+        a = dict(zip(graph.indices[span].tolist(), graph.similarities[span].tolist(), strict=True))
+        b = dict(zip(other.indices[span].tolist(), other.similarities[span].tolist(), strict=True))
+        worst = min(a.values())
+        assert all(abs(a[j] - worst) < tolerance for j in a.keys() - b.keys())
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Many tiles even on small data."""
+    monkeypatch.setitem(_exact._TILE, "cpu", 64)
+
+
+def test_fixed_graph_is_the_naive_one():
+    X = made(150)
+    assert_graph_is_naive(knn_graph(X, 7, backend="exact"), X, 7)
+
+
+@pytest.mark.parametrize("n", [63, 64, 65, 191, 200])
+def test_tiles_do_not_change_the_neighbours(small_tiles, n):
+    X = made(n, seed=n)
+    assert_graph_is_naive(knn_graph(X, 9, backend="exact"), X, 9)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.6, 0.9])
+def test_adaptive_graph_is_the_naive_one(small_tiles, threshold):
+    X = made(170, seed=1)
+    graph = knn_graph(X, 5, threshold=threshold, max_neighbors=40, backend="exact")
+    assert_graph_is_naive(graph, X, 5, threshold, 40)
+    assert graph.degrees.min() >= 5
+    assert graph.degrees.max() <= 40
+
+
+def test_panels_under_a_small_budget_give_the_same_neighbours(monkeypatch):
+    X = made(900, dim=8, seed=2)
+    seen = []
+    make_plan = _exact._make_plan
+    monkeypatch.setattr(_exact, "_make_plan", lambda *a: seen.append(make_plan(*a)) or seen[-1])
+    graph = knn_graph(X, 10, backend="exact")
+    small = knn_graph(X, 10, backend="exact", memory_budget=900_000)
+    assert len(seen[1].panels(900)) > 2
+    assert len(seen[0].panels(900)) == 1
+    assert_same_up_to_ties(graph, small)
+    adaptive = knn_graph(X, 10, threshold=0.8, max_neighbors=60, backend="exact")
+    small = knn_graph(X, 10, threshold=0.8, max_neighbors=60, backend="exact", memory_budget=1_400_000)
+    assert len(seen[3].panels(900)) > 1
+    assert_same_up_to_ties(adaptive, small)
+
+
+def test_a_budget_too_small_for_anything_is_refused_with_the_least():
+    with pytest.raises(InputError, match="need at least"):
+        knn_graph(made(500), 10, memory_budget=1000)
+
+
+def test_scikit_learn_finds_the_same_on_digits():
+    X = load_digits().data
+    graph = knn_graph(X, 20, backend="exact")
+    distances, _ = NearestNeighbors(n_neighbors=21, metric="cosine").fit(X).kneighbors(X)
+    np.testing.assert_allclose(graph.similarities.reshape(-1, 20), 1 - distances[:, 1:], atol=1e-5)
+
+
+def test_a_sample_is_never_its_own_neighbour(small_tiles):
+    X = made(300, seed=3)
+    for options in (
+        {},
+        {"threshold": -1.0, "max_neighbors": 400},
+        {"threshold": "auto"},
+        {"memory_budget": 1_500_000},
+    ):
+        graph = knn_graph(X, 10, backend="exact", **options)
+        assert not np.any(graph.indices == np.repeat(np.arange(300), graph.degrees))
+
+
+def test_a_threshold_below_everything_keeps_all_others():
+    graph = knn_graph(made(100), 3, threshold=-1.0, max_neighbors=500)
+    assert (graph.degrees == 99).all()
+    for i in range(100):
+        assert sorted(graph.neighbors(i)) == [j for j in range(100) if j != i]
+
+
+def test_the_cap_holds_where_every_row_is_similar(small_tiles):
+    X = 1 + 0.01 * made(400, seed=4)
+    graph = knn_graph(X, 5, threshold=0.3, max_neighbors=30, backend="exact")
+    assert (graph.degrees == 30).all()
+    fixed = knn_graph(X, 30, backend="exact")
+    np.testing.assert_array_equal(graph.indices, fixed.indices)
+    assert graph.describe()["share_at_cap"] == 1.0
+
+
+def test_ties_go_to_the_lower_number(small_tiles):
+    X = np.tile(np.eye(4, dtype=np.float32)[:3], (50, 1))
+    graph = knn_graph(X, 60, backend="exact")
+    for i in range(150):
+        alike = [j for j in range(i % 3, 150, 3) if j != i]
+        others = [j for j in range(150) if j % 3 != i % 3]
+        assert graph.neighbors(i).tolist() == (alike + others)[:60]
+
+
+def test_rows_all_alike_are_neighbours_in_order(small_tiles):
+    graph = knn_graph(np.full((200, 3), 2.0), 5, backend="exact")
+    np.testing.assert_allclose(graph.similarities, 1, atol=1e-6)
+    assert graph.neighbors(0).tolist() == [1, 2, 3, 4, 5]
+    assert graph.neighbors(3).tolist() == [0, 1, 2, 4, 5]
+    assert graph.similarities.max() <= 1
+
+
+def test_rows_sorted_by_cluster_overflow_no_reservoir(small_tiles):
+    X = made(600, seed=5)
+    X = X[np.argsort(X[:, 0])]
+    assert_graph_is_naive(knn_graph(X, 8, backend="exact"), X, 8)
+
+
+def test_similarities_descend():
+    graph = knn_graph(made(500), 30, threshold="auto")
+    for i in range(500):
+        assert (np.diff(graph.similarities[graph.indptr[i] : graph.indptr[i + 1]]) <= 0).all()
+
+
+def test_the_automatic_threshold_reaches_its_mean_degree():
+    X = made(3000, seed=6)
+    graph = knn_graph(X, 25, threshold="auto", max_neighbors=1000)
+    assert graph.mean_degree == pytest.approx(search.TARGET_DEGREE * 25, rel=0.1)
+    assert -1 <= graph.parameters["threshold"] <= 1
+
+
+def test_the_same_input_gives_the_same_bytes():
+    X = made(1000)
+    first, second = (knn_graph(X, 20, threshold="auto") for _ in range(2))
+    assert first.fingerprint() == second.fingerprint()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.float64, np.bool_])
+def test_types_are_taken_as_they_are(dtype):
+    X = (np.abs(made(100, seed=7)) * 3 + 1).astype(dtype)
+    graph = knn_graph(X, 5)
+    expected = naive(X.astype(np.float64), 5)
+    np.testing.assert_allclose(
+        graph.similarities.reshape(-1, 5), [[s for _, s in row] for row in expected], atol=2e-6
+    )
+
+
+def test_huge_and_tiny_values_have_a_direction():
+    X = made(60).astype(np.float64)
+    plain = knn_graph(X, 5)
+    for scale in (1e-300, 1e300):
+        np.testing.assert_array_equal(knn_graph(X * scale, 5).indices, plain.indices)
+
+
+def test_shards_and_memory_maps_give_the_same_graph(tmp_path):
+    X = made(333)
+    for number, part in enumerate(np.array_split(X, 3)):
+        np.save(tmp_path / f"{number}.npy", part)
+    shards = ShardedMatrix([tmp_path / f"{i}.npy" for i in range(3)], [111] * 3, 16, np.float32)
+    np.save(tmp_path / "whole.npy", X)
+    expected = knn_graph(X, 10).fingerprint()
+    assert knn_graph(shards, 10).fingerprint() == expected
+    assert knn_graph(np.load(tmp_path / "whole.npy", mmap_mode="r"), 10).fingerprint() == expected
+
+
+def test_input_is_left_as_it_was():
+    X = made(100)
+    before = X.copy()
+    knn_graph(X, 5)
+    np.testing.assert_array_equal(X, before)
+
+
+@pytest.mark.parametrize("backend", ["exact", "faiss"])
+def test_few_rows_take_all_others_with_a_warning(backend):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    with pytest.warns(UserWarning, match="only 3 others"):
+        graph = knn_graph(made(4), 50, backend=backend)
+    assert (graph.degrees == 3).all()
+
+
+def test_a_single_row_has_no_neighbours():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph = knn_graph([[1.0, 2.0]], 5)
+    assert graph.n_samples == 1
+    assert graph.n_edges == 0
+    assert graph.describe()["degree"]["max"] == 0
+
+
+def test_zero_and_non_finite_rows_are_refused_by_number():
+    X = made(100)
+    X[[17, 60]] = 0
+    X[33, 2] = np.nan
+    X[34, 0] = -np.inf
+    with pytest.raises(
+        InputError, match=r"17 \(all zero\), 33 \(not finite\), 34 \(not finite\), 60 \(all zero\)"
+    ):
+        knn_graph(X, 5)
+    with pytest.raises(InputError, match="and 95 more"):
+        knn_graph(np.zeros((100, 3)), 5)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.zeros(5), "rows and columns"),
+        (np.zeros((2, 2, 2)), "rows and columns"),
+        (np.zeros((0, 3)), "holds nothing"),
+        (np.zeros((3, 0)), "holds nothing"),
+        (np.ones((3, 2), dtype=complex), "real numbers"),
+        (np.array([["a", "b"]]), "real numbers"),
+        ([[1.0], [1.0, 2.0]], "rows and columns"),
+    ],
+)
+def test_what_is_no_matrix_of_numbers_is_refused(X, message):
+    with pytest.raises(InputError, match=message):
+        knn_graph(X, 2)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"n_neighbors": 0},
+        {"n_neighbors": 2.5},
+        {"n_neighbors": True},
+        {"threshold": 1.5},
+        {"threshold": float("nan")},
+        {"threshold": "median"},
+        {"threshold": 0.5, "max_neighbors": 4},
+        {"backend": "fais"},
+        {"memory_budget": 0},
+        {"device": "tpu"},
+    ],
+)
+def test_parameters_out_of_range_are_refused(options):
+    with pytest.raises(InputError):
+        knn_graph(made(20), **{"n_neighbors": 5, **options})
+
+
+def test_a_wrong_backend_is_told_the_nearest_name():
+    with pytest.raises(InputError, match="did you mean 'faiss'"):
+        knn_graph(made(20), 3, backend="fais")
+
+
+def test_faiss_missing_names_the_extra(monkeypatch):
+    monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"kinfold\[faiss\]"):
+        knn_graph(made(20), 3, backend="faiss")
+
+
+def test_auto_turns_to_faiss_above_its_limit(monkeypatch):
+    pytest.importorskip("faiss")
+    assert knn_graph(made(50), 5).parameters["backend"] == "exact"
+    monkeypatch.setitem(search.EXACT_LIMIT, "cpu", 40)
+    assert knn_graph(made(50), 5, device="cpu").parameters["backend"] == "faiss"
+
+
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.7, "max_neighbors": 50}, {"threshold": "auto"}])
+def test_flat_faiss_finds_what_the_exact_search_finds(options):
+    pytest.importorskip("faiss")
+    X = made(600, seed=8)
+    assert_same_up_to_ties(knn_graph(X, 10, **options), knn_graph(X, 10, backend="faiss", **options))
+
+
+@pytest.mark.parametrize("budget", [None, 30_000_000])
+def test_indexed_faiss_finds_nearly_all_and_its_similarities_are_exact(monkeypatch, budget):
+    pytest.importorskip("faiss")
+    from kinfold.neighbors import _faiss
+
+    monkeypatch.setattr(_faiss, "FLAT_LIMIT", 1000)
+    X = made(8000, dim=32, seed=9)
+    if budget is not None:
+        monkeypatch.setattr(search, "DEFAULT_BUDGET", 1)
+    exact = knn_graph(X, 10, backend="exact", memory_budget=1 << 30)
+    found, again = (knn_graph(X, 10, backend="faiss", device="cpu") for _ in range(2))
+    assert found.fingerprint() == again.fingerprint()
+    hits = [len(np.intersect1d(exact.neighbors(i), found.neighbors(i))) for i in range(8000)]
+    assert np.mean(hits) / 10 > 0.95
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    rows = np.repeat(np.arange(8000), found.degrees)
+    np.testing.assert_allclose(
+        found.similarities, np.sum(unit[rows] * unit[found.indices], axis=1), atol=1e-5
+    )
+    assert not np.any(found.indices == rows)
