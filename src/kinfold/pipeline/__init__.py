@@ -1,0 +1,22 @@
+"""The whole way in one call: images or features in, groups on disk out."""
+
+from __future__ import annotations
+
+from kinfold.pipeline._cluster import cluster
+from kinfold.pipeline._embed import embed
+from kinfold.pipeline._estimate import Estimate, StageEstimate, estimate
+from kinfold.pipeline._evaluate import Evaluation, evaluate
+from kinfold.pipeline._predict import predict
+from kinfold.pipeline._report import report
+
+__all__ = [
+    "Estimate",
+    "Evaluation",
+    "StageEstimate",
+    "cluster",
+    "embed",
+    "estimate",
+    "evaluate",
+    "predict",
+    "report",
+]

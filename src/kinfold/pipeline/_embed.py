@@ -1,0 +1,85 @@
+"""From images to features on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kinfold.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from kinfold.errors import InputError
+from kinfold.features import FeatureStore, extract_features
+from kinfold.pipeline._source import SourceLike, check_out, resolve_source
+from kinfold.progress import SILENT, Progress
+
+
+def embed(
+    source: SourceLike,
+    out: str | Path,
+    *,
+    backbone: str | Path | Backbone = DEFAULT_BACKBONE,
+    variants: Sequence[str] = ("cls",),
+    device: str = "auto",
+    precision: str = "auto",
+    batch_size: int | None = None,
+    n_workers: int | None = None,
+    source_options: Mapping[str, Any] | None = None,
+    progress: Progress = SILENT,
+) -> FeatureStore:
+    """Embed images into a feature store, which every later step can take in place of the images.
+
+    Parameters
+    ----------
+    source : path or ImageSource
+        A folder, a glob pattern, a zip or tar archive, or a table of images.
+    out : path
+        The feature store. One that was left unfinished is gone on with.
+    backbone : str, path or Backbone, default "dinov2-small"
+        A card's name, a model's directory, or a loaded backbone.
+    variants : sequence of str, default ("cls",)
+        The vectors to keep of each image.
+    device, precision : str, default "auto"
+        Where and how exactly to compute.
+    batch_size : int, optional
+        Images per batch; by default the backbone finds it.
+    n_workers : int, optional
+        Processes that decode; by default as many as there are cores.
+    source_options : Mapping, optional
+        For tables: ``path_column``, ``image_column``, ``key_column``.
+    progress : Progress
+        Shows images done and images per second.
+
+    Returns
+    -------
+    FeatureStore
+
+    Raises
+    ------
+    InputError
+        Source, backbone or ``out`` can't be used, or no image can be read.
+    HubUnavailableError
+        The backbone's files are neither cached nor to be had.
+    """
+    opened = resolve_source(source, source_options)
+    if opened.images is None:
+        raise InputError(f"{opened.uri} holds features already; there is nothing to embed")
+    out = Path(out)
+    check_out(out, opened)
+    loaded = as_backbone(backbone, device, precision)
+    loaded.check_variants(variants)
+    return extract_features(
+        opened.images,
+        loaded,
+        out,
+        variants=tuple(variants),
+        batch_size=batch_size,
+        n_workers=n_workers,
+        progress=progress,
+    )
+
+
+def as_backbone(backbone: str | Path | Backbone, device: str, precision: str) -> Backbone:
+    """Load a backbone, unless it is loaded already."""
+    if isinstance(backbone, Backbone):
+        return backbone
+    return load_backbone(backbone, device=device, precision=precision)

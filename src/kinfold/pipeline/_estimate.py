@@ -1,0 +1,255 @@
+"""What a run will take, told before it starts: time from small measurements, memory and disk from shapes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kinfold.backbones import DEFAULT_BACKBONE, Backbone
+from kinfold.compute import cpu_count, resolve_device
+from kinfold.errors import InputError
+from kinfold.images import ImageSource, UnusableImage, decode_image
+from kinfold.pipeline._embed import as_backbone
+from kinfold.pipeline._method import Method, prepare_method
+from kinfold.pipeline._source import Source, SourceLike, resolve_source
+
+_SAMPLE_IMAGES = 16
+_SAMPLE_SECONDS = 2.0
+_RATE_SIDE = 1024
+_BASE_MEMORY = 600 << 20  # the interpreter with PyTorch loaded
+_WORKER_MEMORY = 150 << 20
+_NEIGHBOR_MEMORY = 2 << 30
+_BLOCK_MEMORY = 256 << 20
+_KMEANS_PASSES = 30
+_TEMI_EPOCHS = 100
+_TEMI_SHARE = 0.6  # of the matrix-product rate that training reaches
+_ASSIGNMENT_BYTES = 60
+_DISK_MARGIN = 1.1
+
+
+@dataclass(frozen=True)
+class StageEstimate:
+    """What one stage is expected to take.
+
+    Attributes
+    ----------
+    name : str
+        The stage.
+    seconds : float
+        Wall-clock time on this machine, as good as a factor of about two.
+    memory_bytes : int
+        Peak of main memory, all processes together.
+    disk_bytes : int
+        What it leaves on disk.
+    """
+
+    name: str
+    seconds: float
+    memory_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run is expected to take.
+
+    Attributes
+    ----------
+    stages : tuple of StageEstimate
+        Stages still to be done, in order.
+    """
+
+    stages: tuple[StageEstimate, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Time of all stages."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Highest peak of main memory."""
+        return max((stage.memory_bytes for stage in self.stages), default=0)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What all stages leave on disk."""
+        return sum(stage.disk_bytes for stage in self.stages)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready data."""
+        return {
+            "seconds": self.seconds,
+            "memory_bytes": self.memory_bytes,
+            "disk_bytes": self.disk_bytes,
+            "stages": [asdict(stage) for stage in self.stages],
+        }
+
+    def __str__(self) -> str:
+        if not self.stages:
+            return "nothing is left to be done"
+        return (
+            f"expected: about {_show_seconds(self.seconds)}, {self.memory_bytes / 2**30:.1f} GiB of memory, "
+            f"{self.disk_bytes / 2**20:.0f} MiB of disk"
+        )
+
+
+def estimate(
+    source: SourceLike,
+    n_clusters: int,
+    *,
+    method: str = "temi",
+    backbone: str | Path | Backbone = DEFAULT_BACKBONE,
+    variant: str = "cls",
+    device: str = "auto",
+    precision: str = "auto",
+    n_neighbors: int | None = None,
+    n_workers: int | None = None,
+    method_parameters: Mapping[str, Any] | None = None,
+    source_options: Mapping[str, Any] | None = None,
+) -> Estimate:
+    """Tell what :func:`cluster` with the same arguments would take, without writing anything.
+
+    A few images are embedded and one matrix product is timed; this takes some seconds, and the time to
+    load the backbone. The parameters are those of :func:`cluster`.
+    """
+    prepared = prepare_method(method, n_clusters, 0, device, precision, n_neighbors, method_parameters)
+    opened = resolve_source(source, source_options)
+    loaded = as_backbone(backbone, device, precision) if opened.images is not None else None
+    return estimate_work(opened, prepared, variant, loaded, device=device, n_workers=n_workers)
+
+
+def estimate_work(
+    source: Source,
+    method: Method,
+    variant: str,
+    backbone: Backbone | None,
+    *,
+    device: str = "auto",
+    n_workers: int | None = None,
+) -> Estimate:
+    """Estimate every stage for a source whose images, if it is images, ``backbone`` embeds."""
+    stages = []
+    if backbone is not None and source.images is not None:
+        n, dim = len(source.images), backbone.variants[variant]
+        stages.append(_estimate_embed(source.images, backbone, variant, device, n_workers))
+    else:
+        assert source.features is not None
+        n, dim = (int(length) for length in source.features.matrix(variant).shape)
+    rate = _measure_rate(resolve_device(device))
+    matrix_bytes = 4 * n * dim
+    if method.needs_graph:
+        k = min(method.graph_neighbors(), n - 1)
+        memory = _BASE_MEMORY + matrix_bytes + min(_NEIGHBOR_MEMORY, 4 * n * n) + 8 * n * k
+        stages.append(StageEstimate("neighbors", 4 * n * n * dim / rate, memory, 8 * n * (k + 1)))
+    seconds = _count_fit_flops(method, n, dim) / rate
+    model_bytes = _count_model_bytes(method, dim)
+    memory = _BASE_MEMORY + _BLOCK_MEMORY + matrix_bytes + 8 * model_bytes
+    stages.append(StageEstimate("fit", seconds, memory, model_bytes))
+    memory = _BASE_MEMORY + _BLOCK_MEMORY + _ASSIGNMENT_BYTES * n
+    stages.append(StageEstimate("assign", 2 * n * model_bytes / 2 / rate, memory, _ASSIGNMENT_BYTES * n))
+    return Estimate(tuple(stages))
+
+
+def check_disk(expected: Estimate, out: Path) -> None:
+    """Refuse work whose files won't fit on the disk of ``out``.
+
+    Raises
+    ------
+    InputError
+        Less is free than is needed.
+    """
+    free = shutil.disk_usage(out).free
+    needed = int(expected.disk_bytes * _DISK_MARGIN)
+    if needed > free:
+        raise InputError(
+            f"the run needs about {needed / 2**30:.1f} GiB at {out}, but only {free / 2**30:.1f} GiB are "
+            "free; make room, or choose a place on another disk (out=, --out)"
+        )
+
+
+def _estimate_embed(
+    images: ImageSource, backbone: Backbone, variant: str, device: str, n_workers: int | None
+) -> StageEstimate:
+    n, workers = len(images), n_workers or cpu_count()
+    prepare, forward = _measure_image(images, backbone, variant)
+    if resolve_device(device).type == "cpu":
+        per_image = prepare / min(workers, cpu_count()) + forward
+    else:
+        per_image = max(prepare / workers, forward)
+    matrix_bytes = 4 * n * backbone.variants[variant]
+    key_bytes = n * 100
+    return StageEstimate(
+        "embed",
+        n * per_image,
+        _BASE_MEMORY * 2 + workers * _WORKER_MEMORY + 2 * key_bytes,
+        matrix_bytes + key_bytes,
+    )
+
+
+def _measure_image(images: ImageSource, backbone: Backbone, variant: str) -> tuple[float, float]:
+    """Return the seconds that one image takes to read and decode, and to embed, on one process."""
+    prepared: list[np.ndarray] = []
+    started = time.perf_counter()
+    n_read = 0
+    for row in np.unique(np.linspace(0, len(images) - 1, _SAMPLE_IMAGES).astype(int)):
+        n_read += 1
+        try:
+            prepared.append(
+                backbone.transform(decode_image(images.read(int(row)), min_side=backbone.min_side))
+            )
+        except UnusableImage:
+            continue
+        if time.perf_counter() - started > _SAMPLE_SECONDS:
+            break
+    read_seconds = (time.perf_counter() - started) / n_read
+    if not prepared:
+        return read_seconds, 0.0
+    backbone.embed(np.stack(prepared[:1]), (variant,))
+    started = time.perf_counter()
+    backbone.embed(np.stack(prepared), (variant,))
+    return read_seconds, (time.perf_counter() - started) / len(prepared)
+
+
+def _measure_rate(device: torch.device) -> float:
+    """Return the floating-point operations per second of a float32 matrix product."""
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.rand(_RATE_SIDE, _RATE_SIDE, generator=generator).to(device)
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        (matrix @ matrix).sum().item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * _RATE_SIDE**3 / best
+
+
+def _count_fit_flops(method: Method, n: int, dim: int) -> float:
+    parameters = method.estimator.get_params()
+    if not method.needs_graph:
+        n_init = parameters.get("n_init")
+        starts = n_init if isinstance(n_init, int) else 10 if n * method.n_clusters <= 1_000_000 else 3
+        return 2.0 * starts * _KMEANS_PASSES * n * dim * method.n_clusters
+    epochs = parameters.get("n_epochs") or _TEMI_EPOCHS
+    weights = _count_model_bytes(method, dim) / 4
+    # Two views of each sample; student forward and backward are three products, the teacher's is a fourth.
+    return 2 * 2 * 4 * n * weights * epochs / _TEMI_SHARE
+
+
+def _count_model_bytes(method: Method, dim: int) -> int:
+    if not method.needs_graph:
+        return 4 * dim * method.n_clusters
+    heads = method.estimator.get_params().get("n_heads", 1)
+    return int(4 * heads * (dim * 512 + 512 * 256 + 256 * method.n_clusters))
+
+
+def _show_seconds(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,165 @@
+"""Groups for images that come later, by a finished run's model alone."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from kinfold.backbones import Backbone, load_backbone
+from kinfold.errors import InputError
+from kinfold.features import Features, extract_features
+from kinfold.images import ImageSource
+from kinfold.methods import predict_top
+from kinfold.pipeline._source import SourceLike, resolve_source
+from kinfold.progress import SILENT, Progress
+from kinfold.run import Run, lock_directory, write_predictions, write_skipped
+from kinfold.storage import hash_json
+
+logger = logging.getLogger(__name__)
+
+
+def predict(
+    run: Run | str | Path,
+    source: SourceLike,
+    out: str | Path,
+    *,
+    backbone: str | Path | Backbone | None = None,
+    device: str = "auto",
+    n_workers: int | None = None,
+    source_options: Mapping[str, Any] | None = None,
+    progress: Progress = SILENT,
+) -> pa.Table:
+    """Put new images into the groups of a finished run.
+
+    Neither the features nor the images of the run are needed. Images are embedded as those of the run
+    were: same backbone, preprocessing, variant and batch size. The images of the run themselves get the
+    groups they have.
+
+    Parameters
+    ----------
+    run : Run or path
+        A finished run.
+    source : path, ImageSource or Features
+        New images, or their features made with the same backbone and variant.
+    out : path
+        The Parquet file to write, with the columns row, key, cluster, confidence; an older one is
+        replaced. Images that could not be used are listed in ``<out stem>.skipped.parquet`` beside it, if
+        there are any.
+    backbone : str, path or Backbone, optional
+        Where the run's backbone is now, if it was moved; by default it is loaded from where it was.
+    device : str, default "auto"
+        Where to compute.
+    n_workers : int, optional
+        Processes that decode; by default as many as there are cores.
+    source_options : Mapping, optional
+        For tables: ``path_column``, ``image_column``, ``key_column``; for features in Parquet: ``column``.
+    progress : Progress
+        Shows the work.
+
+    Returns
+    -------
+    pyarrow.Table
+        What was written to ``out``.
+
+    Raises
+    ------
+    InputError
+        The source can't be used, or its features are of another backbone, variant or dimension.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    out = Path(out)
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; give the Parquet file to write (out=, --out)")
+    opened = resolve_source(source, source_options)
+    if opened.features is not None:
+        _check_features(run, opened.features)
+        return _write(run, opened.features, out)
+    assert opened.images is not None
+    return _predict_images(run, opened.images, out, _load(run, backbone, device), n_workers, progress)
+
+
+def _predict_images(
+    run: Run,
+    images: ImageSource,
+    out: Path,
+    backbone: Backbone,
+    n_workers: int | None,
+    progress: Progress,
+) -> pa.Table:
+    """Embed into a folder beside ``out`` that a restart goes on with, and that is removed at the end."""
+    variant = run.manifest["features"]["variant"]
+    made_of = hash_json([images.fingerprint(), backbone.fingerprint(), variant])
+    home = out.with_name(f".partial-{out.name}-{made_of[:12]}")
+    home.mkdir(parents=True, exist_ok=True)
+    with lock_directory(home):
+        features = extract_features(
+            images,
+            backbone,
+            home / "features",
+            variants=(variant,),
+            batch_size=run.manifest["backbone"]["batch_size"],
+            n_workers=n_workers,
+            progress=progress,
+        )
+        _check_features(run, features)
+        table = _write(run, features, out)
+        shutil.rmtree(home / "features")
+    home.rmdir()
+    return table
+
+
+def _write(run: Run, features: Features, out: Path) -> pa.Table:
+    matrix = features.matrix(run.manifest["features"]["variant"])
+    top = predict_top(run.model, matrix, n_top=1)
+    skipped = out.with_name(f"{out.stem}.skipped.parquet")
+    if features.skipped.num_rows:
+        write_skipped(skipped, features.skipped)
+        logger.warning(
+            "%d of %d images were skipped; see %s", features.skipped.num_rows, features.n_rows, skipped
+        )
+    else:
+        skipped.unlink(missing_ok=True)
+    return write_predictions(out, features.rows, features.keys.take(pa.array(features.rows)), top)
+
+
+def _load(run: Run, backbone: str | Path | Backbone | None, device: str) -> Backbone:
+    """Load the backbone of ``run`` and check that it is the same one."""
+    recorded = run.manifest.get("backbone")
+    if not recorded:
+        raise InputError(
+            f"{run.path} was made from ready features, so how to embed images isn't known; "
+            "give features of the new images, made the same way"
+        )
+    if isinstance(backbone, Backbone):
+        loaded = backbone
+    else:
+        where = backbone if backbone is not None else recorded["spec"]
+        loaded = load_backbone(where, device=device, precision=recorded["precision"])
+    if loaded.fingerprint() != recorded["fingerprint"]:
+        raise InputError(
+            f"the backbone {loaded.card.name} isn't the one that {run.path} was made with: its weights, "
+            "preprocessing or precision differ. Say where the same one is (backbone=, --backbone)"
+        )
+    return loaded
+
+
+def _check_features(run: Run, features: Features) -> None:
+    """Refuse features that the run's model can't take, as far as that can be seen."""
+    recorded = run.manifest["features"]
+    variant = recorded["variant"]
+    if variant not in features.variants:
+        raise InputError(
+            f"{features.path} has no variant {variant!r}, which {run.path} was made from; "
+            f"it has {', '.join(features.variants)}"
+        )
+    dim = int(features.matrix(variant).shape[1])
+    if dim != recorded["dim"]:
+        raise InputError(
+            f"the features at {features.path} have {dim} dimensions, but those of {run.path} have "
+            f"{recorded['dim']}; embed the images with the same backbone and variant"
+        )

@@ -1,0 +1,127 @@
+"""What the work starts from: images, a feature store, or ready features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kinfold.errors import InputError
+from kinfold.features import Features, is_features, open_features
+from kinfold.images import ImageSource, open_source
+from kinfold.storage import hash_json
+
+SourceLike = str | Path | ImageSource | Features
+
+
+@dataclass(frozen=True)
+class Source:
+    """Either images or features, opened.
+
+    Attributes
+    ----------
+    images : ImageSource or None
+        Where the images are; None if only features are known.
+    features : Features or None
+        Ready features; None if images are still to be embedded.
+    options : Mapping
+        How the source was opened (``path_column=…``), for whoever opens it again.
+    """
+
+    images: ImageSource | None
+    features: Features | None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def uri(self) -> str:
+        """Absolute path of the source, or the pattern that finds it."""
+        if self.features is not None:
+            return str(Path(self.features.path).absolute())
+        assert self.images is not None
+        return self.images.uri
+
+    @property
+    def kind(self) -> str:
+        """Return "features", or the kind of image source."""
+        return "features" if self.images is None else self.images.kind
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the source, unusable ones counted."""
+        if self.features is not None:
+            return self.features.n_rows
+        assert self.images is not None
+        return len(self.images)
+
+    def fingerprint(self, variant: str) -> str:
+        """Return a hash that changes when what is in the source does."""
+        if self.features is not None:
+            return self.features.fingerprint(variant)
+        assert self.images is not None
+        return self.images.fingerprint()
+
+    def describe(self, variant: str) -> dict[str, Any]:
+        """Return what the manifest records of the source."""
+        images = self.features.source_uri if self.features is not None else self.uri
+        return {
+            "kind": self.kind,
+            "uri": self.uri,
+            "images": images,
+            "options": dict(self.options),
+            "n_rows": self.n_rows,
+            "fingerprint": self.fingerprint(variant),
+        }
+
+
+def resolve_source(source: SourceLike, options: Mapping[str, Any] | None = None) -> Source:
+    """Open what the user named: an image source or features, by path or already open.
+
+    Raises
+    ------
+    InputError
+        There is nothing that can be used, or options were given for something already open.
+    """
+    options = {name: value for name, value in (options or {}).items() if value is not None}
+    if isinstance(source, ImageSource | Features):
+        if options:
+            raise InputError("source_options are for a source given by its path; this one is open already")
+        if isinstance(source, ImageSource):
+            return Source(source, None)
+        return Source(None, source)
+    if is_features(source):
+        _refuse_options(source, options, {"column"})
+        return Source(None, open_features(source, **options), options)
+    _refuse_options(source, options, {"path_column", "image_column", "key_column"})
+    return Source(open_source(source, **options), None, options)
+
+
+def default_out(source: Source) -> Path:
+    """Return ``<source name>.kinfold`` in the current folder."""
+    parts = [part for part in re.split(r"[/\\]", source.uri) if part and not any(c in part for c in "*?[{")]
+    name = parts[-1] if parts else "run"
+    if not Path(source.uri).is_dir():
+        name = name.split(".")[0] or name
+    return Path.cwd() / f"{name}.kinfold"
+
+
+def check_out(out: Path, source: Source) -> None:
+    """Refuse an ``out`` inside the source folder, where it would become part of the source."""
+    folder = Path(source.uri)
+    if source.images is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{out} lies inside the source {folder}, where its files would be taken for images; "
+            "choose a place outside (out=, --out)"
+        )
+
+
+def identity(source: Source, variant: str) -> str:
+    """Return the hash of where the source is and what is in it."""
+    return hash_json([source.uri, source.fingerprint(variant)])
+
+
+def _refuse_options(source: str | Path, options: Mapping[str, Any], known: set[str]) -> None:
+    for name in options:
+        if name not in known:
+            raise InputError(f"{name} doesn't apply to {source}; what applies is {', '.join(sorted(known))}")

@@ -1,0 +1,197 @@
+"""Stages that run once: each is recorded with a hash of its inputs and of its outputs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kinfold.errors import InputError
+from kinfold.pipeline._source import Source
+from kinfold.run import MANIFEST_NAME, is_run, lock_directory, read_manifest, write_manifest
+from kinfold.storage import hash_file, hash_json, remove_partials
+
+logger = logging.getLogger(__name__)
+
+STAGES = ("embed", "neighbors", "fit", "assign", "report")
+STAGE_VERSION = 1
+"""Part of every inputs' hash; a new number makes every stage of older runs run again."""
+
+_LIBRARIES = ("numpy", "pyarrow", "pillow", "safetensors", "scikit-learn", "scipy", "torch", "transformers")
+_RESULT = STAGES.index("fit")
+
+
+class Stages:
+    """The stages of one run directory, which is locked by this process.
+
+    Attributes
+    ----------
+    path : Path
+        The run directory.
+    manifest : dict
+        What manifest.json says.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+        self.path, self.manifest = path, manifest
+
+    def is_current(self, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Tell whether a stage has run on these inputs and its files are whole."""
+        record = self.manifest["stages"].get(name)
+        if not record or record["inputs"] != _hash_inputs(name, inputs):
+            return False
+        return all(_is_whole(self.path / file, sha) for file, sha in record["outputs"].items())
+
+    def run(
+        self, name: str, inputs: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], object]
+    ) -> bool:
+        """Run a stage unless it is current, then record it.
+
+        Parameters
+        ----------
+        name : str
+            One of ``STAGES``.
+        inputs : Mapping
+            All that the outputs depend on, as JSON-ready data.
+        outputs : tuple of str
+            Files that ``work`` leaves in the run directory, each whole or not there; they are hashed.
+        work : callable
+            Does it. May change sections of the manifest, which are saved with the record.
+
+        Returns
+        -------
+        bool
+            Whether it ran.
+        """
+        if self.is_current(name, inputs):
+            logger.info("stage %s: up to date", name)
+            return False
+        self.forget(name)
+        logger.info("stage %s: starts", name)
+        started = time.monotonic()
+        work()
+        seconds = round(time.monotonic() - started, 3)
+        self.manifest["stages"][name] = {
+            "inputs": _hash_inputs(name, inputs),
+            "outputs": {file: hash_file(self.path / file) for file in outputs},
+            "seconds": seconds,
+        }
+        self.manifest["stages"] = {
+            s: self.manifest["stages"][s] for s in STAGES if s in self.manifest["stages"]
+        }
+        self.save()
+        logger.info("stage %s: done in %.1f s", name, seconds)
+        return True
+
+    def declare(self, **sections: Any) -> None:
+        """Set sections of the manifest that say what the result is made of.
+
+        If they differ from what is recorded, the assignments are no longer those of this run.
+        """
+        if all(self.manifest.get(name) == content for name, content in sections.items()):
+            return
+        self.manifest.update(sections)
+        self.forget("assign")
+
+    def start_clean(self, name: str, inputs: Mapping[str, Any], clear: Callable[[], object]) -> None:
+        """Call ``clear``, unless an interrupted start of the stage on these inputs left what is there."""
+        started = self.manifest.setdefault("started", {})
+        if started.get(name) == _hash_inputs(name, inputs):
+            return
+        self.forget(name)
+        clear()
+        started[name] = _hash_inputs(name, inputs)
+        self.save()
+
+    def forget(self, name: str) -> None:
+        """Forget a stage, and with the model or the assignments all that was made of them."""
+        first = STAGES.index(name)
+        gone = STAGES[first:] if first >= _RESULT else (name,)
+        for stage in gone:
+            self.manifest["stages"].pop(stage, None)
+        if "assign" in gone:
+            self.manifest["metrics"] = {}
+            self.manifest["diagnosis"] = {}
+        self.save()
+
+    def save(self) -> None:
+        """Write the manifest, with the timings of its stages."""
+        stages = self.manifest["stages"]
+        timings = {f"{name}_seconds": record["seconds"] for name, record in stages.items()}
+        self.manifest["timings"] = {**timings, "total_seconds": round(sum(timings.values()), 3)}
+        write_manifest(self.path, self.manifest)
+
+
+@contextmanager
+def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
+    """Open the run directory ``out`` for work, new or to go on with, and lock it.
+
+    Raises
+    ------
+    InputError
+        ``out`` holds something else, a run of another source, or is being written by another process.
+    """
+    _check_free(out)
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock_directory(out):
+            _check_free(out)
+            described = source.describe(variant)
+            if (out / MANIFEST_NAME).exists():
+                manifest = read_manifest(out)
+                _check_same_source(out, manifest["source"], described)
+            else:
+                manifest = {"source": described, "stages": {}}
+            remove_partials(out)
+            stages = Stages(out, manifest)
+            stages.save()
+            yield stages
+    finally:
+        if new and not any(out.iterdir()):
+            out.rmdir()
+
+
+def _check_free(out: Path) -> None:
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder for the run (out=, --out)")
+    ours = (".lock", f".partial-{MANIFEST_NAME}")
+    if any(file.name not in ours for file in out.iterdir()) and not is_run(out):
+        if (out / MANIFEST_NAME).is_file():
+            read_manifest(out)
+        raise InputError(
+            f"{out} exists, isn't empty and is no run of Kinfold; it was left as it is. "
+            "Choose another folder (out=, --out) or an empty one"
+        )
+
+
+def _check_same_source(out: Path, recorded: Mapping[str, Any], described: Mapping[str, Any]) -> None:
+    if recorded.get("uri") != described["uri"] and recorded.get("fingerprint") != described["fingerprint"]:
+        raise InputError(
+            f"{out} is a run of {recorded.get('uri')}, not of {described['uri']}; it was left as it is. "
+            "Choose another folder (out=, --out), or remove that one"
+        )
+
+
+def _library_versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _hash_inputs(name: str, inputs: Mapping[str, Any]) -> str:
+    return hash_json({"stage": name, "version": STAGE_VERSION, **inputs})
+
+
+def _is_whole(file: Path, sha: str) -> bool:
+    return file.is_file() and hash_file(file) == sha

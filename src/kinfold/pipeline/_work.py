@@ -1,0 +1,232 @@
+"""What each stage of a run does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from sklearn.exceptions import ConvergenceWarning
+
+from kinfold.backbones import Backbone
+from kinfold.compute import describe_machine, resolve_device
+from kinfold.errors import FormatError
+from kinfold.features import Features, extract_features, open_features
+from kinfold.methods import diagnose, load_model, predict_top, save_model
+from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.pipeline._method import Method
+from kinfold.pipeline._report import find_images, render
+from kinfold.pipeline._source import Source
+from kinfold.pipeline._stages import Stages
+from kinfold.progress import Progress
+from kinfold.run import ASSIGNMENTS_NAME, SKIPPED_NAME, Run, lock_directory, write_assignments, write_skipped
+from kinfold.storage import hash_json, remove_partials
+
+logger = logging.getLogger(__name__)
+
+FEATURES_NAME = "features"
+NEIGHBORS_NAME = "neighbors"
+REPORT_NAME = "report.html"
+MODEL_FILES = ("model.json", "model.safetensors")
+N_TOP = 5
+
+
+@dataclass(frozen=True)
+class Work:
+    """The stages of one call, as methods in their order.
+
+    Parameters
+    ----------
+    stages : Stages
+        The open run directory.
+    source : Source
+        Images or features.
+    method : Method
+        How to group.
+    variant : str
+        Which vectors.
+    device : str
+        Where to compute.
+    n_workers : int or None
+        Processes that decode.
+    progress : Progress
+        Shows every stage.
+    """
+
+    stages: Stages
+    source: Source
+    method: Method
+    variant: str
+    device: str
+    n_workers: int | None
+    progress: Progress
+
+    def embed(self, backbone: Backbone) -> Features:
+        """Embed the images into RUN/features."""
+        images, path = self.source.images, self.stages.path / FEATURES_NAME
+        assert images is not None
+        inputs = {
+            "source": images.fingerprint(),
+            "backbone": backbone.fingerprint(),
+            "variant": self.variant,
+        }
+        if self.stages.is_current("embed", inputs):
+            try:
+                return open_features(path)
+            except FormatError as error:
+                logger.warning("embedding again: %s", error)
+                self.stages.forget("embed")
+        self.stages.start_clean("embed", inputs, lambda: shutil.rmtree(path, ignore_errors=True))
+
+        def work() -> None:
+            variants = (self.variant,)
+            extract_features(
+                images, backbone, path, variants=variants, n_workers=self.n_workers, progress=self.progress
+            )
+
+        self.stages.run("embed", inputs, (), work)
+        return open_features(path)
+
+    def fit(self, features: Features, backbone: Backbone | None) -> None:
+        """Fit the method and keep its model."""
+        fingerprint = features.fingerprint(self.variant)
+        parameters = self.method.describe()
+        device = resolve_device(self.device)
+        described = self.source.describe(self.variant)
+        self.stages.declare(
+            source={**described, "n_usable": len(features.rows), "n_skipped": features.skipped.num_rows},
+            backbone=None if backbone is None else backbone.describe(),
+            features=self._describe_features(features, fingerprint),
+            parameters={**parameters, "variant": self.variant},
+            seed=self.method.random_state,
+            machine=describe_machine(device),
+        )
+        inputs = {"features": fingerprint, "parameters": parameters, "device": device.type}
+        if not self.stages.is_current("fit", inputs):
+            graph = self._find_neighbors(features, fingerprint) if self.method.needs_graph else None
+            checkpoint = self.stages.path / f"checkpoint-{hash_json(inputs)[:12]}"
+            self._clear_checkpoints(keep=checkpoint)
+            self.stages.run("fit", inputs, MODEL_FILES, lambda: self._fit(features, graph, checkpoint))
+        self._clear_checkpoints()
+
+    def assign(self, features: Features) -> None:
+        """Write the groups of all usable images, and what was skipped."""
+        path = self.stages.path
+        fitted = self.stages.manifest["stages"]["fit"]["outputs"]
+        inputs = {"features": features.fingerprint(self.variant), "model": fitted, "n_top": N_TOP}
+
+        def work() -> None:
+            # The saved model, not the one still in memory: so a resumed run, and predict, do the same sums.
+            top = predict_top(load_model(path), features.matrix(self.variant), n_top=N_TOP)
+            keys = features.keys.take(pa.array(features.rows))
+            write_assignments(path / ASSIGNMENTS_NAME, features.rows, keys, top)
+            write_skipped(path / SKIPPED_NAME, features.skipped)
+            found = diagnose(top.clusters[:, 0], self.method.n_clusters)
+            self.stages.manifest["diagnosis"] = _as_json(asdict(found))
+
+        self.stages.run("assign", inputs, (ASSIGNMENTS_NAME, SKIPPED_NAME), work)
+        for message in self.stages.manifest["diagnosis"].get("messages", ()):
+            logger.warning("%s", message)
+
+    def report(self) -> None:
+        """Write the page."""
+        manifest = self.stages.manifest
+        inputs = {
+            "assignments": manifest["stages"]["assign"]["outputs"],
+            "metrics": manifest["metrics"],
+            "source": manifest["source"],
+        }
+
+        def work() -> None:
+            run = Run.open(self.stages.path)
+            render(run, find_images(run), self.progress)
+
+        self.stages.run("report", inputs, (REPORT_NAME,), work)
+
+    def _find_neighbors(self, features: Features, fingerprint: str) -> NeighborGraph:
+        """Return the graph of these features, from where it's kept or newly made."""
+        n_neighbors = self.method.graph_neighbors()
+        inputs = {"features": fingerprint, "n_neighbors": n_neighbors}
+        home = self._neighbors_home(features)
+        path = home / f"{self.variant.replace('/', '-')}-{hash_json(inputs)[:12]}"
+        home.mkdir(parents=True, exist_ok=True)
+        with lock_directory(home, wait=True):
+            remove_partials(home)
+            found = _open_graph(path)
+            if found is not None and self.stages.is_current("neighbors", inputs):
+                return found
+
+            def work() -> None:
+                if found is None:
+                    graph = knn_graph(
+                        features.matrix(self.variant), n_neighbors, device=self.device, progress=self.progress
+                    )
+                    graph.save(path)
+
+            self.stages.forget("neighbors")
+            self.stages.run("neighbors", inputs, (), work)
+            return NeighborGraph.open(path)
+
+    def _neighbors_home(self, features: Features) -> Path:
+        """Return where graphs of these features are kept: beside them where that can be written."""
+        home = features.neighbors_path
+        if home is None:
+            return self.stages.path / NEIGHBORS_NAME
+        nearest = next(folder for folder in (home, *home.parents) if folder.exists())
+        return home if os.access(nearest, os.W_OK) else self.stages.path / NEIGHBORS_NAME
+
+    def _fit(self, features: Features, graph: NeighborGraph | None, checkpoint: Path) -> None:
+        estimator = self.method.build()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the diagnosis says it, with advice
+            estimator.fit(
+                features.matrix(self.variant), graph=graph, progress=self.progress, checkpoint=checkpoint
+            )
+        save_model(estimator, self.stages.path)
+
+    def _clear_checkpoints(self, keep: Path | None = None) -> None:
+        for left in self.stages.path.glob("checkpoint-*"):
+            if left != keep:
+                left.unlink()
+
+    def _describe_features(self, features: Features, fingerprint: str) -> dict[str, Any]:
+        own = self.stages.path / FEATURES_NAME
+        path = Path(features.path)
+        return {
+            "path": FEATURES_NAME if path == own else str(path.absolute()),
+            "column": self.source.options.get("column"),
+            "variant": self.variant,
+            "dim": int(features.matrix(self.variant).shape[1]),
+            "fingerprint": fingerprint,
+        }
+
+
+def _open_graph(path: Path) -> NeighborGraph | None:
+    """Open a kept graph; None if there is none that is whole."""
+    if not path.exists():
+        return None
+    try:
+        NeighborGraph.verify(path)
+        return NeighborGraph.open(path)
+    except FormatError as error:
+        logger.warning("finding neighbours again: %s", error)
+        shutil.rmtree(path)
+        return None
+
+
+def _as_json(content: dict[str, Any]) -> dict[str, Any]:
+    """Turn NumPy values and tuples into what JSON knows."""
+    plain: dict[str, Any] = {}
+    for name, value in content.items():
+        if hasattr(value, "tolist"):
+            plain[name] = value.tolist()
+        elif isinstance(value, tuple):
+            plain[name] = [entry.item() if hasattr(entry, "item") else entry for entry in value]
+        else:
+            plain[name] = value
+    return plain
