@@ -1,0 +1,160 @@
+"""What is known about a backbone before it is loaded: frozen data, no code that runs a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kinfold.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+
+INTERPOLATIONS = {
+    "nearest": Image.Resampling.NEAREST,
+    "lanczos": Image.Resampling.LANCZOS,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "box": Image.Resampling.BOX,
+    "hamming": Image.Resampling.HAMMING,
+}
+# A panorama is cut to this many times its shorter side before it is resized: what lies further out
+# would be cropped away, and a strip of 1 × 100,000 pixels would otherwise need gigabytes.
+_LONGEST_ASPECT = 4
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input of a network; calling it does the part that runs in the workers.
+
+    The workers resize and crop (Pillow) and hand over ``uint8`` pixels, a quarter of the bytes of floats;
+    rescaling and normalising happen on the device in :meth:`Backbone.embed`.
+
+    Parameters
+    ----------
+    height, width : int
+        Size of the network's input in pixels.
+    resize : int or None
+        Length in pixels that the shorter side is resized to before the centre crop of ``height`` × ``width``;
+        None squashes the whole image to ``height`` × ``width`` without a crop.
+    interpolation : str
+        Pillow's filter: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or
+        ``"hamming"``.
+    mean, std : tuple of float
+        Channel means and deviations (R, G, B) of rescaled values.
+    rescale : float
+        Factor from pixel values to those that ``mean`` and ``std`` speak of.
+    """
+
+    height: int = 224
+    width: int = 224
+    resize: int | None = 256
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    rescale: float = 1 / 255
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise InputError(
+                f"interpolation {self.interpolation!r} is unknown; use one of {', '.join(INTERPOLATIONS)}"
+            )
+        if min(self.height, self.width) < 1:
+            raise InputError(f"the input size must be positive, got {self.height} × {self.width}")
+        if self.resize is not None and self.resize < max(self.height, self.width):
+            raise InputError(
+                f"the crop of {self.height} × {self.width} is larger than the resized side {self.resize}"
+            )
+
+    def __call__(self, image: Image.Image) -> NDArray[Any]:
+        """Resize and crop an RGB image to ``uint8`` pixels of shape (height, width, 3)."""
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        resample = INTERPOLATIONS[self.interpolation]
+        if self.resize is None:
+            return np.asarray(image.resize((self.width, self.height), resample), dtype=np.uint8)
+        image = _trim(image)
+        short, long = sorted(image.size)
+        long = int(self.resize * long / short)
+        size = (self.resize, long) if image.width <= image.height else (long, self.resize)
+        if image.size != size:
+            image = image.resize(size, resample)
+        left, top = (image.width - self.width) // 2, (image.height - self.height) // 2
+        image = image.crop((left, top, left + self.width, top + self.height))
+        return np.asarray(image, dtype=np.uint8)
+
+    @property
+    def min_side(self) -> int:
+        """The shorter side that decoding must keep, in pixels."""
+        return self.resize if self.resize is not None else max(self.height, self.width)
+
+
+def _trim(image: Image.Image) -> Image.Image:
+    """Cut the ends off an image that is far longer than wide."""
+    keep = _LONGEST_ASPECT * min(image.size)
+    if max(image.size) <= keep:
+        return image
+    left, top = max(0, (image.width - keep) // 2), max(0, (image.height - keep) // 2)
+    return image.crop((left, top, min(image.width, left + keep), min(image.height, top + keep)))
+
+
+@dataclass(frozen=True)
+class VitShape:
+    """Geometry of a plain vision transformer, for checkpoints that come without a configuration."""
+
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    image_size: int = 224
+
+
+@dataclass(frozen=True)
+class BackboneCard:
+    """What the catalogue knows about a backbone.
+
+    Parameters
+    ----------
+    name : str
+        The name that ``load_backbone`` and ``--backbone`` take.
+    family : str
+        What it belongs to: ``"DINOv2"``, ``"CLIP"``, ``"descriptor"``, ``"custom"`` …
+    source : str
+        Hub id, local path, or for checkpoint-only cards where the file is published.
+    preprocessing : Preprocessing
+        How images are prepared.
+    dim : int
+        Dimension of the ``cls`` variant; 0 where only loading tells.
+    licence : str
+        Licence of the weights as published; empty if unknown.
+    revision : str or None
+        The hub's revision that is loaded; None is the repository's main branch.
+    has_text_tower : bool
+        Whether ``cls`` lies in a space that is shared with a text encoder.
+    adapter : str
+        Who runs it: ``"transformers"``, ``"checkpoint"`` (a local file is needed), ``"descriptor"``,
+        ``"timm"`` or ``"open_clip"``.
+    shape : VitShape or None
+        Geometry for original checkpoint files, where such a file can be given (``NAME:FILE``).
+    note : str
+        What a user should know: gated, needs a newer library …
+    """
+
+    name: str
+    family: str
+    source: str
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    dim: int = 0
+    licence: str = ""
+    revision: str | None = None
+    has_text_tower: bool = False
+    adapter: str = "transformers"
+    shape: VitShape | None = None
+    note: str = ""

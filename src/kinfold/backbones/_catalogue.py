@@ -1,0 +1,198 @@
+"""The catalogue: every backbone that has a name of its own.
+
+Preprocessing is that of each method's published evaluation. Where the hub's processor file differs (it
+squashes images for DINO, MSN, MAE and I-JEPA, the papers resize and crop) the paper's is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from kinfold.backbones._card import CLIP_MEAN, CLIP_STD, HALF, BackboneCard, Preprocessing, VitShape
+from kinfold.errors import InputError, nearest_name
+
+DEFAULT_BACKBONE = "dinov2-small"
+
+_EVALUATION = Preprocessing()
+_CLIP = Preprocessing(resize=224, mean=CLIP_MEAN, std=CLIP_STD)
+_DINOV3 = Preprocessing(resize=None, interpolation="bilinear")
+_S16 = VitShape(patch=16, width=384, depth=12, heads=6)
+_B16 = VitShape(patch=16, width=768, depth=12, heads=12)
+_L16 = VitShape(patch=16, width=1024, depth=24, heads=16)
+_H14 = VitShape(patch=14, width=1280, depth=32, heads=16)
+_2B14 = VitShape(patch=14, width=2560, depth=24, heads=32)
+
+_NONCOMMERCIAL = "cc-by-nc-4.0"
+_GATED = "gated: accept the DINOv3 licence on the hub and set HF_TOKEN; needs transformers 4.56 or newer"
+_HUB_APACHE = "the hub's card says apache-2.0, the authors' repository cc-by-nc-4.0"
+
+
+def _dinov2() -> list[BackboneCard]:
+    cards = []
+    for size, dim in (("small", 384), ("base", 768), ("large", 1024), ("giant", 1536)):
+        plain = BackboneCard(
+            f"dinov2-{size}", "DINOv2", f"facebook/dinov2-{size}", dim=dim, licence="apache-2.0"
+        )
+        registers = replace(
+            plain,
+            name=f"dinov2-reg-{size}",
+            source=f"facebook/dinov2-with-registers-{size}",
+            note="needs transformers 4.48 or newer",
+        )
+        cards += [plain, registers]
+    return cards
+
+
+def _self_supervised() -> list[BackboneCard]:
+    cards = []
+    for tag, shape in (("s", _S16), ("b", _B16)):
+        for patch in (16, 8):
+            name, source = f"dino-vit{tag}{patch}", f"facebook/dino-vit{tag}{patch}"
+            cards.append(
+                BackboneCard(
+                    name,
+                    "DINO",
+                    source,
+                    dim=shape.width,
+                    licence="apache-2.0",
+                    shape=replace(shape, patch=patch),
+                )
+            )
+    for tag, dim in (("s", 384), ("b", 768), ("l", 1024)):
+        source = f"facebook/dinov3-vit{tag}16-pretrain-lvd1689m"
+        cards.append(
+            BackboneCard(f"dinov3-vit{tag}16", "DINOv3", source, _DINOV3, dim, "dinov3-license", note=_GATED)
+        )
+    for size, tag, dim in (("small", "s", 384), ("base", "b", 768), ("large", "l", 1024)):
+        source = f"facebook/vit-msn-{size}"
+        cards.append(
+            BackboneCard(f"msn-vit{tag}16", "MSN", source, dim=dim, licence="apache-2.0", note=_HUB_APACHE)
+        )
+    for size, tag, shape in (("base", "b16", _B16), ("large", "l16", _L16), ("huge", "h14", _H14)):
+        cards.append(
+            BackboneCard(
+                f"mae-vit{tag}",
+                "MAE",
+                f"facebook/vit-mae-{size}",
+                dim=shape.width,
+                licence="apache-2.0",
+                shape=shape,
+                note=_HUB_APACHE,
+            )
+        )
+    for name, data, dim in (
+        ("vith14", "1k", 1280),
+        ("vith14", "22k", 1280),
+        ("vith16", "1k", 1280),
+        ("vitg16", "22k", 1408),
+    ):
+        side = 448 if name == "vith16" else 224
+        cards.append(
+            BackboneCard(
+                f"ijepa-{name}-{data}",
+                "I-JEPA",
+                f"facebook/ijepa_{name}_{data}",
+                replace(_EVALUATION, height=side, width=side, resize=side * 256 // 224),
+                dim,
+                _NONCOMMERCIAL,
+                note="no CLS token: cls is the mean of the patch tokens; needs transformers 4.48 or newer",
+            )
+        )
+    return cards
+
+
+def _language() -> list[BackboneCard]:
+    cards = []
+    for tag, source, dim in (
+        ("b32", "openai/clip-vit-base-patch32", 512),
+        ("b16", "openai/clip-vit-base-patch16", 512),
+        ("l14", "openai/clip-vit-large-patch14", 768),
+    ):
+        cards.append(BackboneCard(f"clip-vit-{tag}", "CLIP", source, _CLIP, dim, "mit", has_text_tower=True))
+    cards.append(
+        BackboneCard(
+            "openclip-vit-bigg14",
+            "OpenCLIP",
+            "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k",
+            _CLIP,
+            1280,
+            "mit",
+            has_text_tower=True,
+        )
+    )
+    for name, side, dim in (
+        ("base-patch16-224", 224, 768),
+        ("large-patch16-256", 256, 1024),
+        ("so400m-patch14-384", 384, 1152),
+    ):
+        squash = Preprocessing(side, side, None, "bilinear", HALF, HALF)
+        cards.append(
+            BackboneCard(
+                f"siglip2-{name}",
+                "SigLIP 2",
+                f"google/siglip2-{name}",
+                squash,
+                dim,
+                "apache-2.0",
+                has_text_tower=True,
+                note="no CLS token: cls is the attention-pooled image embedding",
+            )
+        )
+    return cards
+
+
+def _checkpoints() -> list[BackboneCard]:
+    ibot = "https://github.com/bytedance/ibot"
+    refiner = "https://github.com/ml-jku/MIM-Refiner"
+    entries = [
+        *(
+            (f"ibot-vit{tag}16", "iBOT", ibot, "apache-2.0", s)
+            for tag, s in zip("sbl", (_S16, _B16, _L16), strict=True)
+        ),
+        ("mae-refined-vitl16", "MAE-Refined", refiner, "", _L16),
+        ("mae-refined-vith14", "MAE-Refined", refiner, "", _H14),
+        ("mae-refined-vit2b14", "MAE-Refined", refiner, "", _2B14),
+    ]
+    return [
+        BackboneCard(
+            name,
+            family,
+            source,
+            dim=shape.width,
+            licence=licence,
+            adapter="checkpoint",
+            shape=shape,
+            note=f"no hub card: download the checkpoint and name it as {name}:FILE",
+        )
+        for name, family, source, licence, shape in entries
+    ]
+
+
+def _descriptors() -> list[BackboneCard]:
+    from kinfold.backbones._descriptors import HogDescriptor, PixelDescriptor
+
+    return [PixelDescriptor.CARD, HogDescriptor.CARD]
+
+
+CARDS: dict[str, BackboneCard] = {
+    card.name: card
+    for card in [*_dinov2(), *_self_supervised(), *_language(), *_checkpoints(), *_descriptors()]
+}
+
+
+def list_cards() -> list[BackboneCard]:
+    """Return every card of the catalogue, in its order (the default family first)."""
+    return list(CARDS.values())
+
+
+def get_card(name: str) -> BackboneCard:
+    """Return the card of that name.
+
+    Raises
+    ------
+    InputError
+        There is no such card; the nearest right name is in the message.
+    """
+    if name not in CARDS:
+        raise InputError(f"there is no backbone {name!r}{nearest_name(name, list(CARDS))}")
+    return CARDS[name]

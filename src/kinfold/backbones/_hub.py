@@ -1,0 +1,144 @@
+"""The model hub: is it there, and the files of a model, from the cache or downloaded.
+
+Mirrors, offline mode, cache folder and access token are the hub's own variables: ``HF_ENDPOINT``,
+``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+from pathlib import Path
+from typing import Any
+
+from kinfold.errors import HubUnavailableError, InputError
+
+logger = logging.getLogger(__name__)
+
+_CONFIGS = ["config.json", "preprocessor_config.json", "processor_config.json"]
+_SAFE = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+_TORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
+
+
+def hub_reachable(timeout: float = 5.0) -> bool:
+    """Tell whether the model hub (or the mirror in ``HF_ENDPOINT``) answers within ``timeout`` seconds.
+
+    False also in offline mode (``HF_HUB_OFFLINE``). Any answer counts, even an error status.
+    """
+    from huggingface_hub import constants
+
+    hub: Any = importlib.import_module("huggingface_hub.utils")
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    answered = threading.Event()
+
+    def ask() -> None:
+        try:
+            hub.get_session().head(constants.ENDPOINT, timeout=timeout)
+        except Exception as error:  # whatever the HTTP library raises: it is not reachable
+            logger.debug("the hub at %s doesn't answer: %s", constants.ENDPOINT, error)
+        else:
+            answered.set()
+
+    # In a thread: looking up a name isn't bound by any timeout of the HTTP library.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout)
+    return answered.is_set()
+
+
+def fetch_model(
+    source: str, revision: str | None, *, with_processor: bool = False, timeout: float = 5.0
+) -> Path:
+    """Return the local directory with a model's configuration and weights, downloading what isn't cached.
+
+    A complete copy in the cache is used as it is, without asking the hub.
+
+    Parameters
+    ----------
+    source, revision : str
+        Hub id, and branch, tag or commit (None: the main branch).
+    with_processor : bool
+        Whether the processor's file is needed too; a cached copy without it is completed if the hub answers.
+    timeout : float
+        Seconds to wait for the hub to answer.
+
+    Raises
+    ------
+    HubUnavailableError
+        The files aren't cached and the hub can't be reached; says what to do instead.
+    InputError
+        The hub has no such model, or it is gated.
+    """
+    from huggingface_hub import snapshot_download
+
+    hub: Any = importlib.import_module("huggingface_hub.utils")
+
+    cached = _cached(source, revision)
+    if cached is not None and (not with_processor or (cached / _CONFIGS[1]).is_file()):
+        return cached
+    if not hub_reachable(timeout):
+        if cached is not None:
+            return cached
+        raise HubUnavailableError(_no_hub(source))
+    try:
+        for patterns in (_CONFIGS + _SAFE, _CONFIGS + _TORCH):
+            folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
+            if is_complete(folder):
+                return folder
+    except hub.GatedRepoError as error:
+        raise InputError(
+            f"{source} is gated: accept its licence at https://huggingface.co/{source}, "
+            "then set HF_TOKEN to a token of yours"
+        ) from error
+    except (hub.RepositoryNotFoundError, hub.RevisionNotFoundError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise InputError(f"the hub has no model {source!r}{at}, or it is private") from error
+    except Exception as error:  # the HTTP libraries share no base class; the cause is kept and shown
+        raise HubUnavailableError(f"{_no_hub(source)}\nThe download failed with: {error}") from error
+    raise InputError(
+        f"{source} has no weights that transformers can load "
+        "(looked for config.json with model.safetensors or pytorch_model.bin)"
+    )
+
+
+def is_complete(folder: Path) -> bool:
+    """Tell whether a directory holds a configuration and whole weights (all shards of its index)."""
+    if not (folder / "config.json").is_file():
+        return False
+    for single, index in (
+        ("model.safetensors", "model.safetensors.index.json"),
+        ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+    ):
+        if (folder / single).is_file():
+            return True
+        if (folder / index).is_file():
+            from kinfold.storage import read_json
+
+            shards = set(read_json(folder / index).get("weight_map", {}).values())
+            return bool(shards) and all((folder / shard).is_file() for shard in shards)
+    return False
+
+
+def _cached(source: str, revision: str | None) -> Path | None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+    return folder if is_complete(folder) else None
+
+
+def _no_hub(source: str) -> str:
+    from huggingface_hub import constants
+
+    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} can't be reached"
+    return (
+        f"the weights of {source} aren't in the local cache and {why}. Two ways out: "
+        "give a local directory that holds the model (config.json and model.safetensors), "
+        "as in --backbone path/to/model, or use a descriptor that needs no weights, as in --backbone hog. "
+        "A mirror is set by HF_ENDPOINT, the cache folder by HF_HOME."
+    )

@@ -1,0 +1,206 @@
+"""A backbone that is a neural network: device, precision, batch size, fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from kinfold.backbones._base import Backbone
+from kinfold.backbones._card import BackboneCard
+from kinfold.backbones._tower import Tower
+from kinfold.compute import resolve_device, resolve_precision
+from kinfold.errors import InputError
+from kinfold.storage import hash_json
+
+logger = logging.getLogger(__name__)
+
+# The largest batch by kind of device: beyond it nothing gets faster.
+_CAPS = {"cpu": 32, "mps": 128, "cuda": 512}
+# How many times the widest layer's input and output are alive at once, with room to spare.
+_ALIVE = 4
+
+
+class NetworkBackbone(Backbone):
+    """A frozen vision network.
+
+    Parameters
+    ----------
+    card : BackboneCard
+        What it is; its preprocessing prepares the images.
+    tower : Tower
+        The network and how to read it.
+    device : str or torch.device
+        ``"auto"``, ``"cuda"``, ``"mps"`` or ``"cpu"``.
+    precision : str
+        ``"auto"``, ``"float32"`` or ``"bfloat16"``: the precision of matrix products; vectors are float32.
+    unread : collection of str
+        Names of weights that no vector depends on; they stay out of the fingerprint.
+    """
+
+    def __init__(
+        self,
+        card: BackboneCard,
+        tower: Tower,
+        *,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        unread: Collection[str] = (),
+    ) -> None:
+        self.card = card
+        self.transform = card.preprocessing
+        self.min_side = card.preprocessing.min_side
+        self.variants = tower.variants
+        self.device = resolve_device(device)
+        self.dtype = resolve_precision(precision, self.device)
+        self._tower = tower
+        self._unread = frozenset(unread)
+        self._limit: int | None = None
+        self._fingerprint: str | None = None
+        tower.model.requires_grad_(False).eval().float()
+        tower.model.to(self.device)
+        tower.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        scale = torch.tensor(card.preprocessing.rescale, device=self.device)
+        self._shift = torch.tensor(card.preprocessing.mean, device=self.device).view(1, -1, 1, 1) / scale
+        self._factor = scale / torch.tensor(card.preprocessing.std, device=self.device).view(1, -1, 1, 1)
+
+    def embed(self, images: NDArray[Any], variants: Sequence[str] = ("cls",)) -> dict[str, NDArray[Any]]:
+        """Return the vectors of a batch; see :meth:`Backbone.embed`.
+
+        ``images`` are ``uint8`` pixels of shape (B, height, width, 3). On CUDA a batch that doesn't fit
+        in memory is halved, with a warning, until it does.
+        """
+        self.check_variants(variants)
+        size = (self.card.preprocessing.height, self.card.preprocessing.width, 3)
+        if images.dtype != np.uint8 or images.shape[1:] != size:
+            raise InputError(
+                f"{self.card.name} takes uint8 arrays of shape (B, {size[0]}, {size[1]}, 3), "
+                f"got {images.dtype} {images.shape}"
+            )
+        out: dict[str, NDArray[Any]] = {
+            name: np.empty((len(images), self.variants[name]), np.float32) for name in variants
+        }
+        start = 0
+        while start < len(images):
+            stop = min(len(images), start + (self._limit or len(images)))
+            try:
+                vectors = self._forward(images[start:stop], variants)
+            except torch.cuda.OutOfMemoryError:
+                self._halve(stop - start)
+                continue
+            for name, values in vectors.items():
+                out[name][start:stop] = values
+            start = stop
+        return out
+
+    def find_batch_size(self) -> int:
+        """Return the batch size that the rule gives on this machine.
+
+        The rule: a power of two, so that the activations of the widest layer (their shape is measured
+        on one image) stay within a fixed share of the device's total memory: a quarter on CUDA, an
+        eighth elsewhere; at most 512 on CUDA, 128 on MPS, 32 on a CPU. Neither timing nor free memory
+        enters, so it doesn't change from run to run. On CUDA the size is tried once and halved until it
+        fits.
+        """
+        per_image = _ALIVE * self._widest_layer()
+        if self.device.type == "cuda":
+            memory = torch.cuda.get_device_properties(self.device).total_memory // 4
+        else:
+            memory = psutil.virtual_memory().total // 8
+        size = 1 << max(0, (memory // max(1, per_image)).bit_length() - 1)
+        size = min(size, _CAPS.get(self.device.type, 32))
+        if self.device.type == "cuda":
+            self.embed(self._blank(size), list(self.variants))
+        return min(size, self._limit or size)
+
+    def describe(self) -> dict[str, Any]:
+        """Return card, variants, precision, device and fingerprint, as JSON-ready data."""
+        return {
+            **super().describe(),
+            "precision": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "fingerprint": self.fingerprint(),
+        }
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of weights, preprocessing and precision.
+
+        Tensors count by shape and content and not by name: releases of transformers rename them.
+        """
+        if self._fingerprint is None:
+            facts = {
+                "weights": sorted(
+                    _hash_tensor(tensor)
+                    for name, tensor in self._tower.model.state_dict().items()
+                    if tensor.is_floating_point() and name not in self._unread
+                ),
+                "preprocessing": asdict(self.card.preprocessing),
+                "precision": str(self.dtype),
+            }
+            self._fingerprint = hash_json(facts)
+        return self._fingerprint
+
+    def _forward(self, images: NDArray[Any], variants: Sequence[str]) -> dict[str, NDArray[Any]]:
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16),
+        ):
+            pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+            # (B, H, W, 3) seen as (B, 3, H, W) is channels-last already.
+            pixels = (pixels.permute(0, 3, 1, 2).float() - self._shift) * self._factor
+            vectors = self._tower.read(pixels, variants)
+            return {name: values.float().cpu().numpy() for name, values in vectors.items()}
+
+    def _halve(self, size: int) -> None:
+        if size <= 1:
+            raise InputError(
+                f"{self.card.name} doesn't fit in the memory of {self.device}, not even with one image; "
+                "use device='cpu' or a smaller backbone"
+            )
+        self._limit = size // 2
+        torch.cuda.empty_cache()
+        logger.warning(
+            "%s: %d images at once don't fit in GPU memory, going on with %d",
+            self.card.name,
+            size,
+            self._limit,
+        )
+
+    def _blank(self, size: int) -> NDArray[Any]:
+        return np.zeros((size, self.card.preprocessing.height, self.card.preprocessing.width, 3), np.uint8)
+
+    def _widest_layer(self) -> int:
+        """Return the bytes of input and output of the network's widest layer, for one image in float32."""
+        widest = 0
+
+        def measure(_module: nn.Module, inputs: Any, output: Any) -> None:
+            nonlocal widest
+            tensors = [t for t in (*inputs, output) if isinstance(t, torch.Tensor)]
+            widest = max(widest, 4 * sum(t.numel() for t in tensors))
+
+        handles = [
+            module.register_forward_hook(measure)
+            for module in self._tower.model.modules()
+            if not any(module.children())
+        ]
+        try:
+            self._forward(self._blank(1), ["cls"])
+        finally:
+            for handle in handles:
+                handle.remove()
+        return widest
+
+
+def _hash_tensor(tensor: torch.Tensor) -> str:
+    values = tensor.detach().to("cpu", torch.float32).contiguous()
+    digest = hashlib.sha256(str(tuple(values.shape)).encode())
+    digest.update(values.numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,119 @@
+"""Models of open_clip, an extra: ``open_clip:ARCH/PRETRAINED``, where PRETRAINED is a tag or a local file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from kinfold.backbones._card import CLIP_MEAN, CLIP_STD, BackboneCard, Preprocessing
+from kinfold.backbones._checkpoints import read_checkpoint
+from kinfold.backbones._extras import import_extra
+from kinfold.backbones._hub import hub_reachable
+from kinfold.backbones._network import NetworkBackbone
+from kinfold.backbones._tower import Tokens, Tower
+from kinfold.errors import FormatError, HubUnavailableError, InputError, nearest_name
+
+
+def load_open_clip(spec: str, *, device: str | torch.device, precision: str) -> NetworkBackbone:
+    """Load the image encoder of an open_clip model; ``cls`` is its embedding in the joint space.
+
+    Parameters
+    ----------
+    spec : str
+        ``ARCH/TAG`` (``ViT-B-32/laion2b_s34b_b79k``), ``ARCH/FILE`` or ``hf-hub:ORGANISATION/NAME``.
+    device, precision : str
+        As for :func:`load_backbone`.
+    """
+    open_clip = import_extra(f"The backbone open_clip:{spec}", "open_clip", "open_clip_torch", "open-clip")
+    arch, pretrained = (
+        (spec, "") if spec.startswith("hf-hub:") else spec.split("/", 1) if "/" in spec else (spec, "")
+    )
+    if not spec.startswith("hf-hub:"):
+        _check_names(open_clip, arch, pretrained)
+    visual = _create(open_clip, arch, pretrained).visual
+    preprocessing = parse_preprocess_config(getattr(visual, "preprocess_cfg", {}), visual.image_size)
+    card = BackboneCard(
+        f"open_clip:{arch}", "OpenCLIP", spec, preprocessing, has_text_tower=True, adapter="open_clip"
+    )
+    tower = make_open_clip_tower(visual, preprocessing)
+    card = BackboneCard(
+        card.name, card.family, spec, preprocessing, tower.dim, has_text_tower=True, adapter="open_clip"
+    )
+    return NetworkBackbone(card, tower, device=device, precision=precision)
+
+
+def parse_preprocess_config(config: Mapping[str, Any], image_size: int | tuple[int, int]) -> Preprocessing:
+    """Translate open_clip's preprocessing configuration."""
+    size = config.get("size", image_size)
+    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    mode = config.get("resize_mode", "shortest")
+    if mode not in ("shortest", "squash"):
+        raise InputError(f"open_clip's resize mode {mode!r} isn't supported; it pads images")
+    return Preprocessing(
+        height,
+        width,
+        None if mode == "squash" else max(height, width),
+        config.get("interpolation", "bicubic"),
+        tuple(float(value) for value in config.get("mean", CLIP_MEAN)),
+        tuple(float(value) for value in config.get("std", CLIP_STD)),
+    )
+
+
+def make_open_clip_tower(visual: Any, preprocessing: Preprocessing) -> Tower:
+    """Wrap the image encoder of an open_clip model."""
+
+    def pooled(output: Any) -> torch.Tensor:
+        vector: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return vector
+
+    with torch.inference_mode():
+        visual.eval()
+        dim = pooled(visual(torch.zeros(1, 3, preprocessing.height, preprocessing.width))).shape[1]
+    tokens = None
+    transformer = getattr(visual, "transformer", None)
+    blocks, norm = getattr(transformer, "resblocks", None), getattr(visual, "ln_post", None)
+    plain = getattr(visual, "attn_pool", None) is None and hasattr(visual, "class_embedding")
+    if isinstance(blocks, nn.ModuleList) and isinstance(norm, nn.Module) and plain:
+        batch_first = bool(getattr(transformer, "batch_first", False))
+        tokens = Tokens(blocks, norm, 1, True, int(visual.class_embedding.shape[-1]), batch_first)
+    return Tower(visual, visual, tokens, pooled, dim)
+
+
+def _check_names(open_clip: Any, arch: str, pretrained: str) -> None:
+    if arch not in open_clip.list_models():
+        raise InputError(f"open_clip has no model {arch!r}{nearest_name(arch, open_clip.list_models())}")
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    if pretrained not in tags and not Path(pretrained).expanduser().is_file():
+        hint = nearest_name(pretrained, tags)
+        raise InputError(
+            f"open_clip has no weights {pretrained!r} for {arch}{hint}, nor is it a file; "
+            f"it has: {', '.join(tags)}"
+        )
+
+
+def _create(open_clip: Any, arch: str, pretrained: str) -> Any:
+    file = Path(pretrained).expanduser()
+    if pretrained and file.is_file():
+        model = open_clip.create_model(arch)
+        weights = {name.removeprefix("module."): value for name, value in read_checkpoint(file).items()}
+        missing = [
+            name
+            for name in model.load_state_dict(weights, strict=False).missing_keys
+            if name.startswith("visual.")
+        ]
+        if missing:
+            raise FormatError(f"{file} lacks weights of {arch}: {', '.join(missing[:3])} …")
+        return model
+    try:
+        return open_clip.create_model(arch, pretrained=pretrained or None)
+    except Exception as error:
+        if hub_reachable():
+            raise
+        raise HubUnavailableError(
+            f"the weights of open_clip:{arch} aren't in the local cache and the hub can't be reached: "
+            f"give them as open_clip:{arch}/FILE, or use a descriptor that needs no weights, as in --backbone hog"
+        ) from error
