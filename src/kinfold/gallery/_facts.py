@@ -1,0 +1,167 @@
+"""What a manifest says, in words for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kinfold.gallery._text import show_count, show_name, show_seconds
+
+_TITLES = {
+    "source": "Source",
+    "backbone": "Backbone",
+    "parameters": "Grouping",
+    "metrics": "Against labels",
+    "timings": "Time",
+    "machine": "Machine",
+    "versions": "Versions",
+}
+_NAMES = {
+    "uri": "where",
+    "n_rows": "found",
+    "n_usable": "usable",
+    "n_skipped": "skipped",
+    "n_classes": "classes",
+    "n_groups": "groups",
+    "n_matched": "labeled images",
+    "n_without_label": "images without label",
+    "n_without_image": "labels without image",
+    "accuracy_majority": "accuracy, many to one",
+    "nmi": "NMI",
+    "ari": "ARI",
+    "n_init": "starts",
+    "n_epochs": "epochs",
+    "n_clusters": "groups",
+    "n_samples": "samples",
+    "n_heads": "heads",
+    "n_neighbors": "neighbours",
+    "random_state": "seed",
+    "memory_bytes": "memory",
+    "torch": "PyTorch",
+    "python": "Python",
+    "kinfold": "Kinfold",
+    "gpu": "GPU",
+    "dim": "dimension",
+}
+_HIDDEN = (
+    "fingerprint",
+    "hash",
+    "sha256",
+    "path",
+    "workers",
+    "spec",
+    "images",
+    "adapter",
+    "shape",
+    "has_text",
+)
+_TABLES = ("variants", "preprocessing", "classes")
+_MOST_FACTS = 24
+
+# how the evaluation names its measures, and how a reader does
+METRICS = {
+    "accuracy": "accuracy",
+    "nmi": "NMI",
+    "ari": "ARI",
+    "ami": "AMI",
+    "f1": "F1",
+}
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name and a value, both ready to be shown."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class FactSet:
+    """Facts under one title."""
+
+    title: str
+    facts: list[Fact]
+
+
+def collect_facts(manifest: Mapping[str, Any]) -> list[FactSet]:
+    """Return the manifest's sections that a reader cares for, with readable names and values.
+
+    Unknown entries are shown under their own names, so a new stage needs no change here; hashes, paths of
+    caches and nested tables are left out.
+    """
+    sets = []
+    for section, title in _TITLES.items():
+        content = manifest.get(section)
+        if isinstance(content, Mapping):
+            facts = [
+                Fact(_show_key(key), text)
+                for key, value in _flatten(content)
+                if (text := _show_value(section, key, value))
+            ]
+            if facts:
+                sets.append(FactSet(title, facts[:_MOST_FACTS]))
+    return sets
+
+
+def collect_warnings(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what the diagnosis and the stages warn of, each with its advice."""
+    found: list[str] = []
+    diagnosis = manifest.get("diagnosis")
+    for home in (diagnosis, manifest):
+        if isinstance(home, Mapping):
+            for name in ("messages", "warnings"):
+                listed = home.get(name)
+                if isinstance(listed, Sequence) and not isinstance(listed, str):
+                    found += [show_name(str(entry), 600) for entry in listed]
+    return list(dict.fromkeys(found))
+
+
+def collect_metrics(manifest: Mapping[str, Any]) -> list[Fact]:
+    """Return the measures against labels, where a run was evaluated: accuracy first."""
+    metrics = manifest.get("metrics")
+    if not isinstance(metrics, Mapping):
+        return []
+    return [
+        Fact(title, f"{float(metrics[name]):.3f}")
+        for name, title in METRICS.items()
+        if isinstance(metrics.get(name), (int, float))
+    ]
+
+
+def _flatten(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """List scalars, and those one level down whose names don't repeat."""
+    flat = dict(content)
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat.pop(key)
+            for inner, scalar in value.items() if key not in _TABLES else ():
+                flat.setdefault(inner if inner not in content else f"{key} {inner}", scalar)
+    return list(flat.items())
+
+
+def _show_key(key: str) -> str:
+    return show_name(_NAMES.get(key, key.removesuffix("_seconds").replace("_", " ")), 40)
+
+
+def _show_value(section: str, key: str, value: Any) -> str:
+    if value is None or any(word in key for word in _HIDDEN):
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key.endswith("_bytes") and isinstance(value, int):
+        return f"{value / 2**30:.1f} GiB"
+    if isinstance(value, (int, float)) and (section == "timings" or key.endswith("seconds")):
+        return show_seconds(float(value))
+    if isinstance(value, int):
+        return (
+            show_count(value) if value >= 10_000 and "seed" not in key and "state" not in key else str(value)
+        )
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str):
+        return show_name(value, 240)
+    if isinstance(value, Sequence) and value and all(isinstance(entry, (str, int, float)) for entry in value):
+        return show_name(", ".join(str(entry) for entry in value), 240)
+    return ""

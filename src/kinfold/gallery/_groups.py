@@ -1,0 +1,160 @@
+"""Which members of which group a page shows: pure counting and ordering, one pass over all rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+N_BINS = 20
+MAX_SHEETS = 1_000
+
+
+@dataclass(frozen=True)
+class SheetPlan:
+    """How much of every group a page shows.
+
+    Attributes
+    ----------
+    n_top, n_least : int
+        Most and least confident members shown per group.
+    side : int
+        Longest side of a thumbnail in pixels.
+    max_bytes : int
+        Most bytes one encoded thumbnail may take, so that all of them keep within the page's budget.
+    """
+
+    n_top: int
+    n_least: int
+    side: int
+    max_bytes: int
+
+    @property
+    def per_group(self) -> int:
+        """Thumbnails per group."""
+        return self.n_top + self.n_least
+
+
+def plan_sheets(n_groups: int, *, budget: int = 16_000_000) -> SheetPlan:
+    """Choose thumbnails per group and their side, so that all of them fit into ``budget`` bytes of page.
+
+    From 60 thumbnails of 144 pixels for up to ten groups, down to 8 of 64 pixels for a thousand.
+
+    Parameters
+    ----------
+    n_groups : int
+        Groups that get a sheet, at most :data:`MAX_SHEETS`.
+    budget : int
+        Bytes that all thumbnails together may take on the page, where three bytes become four characters.
+    """
+    groups = min(max(n_groups, 1), MAX_SHEETS)
+    per_group = int(np.clip(round(60 * (10 / groups) ** 0.44), 8, 60))
+    n_least = max(2, per_group // 5)
+    side = 144 if groups <= 20 else 112 if groups <= 100 else 88 if groups <= 300 else 64
+    max_bytes = budget * 3 // 4 // (per_group * groups)
+    return SheetPlan(per_group - n_least, n_least, side, min(max_bytes, 24_000))
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One group as it is shown.
+
+    Attributes
+    ----------
+    group : int
+        The cluster's number, as in ``assignments.parquet``.
+    size : int
+        Its members, at least one.
+    mean_confidence : float
+        Their mean confidence.
+    histogram : NDArray
+        Members per confidence bin of width 1/20, int64, shape (20,).
+    top, least : NDArray
+        Positions in the assignments of the most confident members (falling) and of the least confident
+        ones (rising), int64. They never overlap.
+    """
+
+    group: int
+    size: int
+    mean_confidence: float
+    histogram: NDArray[np.int64]
+    top: NDArray[np.int64]
+    least: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """All groups of a run, counted.
+
+    Attributes
+    ----------
+    sizes : NDArray
+        Members of every group, int64, shape (K,).
+    histogram : NDArray
+        Rows per confidence bin, int64, shape (20,).
+    mean_confidence : float
+        Over all rows; 0 where there are none.
+    sheets : list of Sheet
+        The groups with members, by falling mean confidence, at most :data:`MAX_SHEETS`.
+    empty : list of int
+        The groups with none.
+    n_left_out : int
+        Groups with members that get no sheet because there are too many.
+    """
+
+    sizes: NDArray[np.int64]
+    histogram: NDArray[np.int64]
+    mean_confidence: float
+    sheets: list[Sheet]
+    empty: list[int]
+    n_left_out: int
+
+
+def arrange_groups(
+    labels: NDArray[np.integer], confidence: NDArray[np.floating], n_groups: int, plan: SheetPlan
+) -> Grouping:
+    """Count all groups and pick what is shown of them.
+
+    Parameters
+    ----------
+    labels : NDArray
+        Cluster of every row, in ``[0, n_groups)``, shape (N,).
+    confidence : NDArray
+        Confidence of every row, in [0, 1], shape (N,).
+    n_groups : int
+        K, dead groups counted.
+    plan : SheetPlan
+        How many members a group shows.
+
+    Notes
+    -----
+    Ties are broken by position, so the same run always gives the same page.
+    """
+    confidence = np.nan_to_num(np.asarray(confidence, dtype=np.float64))
+    sizes = np.bincount(labels, minlength=n_groups)
+    sums = np.bincount(labels, weights=confidence, minlength=n_groups)
+    means = sums / np.maximum(sizes, 1)
+    bins = np.clip((confidence * N_BINS).astype(np.int64), 0, N_BINS - 1)
+    flat = np.bincount(labels.astype(np.int64) * N_BINS + bins, minlength=n_groups * N_BINS)
+    histograms = flat.reshape(n_groups, N_BINS)
+    order = np.lexsort((-confidence, labels))  # stable: equal confidence keeps the order of the rows
+    ends = np.cumsum(sizes)
+    ranked = np.lexsort((np.arange(n_groups), -means))
+    alive = [int(group) for group in ranked if sizes[group]]
+    sheets = []
+    for group in alive[:MAX_SHEETS]:
+        members = order[ends[group] - sizes[group] : ends[group]]
+        n_least = min(plan.n_least, len(members) // 4)
+        n_top = min(plan.n_top, len(members) - n_least)
+        least = members[len(members) - n_least :][::-1]
+        mean = float(means[group])
+        sheets.append(Sheet(group, len(members), mean, histograms[group], members[:n_top], least))
+    return Grouping(
+        sizes=sizes,
+        histogram=histograms.sum(axis=0),
+        mean_confidence=float(confidence.mean()) if len(confidence) else 0.0,
+        sheets=sheets,
+        empty=[int(group) for group in np.flatnonzero(sizes == 0)],
+        n_left_out=max(0, len(alive) - MAX_SHEETS),
+    )

@@ -1,0 +1,260 @@
+"""Everything a page says, as plain data: the templates only place it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kinfold.gallery._charts import Bar, draw_confidence, draw_sizes, trace
+from kinfold.gallery._facts import FactSet, collect_facts, collect_metrics, collect_warnings
+from kinfold.gallery._groups import Grouping, Sheet
+from kinfold.gallery._text import show_confidence, show_count, show_name, show_share
+from kinfold.gallery._thumbnails import Thumbnail
+
+if TYPE_CHECKING:
+    from kinfold.run import Run
+
+_FIRST_SKIPPED = 50
+_MOST_REASONS = 20
+_LISTED_EMPTY = 40
+_NAME_LIMIT = 96
+
+
+@dataclass(frozen=True)
+class Item:
+    """One member of a group: its name, confidence and second choice, and its image where there is one."""
+
+    name: str
+    title: str
+    confidence: str
+    second: str
+    image: Thumbnail
+
+
+@dataclass(frozen=True)
+class SheetView:
+    """One group."""
+
+    group: int
+    n_members: int
+    size: str
+    share: str
+    mean: str
+    relative_size: float
+    trace: str
+    stands_for: str
+    top: list[Item]
+    least: list[Item]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One of the large figures under the title; ``measured`` marks those that need labels."""
+
+    name: str
+    value: str
+    note: str = ""
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class SkippedItem:
+    """One image that was skipped."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """How many were skipped for one reason."""
+
+    name: str
+    count: str
+
+
+@dataclass(frozen=True)
+class SkippedView:
+    """What was skipped: counts by reason, and the first so many."""
+
+    total: str
+    reasons: list[Reason]
+    first: list[SkippedItem]
+    more: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page; field by field what ``report.html.j2`` shows."""
+
+    title: str
+    place: str
+    words: list[str]
+    version: str
+    figures: list[Figure]
+    warnings: list[str]
+    sizes_caption: str
+    size_bars: list[Bar]
+    confidence_bars: list[Bar]
+    sheets: list[SheetView]
+    with_images: bool
+    noun: str
+    noun_one: str
+    left_out: str
+    empty: str
+    skipped: SkippedView
+    facts: list[FactSet]
+
+
+def build_page(run: Run, grouping: Grouping, thumbnails: Mapping[int, Thumbnail] | None) -> Page:
+    """Put a page together.
+
+    Parameters
+    ----------
+    run : Run
+        The run to show.
+    grouping : Grouping
+        Its groups, counted and picked from.
+    thumbnails : mapping, optional
+        Row of the source to thumbnail, for every row shown; None where the source has no images.
+    """
+    manifest = run.manifest
+    n_rows = run.assignments.num_rows
+    with_images = thumbnails is not None
+    noun, noun_one = ("images", "image") if with_images else ("samples", "sample")
+    n_groups = len(grouping.sizes)
+    sizes = grouping.sizes
+    return Page(
+        title=f"{show_count(n_rows)} {noun if n_rows != 1 else noun_one} in {show_count(n_groups)} "
+        f"group{'s' if n_groups != 1 else ''}",
+        place=show_name(
+            str(_look(manifest, "source", "images") or _look(manifest, "source", "uri") or run.path), 240
+        ),
+        words=_words(manifest),
+        version=show_name(str(_look(manifest, "versions", "kinfold") or ""), 40),
+        figures=_figures(grouping, manifest, run.skipped.num_rows),
+        warnings=collect_warnings(manifest),
+        sizes_caption=f"{show_count(int(sizes.max()))} to {show_count(int(sizes.min()))}, "
+        f"median {show_count(int(np.median(sizes)))}",
+        size_bars=draw_sizes(sizes),
+        confidence_bars=draw_confidence(grouping.histogram),
+        sheets=_SheetWriter(run, thumbnails, sizes).write(grouping.sheets),
+        with_images=with_images,
+        noun=noun,
+        noun_one=noun_one,
+        left_out=_left_out(grouping.n_left_out),
+        empty=_empty(grouping.empty),
+        skipped=_skipped(run.skipped),
+        facts=collect_facts(manifest),
+    )
+
+
+class _SheetWriter:
+    """Turns sheets of positions into sheets of names and images, reading only the rows shown."""
+
+    def __init__(
+        self, run: Run, thumbnails: Mapping[int, Thumbnail] | None, sizes: NDArray[np.int64]
+    ) -> None:
+        self._assignments = run.assignments
+        self._thumbnails = thumbnails or {}
+        self._classes = run.metrics.get("classes", {})
+        self._largest = max(int(sizes.max(initial=0)), 1)
+        self._total = max(int(sizes.sum()), 1)
+
+    def write(self, sheets: Sequence[Sheet]) -> list[SheetView]:
+        shown = [int(place) for sheet in sheets for place in (*sheet.top, *sheet.least)]
+        table = self._assignments.take(pa.array(shown, type=pa.int64()))
+        records = dict(zip(shown, table.to_pylist(), strict=True))
+        return [self._view(sheet, records) for sheet in sheets]
+
+    def _view(self, sheet: Sheet, records: Mapping[int, dict[str, Any]]) -> SheetView:
+        return SheetView(
+            group=sheet.group,
+            n_members=sheet.size,
+            size=show_count(sheet.size),
+            share=show_share(sheet.size / self._total),
+            mean=show_confidence(sheet.mean_confidence),
+            relative_size=round(max(100 * sheet.size / self._largest, 1), 1),
+            trace=trace(sheet.histogram),
+            stands_for=show_name(str(self._classes.get(str(sheet.group), "")), 60),
+            top=[self._item(records[int(place)], with_second=False) for place in sheet.top],
+            least=[self._item(records[int(place)], with_second=True) for place in sheet.least],
+        )
+
+    def _item(self, record: Mapping[str, Any], *, with_second: bool) -> Item:
+        name = show_name(record["key"], _NAME_LIMIT)
+        confidence = show_confidence(record["confidence"] or 0.0)
+        second = ""
+        if with_second and len(record["top_clusters"]) > 1:
+            second = f"or {record['top_clusters'][1]}"
+        image = self._thumbnails.get(record["row"], Thumbnail("", reason="no image"))
+        return Item(name, f"{name}, confidence {confidence}", confidence, second, image)
+
+
+def _look(manifest: Mapping[str, Any], section: str, name: str) -> Any:
+    content = manifest.get(section)
+    return content.get(name) if isinstance(content, Mapping) else None
+
+
+def _words(manifest: Mapping[str, Any]) -> list[str]:
+    """Name method, backbone and seed in the line under the title."""
+    method = _look(manifest, "parameters", "method")
+    card = _look(manifest, "backbone", "card")
+    backbone = card.get("name") if isinstance(card, Mapping) else None
+    seed = _look(manifest, "parameters", "random_state")
+    words = [
+        {"temi": "TEMI", "kmeans": "k-means"}.get(str(method), str(method)) if method else "",
+        f"on {backbone}" if backbone else "",
+        f"seed {seed}" if seed is not None else "",
+    ]
+    return [show_name(word, 80) for word in words if word]
+
+
+def _figures(grouping: Grouping, manifest: Mapping[str, Any], n_skipped: int) -> list[Figure]:
+    figures = [
+        Figure("mean confidence", show_confidence(grouping.mean_confidence)),
+        Figure("largest group", show_count(int(grouping.sizes.max()))),
+        Figure("smallest group", show_count(int(grouping.sizes.min()))),
+        Figure("skipped", show_count(n_skipped)),
+    ]
+    measured = collect_metrics(manifest)
+    return figures + [Figure(fact.name, fact.value, measured=True) for fact in measured]
+
+
+def _skipped(table: pa.Table) -> SkippedView:
+    """Count by the reason's first words, which come before the colon, and list the first so many."""
+    kinds = Counter(str(reason).split(":", 1)[0] for reason in table.column("reason").to_pylist())
+    first = table.slice(0, _FIRST_SKIPPED).to_pylist()
+    more = table.num_rows - len(first)
+    return SkippedView(
+        total=show_count(table.num_rows) if table.num_rows else "",
+        reasons=[Reason(show_name(name, 80), show_count(n)) for name, n in kinds.most_common(_MOST_REASONS)],
+        first=[
+            SkippedItem(show_name(entry["key"], 200), show_name(str(entry["reason"]), 200)) for entry in first
+        ],
+        more=f"and {show_count(more)} more in skipped.parquet" if more else "",
+    )
+
+
+def _left_out(n_left_out: int) -> str:
+    if not n_left_out:
+        return ""
+    return (
+        f"{show_count(n_left_out)} more groups are not shown, those of the lowest mean confidence; "
+        "all rows are in assignments.parquet."
+    )
+
+
+def _empty(groups: Sequence[int]) -> str:
+    if not groups:
+        return ""
+    listed = ", ".join(str(group) for group in groups[:_LISTED_EMPTY])
+    rest = len(groups) - _LISTED_EMPTY
+    more = f" and {show_count(rest)} more" if rest > 0 else ""
+    return f"Empty: group{'s' if len(groups) > 1 else ''} {listed}{more}."
