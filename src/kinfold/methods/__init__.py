@@ -1,0 +1,19 @@
+"""The methods: one estimator per file, one table of their names."""
+
+from kinfold.methods._diagnosis import Diagnosis, diagnose
+from kinfold.methods._kmeans import SphericalKMeans
+from kinfold.methods._model import METHODS, TopClusters, get_method, load_model, predict_top, save_model
+from kinfold.methods._temi import TEMI
+
+__all__ = [
+    "METHODS",
+    "TEMI",
+    "Diagnosis",
+    "SphericalKMeans",
+    "TopClusters",
+    "diagnose",
+    "get_method",
+    "load_model",
+    "predict_top",
+    "save_model",
+]

@@ -1,0 +1,292 @@
+"""Spherical k-means: cosine similarity, unit-length centroids."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from kinfold.compute import resolve_device
+from kinfold.methods._base import check_n_clusters, check_positive
+from kinfold.methods._rows import UnitRows, check_rows
+from kinfold.progress import SILENT, Progress
+
+logger = logging.getLogger(__name__)
+
+
+class SphericalKMeans(ClusterMixin, BaseEstimator):
+    """K-means on the unit sphere.
+
+    Samples are scaled to unit length, similarity is the cosine, and centroids are scaled back to unit
+    length after every iteration. Seeding is k-means++ on the cosine distance; empty clusters are seeded
+    again from the samples that fit worst; the best of several starts is kept.
+
+    Parameters
+    ----------
+    n_clusters : int, default 8
+        K, at most the number of samples.
+    n_init : int or "auto", default "auto"
+        Number of starts: 10 up to a million samples × clusters, 3 beyond.
+    max_iter : int, default 100
+        Iterations per start at most.
+    tol : float, default 1e-6
+        A start ends when its mean similarity grows by less than this.
+    temperature : float, default 0.1
+        Of the softmax over cosine similarities in :meth:`predict_proba`.
+    device : str, default "auto"
+        "cpu", "cuda", "mps", or the best there is.
+    random_state : int, RandomState or None, default None
+        Seed; the same integer gives the same labels on the same machine.
+
+    Attributes
+    ----------
+    labels_ : ndarray (N,) int32
+        Cluster of every training sample.
+    cluster_centers_ : ndarray (K, D) float32
+        Unit-length centroids.
+    objective_ : float
+        Mean cosine similarity of samples to their centroids, in [-1, 1].
+    n_iter_ : int
+        Iterations of the best start.
+    n_features_in_ : int
+        D.
+
+    Raises
+    ------
+    InputError
+        From ``fit``: more clusters than samples, rows that are all zero or not finite.
+
+    References
+    ----------
+    Dhillon & Modha (2001), "Concept decompositions for large sparse text data using clustering".
+    Seeding: Arthur & Vassilvitskii (2007), "k-means++".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kinfold import SphericalKMeans
+    >>> X = np.array([[1.0, 0.1], [2.0, 0.1], [0.1, 3.0], [0.0, 1.0]])
+    >>> labels = SphericalKMeans(n_clusters=2, random_state=0).fit(X).labels_
+    >>> bool(labels[0] == labels[1]), bool(labels[0] == labels[2])
+    (True, False)
+    """
+
+    needs_graph: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        n_clusters: int = 8,
+        n_init: int | str = "auto",
+        max_iter: int = 100,
+        tol: float = 1e-6,
+        temperature: float = 0.1,
+        device: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.temperature = temperature
+        self.device = device
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        graph: Any = None,
+        progress: Progress = SILENT,
+        checkpoint: Path | None = None,
+    ) -> SphericalKMeans:
+        """Find the centroids of X (N, D).
+
+        Parameters
+        ----------
+        X : array-like or row matrix (N, D)
+            Features; memory maps and sharded matrices are read in blocks.
+        y, graph, checkpoint : ignored
+            Present for a common interface.
+        progress : Progress
+            Shows starts.
+
+        Returns
+        -------
+        self
+        """
+        check_positive(max_iter=self.max_iter, temperature=self.temperature)
+        X = check_rows(self, X, fitting=True)
+        check_n_clusters(self.n_clusters, X.shape[0])
+        rows = UnitRows(X, resolve_device(self.device))
+        random = check_random_state(self.random_state)
+        best: _Start | None = None
+        n_init = self._resolve_n_init(rows.n_samples)
+        with progress.task("k-means", n_init, "starts") as task:
+            for _ in range(n_init):
+                start = self._run(rows, random)
+                if best is None or start.objective > best.objective:
+                    best = start
+                task.advance(1, similarity=best.objective)
+        assert best is not None
+        self.cluster_centers_ = best.centers.cpu().numpy()
+        self.objective_, self.n_iter_ = best.objective, best.n_iter
+        self.labels_ = self.predict(X)
+        n_found = len(np.unique(self.labels_))
+        if n_found < self.n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({n_found}) found smaller than n_clusters ({self.n_clusters}). "
+                "Possibly due to duplicate points in X.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.int32]:
+        """Return the closest centroid of every row of X (N, D), int32."""
+        check_is_fitted(self)
+        rows = UnitRows(check_rows(self, X, fitting=False), resolve_device(self.device))
+        centers = torch.from_numpy(self.cluster_centers_).to(resolve_device(self.device))
+        return _assign(rows, centers).labels.cpu().numpy().astype(np.int32)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """Return softmax(cosine similarity / temperature) of every row of X to every centroid, (N, K)."""
+        check_is_fitted(self)
+        rows = UnitRows(check_rows(self, X, fitting=False), resolve_device(self.device))
+        centers = torch.from_numpy(self.cluster_centers_).to(resolve_device(self.device))
+        parts = [
+            torch.softmax(block @ centers.T / self.temperature, dim=1).cpu() for _, block in rows.blocks()
+        ]
+        return torch.cat(parts).numpy()
+
+    def model_config(self) -> dict[str, Any]:
+        """Return what ``model.json`` holds."""
+        return {"n_clusters": self.n_clusters, "temperature": self.temperature, "objective": self.objective_}
+
+    def model_tensors(self) -> dict[str, NDArray[Any]]:
+        """Return what ``model.safetensors`` holds."""
+        return {"cluster_centers": self.cluster_centers_}
+
+    @classmethod
+    def from_model(
+        cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]], *, device: str = "auto"
+    ) -> SphericalKMeans:
+        """Return an estimator that predicts, from a saved model."""
+        model = cls(n_clusters=config["n_clusters"], temperature=config["temperature"], device=device)
+        model.cluster_centers_ = tensors["cluster_centers"]
+        model.objective_ = config["objective"]
+        model.n_features_in_ = int(model.cluster_centers_.shape[1])
+        return model
+
+    def _resolve_n_init(self, n_samples: int) -> int:
+        if self.n_init == "auto":
+            return 10 if n_samples * self.n_clusters <= 1_000_000 else 3
+        check_positive(n_init=self.n_init)
+        return int(self.n_init)
+
+    def _run(self, rows: UnitRows, random: np.random.RandomState) -> _Start:
+        centers = _seed(rows, self.n_clusters, random)
+        objective = -np.inf
+        n_iter = 0
+        while n_iter < self.max_iter:
+            n_iter += 1
+            assigned = _assign(rows, centers, with_sums=True)
+            grown = assigned.objective - objective
+            objective = assigned.objective
+            if grown < self.tol:
+                break
+            centers = _update(rows, centers, assigned)
+        return _Start(centers, objective, n_iter)
+
+
+@dataclass(frozen=True)
+class _Start:
+    centers: Tensor
+    objective: float
+    n_iter: int
+
+
+@dataclass(frozen=True)
+class _Assignment:
+    labels: Tensor
+    similarities: Tensor
+    sums: Tensor
+    counts: Tensor
+
+    @property
+    def objective(self) -> float:
+        return float(self.similarities.double().mean())
+
+
+def _assign(rows: UnitRows, centers: Tensor, *, with_sums: bool = False) -> _Assignment:
+    """Give every row to its closest centroid (the lower index on ties) and sum the rows of each."""
+    labels, similarities = [], []
+    sums = torch.zeros(centers.shape, dtype=torch.float64, device="cpu")
+    for _, block in rows.blocks():
+        similarity, label = (block @ centers.T).max(dim=1)
+        labels.append(label)
+        similarities.append(similarity)
+        if with_sums:
+            sums += _sum_by_label(block, label, len(centers)).cpu().double()
+    label = torch.cat(labels)
+    return _Assignment(label, torch.cat(similarities), sums, torch.bincount(label, minlength=len(centers)))
+
+
+def _sum_by_label(block: Tensor, label: Tensor, n_clusters: int) -> Tensor:
+    if block.device.type == "cpu":
+        return block.new_zeros(n_clusters, block.shape[1]).index_add_(0, label, block)
+    # atomic additions would make the last bits depend on the order of threads
+    return torch.nn.functional.one_hot(label, n_clusters).to(block.dtype).T @ block
+
+
+def _update(rows: UnitRows, centers: Tensor, assigned: _Assignment) -> Tensor:
+    """Return the new unit-length centroids; an empty cluster takes the row that fits its own worst."""
+    norms = assigned.sums.norm(dim=1, keepdim=True)
+    fresh = (assigned.sums / norms.clamp_min(1e-12)).to(centers)
+    vanished = (norms[:, 0] < 1e-12).to(centers.device)
+    fresh = torch.where(vanished[:, None], centers, fresh)
+    empty = torch.nonzero(assigned.counts == 0)[:, 0]
+    if len(empty):
+        worst = torch.argsort(assigned.similarities, stable=True)[: len(empty)].cpu().numpy()
+        fresh[empty] = rows.take(worst)
+    return fresh
+
+
+def _seed(rows: UnitRows, n_clusters: int, random: np.random.RandomState) -> Tensor:
+    """Choose initial centroids by greedy k-means++ on the distance 1 − cosine."""
+    n_trials = 2 + int(np.log(n_clusters))
+    chosen = [int(random.randint(rows.n_samples))]
+    distance = _distances(rows, np.array(chosen))[:, 0]
+    while len(chosen) < n_clusters:
+        total = distance.sum()
+        if total <= 0:
+            candidates = random.randint(rows.n_samples, size=n_trials)
+        else:
+            draws = random.uniform(size=n_trials) * total
+            candidates = np.searchsorted(np.cumsum(distance), draws).clip(max=rows.n_samples - 1)
+        closer = np.minimum(distance[:, None], _distances(rows, candidates))
+        best = int(np.argmin(closer.sum(axis=0)))
+        chosen.append(int(candidates[best]))
+        distance = closer[:, best]
+    return rows.take(np.array(chosen))
+
+
+def _distances(rows: UnitRows, centers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return 1 − cosine of every row to the given rows, rounding errors at 0 removed."""
+    points = rows.take(centers)
+    parts = [(1 - block @ points.T).clamp_min(0).double().cpu() for _, block in rows.blocks()]
+    distances = torch.cat(parts).numpy()
+    distances[distances < 1e-6] = 0.0
+    return distances

@@ -1,0 +1,120 @@
+"""Fitted methods on disk, and what everybody does with them: predict in blocks, see collapse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from kinfold.errors import FormatError, InputError, nearest_name
+from kinfold.methods._kmeans import SphericalKMeans
+from kinfold.methods._temi import TEMI
+from kinfold.storage import atomic_file, read_json, write_json
+
+FORMAT = "kinfold-model"
+FORMAT_VERSION = 1
+METHODS: dict[str, type[Any]] = {"kmeans": SphericalKMeans, "temi": TEMI}
+
+_BLOCK_VALUES = 16 << 20
+
+
+def get_method(name: str) -> type[Any]:
+    """Return the estimator class behind a method's name.
+
+    Raises
+    ------
+    InputError
+        The name is unknown; the error names the nearest one.
+    """
+    if name not in METHODS:
+        raise InputError(
+            f"method {name!r} is unknown{nearest_name(name, list(METHODS))}; known: {', '.join(METHODS)}"
+        )
+    return METHODS[name]
+
+
+def save_model(estimator: Any, directory: Path) -> None:
+    """Write ``model.safetensors`` and ``model.json``, which together are enough to predict."""
+    name = next(name for name, known in METHODS.items() if type(estimator) is known)
+    tensors = {key: np.ascontiguousarray(value) for key, value in estimator.model_tensors().items()}
+    with atomic_file(directory / "model.safetensors") as partial:
+        save_file(tensors, partial)
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "method": name,
+        "n_features": int(estimator.n_features_in_),
+        "config": estimator.model_config(),
+    }
+    write_json(directory / "model.json", content)
+
+
+def load_model(directory: Path, *, device: str = "auto") -> Any:
+    """Return the estimator saved in a directory, ready to predict.
+
+    Raises
+    ------
+    FormatError
+        A file is missing, damaged, or of a newer format version; nothing in it can run code.
+    """
+    description, weights = directory / "model.json", directory / "model.safetensors"
+    for path in (description, weights):
+        if not path.is_file():
+            raise FormatError(f"{path} is missing: the run has no model; run `kinfold cluster` again")
+    content = read_json(description)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise FormatError(f"{description} does not describe a model of Kinfold")
+    if content["format_version"] > FORMAT_VERSION:
+        raise FormatError(
+            f"{description} has format version {content['format_version']}; this Kinfold reads up to "
+            f"{FORMAT_VERSION}: upgrade Kinfold"
+        )
+    try:
+        tensors = load_file(weights)
+        return get_method(content["method"]).from_model(content["config"], tensors, device=device)
+    except (SafetensorError, KeyError, OSError, RuntimeError) as error:
+        raise FormatError(f"{weights} is damaged or does not fit {description.name}: {error}") from error
+
+
+@dataclass(frozen=True)
+class TopClusters:
+    """The best clusters of every row.
+
+    Attributes
+    ----------
+    clusters : ndarray (N, k) int32
+        Best first; the lower id on ties.
+    probabilities : ndarray (N, k) float32
+        Their probabilities, descending.
+    """
+
+    clusters: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def labels(self) -> NDArray[np.int32]:
+        """The best cluster of every row (N,)."""
+        return self.clusters[:, 0]
+
+    @property
+    def confidence(self) -> NDArray[np.float32]:
+        """The probability of the best cluster (N,)."""
+        return self.probabilities[:, 0]
+
+
+def predict_top(estimator: Any, X: Any, n_top: int = 5) -> TopClusters:
+    """Return the best ``n_top`` clusters (at most K) of every row of X, in blocks of bounded memory."""
+    n_top = min(n_top, estimator.n_clusters)
+    size = max(1, _BLOCK_VALUES // max(estimator.n_clusters, int(X.shape[1])))
+    clusters, probabilities = [], []
+    for start in range(0, X.shape[0], size):
+        block = estimator.predict_proba(X[start : start + size])
+        order = np.argsort(-block, axis=1, kind="stable")[:, :n_top]
+        clusters.append(order.astype(np.int32))
+        probabilities.append(np.take_along_axis(block, order, axis=1))
+    return TopClusters(np.concatenate(clusters), np.concatenate(probabilities))

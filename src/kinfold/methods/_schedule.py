@@ -1,0 +1,85 @@
+"""How long and how fast to train heads on N samples, when the user doesn't say."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kinfold.heads import Schedule
+
+PAPER_MOMENTUM = 0.996
+PAPER_WARMUP_EPOCHS = 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Batch size and schedule of one training.
+
+    Attributes
+    ----------
+    batch_size : int
+        B, at most N.
+    steps_per_epoch : int
+        Whole batches in N samples.
+    schedule : Schedule
+        What the trainer follows.
+    """
+
+    batch_size: int
+    steps_per_epoch: int
+    schedule: Schedule
+
+
+def plan_training(
+    n_samples: int,
+    n_clusters: int,
+    *,
+    n_epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    momentum: float | None = None,
+) -> Plan:
+    """Choose what was left open.
+
+    The papers train for a fixed number of epochs, which on a small folder is far too few steps for a
+    teacher that follows with a memory of 250 of them. Here the number of *steps* is what hardly changes
+    with N, and the teacher's memory is a fixed share of training (never more than the papers' 250 steps).
+
+    Parameters
+    ----------
+    n_samples, n_clusters : int
+        N and K.
+    n_epochs, batch_size, learning_rate, momentum : optional
+        What the user fixed.
+    """
+    if batch_size is None:
+        batch_size = _default_batch_size(n_samples, n_clusters)
+    batch_size = min(batch_size, n_samples)
+    steps_per_epoch = n_samples // batch_size
+    if n_epochs is None:
+        n_epochs = math.ceil(_default_steps(n_samples) / steps_per_epoch)
+    n_steps = n_epochs * steps_per_epoch
+    if momentum is None:
+        momentum = max(0.0, min(PAPER_MOMENTUM, 1 - 60 / n_steps))
+    schedule = Schedule(
+        n_epochs=n_epochs,
+        learning_rate=1e-3 if learning_rate is None else learning_rate,
+        warmup_steps=min(PAPER_WARMUP_EPOCHS * steps_per_epoch, n_steps // 10),
+        frozen_steps=min(steps_per_epoch, n_steps // 20),
+        momentum=momentum,
+    )
+    return Plan(batch_size, steps_per_epoch, schedule)
+
+
+def default_n_neighbors(n_samples: int, n_clusters: int) -> int:
+    """Return the papers' 50 neighbours, or fewer where half an average cluster is smaller."""
+    return max(1, min(50, max(5, n_samples // (2 * n_clusters)), n_samples - 1))
+
+
+def _default_batch_size(n_samples: int, n_clusters: int) -> int:
+    wanted = max(min(512, n_samples / 16), 2 * n_clusters, 128)
+    return int(2 ** round(math.log2(min(wanted, 4096))))
+
+
+def _default_steps(n_samples: int) -> int:
+    return 1000
