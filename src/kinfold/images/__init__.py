@@ -1,0 +1,39 @@
+"""Finding and decoding images: sources, one decoder, one loader.
+
+Everything that can go wrong with a single image is an :class:`UnusableImage` with a :class:`SkipReason`; the
+row stays where it is and nobody shifts.
+"""
+
+from __future__ import annotations
+
+from kinfold.images._decode import PIXEL_LIMIT, decode_image, make_thumbnail
+from kinfold.images._folder import FolderSource
+from kinfold.images._keys import KeyList, decode_key, encode_key, natural_key
+from kinfold.images._loader import ImageBatch, ImageLoader
+from kinfold.images._open import open_source
+from kinfold.images._reasons import SkipReason, UnusableImage
+from kinfold.images._source import ImageSource
+from kinfold.images._tables import ImageTableSource, PathTableSource
+from kinfold.images._tar import TarSource
+from kinfold.images._zip import ZipSource
+
+__all__ = [
+    "PIXEL_LIMIT",
+    "FolderSource",
+    "ImageBatch",
+    "ImageLoader",
+    "ImageSource",
+    "ImageTableSource",
+    "KeyList",
+    "PathTableSource",
+    "SkipReason",
+    "TarSource",
+    "UnusableImage",
+    "ZipSource",
+    "decode_image",
+    "decode_key",
+    "encode_key",
+    "make_thumbnail",
+    "natural_key",
+    "open_source",
+]

@@ -1,0 +1,229 @@
+"""Folders: every file at any depth, in natural order, without ever following a circle."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kinfold.errors import InputError
+from kinfold.images._keys import KeyList, decode_key, encode_key, natural_key
+from kinfold.images._reasons import SkipReason, UnusableImage
+from kinfold.images._source import FileReader, LocatedSource, describe_kind, describe_os_error
+
+Problem = tuple[SkipReason, str]
+
+_CLUTTER = frozenset(
+    [b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"__macosx", b"$recycle.bin", b"system volume information"]
+)
+_MAX_LINKS = 16  # so many links to one folder are followed; more would let crossed links multiply without end
+
+
+class FolderSource(LocatedSource):
+    """All files below a folder, whatever they hold: what is no image is found out, and listed, on reading.
+
+    Links are followed. Hidden names (those that begin with a dot) and what systems leave behind
+    (``Thumbs.db``, ``desktop.ini``, ``__MACOSX`` and the like) are ignored. A link that leads back to a
+    folder above it, a broken link, a folder that can't be opened, a pipe, a socket and a device are rows
+    too, with their reason.
+
+    Parameters
+    ----------
+    root : str or Path
+        The folder.
+    pattern : re.Pattern, optional
+        Keys that don't match it entirely are left out.
+    max_depth : int, optional
+        Deeper levels aren't looked at; 1 is the folder itself.
+    kind, uri : str, optional
+        What to say of the source, if not ``"folder"`` and its path.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        pattern: re.Pattern[str] | None = None,
+        max_depth: int | None = None,
+        kind: str = "folder",
+        uri: str | None = None,
+    ) -> None:
+        self.kind = kind
+        self._root = os.fsencode(os.path.abspath(root))
+        self.uri = uri or os.fsdecode(self._root)
+        self._problems: dict[int, Problem] = {}
+        self._fingerprint: str | None = None
+        self.keys = KeyList(self._list(pattern, max_depth))
+
+    def path(self, row: int) -> Path:
+        """Return the file's path."""
+        return Path(os.fsdecode(self._path(row)))
+
+    def locate(self, row: int) -> bytes:
+        """Return the file's path as bytes; raises :class:`UnusableImage` for what is no file."""
+        if row in self._problems:
+            raise UnusableImage(*self._problems[row])
+        return self._path(row)
+
+    def reader(self) -> FileReader:
+        """Return a reader of paths."""
+        return FileReader()
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of keys, sizes and modification times, taken at the first call."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_files(
+                (key, None if row in self._problems else self._path(row)) for row, key in enumerate(self.keys)
+            )
+        return self._fingerprint
+
+    def _path(self, row: int) -> bytes:
+        return os.path.join(self._root, decode_key(self.keys[row]))
+
+    def _list(self, pattern: re.Pattern[str] | None, max_depth: int | None) -> Iterator[str]:
+        row = 0
+        for name, problem in walk(self._root, max_depth):
+            key = encode_key(name if os.sep == "/" else name.replace(os.fsencode(os.sep), b"/"))
+            if pattern is not None and not pattern.fullmatch(key):
+                continue
+            if problem is not None:
+                self._problems[row] = problem
+            row += 1
+            yield key
+
+
+def fingerprint_files(files: Iterator[tuple[str, bytes | None]]) -> str:
+    """Return the SHA-256 of keys with the size and modification time of their files."""
+    digest = hashlib.sha256()
+    for key, path in files:
+        try:
+            status = os.stat(path) if path is not None else None
+        except (OSError, ValueError):
+            status = None
+        facts = f"\0{status.st_size}\0{status.st_mtime_ns}\n" if status else "\0-\n"
+        digest.update(key.encode("utf-8", "surrogatepass") + facts.encode())
+    return digest.hexdigest()
+
+
+def is_clutter(name: bytes) -> bool:
+    """Tell whether a file or folder of this name is hidden or left behind by a system."""
+    return name.startswith(b".") or name.lower() in _CLUTTER
+
+
+def walk(root: bytes, max_depth: int | None = None) -> Iterator[tuple[bytes, Problem | None]]:
+    """Yield every file below ``root``, and every entry that can't be one with its reason, in natural order.
+
+    Parameters
+    ----------
+    root : bytes
+        The folder. It must be possible to open it.
+    max_depth : int, optional
+        Levels to look at.
+
+    Yields
+    ------
+    tuple of bytes and (SkipReason, str) or None
+        The path relative to ``root``, and the trouble with it.
+
+    Raises
+    ------
+    InputError
+        ``root`` can't be opened.
+    """
+    try:
+        stack = [_open_level(root, b"", _identity(root))]
+    except OSError as error:
+        raise InputError(f"{os.fsdecode(root)} can't be opened: {describe_os_error(error)}") from error
+    links: Counter[tuple[int, int]] = Counter()
+    while stack:
+        level = stack[-1]
+        if not level.names:
+            stack.pop()
+            continue
+        name = level.names.pop()
+        inside = level.inside + name
+        found = level.special.get(name)
+        if not isinstance(found, _Directory):
+            yield inside, found
+        elif max_depth is None or len(stack) < max_depth:
+            try:
+                stack.append(_enter(root, inside, found, stack, links))
+            except UnusableImage as trouble:
+                yield inside, (trouble.reason, trouble.detail)
+
+
+@dataclass(frozen=True)
+class _Directory:
+    is_link: bool
+
+
+@dataclass
+class _Level:
+    """A folder being walked: the names still to come, last first, and what those are that aren't files."""
+
+    inside: bytes
+    identity: tuple[int, int]
+    names: list[bytes] = field(default_factory=list)
+    special: dict[bytes, _Directory | Problem] = field(default_factory=dict)
+
+
+def _enter(
+    root: bytes, inside: bytes, directory: _Directory, stack: list[_Level], links: Counter[tuple[int, int]]
+) -> _Level:
+    path = os.path.join(root, inside)
+    try:
+        identity = _identity(path)
+        for above in stack:
+            if above.identity == identity:
+                where = encode_key(above.inside.rstrip(os.fsencode(os.sep))) or "the source itself"
+                raise UnusableImage(SkipReason.DIRECTORY_LOOP, f"it leads back to {where}")
+        if directory.is_link:
+            links[identity] += 1
+            if links[identity] > _MAX_LINKS:
+                detail = f"more than {_MAX_LINKS} links lead to the same folder"
+                raise UnusableImage(SkipReason.DIRECTORY_LOOP, detail)
+        return _open_level(path, inside + os.fsencode(os.sep), identity)
+    except OSError as error:
+        detail = f"the folder can't be opened: {describe_os_error(error)}"
+        raise UnusableImage(SkipReason.UNREADABLE, detail) from error
+
+
+def _identity(path: bytes) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _open_level(path: bytes, inside: bytes, identity: tuple[int, int]) -> _Level:
+    level = _Level(inside, identity)
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if is_clutter(entry.name):
+                continue
+            level.names.append(entry.name)
+            if not entry.is_file(follow_symlinks=False):
+                special = _examine(entry)
+                if special is not None:
+                    level.special[entry.name] = special
+    level.names.sort(key=lambda name: natural_key(encode_key(name)), reverse=True)
+    return level
+
+
+def _examine(entry: os.DirEntry[bytes]) -> _Directory | Problem | None:
+    try:
+        is_link = entry.is_symlink()
+        if entry.is_dir():
+            return _Directory(is_link)
+        if entry.is_file():
+            return None
+        return SkipReason.NOT_A_FILE, describe_kind(entry.stat().st_mode)
+    except FileNotFoundError:
+        return SkipReason.BROKEN_LINK, "what it points to isn't there"
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return SkipReason.BROKEN_LINK, "it points to itself"
+        return SkipReason.UNREADABLE, describe_os_error(error)

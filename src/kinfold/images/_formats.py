@@ -1,0 +1,199 @@
+"""Image formats by their first bytes, and how much of a damaged file is missing."""
+
+from __future__ import annotations
+
+import struct
+
+_SIGNATURES = (
+    ("JPEG", b"\xff\xd8\xff"),
+    ("PNG", b"\x89PNG\r\n\x1a\n"),
+    ("GIF", b"GIF87a"),
+    ("GIF", b"GIF89a"),
+    ("BMP", b"BM"),
+    ("TIFF", b"II*\x00"),
+    ("TIFF", b"MM\x00*"),
+    ("TIFF", b"II+\x00"),
+    ("TIFF", b"MM\x00+"),
+)
+_AVIF_BRANDS = {b"avif", b"avis"}
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
+_BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
+
+SNIFF_BYTES = 64
+"""So many bytes from the start of a file are enough for :func:`sniff`."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
+EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib")
+    + (".tif", ".tiff", ".avif", ".heic", ".heif", ".hif")
+)
+
+
+def sniff(data: bytes) -> str | None:
+    """Return the format that the first bytes announce, one of :data:`FORMATS`, or None."""
+    for name, signature in _SIGNATURES:
+        if data.startswith(signature):
+            return name if name != "BMP" or _is_bmp(data) else None
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    if data[4:8] == b"ftyp":
+        return _sniff_brands(data)
+    return None
+
+
+def is_cut_signature(data: bytes) -> bool:
+    """Tell whether the whole file is only the beginning of a signature."""
+    if len(data) < 2:
+        return False
+    if data[:4] == b"RIFF"[: len(data)] and len(data) < 12:
+        return data[8:] == b"WEBP"[: max(0, len(data) - 8)]
+    return any(signature.startswith(data) for _, signature in _SIGNATURES) or (
+        len(data) < 16 and data[4:8] == b"ftyp"
+    )
+
+
+def missing_bytes(name: str, data: bytes) -> int | None:
+    """Return how many bytes a file of format ``name`` lacks at its end at least; None if it is whole.
+
+    Only the file's skeleton is read (chunks, segments, boxes, directories). A skeleton that makes no sense
+    counts as whole: then the file is corrupt, not truncated. Where only the end mark is known to be missing
+    the answer is 1.
+    """
+    try:
+        missing = _CHECKS[name](data)
+    except (struct.error, IndexError):
+        return 1
+    return missing if missing > 0 else None
+
+
+def _is_bmp(data: bytes) -> bool:
+    return len(data) < 18 or struct.unpack_from("<I", data, 14)[0] in _BMP_HEADERS
+
+
+def _sniff_brands(data: bytes) -> str | None:
+    size = min(struct.unpack_from(">I", data)[0], SNIFF_BYTES)
+    brands = [data[8:12]] + [data[at : at + 4] for at in range(16, size, 4)]
+    if _AVIF_BRANDS.intersection(brands):
+        return "AVIF"
+    return "HEIF" if _HEIF_BRANDS.intersection(brands) else None
+
+
+def _jpeg(data: bytes) -> int:
+    at = 2
+    while True:
+        if data[at] != 0xFF:
+            return 0
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+        elif marker == 0xD9:
+            return 0
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:
+            at += 2
+        elif marker < 0xC0:
+            return 0
+        else:
+            end = at + 2 + int(struct.unpack_from(">H", data, at + 2)[0])
+            if end > len(data):
+                return int(end - len(data))
+            if marker == 0xDA:
+                return 0 if b"\xff\xd9" in data[end:] else 2
+            at = end
+
+
+def _png(data: bytes) -> int:
+    at = 8
+    while True:
+        length, kind = struct.unpack_from(">I4s", data, at)
+        if not kind.isalpha() or length > 0x7FFFFFFF:
+            return 0
+        at += 12 + length
+        if at > len(data):
+            return int(at - len(data))
+        if kind == b"IEND":
+            return 0
+
+
+def _webp(data: bytes) -> int:
+    return 8 + int(struct.unpack_from("<I", data, 4)[0]) - len(data)
+
+
+def _gif(data: bytes) -> int:
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    while True:
+        kind = data[at]
+        if kind == 0x3B:
+            return 0
+        if kind == 0x21:
+            at += 2
+        elif kind == 0x2C:
+            at += 10 + (3 << (data[at + 9] & 7) + 1 if data[at + 9] & 0x80 else 0) + 1
+        else:
+            return 0
+        while data[at]:
+            at += 1 + data[at]
+        at += 1
+
+
+def _bmp(data: bytes) -> int:
+    return int(struct.unpack_from("<I", data, 2)[0]) - len(data)
+
+
+def _tiff(data: bytes) -> int:
+    order = "<" if data[:2] == b"II" else ">"
+    if data[2:4] in (b"+\x00", b"\x00+"):
+        return _tiff_directory(data, order, int(struct.unpack_from(f"{order}Q", data, 8)[0]), big=True)
+    return _tiff_directory(data, order, int(struct.unpack_from(f"{order}I", data, 4)[0]), big=False)
+
+
+def _tiff_directory(data: bytes, order: str, at: int, *, big: bool) -> int:
+    if at >= len(data):
+        return at + 2 - len(data)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+    at += 8 if big else 2
+    step, inline, pointer = (20, 8, "Q") if big else (12, 4, "I")
+    if at + count * step > len(data):
+        return int(at + count * step - len(data))
+    values: dict[int, list[int]] = {}
+    for entry in range(at, at + count * step, step):
+        tag, kind, number = struct.unpack_from(f"{order}HH{pointer}", data, entry)
+        if tag not in (273, 279, 324, 325) or kind not in (3, 4, 16):
+            continue
+        code, width = {3: ("H", 2), 4: ("I", 4), 16: ("Q", 8)}[kind]
+        place = entry + step - inline
+        if number * width > inline:
+            (place,) = struct.unpack_from(f"{order}{pointer}", data, place)
+            if place + number * width > len(data):
+                return int(place + number * width - len(data))
+        values[tag] = list(struct.unpack_from(f"{order}{number}{code}", data, place))
+    offsets = values.get(273, []) + values.get(324, [])
+    lengths = values.get(279, []) + values.get(325, [])
+    return max([a + b for a, b in zip(offsets, lengths, strict=False)], default=0) - len(data)
+
+
+def _boxes(data: bytes) -> int:
+    at = 0
+    while at < len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        if not kind.isascii():
+            return 0
+        if size == 1:
+            (size,) = struct.unpack_from(">Q", data, at + 8)
+        if size == 0:
+            return 0
+        if size < 8:
+            return 0
+        at += size
+    return at - len(data)
+
+
+_CHECKS = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "WEBP": _webp,
+    "GIF": _gif,
+    "BMP": _bmp,
+    "TIFF": _tiff,
+    "AVIF": _boxes,
+    "HEIF": _boxes,
+}

@@ -1,0 +1,156 @@
+"""Keys: the name of an image inside its source, as UTF-8 text that can be undone."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
+_LOOKS_ESCAPED = re.compile(r"%(?=[0-9A-Fa-f]{2})")
+_UNDECODABLE = re.compile("[\udc80-\udcff]")
+_DIGITS = re.compile(r"[0-9]+")
+
+
+def encode_key(raw: str | bytes) -> str:
+    r"""Return the key of a file name or relative path.
+
+    Text stays as it is. Bytes that aren't UTF-8 become ``%XX``, and a literal ``%`` becomes ``%25`` only
+    where two hexadecimal digits follow it, so that :func:`decode_key` gives the very bytes back.
+
+    Parameters
+    ----------
+    raw : str or bytes
+        The name as the file system has it; in a str, undecodable bytes are surrogates (``os.fsdecode``).
+
+    Examples
+    --------
+    >>> encode_key(b"caf\xe9 100%.jpg"), encode_key("a%20b.jpg")
+    ('caf%E9 100%.jpg', 'a%2520b.jpg')
+    """
+    text = (_to_bytes(raw) if isinstance(raw, str) else raw).decode("utf-8", "surrogateescape")
+    if "%" in text:
+        text = _LOOKS_ESCAPED.sub("%25", text)
+    if text.isascii():
+        return text
+    return _UNDECODABLE.sub(lambda found: f"%{ord(found[0]) - 0xDC00:02X}", text)
+
+
+def _to_bytes(name: str) -> bytes:
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a lone surrogate, which Windows allows
+        return name.encode("utf-8", "surrogatepass")
+
+
+def decode_key(key: str) -> bytes:
+    """Return the bytes that :func:`encode_key` was given."""
+    raw = key.encode("utf-8", "surrogatepass")
+    return _ESCAPED.sub(lambda found: bytes([int(found[1], 16)]), raw) if b"%" in raw else raw
+
+
+def natural_key(key: str) -> str:
+    """Return text whose plain order is the natural order of keys.
+
+    Numbers count as numbers (``img2`` before ``img10``), capitals don't matter unless nothing else differs,
+    and folders are compared one by one, so that what is in a folder stays together.
+
+    Examples
+    --------
+    >>> sorted(["b/1", "a10", "a 1/x", "a9", "A9"], key=natural_key)
+    ['a 1/x', 'A9', 'a9', 'a10', 'b/1']
+    """
+    return "\x00".join([_natural_part(part) for part in key.split("/")])
+
+
+def _natural_part(part: str) -> str:
+    return f"{_DIGITS.sub(_rank_number, part.casefold())}\x01{part}"
+
+
+def _rank_number(found: re.Match[str]) -> str:
+    digits = found[0].lstrip("0")
+    return f"0{chr(len(digits))}{digits}"
+
+
+class KeyList(Sequence[str]):
+    """Many keys in little memory: one block of UTF-8 and one offset of eight bytes per key.
+
+    Parameters
+    ----------
+    keys : iterable of str
+        The keys in their final order.
+    """
+
+    def __init__(self, keys: Iterable[str] = ()) -> None:
+        data, ends = bytearray(), array("q", [0])
+        for key in keys:
+            data += key.encode("utf-8", "surrogatepass")
+            ends.append(len(data))
+        self._data = bytes(data)
+        self._ends: NDArray[np.int64] = np.frombuffer(ends, dtype=np.int64).copy()
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._text(row) for row in range(*index.indices(len(self)))]
+        row = int(index) + len(self) if index < 0 else int(index)
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        return self._text(row)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._text, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, KeyList):
+            return self._data == other._data and np.array_equal(self._ends, other._ends)
+        if isinstance(other, Sequence) and not isinstance(other, str):
+            return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"<KeyList of {len(self):,}>"
+
+    def to_arrow(self) -> Any:
+        """Return the keys as a ``pyarrow.LargeStringArray`` without copying the text."""
+        import pyarrow as pa
+
+        buffers = [None, pa.py_buffer(self._ends), pa.py_buffer(self._data)]
+        return pa.Array.from_buffers(pa.large_string(), len(self), buffers)
+
+    def _text(self, row: int) -> str:
+        return self._data[self._ends[row] : self._ends[row + 1]].decode("utf-8", "surrogatepass")
+
+
+def sort_naturally(keys: Sequence[str]) -> list[int]:
+    """Return the positions of ``keys`` in natural order."""
+    return sorted(range(len(keys)), key=lambda row: natural_key(keys[row]))
+
+
+def make_unique(keys: Iterable[str], on_repeat: Callable[[str, str], None] | None = None) -> Iterator[str]:
+    """Yield ``keys``, the second of a name as ``name#2``, the third as ``name#3``.
+
+    ``on_repeat`` is told of each key that was changed, as it was and as it is now.
+    """
+    seen: dict[str, int] = {}
+    for key in keys:
+        name = key
+        while name in seen:
+            seen[key] += 1
+            name = f"{key}#{seen[key]}"
+        seen[name] = 1
+        if name != key and on_repeat is not None:
+            on_repeat(key, name)
+        yield name

@@ -1,0 +1,209 @@
+"""Images as batches of arrays: decoded and transformed in worker processes, always in order."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from kinfold.errors import InputError
+from kinfold.images._decode import PIXEL_LIMIT
+from kinfold.images._flow import WorkerFlow
+from kinfold.images._pool import WorkerPool
+from kinfold.images._reasons import UnusableImage
+from kinfold.images._slots import SlotShape, create_shared_file
+from kinfold.images._source import ImageSource
+from kinfold.images._worker import Recipe
+
+_MOST_WORKERS = 32
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Some consecutive rows.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (B,)
+        Row numbers of the images.
+    images : ndarray, shape (B, …)
+        What the transform returned; shape (0,) if no image could be used so far.
+    skipped : list of (int, str)
+        Row and reason of those that can't be used, in order.
+    """
+
+    rows: NDArray[np.int64]
+    images: NDArray[Any]
+    skipped: list[tuple[int, str]]
+
+
+class ImageLoader:
+    """Reads, decodes and transforms the images of a source in worker processes that are kept over many calls.
+
+    What comes out doesn't depend on the number of workers. A worker that dies is replaced; the image that
+    kills it whenever it is tried is skipped as ``unreadable: the decoder process died``. No worker outlives
+    the loader's process, however that ends.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Where the images are.
+    transform : callable
+        From an upright RGB ``PIL.Image.Image`` to an array, of one shape and dtype for all images. With
+        workers it must be picklable, and importable from a module.
+    min_side : int, optional
+        For JPEG draft scaling, see :func:`decode_image`.
+    n_workers : int, optional
+        Processes; 0 works in this one, without protection from decoders that crash or hang. Default: one for
+        each core that this process may use, at most 32.
+    pixel_limit : int
+        Larger images are skipped.
+    niceness : int
+        How much the workers' priority is lowered, so that the matrix products of this process keep their
+        cores; 0 leaves it.
+    timeout : float or None
+        Seconds after which an image that is still being decoded is skipped; None waits for ever.
+
+    Examples
+    --------
+    >>> with ImageLoader(source, transform) as loader:  # doctest: +SKIP
+    ...     for batch in loader.batches(range(len(source)), 64):
+    ...         print(batch.images.shape, batch.skipped)
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: Callable[[Image.Image], np.ndarray[Any, Any]],
+        *,
+        min_side: int | None = None,
+        n_workers: int | None = None,
+        pixel_limit: int = PIXEL_LIMIT,
+        niceness: int = 10,
+        timeout: float | None = 300.0,
+    ) -> None:
+        if n_workers is not None and n_workers < 0:
+            raise InputError(f"n_workers is {n_workers}; it must be 0 or more")
+        self.n_workers = _default_workers() if n_workers is None else n_workers
+        self._source = source
+        self._recipe = Recipe(source.reader(), transform, min_side, pixel_limit)
+        self._spec: SlotShape | None = None
+        self._flow: WorkerFlow | None = None
+        self._busy = False
+        if self.n_workers:
+            shared = create_shared_file()
+            pool = WorkerPool(self._recipe, self.n_workers, niceness=niceness, timeout=timeout, shared=shared)
+            self._flow = WorkerFlow(pool, source, shared)
+            self._finalizer = weakref.finalize(self, _shut_down, pool, shared)
+
+    def __enter__(self) -> ImageLoader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; the loader can't be used any more."""
+        if self._flow is not None:
+            self._finalizer()
+
+    def batches(self, rows: Sequence[int], batch_size: int) -> Iterator[ImageBatch]:
+        """Yield ``rows`` in batches of ``batch_size`` consecutive members, less what can't be used.
+
+        Parameters
+        ----------
+        rows : sequence of int
+            Row numbers in any order; rows may occur twice.
+        batch_size : int
+            Members of ``rows`` per batch; the last batch may have fewer.
+
+        Yields
+        ------
+        ImageBatch
+            In order. Batches of which no image can be used come too.
+
+        Raises
+        ------
+        InputError
+            Images come out of the transform in different shapes, or it can't be sent to a worker.
+        RuntimeError
+            Another iterator of this loader is still in use.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}; it must be 1 or more")
+        if self._flow is not None and not self._finalizer.alive:
+            raise RuntimeError("the loader is closed")
+        if self._busy:
+            raise RuntimeError("this loader's last batches() is still in use; finish or close it first")
+        self._busy = True
+        outcomes = self._here(rows) if self._flow is None else self._flow.outcomes(rows, batch_size)
+        try:
+            for start in range(0, len(rows), batch_size):
+                yield self._collect(rows[start : start + batch_size], outcomes)
+        finally:
+            outcomes.close()
+            self._busy = False
+
+    def _collect(self, rows: Sequence[int], outcomes: Iterator[np.ndarray[Any, Any] | str]) -> ImageBatch:
+        usable: list[int] = []
+        skipped: list[tuple[int, str]] = []
+        images: np.ndarray[Any, Any] | None = None
+        for row in rows:
+            outcome = next(outcomes)
+            if isinstance(outcome, str):
+                skipped.append((int(row), outcome))
+                continue
+            self._check_shape(int(row), outcome)
+            if images is None:
+                images = np.empty((len(rows), *outcome.shape), outcome.dtype)
+            images[len(usable)] = outcome
+            usable.append(int(row))
+        if images is None:
+            images = (
+                np.empty((0,), np.uint8)
+                if self._spec is None
+                else np.empty((0, *self._spec.shape), self._spec.dtype)
+            )
+        return ImageBatch(np.array(usable, dtype=np.int64), images[: len(usable)], skipped)
+
+    def _check_shape(self, row: int, image: np.ndarray[Any, Any]) -> None:
+        if self._spec is None:
+            self._spec = SlotShape(image.shape, image.dtype.str)
+        elif (image.shape, image.dtype.str) != (self._spec.shape, self._spec.dtype):
+            raise InputError(
+                f"the transform made {image.shape} {image.dtype} of row {row}, but {self._spec.shape} "
+                f"{self._spec.dtype} of others; it must give all images one shape"
+            )
+
+    def _here(self, rows: Sequence[int]) -> Generator[np.ndarray[Any, Any] | str, None, None]:
+        for row in rows:
+            try:
+                locator = self._source.locate(int(row))
+            except UnusableImage as found:
+                yield str(found)
+            else:
+                yield self._recipe.prepare(locator)
+
+
+def _default_workers() -> int:
+    from kinfold.compute import cpu_count  # brings PyTorch, which workers must never import
+
+    return min(cpu_count(), _MOST_WORKERS)
+
+
+def _shut_down(pool: WorkerPool, shared: int | None) -> None:
+    pool.close()
+    if shared is not None:
+        os.close(shared)

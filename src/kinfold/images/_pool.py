@@ -1,0 +1,305 @@
+"""Worker processes that may die: a thread tends each, and the image that killed it is found and set aside."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from kinfold.errors import InputError, KinfoldError
+from kinfold.images import _wire
+from kinfold.images._reasons import SkipReason, UnusableImage
+from kinfold.images._worker import Item, Outcome, Recipe, Task
+
+_log = logging.getLogger(__name__)
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from kinfold.images._worker import main; main()"
+)
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+_IN_FLIGHT = 2  # tasks at a worker: one in work, one waiting for it
+_DEATHS = 2  # so often may a process die over one image alone before the image is to blame
+_FAILED_STARTS = 3
+
+DIED = str(UnusableImage(SkipReason.UNREADABLE, "the decoder process died"))
+
+
+class WorkerPool:
+    """Processes that prepare images, started on the first task.
+
+    The processes are plain new interpreters, neither forked (the parent may run threads of PyTorch) nor
+    started by :mod:`multiprocessing` (which would run the user's main script again in each).
+
+    Parameters
+    ----------
+    recipe : Recipe
+        How to prepare an image.
+    n_workers : int
+        Number of processes.
+    niceness : int
+        How much their priority is lowered.
+    timeout : float or None
+        Seconds that one image may take.
+    shared : int or None
+        Descriptor of the shared file, which the processes inherit.
+    """
+
+    def __init__(
+        self, recipe: Recipe, n_workers: int, *, niceness: int, timeout: float | None, shared: int | None
+    ) -> None:
+        self._hello = _wire.pack((niceness, shared, _wire.pack(recipe)))
+        self._shared = shared
+        self._timeout = timeout
+        self._waiting: deque[Task] = deque()
+        self._change = threading.Condition()
+        self._done: queue.SimpleQueue[list[tuple[Item, Outcome]] | KinfoldError] = queue.SimpleQueue()
+        self._deaths: Counter[int] = Counter()
+        self._closed = False
+        self.n_workers = n_workers
+        self._minders = [_Minder(self) for _ in range(n_workers)]
+        self._started = False
+
+    def submit(self, task: Task) -> None:
+        """Queue a task."""
+        with self._change:
+            if not self._started:
+                self._started = True
+                for minder in self._minders:
+                    minder.thread.start()
+            self._waiting.append(task)
+            self._change.notify()
+
+    def collect(self) -> list[tuple[Item, Outcome]]:
+        """Wait for some items to be finished and return them with their outcomes.
+
+        Raises
+        ------
+        InputError
+            The workers can't be started with this transform.
+        """
+        while True:
+            try:
+                finished = self._done.get(timeout=1.0)
+            except queue.Empty:
+                self._end_hanging()
+                continue
+            if isinstance(finished, KinfoldError):
+                raise finished
+            return finished
+
+    def clear(self) -> list[Item]:
+        """Forget the tasks that no worker has, and return their items; those begun are still collected."""
+        with self._change:
+            forgotten = [item for task in self._waiting for item in task.items]
+            self._waiting.clear()
+            return forgotten
+
+    def close(self) -> None:
+        """End the processes at once."""
+        with self._change:
+            self._closed = True
+            self._waiting.clear()
+            self._change.notify_all()
+            for minder in self._minders:
+                minder.kill()
+        for minder in self._minders:
+            if minder.thread.is_alive():
+                minder.thread.join(10)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the running workers."""
+        return [minder.process.pid for minder in self._minders if minder.process is not None]
+
+    def _end_hanging(self) -> None:
+        if self._timeout is None:
+            return
+        for minder in self._minders:
+            begun = minder.begun
+            if begun is not None and time.monotonic() - begun > self._timeout:
+                _log.warning("a decoder process hangs and is ended")
+                minder.hung = True
+                minder.kill()
+
+
+class _Minder:
+    """The thread that starts a process, feeds it, and starts another when it dies."""
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self.pool = pool
+        self.process: subprocess.Popen[bytes] | None = None
+        self.begun: float | None = None
+        self.hung = False
+        self.thread = threading.Thread(target=self._run, name="kinfold-images", daemon=True)
+        self._sent: deque[Task] = deque()
+
+    def kill(self) -> None:
+        """End the process; the thread notices by itself."""
+        process = self.process
+        if process is not None:
+            process.kill()
+
+    def _run(self) -> None:
+        failed = 0
+        while self._wait_for_work():
+            ready = self._start()
+            failed = 0 if ready else failed + 1
+            if failed >= _FAILED_STARTS:
+                self.pool._done.put(KinfoldError("the decoder processes can't be started: they end at once"))
+                break
+            if ready:
+                self._serve()
+            self._end()
+
+    def _wait_for_work(self) -> bool:
+        pool = self.pool
+        with pool._change:
+            while not pool._closed and not pool._waiting:
+                pool._change.wait()
+            return not pool._closed
+
+    def _start(self) -> bool:
+        pool = self.pool
+        process = _launch(pool._shared)
+        with pool._change:
+            self.process = process
+            if pool._closed:
+                process.kill()
+        answer = None
+        if self._send(pool._hello) and process.stdout is not None:
+            answer = _wire.receive(process.stdout)
+        if answer is None:
+            return False
+        trouble = _wire.unpack(answer)
+        if trouble is not None:
+            pool._done.put(
+                InputError(
+                    f"a worker process can't load the source or the transform ({trouble}): "
+                    "define it in a module that can be imported, or use n_workers=0"
+                )
+            )
+            return False
+        return True
+
+    def _serve(self) -> None:
+        """Feed the process until it dies or the pool closes."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        while self._fill():
+            answer = _wire.receive(self.process.stdout)
+            if answer is None:
+                return
+            task = self._sent.popleft()
+            self.begun = time.monotonic() if self._sent else None
+            self.pool._done.put(list(zip(task.items, _wire.unpack(answer), strict=True)))
+
+    def _fill(self) -> bool:
+        """Send tasks until enough are in flight, waiting for the first; False if there can be no more."""
+        pool = self.pool
+        while len(self._sent) < _IN_FLIGHT:
+            with pool._change:
+                while not self._sent and not pool._waiting and not pool._closed:
+                    pool._change.wait()
+                if pool._closed:
+                    return False
+                if not pool._waiting:
+                    return True
+                task = pool._waiting.popleft()
+            self._sent.append(task)
+            self.begun = self.begun or time.monotonic()
+            if not self._send(_wire.pack(task)):
+                return False
+        return True
+
+    def _send(self, packed: bytes) -> bool:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        try:
+            _wire.send(self.process.stdin, packed)
+        except OSError:
+            return False
+        return True
+
+    def _end(self) -> None:
+        """Bury the process and give its tasks to others, the first in pieces: one of them killed it."""
+        process, pool = self.process, self.pool
+        assert process is not None
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            _close_quietly(pipe)
+        with pool._change:
+            self.process, self.begun = None, None
+            left, hung = list(self._sent), self.hung
+            self._sent.clear()
+            self.hung = False
+            if pool._closed or not left:
+                return
+            _log.warning("a decoder process died; what it was working on is tried again")
+            pool._waiting.extendleft(reversed([*self._in_pieces(left[0], hung=hung), *left[1:]]))
+            pool._change.notify_all()
+
+    def _in_pieces(self, task: Task, *, hung: bool) -> Iterator[Task]:
+        pool = self.pool
+        if len(task.items) > 1:
+            yield from (Task((item,), task.spec) for item in task.items)
+            return
+        (item,) = task.items
+        pool._deaths[item.number] += 1
+        if hung:
+            reason = f"decoding took longer than {pool._timeout:g} seconds"
+            pool._done.put([(item, str(UnusableImage(SkipReason.UNREADABLE, reason)))])
+        elif pool._deaths[item.number] >= _DEATHS:
+            pool._done.put([(item, DIED)])
+        else:
+            yield task
+
+
+def _launch(shared: int | None) -> subprocess.Popen[bytes]:
+    options: dict[str, Any] = {}
+    if shared is not None:
+        options["pass_fds"] = (shared,)
+    if os.name == "nt":
+        options["creationflags"] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    paths: Sequence[str] = [os.path.abspath(path) for path in sys.path]
+    with _interrupts_held():
+        return subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(paths)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **_ONE_THREAD},
+            **options,
+        )
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let a new process begin with Ctrl-C held back, until it ignores it by itself: the loader ends it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _close_quietly(pipe: Any) -> None:
+    try:
+        pipe.close()
+    except OSError:
+        _log.debug("a pipe to a dead process can't be flushed")
