@@ -2,6 +2,22 @@
 
 from __future__ import annotations
 
-from kinfold.features.matrix import RowMatrix, ShardedMatrix, as_row_matrix
+from kinfold.features.base import Features
+from kinfold.features.extraction import extract_features
+from kinfold.features.matrix import LazyMatrix, RowMatrix, ShardedMatrix, as_row_matrix
+from kinfold.features.opening import is_features, open_features
+from kinfold.features.ready import ArrayFeatures
+from kinfold.features.store import FeatureStore
 
-__all__ = ["RowMatrix", "ShardedMatrix", "as_row_matrix"]
+__all__ = [
+    "ArrayFeatures",
+    "FeatureStore",
+    "Features",
+    "LazyMatrix",
+    "RowMatrix",
+    "ShardedMatrix",
+    "as_row_matrix",
+    "extract_features",
+    "is_features",
+    "open_features",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kinfold.errors import FormatError, InputError
+
+NOT_FINITE = "not finite"
+ALL_ZERO = "all zero"
+_MAPS_KEPT = 128
+_BLOCK_BYTES = 1 << 26
 
 
 @runtime_checkable
@@ -62,11 +68,62 @@ def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Non
         raise InputError(f"{name} must hold real numbers, but the type is {dtype}")
 
 
-class ShardedMatrix:
-    """The rows of several ``.npy`` files as one matrix; each file is memory-mapped when first read.
+class LazyMatrix(ABC):
+    """A matrix whose rows stay where they are until they are asked for.
 
-    Slices and arrays of row numbers (in any order, with repetitions, negative ones from the end) give
-    NumPy arrays of their own; a single row number gives one row.
+    Slices and arrays of row numbers (in any order, with repetitions, negative ones from the end) or masks
+    give NumPy arrays of their own; a single row number gives one row.
+    """
+
+    shape: tuple[int, int]
+    dtype: np.dtype[Any]
+    ndim = 2
+
+    @abstractmethod
+    def _range(self, start: int, stop: int) -> NDArray[Any]:
+        """Read consecutive rows."""
+
+    @abstractmethod
+    def _take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Read the given rows, all of them valid and not negative."""
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        if isinstance(rows, (int, np.integer)):
+            row = self._take(self._from_start(np.asarray([rows], dtype=np.int64)))[0]
+            return cast("NDArray[Any]", row)
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(self.shape[0])
+            if step == 1:
+                return self._range(start, max(start, stop))
+            return self._take(np.arange(start, stop, step, dtype=np.int64))
+        index = np.asarray(rows)
+        if index.dtype == np.bool_:
+            if index.shape != (self.shape[0],):
+                raise IndexError(f"a mask of shape {index.shape} does not fit {self.shape[0]} rows")
+            index = np.flatnonzero(index)
+        if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
+            raise IndexError("rows are chosen by a slice or by a one-dimensional array of integers")
+        return self._take(self._from_start(index.astype(np.int64)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        if copy is False:
+            raise ValueError("rows on disk become an array only by a copy")
+        array = self._range(0, self.shape[0])
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def _from_start(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        n = self.shape[0]
+        wrong = (index < -n) | (index >= n)
+        if wrong.any():
+            raise IndexError(f"row {int(index[wrong][0])} is out of range for {n} rows")
+        return np.where(index < 0, index + n, index)
+
+
+class ShardedMatrix(LazyMatrix):
+    """The rows of several ``.npy`` files as one matrix; each file is memory-mapped when it is read.
 
     Parameters
     ----------
@@ -82,66 +139,35 @@ class ShardedMatrix:
 
     def __init__(self, paths: Sequence[Path], lengths: Sequence[int], dim: int, dtype: Any) -> None:
         self._paths = tuple(paths)
-        self._ends = np.cumsum(np.asarray(lengths, dtype=np.int64)) if len(lengths) else np.zeros(0, np.int64)
-        self._starts = self._ends - np.asarray(lengths, dtype=np.int64)
-        self._maps: list[NDArray[Any] | None] = [None] * len(self._paths)
-        self.shape = (int(self._ends[-1]) if len(self._ends) else 0, int(dim))
-        self.dtype: np.dtype[Any] = np.dtype(dtype)
-        self.ndim = 2
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> NDArray[Any]:
-        if isinstance(rows, (int, np.integer)):
-            row = self._take(self._normalise(np.asarray([rows], dtype=np.int64)))[0]
-            return cast("NDArray[Any]", row)
-        if isinstance(rows, slice):
-            start, stop, step = rows.indices(self.shape[0])
-            if step == 1:
-                return self._range(start, max(start, stop))
-            return self._take(np.arange(start, stop, step, dtype=np.int64))
-        index = np.asarray(rows)
-        if index.dtype == np.bool_:
-            if index.shape != (self.shape[0],):
-                raise IndexError(f"a mask of shape {index.shape} does not fit {self.shape[0]} rows")
-            index = np.flatnonzero(index)
-        if index.ndim != 1 or (index.dtype.kind not in "iu" and index.size):
-            raise IndexError("rows are chosen by a slice or by a one-dimensional array of integers")
-        return self._take(self._normalise(index.astype(np.int64)))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        array = self._range(0, self.shape[0])
-        return array if dtype is None else array.astype(dtype, copy=False)
-
-    def _normalise(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        n = self.shape[0]
-        wrong = (index < -n) | (index >= n)
-        if wrong.any():
-            raise IndexError(f"row {int(index[wrong][0])} is out of range for {n} rows")
-        return np.where(index < 0, index + n, index)
+        sizes = np.asarray(lengths, dtype=np.int64)
+        self._ends: NDArray[np.int64] = np.cumsum(sizes)
+        self._starts = self._ends - sizes
+        self._maps: dict[int, NDArray[Any]] = {}
+        self.shape = (int(sizes.sum()), int(dim))
+        self.dtype = np.dtype(dtype)
 
     def _range(self, start: int, stop: int) -> NDArray[Any]:
         out = np.empty((stop - start, self.shape[1]), dtype=self.dtype)
         done = start
         while done < stop:
-            shard = bisect_right(self._ends, done)
-            first = int(self._starts[shard])
-            end = min(stop, int(self._ends[shard]))
-            out[done - start : end - start] = self._shard(shard)[done - first : end - first]
+            number = bisect_right(self._ends, done)
+            first = int(self._starts[number])
+            end = min(stop, int(self._ends[number]))
+            out[done - start : end - start] = self._shard(number)[done - first : end - first]
             done = end
         return out
 
-    def _take(self, index: NDArray[np.int64]) -> NDArray[Any]:
-        out = np.empty((len(index), self.shape[1]), dtype=self.dtype)
-        shards = np.searchsorted(self._ends, index, side="right")
-        for shard in np.unique(shards):
-            wanted = np.flatnonzero(shards == shard)
-            out[wanted] = self._shard(int(shard))[index[wanted] - self._starts[shard]]
+    def _take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        out = np.empty((len(rows), self.shape[1]), dtype=self.dtype)
+        shards = np.searchsorted(self._ends, rows, side="right")
+        for number in np.unique(shards).tolist():
+            wanted = np.flatnonzero(shards == number)
+            out[wanted] = self._shard(number)[rows[wanted] - self._starts[number]]
         return out
 
     def _shard(self, number: int) -> NDArray[Any]:
-        mapped = self._maps[number]
+        """Return a mapped shard; few stay open, since each open map holds a file descriptor."""
+        mapped = self._maps.pop(number, None)
         if mapped is None:
             mapped = map_npy(self._paths[number])
             expected = (int(self._ends[number] - self._starts[number]), self.shape[1])
@@ -150,17 +176,65 @@ class ShardedMatrix:
                     f"{self._paths[number]} is damaged: it holds {mapped.shape} values of {mapped.dtype}, "
                     f"not {expected} of {self.dtype}"
                 )
-            self._maps[number] = mapped
+        self._maps[number] = mapped
+        while len(self._maps) > _MAPS_KEPT:
+            self._maps.pop(next(iter(self._maps)))
         return mapped
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": [None] * len(self._paths)}
+        return {**self.__dict__, "_maps": {}}
+
+
+class SelectedRows(LazyMatrix):
+    """Some rows of another matrix, read from it when they are asked for.
+
+    Parameters
+    ----------
+    matrix : RowMatrix
+        The matrix underneath.
+    rows : int64 array
+        The rows to show, in their order.
+    """
+
+    def __init__(self, matrix: RowMatrix, rows: NDArray[np.int64]) -> None:
+        self._matrix = matrix
+        self._rows = rows
+        self.shape = (len(rows), int(matrix.shape[1]))
+        self.dtype = matrix.dtype
+
+    def _range(self, start: int, stop: int) -> NDArray[Any]:
+        return np.asarray(self._matrix[self._rows[start:stop]])
+
+    def _take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return np.asarray(self._matrix[self._rows[rows]])
+
+
+def unusable_rows(matrix: RowMatrix) -> dict[int, str]:
+    """Return the rows that have no direction, each with its reason: not finite, or all zero.
+
+    The matrix is read once, in blocks.
+    """
+    found: dict[int, str] = {}
+    step = max(1, _BLOCK_BYTES // max(1, int(matrix.shape[1]) * matrix.dtype.itemsize))
+    for start in range(0, int(matrix.shape[0]), step):
+        block = np.asarray(matrix[start : start + step])
+        for offset, reason in unusable_in_block(block).items():
+            found[start + offset] = reason
+    return found
+
+
+def unusable_in_block(block: NDArray[Any]) -> dict[int, str]:
+    """Return the rows of an array that have no direction, each with its reason."""
+    finite = np.isfinite(block).all(axis=1) if block.dtype.kind == "f" else np.ones(len(block), dtype=bool)
+    filled = block.any(axis=1)
+    wrong = np.flatnonzero(~(finite & filled)).tolist()
+    return {row: NOT_FINITE if not finite[row] else ALL_ZERO for row in wrong}
 
 
 def map_npy(path: Path) -> NDArray[Any]:
     """Open a ``.npy`` file as a read-only memory map; if damaged, :class:`FormatError`."""
     try:
-        return cast("NDArray[Any]", np.load(path, mmap_mode="r", allow_pickle=False))
+        return cast("NDArray[Any]", np.lib.format.open_memmap(path, mode="r"))
     except FileNotFoundError as error:
         raise FormatError(f"{path} is missing") from error
     except (ValueError, EOFError) as error:
@@ -170,7 +244,8 @@ def map_npy(path: Path) -> NDArray[Any]:
 def _load_empty(path: Path, cause: Exception) -> NDArray[Any]:
     """Read a file without any values, which can't be mapped."""
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:
+            array = np.lib.format.read_array(stream, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise FormatError(f"{path} is damaged: {error}") from error
     if array.size:

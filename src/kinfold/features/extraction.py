@@ -1,0 +1,218 @@
+"""From images to a feature store."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kinfold.errors import FormatError, InputError
+from kinfold.features._layout import StoreManifest, VariantRecord
+from kinfold.features._writing import ShardBuffer, StoreWriter, clear_write_errors
+from kinfold.features.store import FeatureStore, is_feature_store
+from kinfold.images import ImageBatch, ImageLoader, ImageSource
+from kinfold.progress import SILENT, Progress, ProgressTask
+
+if TYPE_CHECKING:
+    from kinfold.backbones import Backbone
+
+logger = logging.getLogger(__name__)
+
+_FEWEST_SHARD_ROWS = 1024
+_MOST_SHARD_ROWS = 16_384
+_SHARDS_WISHED = 256
+_BATCHES_OF_SPEED = 20
+
+
+def extract_features(
+    source: ImageSource,
+    backbone: Backbone,
+    out: str | Path,
+    *,
+    variants: Sequence[str] = ("cls",),
+    batch_size: int | None = None,
+    shard_rows: int | None = None,
+    n_workers: int | None = None,
+    progress: Progress = SILENT,
+) -> FeatureStore:
+    """Embed the images of a source into a feature store, or finish one.
+
+    Interrupted at any moment and called again, the work goes on at the first missing shard with the recorded
+    batch size, and the files end up the same to the byte. A store that is complete is opened as it is. A
+    store of another source, backbone or set of variants at ``out`` is replaced from the start, so that
+    nothing stale is left.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Images; every row keeps its number, also where it can't be used.
+    backbone : Backbone
+        What embeds them. Vectors that aren't finite or are all zero are skipped with that reason.
+    out : path
+        The store: new, empty, or a feature store.
+    variants : sequence of str, default ("cls",)
+        The vectors to keep; all come from one pass.
+    batch_size : int, optional
+        Images per batch. By default the recorded one, else what the backbone finds. One that differs from
+        that of an unfinished store starts it over.
+    shard_rows : int, optional
+        Source rows per shard, rounded up to whole batches; the most work that an interruption costs. By
+        default a 256th of the rows, at least 1,024 and at most 16,384.
+    n_workers : int, optional
+        Processes that decode; by default as many as there are cores. It doesn't change the result.
+    progress : Progress, default silent
+        Shows images done and images per second.
+
+    Returns
+    -------
+    FeatureStore
+
+    Raises
+    ------
+    InputError
+        There are no images or none can be used, ``out`` holds something else, the disk is full or can't be
+        written to, or a parameter is out of range.
+    """
+    out = Path(out)
+    _check(source, backbone, out, variants, batch_size, shard_rows)
+    wanted = StoreManifest(
+        source={"kind": source.kind, "uri": source.uri, "fingerprint": source.fingerprint()},
+        backbone=backbone.describe(),
+        backbone_fingerprint=backbone.fingerprint(),
+        n_rows=len(source),
+        batch_size=batch_size or 0,
+        shard_rows=shard_rows or 0,
+        variants={name: VariantRecord(int(backbone.variants[name])) for name in variants},
+    )
+    with clear_write_errors(out):
+        found = _find_store(out, wanted, batch_size, shard_rows)
+        if isinstance(found, FeatureStore):
+            return found
+        writer = found or _begin(out, wanted, backbone)
+        writer.remove_partials()
+        _write_missing(writer, source, backbone, n_workers, progress)
+        _refuse_nothing(writer, source)
+        writer.finish()
+    return FeatureStore.open(out)
+
+
+def _check(
+    source: ImageSource,
+    backbone: Backbone,
+    out: Path,
+    variants: Sequence[str],
+    batch_size: int | None,
+    shard_rows: int | None,
+) -> None:
+    if isinstance(variants, str) or not variants or len(set(variants)) != len(variants):
+        raise InputError(f"variants must be a list of different names, not {variants!r}")
+    backbone.check_variants(variants)
+    for name, value in (("batch_size", batch_size), ("shard_rows", shard_rows)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} must be at least 1, not {value}")
+    if not len(source):
+        raise InputError(f"there are no images in {source.uri}")
+    if out.exists() and not is_feature_store(out) and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} holds something else than a feature store; choose a new or empty place")
+
+
+def _find_store(
+    out: Path, wanted: StoreManifest, batch_size: int | None, shard_rows: int | None
+) -> FeatureStore | StoreWriter | None:
+    """Return what is at ``out`` already: the finished store, one to go on with, or nothing of use."""
+    if not is_feature_store(out):
+        return None
+    try:
+        there = StoreManifest.read(out)
+        if not there.makes_the_same(wanted):
+            logger.warning("%s holds features of another source or backbone; they are replaced", out)
+            return None
+        if there.complete:
+            store = FeatureStore.open(out)
+            StoreWriter(out, there).remove_leftovers()
+            return store
+    except FormatError as error:
+        if "update Kinfold" in str(error):
+            raise
+        logger.warning("extracting again: %s", error)
+        return None
+    other_batch = batch_size not in (None, there.batch_size)
+    other_shards = shard_rows is not None and _whole_batches(shard_rows, there.batch_size) != there.shard_rows
+    return None if other_batch or other_shards else StoreWriter(out, there)
+
+
+def _begin(out: Path, wanted: StoreManifest, backbone: Backbone) -> StoreWriter:
+    wanted.batch_size = wanted.batch_size or backbone.find_batch_size()
+    default = min(max(wanted.n_rows // _SHARDS_WISHED, _FEWEST_SHARD_ROWS), _MOST_SHARD_ROWS)
+    rows = wanted.shard_rows or default
+    wanted.shard_rows = _whole_batches(rows, wanted.batch_size)
+    writer = StoreWriter(out, wanted)
+    writer.begin()
+    return writer
+
+
+def _whole_batches(shard_rows: int, batch_size: int) -> int:
+    return -(-shard_rows // batch_size) * batch_size
+
+
+def _write_missing(
+    writer: StoreWriter, source: ImageSource, backbone: Backbone, n_workers: int | None, progress: Progress
+) -> None:
+    """Extract from the first shard that isn't there; the loader decodes ahead over the shards' borders."""
+    manifest = writer.manifest
+    first = writer.first_missing()
+    if first == manifest.n_shards():
+        return
+    n, size = manifest.n_rows, manifest.shard_rows
+    rows = range(first * size, n)
+    with (
+        progress.task("embedding", total=n, unit="images") as task,
+        ImageLoader(source, backbone.transform, min_side=backbone.min_side, n_workers=n_workers) as loader,
+        closing(_batches(loader, rows, manifest.batch_size)) as batches,
+    ):
+        task.advance(rows.start)
+        speed = _Speed(task)
+        for number in range(first, manifest.n_shards()):
+            buffer = ShardBuffer(number * size, min(n, (number + 1) * size), tuple(manifest.variants))
+            for start in range(buffer.start, buffer.stop, manifest.batch_size):
+                _embed_batch(next(batches), backbone, buffer)
+                speed.advance(min(manifest.batch_size, buffer.stop - start))
+            writer.write_shard(number, buffer, source.keys)
+
+
+def _batches(loader: ImageLoader, rows: range, batch_size: int) -> Generator[ImageBatch, None, None]:
+    yield from loader.batches(rows, batch_size)
+
+
+def _embed_batch(batch: ImageBatch, backbone: Backbone, buffer: ShardBuffer) -> None:
+    buffer.skip(batch.skipped)
+    if len(batch.rows):
+        buffer.add(batch.rows, backbone.embed(batch.images, buffer.variants))
+
+
+class _Speed:
+    """Shows images per second, over the last seconds."""
+
+    def __init__(self, task: ProgressTask) -> None:
+        self._task = task
+        self._recent = deque([(time.monotonic(), 0)], maxlen=_BATCHES_OF_SPEED)
+        self._done = 0
+
+    def advance(self, n: int) -> None:
+        now = time.monotonic()
+        self._done += n
+        since, before = self._recent[0]
+        self._recent.append((now, self._done))
+        rate = (self._done - before) / max(now - since, 1e-9)
+        self._task.advance(n, **{"images/s": round(rate, 1)})
+
+
+def _refuse_nothing(writer: StoreWriter, source: ImageSource) -> None:
+    if writer.n_usable():
+        return
+    reasons = ", ".join(f"{reason} ({count:,})" for reason, count in writer.reasons().items())
+    raise InputError(f"none of the {len(source):,} images in {source.uri} can be used: {reasons}")

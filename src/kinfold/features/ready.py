@@ -1,0 +1,278 @@
+"""Features that the user brings along: .npy, .npz, safetensors, or a column of a Parquet file."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from kinfold.errors import FormatError, InputError, nearest_name
+from kinfold.features.base import DEFAULT_VARIANT, SKIPPED_SCHEMA, Features
+from kinfold.features.matrix import RowMatrix, SelectedRows, check_matrix, map_npy, unusable_rows
+from kinfold.storage import hash_array, hash_json
+
+ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
+TABLE_SUFFIXES = (".parquet", ".pq")
+_NPZ_KEYS = ("keys", "paths")
+
+
+class ArrayFeatures(Features):
+    """A matrix that was computed elsewhere, with one variant, named ``cls`` as the default is.
+
+    Rows that hold NaN or infinity, and rows of zeros, are skipped with that reason and keep their number.
+    They are looked for when they are first needed, in one pass over the matrix.
+
+    Parameters
+    ----------
+    path : path
+        Where the matrix comes from.
+    matrix : RowMatrix of shape (n_rows, dim)
+        Real numbers of any type.
+    keys : sequence of str, optional
+        One per row; by default the row number.
+
+    Raises
+    ------
+    InputError
+        The matrix is not 2-D, empty, or not of real numbers; or the number of keys differs from that of rows.
+    """
+
+    variants = (DEFAULT_VARIANT,)
+
+    def __init__(self, path: str | Path, matrix: RowMatrix, keys: Sequence[str] | Any = None) -> None:
+        self.path = Path(path)
+        check_matrix(tuple(matrix.shape), matrix.dtype, f"the features in {path}")
+        self._all = matrix
+        if keys is not None and len(keys) != matrix.shape[0]:
+            raise InputError(f"{path} has {matrix.shape[0]} rows, but {len(keys)} keys")
+        self._keys = keys
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the matrix, unusable ones counted."""
+        return int(self._all.shape[0])
+
+    @cached_property
+    def keys(self) -> Any:
+        """Key of every row."""
+        if self._keys is None:
+            return pa.array(np.arange(self.n_rows)).cast(pa.string())
+        return self._keys if isinstance(self._keys, pa.Array) else pa.array(self._keys, pa.string())
+
+    @cached_property
+    def _unusable(self) -> dict[int, str]:
+        return unusable_rows(self._all)
+
+    @cached_property
+    def rows(self) -> NDArray[np.int64]:
+        """Row number of every line of :meth:`matrix`, ascending."""
+        usable = np.ones(self.n_rows, dtype=bool)
+        usable[list(self._unusable)] = False
+        if not usable.any():
+            raise InputError(f"no row of {self.path} can be used: all are zero or not finite")
+        return np.flatnonzero(usable).astype(np.int64)
+
+    @cached_property
+    def skipped(self) -> Any:
+        """Rows without a direction, with their reasons."""
+        rows = pa.array(list(self._unusable), pa.int64())
+        reasons = pa.array(list(self._unusable.values()), pa.string())
+        return pa.table([rows, self.keys.take(rows), reasons], schema=SKIPPED_SCHEMA)
+
+    def matrix(self, variant: str | None = None) -> RowMatrix:
+        """Return the usable rows: the matrix itself where all are."""
+        self.choose_variant(variant)
+        return self._all if len(self.rows) == self.n_rows else SelectedRows(self._all, self.rows)
+
+    def fingerprint(self, variant: str | None = None) -> str:
+        """Return the SHA-256 of the whole matrix and its keys, reading it once."""
+        self.choose_variant(variant)
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        content = hash_array(cast("NDArray[Any]", self._all))
+        return hash_json([content, None if self._keys is None else self.keys.to_pylist()])
+
+
+def read_array_features(path: Path, column: str | None = None) -> ArrayFeatures:
+    """Open a file of ready features by its suffix.
+
+    Raises
+    ------
+    InputError
+        The file has none of the known forms, or holds no feature matrix.
+    FormatError
+        The file is damaged.
+    """
+    suffix = path.suffix.lower()
+    if suffix in TABLE_SUFFIXES:
+        return _read_parquet(path, column)
+    if column is not None:
+        raise InputError(f"a column can be named for a Parquet file only, and {path} is none")
+    if suffix == ".npy":
+        return ArrayFeatures(path, _map_array(path))
+    if suffix == ".npz":
+        return _read_npz(path)
+    if suffix == ".safetensors":
+        return ArrayFeatures(path, _read_safetensors(path))
+    known = ", ".join((*ARRAY_SUFFIXES, TABLE_SUFFIXES[0]))
+    raise InputError(f"{path} is no feature file; known are {known} and the folder of a feature store")
+
+
+def has_feature_column(path: Path) -> bool:
+    """Tell whether a Parquet file holds vectors and no image bytes."""
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError):
+        return False
+    return bool(_vector_columns(schema)) and not any(_holds_bytes(field.type) for field in schema)
+
+
+def _map_array(path: Path) -> NDArray[Any]:
+    try:
+        return map_npy(path)
+    except FormatError as error:
+        _refuse_objects(path, error)
+        raise
+
+
+def _refuse_objects(name: str | Path, error: Exception) -> None:
+    """Turn NumPy's refusal to run pickled objects into words about the file."""
+    if "bject" in str(error):
+        raise InputError(f"{name} holds Python objects, not real numbers") from error
+
+
+def _read_npz(path: Path) -> ArrayFeatures:
+    if not zipfile.is_zipfile(path):
+        raise FormatError(f"{path} is damaged: it is no .npz archive")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if "features" not in archive.files:
+                held = ", ".join(archive.files) or "nothing"
+                raise InputError(f"{path} has no array named 'features'; it holds {held}")
+            keys = next((_npz_keys(archive, name, path) for name in _NPZ_KEYS if name in archive.files), None)
+            return ArrayFeatures(path, archive["features"], keys)
+    except InputError:
+        raise
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        _refuse_objects(path, error)
+        raise FormatError(f"{path} is damaged: {error}") from error
+
+
+def _npz_keys(archive: Any, name: str, path: Path) -> list[str]:
+    keys = archive[name]
+    if keys.ndim != 1 or keys.dtype.kind not in "US":
+        raise InputError(f"{name!r} in {path} must be a list of strings, one per row of 'features'")
+    if keys.dtype.kind == "S":
+        return [key.decode("utf-8", "backslashreplace") for key in keys.tolist()]
+    return [str(key) for key in keys.tolist()]
+
+
+def _read_safetensors(path: Path) -> NDArray[Any]:
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as archive:
+            name = _choose_tensor(archive, path)
+            tensor = archive.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise FormatError(f"{path} is damaged: {error}") from error
+    if tensor.dtype == torch.bfloat16 or "float8" in str(tensor.dtype):
+        tensor = tensor.to(torch.float32)  # NumPy has no such type
+    array: NDArray[Any] = tensor.numpy()
+    return array
+
+
+def _choose_tensor(archive: Any, path: Path) -> str:
+    names = list(archive.keys())
+    if "features" in names:
+        return "features"
+    matrices = [name for name in names if len(archive.get_slice(name).get_shape()) == 2]
+    if len(matrices) == 1:
+        return str(matrices[0])
+    held = ", ".join(names) or "nothing"
+    raise InputError(
+        f"{path} must hold a tensor named 'features', or one two-dimensional tensor alone; it holds {held}"
+    )
+
+
+def _read_parquet(path: Path, column: str | None) -> ArrayFeatures:
+    try:
+        file = pq.ParquetFile(path)
+        name = _choose_column(file.schema_arrow, column, path)
+        named = [name, "key"] if "key" in file.schema_arrow.names and name != "key" else [name]
+        table = file.read(columns=named)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise FormatError(f"{path} is damaged: {error}") from error
+    keys = None
+    if "key" in named:
+        keys = table.column("key").cast(pa.string()).combine_chunks()
+        if keys.null_count:
+            raise InputError(f"the column 'key' of {path} has {keys.null_count} rows without a key")
+    return ArrayFeatures(path, _stack(table.column(name), name, path), keys)
+
+
+def _choose_column(schema: Any, column: str | None, path: Path) -> str:
+    vectors = _vector_columns(schema)
+    if column is None:
+        if len(vectors) == 1:
+            return vectors[0]
+        if not vectors:
+            raise InputError(f"{path} has no column of vectors (lists of numbers)")
+        raise InputError(f"{path} has several columns of vectors: {', '.join(vectors)}; name one (column=)")
+    if column not in schema.names:
+        hint = nearest_name(column, schema.names)
+        raise InputError(f"{path} has no column {column!r}{hint}; it has: {', '.join(schema.names)}")
+    if column not in vectors:
+        held = schema.field(column).type
+        raise InputError(f"the column {column!r} of {path} holds {held}, not lists of numbers")
+    return column
+
+
+def _vector_columns(schema: Any) -> list[str]:
+    return [field.name for field in schema if _is_vector(field.type)]
+
+
+def _is_vector(kind: Any) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return bool(is_list) and bool(
+        pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
+    )
+
+
+def _holds_bytes(kind: Any) -> bool:
+    if pa.types.is_struct(kind):
+        return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _stack(column: Any, name: str, path: Path) -> NDArray[Any]:
+    """Turn a column of lists into a matrix; a missing list or number becomes NaN, and so a skipped row."""
+    lengths = pc.list_value_length(column)
+    dims = pc.unique(lengths.drop_null() if hasattr(lengths, "drop_null") else lengths).to_pylist()
+    if len(dims) > 1:
+        wrong = pc.index(pc.not_equal(lengths, dims[0]), True).as_py()
+        raise InputError(
+            f"the vectors in {name!r} of {path} differ in length: row {wrong} has not {dims[0]} numbers"
+        )
+    dim = dims[0] if dims else 0
+    present = column.is_valid().to_numpy()
+    values = pc.list_flatten(column)
+    numbers = np.concatenate([part.to_numpy(zero_copy_only=False) for part in values.chunks] or [np.zeros(0)])
+    numbers = numbers.reshape(int(present.sum()), dim) if dim else np.zeros((int(present.sum()), 0))
+    if present.all():
+        return numbers
+    matrix = np.full((len(present), dim), np.nan, dtype=np.result_type(numbers.dtype, np.float32))
+    matrix[present] = numbers
+    return matrix
