@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
-from kinfold.pipeline._embed import as_backbone
+from kinfold.pipeline._embed import as_backbone, as_spec
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
 from kinfold.pipeline._method import check_n_samples, prepare_method
 from kinfold.pipeline._source import SourceLike, check_out, default_out, resolve_source
@@ -109,16 +109,18 @@ def cluster(
         loaded = as_backbone(backbone, device, precision)
         loaded.check_variants([variant])
     with open_stages(out, opened, variant) as stages:
-        expected = estimate_work(opened, prepared, variant, loaded, stages)
+        work = Work(stages, opened, prepared, variant, device, n_workers, progress)
+        expected = estimate_work(
+            opened, prepared, variant, loaded, device=device, n_workers=n_workers, done=work.find_done(loaded)
+        )
         logger.info("%s", expected)
         if on_estimate is not None:
             on_estimate(expected)
         check_disk(expected, out)
-        work = Work(stages, opened, prepared, variant, device, n_workers, progress)
         features = opened.features if loaded is None else work.embed(loaded)
         assert features is not None
         check_n_samples(n_clusters, len(features.rows), f"usable images in {opened.uri}")
-        work.fit(features, loaded)
+        work.fit(features, as_spec(backbone))
         work.assign(features)
         if report:
             work.report()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
 from kinfold.compute import cpu_count, resolve_device
@@ -134,15 +135,19 @@ def estimate_work(
     *,
     device: str = "auto",
     n_workers: int | None = None,
+    done: frozenset[str] = frozenset(),
 ) -> Estimate:
-    """Estimate every stage for a source whose images, if it is images, ``backbone`` embeds."""
+    """Estimate the stages that aren't done; ``backbone`` embeds the images, if the source is images."""
     stages = []
     if backbone is not None and source.images is not None:
         n, dim = len(source.images), backbone.variants[variant]
-        stages.append(_estimate_embed(source.images, backbone, variant, device, n_workers))
+        if "embed" not in done:
+            stages.append(_estimate_embed(source.images, backbone, variant, device, n_workers))
     else:
         assert source.features is not None
         n, dim = (int(length) for length in source.features.matrix(variant).shape)
+    if "fit" in done:
+        return Estimate(tuple(stages))
     rate = _measure_rate(resolve_device(device))
     matrix_bytes = 4 * n * dim
     if method.needs_graph:
@@ -196,7 +201,7 @@ def _estimate_embed(
 
 def _measure_image(images: ImageSource, backbone: Backbone, variant: str) -> tuple[float, float]:
     """Return the seconds that one image takes to read and decode, and to embed, on one process."""
-    prepared: list[np.ndarray] = []
+    prepared: list[NDArray[Any]] = []
     started = time.perf_counter()
     n_read = 0
     for row in np.unique(np.linspace(0, len(images) - 1, _SAMPLE_IMAGES).astype(int)):

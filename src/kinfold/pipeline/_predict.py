@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from kinfold.backbones import Backbone, load_backbone
 from kinfold.errors import InputError
-from kinfold.features import Features, extract_features
+from kinfold.features import Features, FeatureStore, extract_features
 from kinfold.images import ImageSource
 from kinfold.methods import predict_top
 from kinfold.pipeline._source import SourceLike, resolve_source
@@ -139,7 +139,7 @@ def _load(run: Run, backbone: str | Path | Backbone | None, device: str) -> Back
         loaded = backbone
     else:
         where = backbone if backbone is not None else recorded["spec"]
-        loaded = load_backbone(where, device=device, precision=recorded["precision"])
+        loaded = load_backbone(where, device=device, precision=recorded.get("precision", "auto"))
     if loaded.fingerprint() != recorded["fingerprint"]:
         raise InputError(
             f"the backbone {loaded.card.name} isn't the one that {run.path} was made with: its weights, "
@@ -157,6 +157,14 @@ def _check_features(run: Run, features: Features) -> None:
             f"{features.path} has no variant {variant!r}, which {run.path} was made from; "
             f"it has {', '.join(features.variants)}"
         )
+    if isinstance(features, FeatureStore) and run.manifest.get("backbone"):
+        expected, found = run.manifest["backbone"], features.manifest
+        if found.backbone_fingerprint != expected["fingerprint"]:
+            raise InputError(
+                f"{features.path} was made with the backbone {found.backbone['card']['name']}, which isn't "
+                f"the one of {run.path} ({expected['card']['name']}), or has other weights, preprocessing "
+                "or precision; embed the images with the same one"
+            )
     dim = int(features.matrix(variant).shape[1])
     if dim != recorded["dim"]:
         raise InputError(

@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from kinfold.errors import InputError
 from kinfold.features import Features, is_features, open_features
 from kinfold.images import ImageSource, open_source
 from kinfold.storage import hash_json
 
-SourceLike = str | Path | ImageSource | Features
+SourceLike: TypeAlias = str | Path | ImageSource | Features
 
 
 @dataclass(frozen=True)

@@ -97,16 +97,6 @@ class Stages:
         self.manifest.update(sections)
         self.forget("assign")
 
-    def start_clean(self, name: str, inputs: Mapping[str, Any], clear: Callable[[], object]) -> None:
-        """Call ``clear``, unless an interrupted start of the stage on these inputs left what is there."""
-        started = self.manifest.setdefault("started", {})
-        if started.get(name) == _hash_inputs(name, inputs):
-            return
-        self.forget(name)
-        clear()
-        started[name] = _hash_inputs(name, inputs)
-        self.save()
-
     def forget(self, name: str) -> None:
         """Forget a stage, and with the model or the assignments all that was made of them."""
         first = STAGES.index(name)

@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 from sklearn.exceptions import ConvergenceWarning
 
-from kinfold.backbones import Backbone
+from kinfold.backbones import Backbone, list_cards
 from kinfold.compute import describe_machine, resolve_device
-from kinfold.errors import FormatError
-from kinfold.features import Features, extract_features, open_features
+from kinfold.errors import FormatError, InputError
+from kinfold.features import Features, FeatureStore, extract_features, open_features
 from kinfold.methods import diagnose, load_model, predict_top, save_model
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.pipeline._method import Method
@@ -66,22 +66,27 @@ class Work:
     n_workers: int | None
     progress: Progress
 
+    def find_done(self, backbone: Backbone | None) -> frozenset[str]:
+        """Return the stages that need not run again, as far as that can be told before any runs."""
+        features = self.source.features
+        done = set()
+        if backbone is not None and self.stages.is_current("embed", self._embed_inputs(backbone)):
+            features = _open_whole(self.stages.path / FEATURES_NAME)
+            if features is not None:
+                done.add("embed")
+        if features is not None and self.stages.is_current("fit", self._fit_inputs(features)):
+            done |= {"neighbors", "fit"}
+        return frozenset(done)
+
     def embed(self, backbone: Backbone) -> Features:
         """Embed the images into RUN/features."""
         images, path = self.source.images, self.stages.path / FEATURES_NAME
         assert images is not None
-        inputs = {
-            "source": images.fingerprint(),
-            "backbone": backbone.fingerprint(),
-            "variant": self.variant,
-        }
+        inputs = self._embed_inputs(backbone)
         if self.stages.is_current("embed", inputs):
-            try:
-                return open_features(path)
-            except FormatError as error:
-                logger.warning("embedding again: %s", error)
-                self.stages.forget("embed")
-        self.stages.start_clean("embed", inputs, lambda: shutil.rmtree(path, ignore_errors=True))
+            if (whole := _open_whole(path)) is not None:
+                return whole
+            self.stages.forget("embed")
 
         def work() -> None:
             variants = (self.variant,)
@@ -92,23 +97,20 @@ class Work:
         self.stages.run("embed", inputs, (), work)
         return open_features(path)
 
-    def fit(self, features: Features, backbone: Backbone | None) -> None:
-        """Fit the method and keep its model."""
-        fingerprint = features.fingerprint(self.variant)
-        parameters = self.method.describe()
-        device = resolve_device(self.device)
+    def fit(self, features: Features, backbone_spec: str | None) -> None:
+        """Fit the method and keep its model; ``backbone_spec`` is what loads the backbone again."""
         described = self.source.describe(self.variant)
         self.stages.declare(
             source={**described, "n_usable": len(features.rows), "n_skipped": features.skipped.num_rows},
-            backbone=None if backbone is None else backbone.describe(),
-            features=self._describe_features(features, fingerprint),
-            parameters={**parameters, "variant": self.variant},
+            backbone=describe_backbone(features, backbone_spec),
+            features=self._describe_features(features),
+            parameters={**self.method.describe(), "variant": self.variant},
             seed=self.method.random_state,
-            machine=describe_machine(device),
+            machine=describe_machine(resolve_device(self.device)),
         )
-        inputs = {"features": fingerprint, "parameters": parameters, "device": device.type}
+        inputs = self._fit_inputs(features)
         if not self.stages.is_current("fit", inputs):
-            graph = self._find_neighbors(features, fingerprint) if self.method.needs_graph else None
+            graph = self._find_neighbors(features) if self.method.needs_graph else None
             checkpoint = self.stages.path / f"checkpoint-{hash_json(inputs)[:12]}"
             self._clear_checkpoints(keep=checkpoint)
             self.stages.run("fit", inputs, MODEL_FILES, lambda: self._fit(features, graph, checkpoint))
@@ -148,10 +150,25 @@ class Work:
 
         self.stages.run("report", inputs, (REPORT_NAME,), work)
 
-    def _find_neighbors(self, features: Features, fingerprint: str) -> NeighborGraph:
+    def _embed_inputs(self, backbone: Backbone) -> dict[str, Any]:
+        assert self.source.images is not None
+        return {
+            "source": self.source.images.fingerprint(),
+            "backbone": backbone.fingerprint(),
+            "variant": self.variant,
+        }
+
+    def _fit_inputs(self, features: Features) -> dict[str, Any]:
+        return {
+            "features": features.fingerprint(self.variant),
+            "parameters": self.method.describe(),
+            "device": resolve_device(self.device).type,
+        }
+
+    def _find_neighbors(self, features: Features) -> NeighborGraph:
         """Return the graph of these features, from where it's kept or newly made."""
         n_neighbors = self.method.graph_neighbors()
-        inputs = {"features": fingerprint, "n_neighbors": n_neighbors}
+        inputs = {"features": features.fingerprint(self.variant), "n_neighbors": n_neighbors}
         home = self._neighbors_home(features)
         path = home / f"{self.variant.replace('/', '-')}-{hash_json(inputs)[:12]}"
         home.mkdir(parents=True, exist_ok=True)
@@ -194,7 +211,7 @@ class Work:
             if left != keep:
                 left.unlink()
 
-    def _describe_features(self, features: Features, fingerprint: str) -> dict[str, Any]:
+    def _describe_features(self, features: Features) -> dict[str, Any]:
         own = self.stages.path / FEATURES_NAME
         path = Path(features.path)
         return {
@@ -202,8 +219,40 @@ class Work:
             "column": self.source.options.get("column"),
             "variant": self.variant,
             "dim": int(features.matrix(self.variant).shape[1]),
-            "fingerprint": fingerprint,
+            "fingerprint": features.fingerprint(self.variant),
         }
+
+
+def describe_backbone(features: Features, spec: str | None) -> dict[str, Any] | None:
+    """Return what embeds later images in the same way; None for features of unknown origin.
+
+    Parameters
+    ----------
+    features : Features
+        A feature store knows its backbone.
+    spec : str or None
+        What ``load_backbone`` was given; None takes the card's name or source.
+    """
+    if not isinstance(features, FeatureStore):
+        return None
+    described = features.manifest.backbone
+    card = described.get("card", {})
+    known = {listed.name for listed in list_cards()}
+    return {
+        **described,
+        "spec": spec or (card.get("name") if card.get("name") in known else card.get("source")),
+        "fingerprint": features.manifest.backbone_fingerprint,
+        "batch_size": features.manifest.batch_size,
+    }
+
+
+def _open_whole(path: Path) -> Features | None:
+    """Open the features of the run; None, with a warning, if they are gone or damaged."""
+    try:
+        return open_features(path)
+    except (FormatError, InputError) as error:
+        logger.warning("embedding again: %s", error)
+        return None
 
 
 def _open_graph(path: Path) -> NeighborGraph | None:

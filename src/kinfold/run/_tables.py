@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from kinfold.errors import FormatError
 from kinfold.storage import atomic_file
+
+if TYPE_CHECKING:
+    from kinfold.methods import TopClusters
 
 ASSIGNMENTS_NAME = "assignments.parquet"
 SKIPPED_NAME = "skipped.parquet"
@@ -32,14 +35,7 @@ SKIPPED_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("reason"
 _ROW_GROUP_SIZE = 1 << 17
 
 
-class TopColumns(Protocol):
-    """The best clusters of every sample, best first."""
-
-    clusters: NDArray[np.int32]
-    probabilities: NDArray[np.float32]
-
-
-def write_assignments(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: TopColumns) -> None:
+def write_assignments(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: TopClusters) -> None:
     """Write which group every usable image is in.
 
     Parameters
@@ -58,7 +54,7 @@ def write_assignments(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: 
     _write(path, pa.Table.from_arrays(columns, schema=ASSIGNMENTS_SCHEMA))
 
 
-def write_predictions(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: TopColumns) -> pa.Table:
+def write_predictions(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: TopClusters) -> pa.Table:
     """Write groups of new images (row, key, cluster, confidence) and return the table."""
     table = pa.Table.from_arrays(_first_columns(rows, keys, top), schema=PREDICTIONS_SCHEMA)
     _write(path, table)
@@ -87,7 +83,7 @@ def read_table(path: Path, schema: pa.Schema, mend: str) -> pa.Table:
         raise FormatError(f"{path} is damaged ({str(error).splitlines()[0]}); {mend}") from error
 
 
-def _first_columns(rows: NDArray[np.int64], keys: pa.Array, top: TopColumns) -> list[pa.Array]:
+def _first_columns(rows: NDArray[np.int64], keys: pa.Array, top: TopClusters) -> list[pa.Array]:
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
     return [

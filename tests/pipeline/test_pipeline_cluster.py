@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import write_images
+
+import kinfold
+from kinfold.backbones import load_backbone
+from kinfold.errors import FormatError, InputError
+from kinfold.features import FeatureStore, open_features
+from kinfold.images import open_source
+from kinfold.metrics import clustering_accuracy
+from kinfold.pipeline import cluster, embed
+from kinfold.run import Run, lock_directory
+
+KMEANS = {"method": "kmeans", "backbone": "pixels"}
+TEMI = {"method": "temi", "backbone": "pixels", "method_parameters": {"n_heads": 2, "n_epochs": 3}}
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def stages_that_ran(caplog) -> list[str]:
+    return [record.args[0] for record in caplog.records if record.msg == "stage %s: starts" and record.args]
+
+
+def test_a_folder_of_images_becomes_groups_on_disk(photos, tmp_path):
+    run = kinfold.cluster(photos, n_clusters=3, out=tmp_path / "out", **KMEANS)
+    kinds = [key.split("/")[0] for key in run.assignments["key"].to_pylist()]
+    assert clustering_accuracy(kinds, run.labels) == 1.0
+    assert run.assignments["row"].to_pylist() == list(range(45))
+    assert run.skipped.num_rows == 0
+    expected = {"manifest.json", "assignments.parquet", "skipped.parquet", "model.json", "model.safetensors"}
+    assert {f.name for f in run.path.iterdir()} == expected | {"report.html", "features"}
+
+
+@pytest.mark.parametrize("options", [KMEANS, TEMI], ids=["kmeans", "temi"])
+def test_the_same_seed_gives_the_same_bytes(photos, tmp_path, options):
+    for name in ("a", "b"):
+        cluster(photos, 3, out=tmp_path / name, random_state=7, **options)
+    for file in ("assignments.parquet", "skipped.parquet", "model.json", "model.safetensors"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_the_number_of_workers_changes_nothing(photos, tmp_path):
+    for workers in (1, 3):
+        cluster(photos, 3, out=tmp_path / str(workers), n_workers=workers, report=False, **KMEANS)
+    first, second = (tmp_path / name / "assignments.parquet" for name in ("1", "3"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_labels_probabilities_and_top_clusters_agree(photos, tmp_path):
+    table = cluster(photos, 7, out=tmp_path / "out", report=False, **KMEANS).assignments
+    top = np.array(table["top_clusters"].to_pylist())
+    probabilities = np.array(table["top_probabilities"].to_pylist(), np.float32)
+    assert top.shape == probabilities.shape == (45, 5)
+    np.testing.assert_array_equal(table["cluster"].to_numpy(), top[:, 0])
+    np.testing.assert_array_equal(table["confidence"].to_numpy(), probabilities[:, 0])
+    assert (np.diff(probabilities, axis=1) <= 0).all()
+    assert all(len(set(row)) == 5 for row in top.tolist())
+
+
+def test_rows_never_shift_when_files_are_bad(photos, tmp_path):
+    (photos / "blue" / "1.png").write_bytes(b"")
+    (photos / "green" / "0 text.png").write_text("not an image")
+    keys = list(open_source(photos).keys)
+    run = cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+    assert {row["key"] for row in run.skipped.to_pylist()} == {"blue/1.png", "green/0 text.png"}
+    both = run.assignments.select(["row", "key"]).to_pylist() + run.skipped.select(["row", "key"]).to_pylist()
+    assert sorted((entry["row"], entry["key"]) for entry in both) == list(enumerate(keys))
+    assert len(run.labels) == len(keys) - 2
+
+
+def test_a_second_call_runs_no_stage_again(photos, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "kinfold.pipeline")
+    cluster(photos, 3, out=tmp_path / "out", **TEMI)
+    assert stages_that_ran(caplog) == ["embed", "neighbors", "fit", "assign", "report"]
+    before = snapshot(tmp_path / "out")
+    caplog.clear()
+    cluster(photos, 3, out=tmp_path / "out", **TEMI)
+    assert stages_that_ran(caplog) == []
+    assert snapshot(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"n_clusters": 4}, ["fit", "assign", "report"]),
+        ({"random_state": 1}, ["fit", "assign", "report"]),
+        ({"n_neighbors": 5}, ["neighbors", "fit", "assign", "report"]),
+        ({"method": "kmeans", "method_parameters": None}, ["fit", "assign", "report"]),
+        ({"backbone": "hog"}, ["embed", "neighbors", "fit", "assign", "report"]),
+    ],
+)
+def test_only_stages_whose_inputs_changed_run_again(photos, tmp_path, caplog, changes, expected):
+    caplog.set_level(logging.INFO, "kinfold.pipeline")
+    arguments = {"n_clusters": 3, "out": tmp_path / "out", **TEMI}
+    cluster(photos, **arguments)
+    caplog.clear()
+    changed = cluster(photos, **(arguments | changes))
+    assert stages_that_ran(caplog) == expected
+    fresh = cluster(photos, **(arguments | changes | {"out": tmp_path / "fresh"}))
+    assert changed.assignments.equals(fresh.assignments)
+
+
+def test_new_images_in_the_folder_are_embedded_and_grouped(photos, tmp_path):
+    cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+    write_images(photos, 48)
+    run = cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+    fresh = cluster(photos, 3, out=tmp_path / "fresh", **KMEANS)
+    assert len(run.labels) == 48
+    assert (run.path / "assignments.parquet").read_bytes() == (
+        fresh.path / "assignments.parquet"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["assignments.parquet", "skipped.parquet", "model.safetensors", "report.html"]
+)
+@pytest.mark.parametrize("damage", ["removed", "cut"])
+def test_a_damaged_output_is_made_anew(photos, tmp_path, name, damage):
+    out = tmp_path / "out"
+    cluster(photos, 3, out=out, **KMEANS)
+    before = snapshot(out)
+    content = (out / name).read_bytes()
+    (out / name).unlink()
+    if damage == "cut":
+        (out / name).write_bytes(content[:-10])
+    cluster(photos, 3, out=out, **KMEANS)
+    after = snapshot(out)
+    assert {k: v for k, v in after.items() if k not in ("manifest.json", "report.html")} == {
+        k: v for k, v in before.items() if k not in ("manifest.json", "report.html")
+    }
+
+
+def test_removed_features_are_made_anew_when_they_are_needed(photos, tmp_path):
+    out = tmp_path / "out"
+    before = cluster(photos, 3, out=out, **KMEANS).assignments
+    shutil.rmtree(out / "features")
+    assert Run.open(out).labels.tolist() == before["cluster"].to_pylist()
+    assert cluster(photos, 3, out=out, **KMEANS).assignments.equals(before)
+    assert Run.open(out).features().fingerprint("cls") == Run.open(out).manifest["features"]["fingerprint"]
+
+
+def test_a_feature_store_is_a_source(photos, tmp_path):
+    store = embed(photos, tmp_path / "store", backbone="pixels")
+    by_path = cluster(tmp_path / "store", 3, out=tmp_path / "a", method="kmeans")
+    opened = cluster(store, 3, out=tmp_path / "b", method="kmeans")
+    direct = cluster(photos, 3, out=tmp_path / "c", **KMEANS)
+    assert by_path.assignments.equals(direct.assignments)
+    assert opened.assignments.equals(direct.assignments)
+    assert by_path.images() is not None
+
+
+def test_ready_features_are_a_source(features_file, tmp_path):
+    run = cluster(features_file, 3, out=tmp_path / "out", method="kmeans")
+    assert clustering_accuracy(np.repeat([0, 1, 2], 30), run.labels) == 1.0
+    assert run.images() is None
+    assert run.features().fingerprint() == open_features(features_file).fingerprint()
+
+
+def test_moved_features_are_attached_again_and_others_refused(features_file, tmp_path):
+    home = tmp_path / "here.npy"
+    shutil.copy(features_file, home)
+    cluster(home, 3, out=tmp_path / "out", method="kmeans")
+    moved = home.rename(tmp_path / "there.npy")
+    run = Run.open(tmp_path / "out")
+    with pytest.raises(InputError, match="if they were moved"):
+        run.features()
+    assert len(run.features(moved).rows) == 90
+    np.save(tmp_path / "other.npy", np.ones((90, 8)))
+    with pytest.raises(InputError, match="aren't those"):
+        run.features(tmp_path / "other.npy")
+
+
+def test_moved_images_are_attached_again_and_others_refused(photos, tmp_path):
+    run = cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+    assert list(run.images().keys) == run.assignments["key"].to_pylist()
+    moved = photos.rename(tmp_path / "moved")
+    with pytest.raises(InputError, match="if they were moved"):
+        run.images()
+    assert len(run.images(moved)) == 45
+    write_images(tmp_path / "others", 44)
+    with pytest.raises(InputError, match="aren't those"):
+        run.images(tmp_path / "others")
+
+
+def test_a_run_goes_on_when_source_and_run_were_moved(photos, tmp_path, caplog):
+    cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+    moved = photos.rename(tmp_path / "moved")
+    (tmp_path / "out").rename(tmp_path / "run")
+    caplog.set_level(logging.INFO, "kinfold.pipeline")
+    cluster(moved, 3, out=tmp_path / "run", **KMEANS)
+    assert "embed" not in stages_that_ran(caplog)
+
+
+def test_the_default_place_is_named_after_the_source(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = cluster("photos", 3, report=False, **KMEANS)
+    assert run.path == tmp_path / "photos.kinfold"
+
+
+def test_the_manifest_tells_what_was_done(photos, tmp_path):
+    run = cluster(photos, 3, out=tmp_path / "out", random_state=5, **TEMI)
+    manifest = json.loads((run.path / "manifest.json").read_text())
+    assert manifest["format"] == "kinfold-run"
+    assert manifest["seed"] == manifest["parameters"]["random_state"] == 5
+    assert manifest["parameters"]["n_clusters"] == 3
+    assert manifest["parameters"]["method_parameters"]["n_heads"] == 2
+    assert manifest["source"] | {"fingerprint": "", "options": {}} == {
+        "kind": "folder",
+        "uri": str(photos),
+        "images": str(photos),
+        "options": {},
+        "n_rows": 45,
+        "n_usable": 45,
+        "n_skipped": 0,
+        "fingerprint": "",
+    }
+    assert manifest["backbone"]["card"]["name"] == "pixels"
+    assert list(manifest["stages"]) == ["embed", "neighbors", "fit", "assign", "report"]
+    assert manifest["timings"]["total_seconds"] > 0
+    assert "torch" in manifest["libraries"]
+    assert manifest["metrics"] == {}
+
+
+def test_collapse_is_recorded_and_told(tmp_path, caplog):
+    np.save(tmp_path / "same.npy", np.ones((40, 4), np.float32))
+    with caplog.at_level(logging.WARNING, "kinfold"):
+        run = cluster(tmp_path / "same.npy", 5, out=tmp_path / "out", method="kmeans")
+    messages = run.manifest["diagnosis"]["messages"]
+    assert messages
+    assert all(message in caplog.text for message in messages)
+
+
+def test_graphs_are_kept_beside_features_and_shared(photos, tmp_path, caplog):
+    embed(photos, tmp_path / "store", backbone="pixels")
+    options = {key: value for key, value in TEMI.items() if key != "backbone"}
+    cluster(tmp_path / "store", 3, out=tmp_path / "a", **options)
+    before = snapshot(tmp_path / "store")
+    cluster(tmp_path / "store", 4, out=tmp_path / "b", **options)
+    assert snapshot(tmp_path / "store") == before
+    assert not (tmp_path / "b" / "neighbors").exists()
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ({"n_clusters": 46}, "n_clusters is 46, but there are only 45"),
+            ({"n_clusters": 0}, "n_clusters must be a whole number"),
+            ({"n_clusters": 2.5}, "n_clusters must be a whole number"),
+            ({"method": "temmi"}, "did you mean 'temi'"),
+            ({"variant": "patches"}, "variant"),
+            ({"backbone": "pixel"}, "did you mean 'pixels'"),
+            ({"random_state": None}, "random_state must be a whole number"),
+            ({"n_neighbors": 0, "method": "temi"}, "n_neighbors must be a whole number"),
+            ({"method_parameters": {"max_iters": 3}}, "did you mean 'max_iter'"),
+            ({"method_parameters": {"n_clusters": 3}}, "argument of its own"),
+            ({"device": "gpu"}, "device 'gpu' is unknown"),
+            ({"source_options": {"path_column": "p"}}, "path_column"),
+        ],
+    )
+    def test_bad_arguments_are_refused_before_anything_is_written(self, photos, tmp_path, arguments, words):
+        out = tmp_path / "out"
+        with pytest.raises(InputError, match=words):
+            cluster(photos, **({"n_clusters": 3, "out": out, **KMEANS} | arguments))
+        assert not out.exists()
+
+    def test_bad_arguments_leave_a_finished_run_untouched(self, photos, tmp_path):
+        cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+        before = snapshot(tmp_path / "out")
+        for wrong in ({"n_clusters": 99}, {"method": "x"}, {"backbone": "x"}):
+            with pytest.raises(InputError):
+                cluster(photos, **({"n_clusters": 3, "out": tmp_path / "out", **KMEANS} | wrong))
+        assert snapshot(tmp_path / "out") == before
+
+    def test_a_folder_of_something_else_is_left_alone(self, photos, tmp_path):
+        (tmp_path / "thesis").mkdir()
+        (tmp_path / "thesis" / "chapter.txt").write_text("precious")
+        with pytest.raises(InputError, match="is no run of Kinfold; it was left as it is"):
+            cluster(photos, 3, out=tmp_path / "thesis", **KMEANS)
+        assert snapshot(tmp_path / "thesis") == {"chapter.txt": b"precious"}
+
+    def test_a_feature_store_is_not_taken_for_a_run(self, photos, tmp_path):
+        embed(photos, tmp_path / "store", backbone="pixels")
+        before = snapshot(tmp_path / "store")
+        with pytest.raises(InputError, match="no run of Kinfold"):
+            cluster(photos, 3, out=tmp_path / "store", **KMEANS)
+        assert snapshot(tmp_path / "store") == before
+
+    def test_a_file_is_left_alone(self, photos, tmp_path):
+        (tmp_path / "out").write_text("precious")
+        with pytest.raises(InputError, match="is a file"):
+            cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+        assert (tmp_path / "out").read_text() == "precious"
+
+    def test_a_run_of_another_source_is_left_alone(self, photos, tmp_path):
+        cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+        before = snapshot(tmp_path / "out")
+        write_images(tmp_path / "others", seed=1)
+        with pytest.raises(InputError, match="is a run of"):
+            cluster(tmp_path / "others", 3, out=tmp_path / "out", **KMEANS)
+        assert snapshot(tmp_path / "out") == before
+
+    def test_a_run_of_a_newer_version_is_left_alone(self, photos, tmp_path):
+        cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+        file = tmp_path / "out" / "manifest.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 99}))
+        before = snapshot(tmp_path / "out")
+        with pytest.raises(FormatError, match="newer Kinfold"):
+            cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+        assert snapshot(tmp_path / "out") == before
+
+    def test_a_place_inside_the_source_is_refused(self, photos):
+        before = snapshot(photos)
+        with pytest.raises(InputError, match="lies inside the source"):
+            cluster(photos, 3, out=photos / "run", **KMEANS)
+        assert snapshot(photos) == before
+
+    def test_a_run_in_use_is_refused(self, photos, tmp_path):
+        (tmp_path / "out").mkdir()
+        with lock_directory(tmp_path / "out"), pytest.raises(InputError, match="is being written"):
+            cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+
+    def test_nothing_usable_is_an_error_that_says_so(self, tmp_path):
+        (tmp_path / "bad").mkdir()
+        for number in range(5):
+            (tmp_path / "bad" / f"{number}.png").write_bytes(b"")
+        with pytest.raises(InputError, match="usable|used|no image"):
+            cluster(tmp_path / "bad", 3, out=tmp_path / "out", **KMEANS)
+
+    def test_too_few_usable_images_are_told_with_their_number(self, photos, tmp_path):
+        files = sorted(photos.rglob("*.png"))
+        for file in files[2:]:
+            file.write_bytes(b"")
+        with pytest.raises(InputError, match="n_clusters is 3, but there are only 2 usable"):
+            cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+        with pytest.raises(InputError, match="isn't finished"):
+            Run.open(tmp_path / "out")
+
+    def test_a_missing_source_is_named(self, tmp_path):
+        with pytest.raises(InputError, match="nowhere"):
+            cluster(tmp_path / "nowhere", 3, out=tmp_path / "out", **KMEANS)
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="needs a user whom permissions stop")
+    def test_a_place_that_cannot_be_written_is_told(self, photos, tmp_path):
+        tmp_path.joinpath("locked").mkdir(mode=0o500)
+        with pytest.raises((InputError, PermissionError)):
+            cluster(photos, 3, out=tmp_path / "locked" / "out", **KMEANS)
+
+
+def test_embedding_returns_the_store_it_wrote(photos, tmp_path):
+    store = embed(photos, tmp_path / "store", backbone=load_backbone("pixels"))
+    assert isinstance(store, FeatureStore)
+    assert len(store.rows) == 45
+    with pytest.raises(InputError, match="features already"):
+        embed(tmp_path / "store", tmp_path / "again", backbone="pixels")
+
+
+def test_assignments_hold_every_usable_row_of_the_table_readers_see(photos, tmp_path):
+    run = cluster(photos, 3, out=tmp_path / "out", report=False, **KMEANS)
+    table = pq.read_table(run.path / "assignments.parquet")
+    assert table.num_rows == 45
+    assert table["key"].null_count == 0
