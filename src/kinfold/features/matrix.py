@@ -15,6 +15,7 @@ from kinfold.errors import FormatError, InputError
 
 NOT_FINITE = "not finite"
 ALL_ZERO = "all zero"
+_npy: Any = np.lib.format  # it has no types
 _MAPS_KEPT = 128
 _BLOCK_BYTES = 1 << 26
 
@@ -234,7 +235,7 @@ def unusable_in_block(block: NDArray[Any]) -> dict[int, str]:
 def map_npy(path: Path) -> NDArray[Any]:
     """Open a ``.npy`` file as a read-only memory map; if damaged, :class:`FormatError`."""
     try:
-        return cast("NDArray[Any]", np.lib.format.open_memmap(path, mode="r"))
+        return cast("NDArray[Any]", _npy.open_memmap(path, mode="r"))
     except FileNotFoundError as error:
         raise FormatError(f"{path} is missing") from error
     except (ValueError, EOFError) as error:
@@ -245,7 +246,7 @@ def _load_empty(path: Path, cause: Exception) -> NDArray[Any]:
     """Read a file without any values, which can't be mapped."""
     try:
         with path.open("rb") as stream:
-            array = np.lib.format.read_array(stream, allow_pickle=False)
+            array = _npy.read_array(stream, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise FormatError(f"{path} is damaged: {error}") from error
     if array.size:
