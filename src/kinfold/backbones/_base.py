@@ -24,6 +24,8 @@ class Backbone(ABC):
     ----------
     card : BackboneCard
         What it is.
+    spec : str
+        What :func:`load_backbone` was given, with absolute paths: it loads the same backbone again.
     variants : Mapping of str to int
         The vectors that it can give, with their dimensions.
     transform : callable
@@ -34,6 +36,7 @@ class Backbone(ABC):
     """
 
     card: BackboneCard
+    spec: str
     variants: Mapping[str, int]
     transform: Callable[[Image.Image], NDArray[Any]]
     min_side: int | None
@@ -69,8 +72,20 @@ class Backbone(ABC):
         """Return the SHA-256 of weights, preprocessing and precision, whatever the variant and device."""
 
     def describe(self) -> dict[str, Any]:
-        """Return what a manifest records, as JSON-ready data."""
-        return {"card": asdict(self.card), "variants": dict(self.variants)}
+        """Return what a manifest records, as JSON-ready data.
+
+        ``spec`` and ``precision`` load the same backbone again, ``fingerprint`` tells whether it is the same,
+        and ``batch_size`` is what :meth:`find_batch_size` gives; besides, ``card``, ``variants``, ``device``.
+        """
+        return {
+            "spec": self.spec,
+            "card": asdict(self.card),
+            "variants": dict(self.variants),
+            "precision": "float32",
+            "device": "cpu",
+            "batch_size": self.find_batch_size(),
+            "fingerprint": self.fingerprint(),
+        }
 
     def check_variants(self, variants: Sequence[str]) -> None:
         """Raise :class:`InputError` if one of ``variants`` is not offered."""

@@ -76,6 +76,7 @@ class _Descriptor(Backbone):
 
     def __init__(self, transform: PixelTransform | HogTransform) -> None:
         self.card = self.CARD
+        self.spec = self.CARD.name
         self.transform = transform
         self.variants: Mapping[str, int] = {"cls": transform.dim}
         self.min_side = transform.side

@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,22 @@ def fetch_model(
         f"{source} has no weights that transformers can load "
         "(looked for config.json with model.safetensors or pytorch_model.bin)"
     )
+
+
+@contextmanager
+def cache_only_if_unreachable(timeout: float = 5.0) -> Iterator[bool]:
+    """Keep other libraries from minutes of retries: without a hub they see the cache alone.
+
+    Yields whether the hub is reachable.
+    """
+    from huggingface_hub import constants
+
+    reachable, before = hub_reachable(timeout), constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or not reachable
+    try:
+        yield reachable
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def is_complete(folder: Path) -> bool:

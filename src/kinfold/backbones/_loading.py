@@ -66,7 +66,7 @@ def load_backbone(
             return _load_file(CARDS[prefix], Path(rest), device, precision)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _load_directory(path, _custom_card(name), None, device, precision)
+        return _load_directory(path, _directory_card(path.resolve()), None, device, precision)
     if path.is_file():
         raise InputError(
             f"{name} is a file; name the card that it belongs to, as in ibot-vitb16:{name}, "
@@ -103,7 +103,7 @@ def _load_hub_id(name: str, device: str | torch.device, precision: str) -> Backb
         folder = fetch_model(name, None, with_processor=True)
     except InputError as error:
         raise InputError(f"{error}{nearest_name(name, list(by_source))}") from error
-    return _load_directory(folder, _custom_card(name), None, device, precision)
+    return _load_directory(folder, BackboneCard(name, "custom", name), None, device, precision)
 
 
 def _load_directory(
@@ -118,16 +118,20 @@ def _load_directory(
 
     loaded = load_directory(folder, preprocessing)
     card = replace(card, preprocessing=loaded.preprocessing, dim=loaded.tower.dim)
-    return NetworkBackbone(card, loaded.tower, device=device, precision=precision, unread=loaded.unread)
+    spec = card.source if card.family == "custom" else card.name
+    return NetworkBackbone(
+        card, loaded.tower, spec=spec, device=device, precision=precision, unread=loaded.unread
+    )
 
 
 def _load_file(card: BackboneCard, file: Path, device: str | torch.device, precision: str) -> Backbone:
     from kinfold.backbones._checkpoints import load_checkpoint
     from kinfold.backbones._network import NetworkBackbone
 
-    tower = load_checkpoint(file.expanduser(), card)
-    return NetworkBackbone(card, tower, device=device, precision=precision)
+    file = file.expanduser().resolve()
+    tower = load_checkpoint(file, card)
+    return NetworkBackbone(card, tower, spec=f"{card.name}:{file}", device=device, precision=precision)
 
 
-def _custom_card(source: str) -> BackboneCard:
-    return BackboneCard(Path(source).name or source, "custom", source)
+def _directory_card(path: Path) -> BackboneCard:
+    return BackboneCard(path.name or str(path), "custom", str(path))

@@ -38,6 +38,8 @@ class NetworkBackbone(Backbone):
         What it is; its preprocessing prepares the images.
     tower : Tower
         The network and how to read it.
+    spec : str
+        What loads it again.
     device : str or torch.device
         ``"auto"``, ``"cuda"``, ``"mps"`` or ``"cpu"``.
     precision : str
@@ -51,11 +53,13 @@ class NetworkBackbone(Backbone):
         card: BackboneCard,
         tower: Tower,
         *,
+        spec: str,
         device: str | torch.device = "auto",
         precision: str = "auto",
         unread: Collection[str] = (),
     ) -> None:
         self.card = card
+        self.spec = spec
         self.transform = card.preprocessing
         self.min_side = card.preprocessing.min_side
         self.variants = tower.variants
@@ -64,6 +68,7 @@ class NetworkBackbone(Backbone):
         self._tower = tower
         self._unread = frozenset(unread)
         self._limit: int | None = None
+        self._batch_size: int | None = None
         self._fingerprint: str | None = None
         tower.model.requires_grad_(False).eval().float()
         tower.model.to(self.device)
@@ -110,25 +115,14 @@ class NetworkBackbone(Backbone):
         enters, so it doesn't change from run to run. On CUDA the size is tried once and halved until it
         fits.
         """
-        per_image = _ALIVE * self._widest_layer()
-        if self.device.type == "cuda":
-            memory = torch.cuda.get_device_properties(self.device).total_memory // 4
-        else:
-            memory = psutil.virtual_memory().total // 8
-        size = 1 << max(0, (memory // max(1, per_image)).bit_length() - 1)
-        size = min(size, _CAPS.get(self.device.type, 32))
-        if self.device.type == "cuda":
-            self.embed(self._blank(size), list(self.variants))
-        return min(size, self._limit or size)
+        if self._batch_size is None:
+            self._batch_size = self._rule_batch_size()
+        return self._batch_size
 
     def describe(self) -> dict[str, Any]:
-        """Return card, variants, precision, device and fingerprint, as JSON-ready data."""
-        return {
-            **super().describe(),
-            "precision": str(self.dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "fingerprint": self.fingerprint(),
-        }
+        """Return what a manifest records; see :meth:`Backbone.describe`."""
+        precision = str(self.dtype).removeprefix("torch.")
+        return {**super().describe(), "precision": precision, "device": str(self.device)}
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of weights, preprocessing and precision.
@@ -148,12 +142,24 @@ class NetworkBackbone(Backbone):
             self._fingerprint = hash_json(facts)
         return self._fingerprint
 
+    def _rule_batch_size(self) -> int:
+        per_image = _ALIVE * self._widest_layer()
+        if self.device.type == "cuda":
+            memory = torch.cuda.get_device_properties(self.device).total_memory // 4
+        else:
+            memory = psutil.virtual_memory().total // 8
+        size = 1 << max(0, (memory // max(1, per_image)).bit_length() - 1)
+        size = min(size, _CAPS.get(self.device.type, _CAPS["cpu"]))
+        if self.device.type == "cuda":
+            self.embed(self._blank(size), list(self.variants))
+        return min(size, self._limit or size)
+
     def _forward(self, images: NDArray[Any], variants: Sequence[str]) -> dict[str, NDArray[Any]]:
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16),
         ):
-            pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+            pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
             # (B, H, W, 3) seen as (B, 3, H, W) is channels-last already.
             pixels = (pixels.permute(0, 3, 1, 2).float() - self._shift) * self._factor
             vectors = self._tower.read(pixels, variants)

@@ -12,7 +12,7 @@ from torch import nn
 from kinfold.backbones._card import CLIP_MEAN, CLIP_STD, BackboneCard, Preprocessing
 from kinfold.backbones._checkpoints import read_checkpoint
 from kinfold.backbones._extras import import_extra
-from kinfold.backbones._hub import hub_reachable
+from kinfold.backbones._hub import cache_only_if_unreachable
 from kinfold.backbones._network import NetworkBackbone
 from kinfold.backbones._tower import Tokens, Tower
 from kinfold.errors import FormatError, HubUnavailableError, InputError, nearest_name
@@ -29,21 +29,23 @@ def load_open_clip(spec: str, *, device: str | torch.device, precision: str) -> 
         As for :func:`load_backbone`.
     """
     open_clip = import_extra(f"The backbone open_clip:{spec}", "open_clip", "open_clip_torch", "open-clip")
-    arch, pretrained = (
-        (spec, "") if spec.startswith("hf-hub:") else spec.split("/", 1) if "/" in spec else (spec, "")
-    )
-    if not spec.startswith("hf-hub:"):
+    arch, pretrained = _split(spec)
+    if not arch.startswith("hf-hub:"):
         _check_names(open_clip, arch, pretrained)
     visual = _create(open_clip, arch, pretrained).visual
     preprocessing = parse_preprocess_config(getattr(visual, "preprocess_cfg", {}), visual.image_size)
-    card = BackboneCard(
-        f"open_clip:{arch}", "OpenCLIP", spec, preprocessing, has_text_tower=True, adapter="open_clip"
-    )
     tower = make_open_clip_tower(visual, preprocessing)
     card = BackboneCard(
-        card.name, card.family, spec, preprocessing, tower.dim, has_text_tower=True, adapter="open_clip"
+        f"open_clip:{arch}",
+        "OpenCLIP",
+        spec,
+        preprocessing,
+        tower.dim,
+        has_text_tower=True,
+        adapter="open_clip",
     )
-    return NetworkBackbone(card, tower, device=device, precision=precision)
+    again = f"open_clip:{arch}/{pretrained}" if pretrained else f"open_clip:{arch}"
+    return NetworkBackbone(card, tower, spec=again, device=device, precision=precision)
 
 
 def parse_preprocess_config(config: Mapping[str, Any], image_size: int | tuple[int, int]) -> Preprocessing:
@@ -83,11 +85,20 @@ def make_open_clip_tower(visual: Any, preprocessing: Preprocessing) -> Tower:
     return Tower(visual, visual, tokens, pooled, dim)
 
 
+def _split(spec: str) -> tuple[str, str]:
+    """Return architecture and weights: a tag, or the absolute path of a file."""
+    if spec.startswith("hf-hub:") or "/" not in spec:
+        return spec, ""
+    arch, pretrained = spec.split("/", 1)
+    file = Path(pretrained).expanduser()
+    return arch, str(file.resolve()) if file.is_file() else pretrained
+
+
 def _check_names(open_clip: Any, arch: str, pretrained: str) -> None:
     if arch not in open_clip.list_models():
         raise InputError(f"open_clip has no model {arch!r}{nearest_name(arch, open_clip.list_models())}")
     tags = open_clip.list_pretrained_tags_by_model(arch)
-    if pretrained not in tags and not Path(pretrained).expanduser().is_file():
+    if pretrained not in tags and not Path(pretrained).is_file():
         hint = nearest_name(pretrained, tags)
         raise InputError(
             f"open_clip has no weights {pretrained!r} for {arch}{hint}, nor is it a file; "
@@ -96,8 +107,8 @@ def _check_names(open_clip: Any, arch: str, pretrained: str) -> None:
 
 
 def _create(open_clip: Any, arch: str, pretrained: str) -> Any:
-    file = Path(pretrained).expanduser()
-    if pretrained and file.is_file():
+    file = Path(pretrained)
+    if file.is_file():
         model = open_clip.create_model(arch)
         weights = {name.removeprefix("module."): value for name, value in read_checkpoint(file).items()}
         missing = [
@@ -108,12 +119,13 @@ def _create(open_clip: Any, arch: str, pretrained: str) -> Any:
         if missing:
             raise FormatError(f"{file} lacks weights of {arch}: {', '.join(missing[:3])} …")
         return model
-    try:
-        return open_clip.create_model(arch, pretrained=pretrained or None)
-    except Exception as error:
-        if hub_reachable():
-            raise
-        raise HubUnavailableError(
-            f"the weights of open_clip:{arch} aren't in the local cache and the hub can't be reached: "
-            f"give them as open_clip:{arch}/FILE, or use a descriptor that needs no weights, as in --backbone hog"
-        ) from error
+    with cache_only_if_unreachable() as reachable:
+        try:
+            return open_clip.create_model(arch, pretrained=pretrained or None)
+        except Exception as error:
+            if reachable:
+                raise
+            raise HubUnavailableError(
+                f"the weights of open_clip:{arch} aren't in the local cache and the hub can't be reached: "
+                f"give them as open_clip:{arch}/FILE, or use a descriptor, as in --backbone hog"
+            ) from error

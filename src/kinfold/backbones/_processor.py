@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kinfold.backbones._card import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Preprocessing
+from kinfold.backbones._card import INTERPOLATIONS, Preprocessing
 from kinfold.errors import InputError
 from kinfold.storage import read_json
 
@@ -54,8 +54,8 @@ def parse_processor(config: Mapping[str, Any], default: Preprocessing) -> Prepro
         width=width,
         resize=resize,
         interpolation=default.interpolation if code is None else _BY_CODE.get(int(code), "bicubic"),
-        mean=_channels(config.get("image_mean"), IMAGENET_MEAN) if normalise else (0.0,) * n_channels,
-        std=_channels(config.get("image_std"), IMAGENET_STD) if normalise else (1.0,) * n_channels,
+        mean=_channels(config.get("image_mean"), default.mean) if normalise else (0.0,) * n_channels,
+        std=_channels(config.get("image_std"), default.std) if normalise else (1.0,) * n_channels,
         rescale=scale,
     )
 

@@ -13,7 +13,7 @@ from torch import nn
 from kinfold.backbones._card import BackboneCard, Preprocessing
 from kinfold.backbones._checkpoints import read_checkpoint
 from kinfold.backbones._extras import import_extra
-from kinfold.backbones._hub import hub_reachable
+from kinfold.backbones._hub import cache_only_if_unreachable
 from kinfold.backbones._network import NetworkBackbone
 from kinfold.backbones._tower import Tokens, Tower
 from kinfold.errors import FormatError, HubUnavailableError, InputError, nearest_name
@@ -45,7 +45,8 @@ def load_timm(spec: str, *, device: str | torch.device, precision: str) -> Netwo
         licence=str(getattr(model, "pretrained_cfg", {}).get("license") or ""),
         adapter="timm",
     )
-    return NetworkBackbone(card, tower, device=device, precision=precision)
+    again = f"timm:{name}:{file}" if file else f"timm:{name}"
+    return NetworkBackbone(card, tower, spec=again, device=device, precision=precision)
 
 
 def parse_data_config(config: Mapping[str, Any]) -> Preprocessing:
@@ -92,7 +93,7 @@ def make_timm_tower(model: Any) -> Tower:
 def _split(spec: str) -> tuple[str, Path | None]:
     head, colon, tail = spec.rpartition(":")
     if colon and not head.startswith(("hf-hub", "hf_hub")):
-        return head, Path(tail).expanduser()
+        return head, Path(tail).expanduser().resolve()
     return spec, None
 
 
@@ -103,14 +104,15 @@ def _create(timm: Any, name: str, file: Path | None) -> Any:
         if result.missing_keys:
             raise FormatError(f"{file} lacks weights of {name}: {', '.join(result.missing_keys[:3])} …")
         return model
-    try:
-        return timm.create_model(name, pretrained=True, num_classes=0)
-    except RuntimeError as error:  # "No pretrained weights exist for this model"
-        raise InputError(f"timm can't load {name}: {error}") from error
-    except Exception as error:
-        if hub_reachable():
-            raise
-        raise HubUnavailableError(
-            f"the weights of timm:{name} aren't in the local cache and the hub can't be reached: give them "
-            f"as timm:{name}:FILE, or use a descriptor that needs no weights, as in --backbone hog"
-        ) from error
+    with cache_only_if_unreachable() as reachable:
+        try:
+            return timm.create_model(name, pretrained=True, num_classes=0)
+        except Exception as error:
+            if "No pretrained weights" in str(error):
+                raise InputError(f"timm can't load {name}: {error}") from error
+            if reachable:
+                raise
+            raise HubUnavailableError(
+                f"the weights of timm:{name} aren't in the local cache and the hub can't be reached: "
+                f"give them as timm:{name}:FILE, or use a descriptor, as in --backbone hog"
+            ) from error
