@@ -20,8 +20,14 @@ from kinfold.metrics import clustering_accuracy
 from kinfold.pipeline import cluster, embed
 from kinfold.run import Run, lock_directory
 
-KMEANS = {"method": "kmeans", "backbone": "pixels"}
-TEMI = {"method": "temi", "backbone": "pixels", "method_parameters": {"n_heads": 2, "n_epochs": 3}}
+KMEANS = {"method": "kmeans", "backbone": "pixels", "n_workers": 0}
+TEMI = {
+    "method": "temi",
+    "backbone": "pixels",
+    "n_workers": 0,
+    "n_neighbors": 10,
+    "method_parameters": {"n_heads": 2, "n_epochs": 3},
+}
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -51,9 +57,9 @@ def test_the_same_seed_gives_the_same_bytes(photos, tmp_path, options):
 
 
 def test_the_number_of_workers_changes_nothing(photos, tmp_path):
-    for workers in (1, 3):
-        cluster(photos, 3, out=tmp_path / str(workers), n_workers=workers, report=False, **KMEANS)
-    first, second = (tmp_path / name / "assignments.parquet" for name in ("1", "3"))
+    for workers in (0, 2):
+        cluster(photos, 3, out=tmp_path / str(workers), report=False, **(KMEANS | {"n_workers": workers}))
+    first, second = (tmp_path / name / "assignments.parquet" for name in ("0", "2"))
     assert first.read_bytes() == second.read_bytes()
 
 
@@ -151,7 +157,7 @@ def test_removed_features_are_made_anew_when_they_are_needed(photos, tmp_path):
 
 
 def test_a_feature_store_is_a_source(photos, tmp_path):
-    store = embed(photos, tmp_path / "store", backbone="pixels")
+    store = embed(photos, tmp_path / "store", backbone="pixels", n_workers=0)
     by_path = cluster(tmp_path / "store", 3, out=tmp_path / "a", method="kmeans")
     opened = cluster(store, 3, out=tmp_path / "b", method="kmeans")
     direct = cluster(photos, 3, out=tmp_path / "c", **KMEANS)
@@ -242,7 +248,7 @@ def test_collapse_is_recorded_and_told(tmp_path, caplog):
 
 
 def test_graphs_are_kept_beside_features_and_shared(photos, tmp_path, caplog):
-    embed(photos, tmp_path / "store", backbone="pixels")
+    embed(photos, tmp_path / "store", backbone="pixels", n_workers=0)
     options = {key: value for key, value in TEMI.items() if key != "backbone"}
     cluster(tmp_path / "store", 3, out=tmp_path / "a", **options)
     before = snapshot(tmp_path / "store")
@@ -291,7 +297,7 @@ class TestRefusals:
         assert snapshot(tmp_path / "thesis") == {"chapter.txt": b"precious"}
 
     def test_a_feature_store_is_not_taken_for_a_run(self, photos, tmp_path):
-        embed(photos, tmp_path / "store", backbone="pixels")
+        embed(photos, tmp_path / "store", backbone="pixels", n_workers=0)
         before = snapshot(tmp_path / "store")
         with pytest.raises(InputError, match="no run of Kinfold"):
             cluster(photos, 3, out=tmp_path / "store", **KMEANS)
@@ -335,7 +341,7 @@ class TestRefusals:
         (tmp_path / "bad").mkdir()
         for number in range(5):
             (tmp_path / "bad" / f"{number}.png").write_bytes(b"")
-        with pytest.raises(InputError, match="usable|used|no image"):
+        with pytest.raises(InputError, match="used"):
             cluster(tmp_path / "bad", 3, out=tmp_path / "out", **KMEANS)
 
     def test_too_few_usable_images_are_told_with_their_number(self, photos, tmp_path):
@@ -360,11 +366,11 @@ class TestRefusals:
 
 
 def test_embedding_returns_the_store_it_wrote(photos, tmp_path):
-    store = embed(photos, tmp_path / "store", backbone=load_backbone("pixels"))
+    store = embed(photos, tmp_path / "store", backbone=load_backbone("pixels"), n_workers=0)
     assert isinstance(store, FeatureStore)
     assert len(store.rows) == 45
     with pytest.raises(InputError, match="features already"):
-        embed(tmp_path / "store", tmp_path / "again", backbone="pixels")
+        embed(tmp_path / "store", tmp_path / "again", backbone="pixels", n_workers=0)
 
 
 def test_assignments_hold_every_usable_row_of_the_table_readers_see(photos, tmp_path):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kinfold._version import __version__
 from kinfold.errors import InputError
 from kinfold.pipeline._source import Source
 from kinfold.run import MANIFEST_NAME, is_run, lock_directory, read_manifest, write_manifest
@@ -80,9 +81,9 @@ class Stages:
             "outputs": {file: hash_file(self.path / file) for file in outputs},
             "seconds": seconds,
         }
-        self.manifest["stages"] = {
-            s: self.manifest["stages"][s] for s in STAGES if s in self.manifest["stages"]
-        }
+        recorded = self.manifest["stages"]
+        self.manifest["stages"] = {stage: recorded[stage] for stage in STAGES if stage in recorded}
+        self.manifest |= {"kinfold": __version__, "libraries": _library_versions()}
         self.save()
         logger.info("stage %s: done in %.1f s", name, seconds)
         return True

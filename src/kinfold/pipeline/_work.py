@@ -140,8 +140,7 @@ class Work:
         manifest = self.stages.manifest
         inputs = {
             "assignments": manifest["stages"]["assign"]["outputs"],
-            "metrics": manifest["metrics"],
-            "source": manifest["source"],
+            **{name: manifest[name] for name in ("metrics", "source", "backbone", "features", "parameters")},
         }
 
         def work() -> None:

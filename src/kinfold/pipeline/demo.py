@@ -163,7 +163,10 @@ def write_digits(out: Path) -> int:
         with atomic_directory(out / "images") as folder:
             for name, digit in zip(names, digits.images, strict=True):
                 (folder / name).write_bytes(_draw(digit))
-    with atomic_file(out / "labels.csv") as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+    with (
+        atomic_file(out / "labels.csv") as partial,
+        partial.open("w", encoding="utf-8", newline="") as stream,
+    ):
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["key", "label"])
         writer.writerows(zip(names, digits.target.tolist(), strict=True))
