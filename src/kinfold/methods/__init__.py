@@ -3,17 +3,20 @@
 from kinfold.methods._diagnosis import Diagnosis, diagnose
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._model import METHODS, TopClusters, get_method, load_model, predict_top, save_model
+from kinfold.methods._schedule import Plan, plan_training
 from kinfold.methods._temi import TEMI
 
 __all__ = [
     "METHODS",
     "TEMI",
     "Diagnosis",
+    "Plan",
     "SphericalKMeans",
     "TopClusters",
     "diagnose",
     "get_method",
     "load_model",
+    "plan_training",
     "predict_top",
     "save_model",
 ]

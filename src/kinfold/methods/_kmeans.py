@@ -65,7 +65,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
     Raises
     ------
     InputError
-        From ``fit``: more clusters than samples, rows that are all zero or not finite.
+        From ``fit``: more clusters than samples, rows that are not finite.
 
     References
     ----------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from torch import Tensor
 from kinfold.errors import InputError
 from kinfold.features import ShardedMatrix
 
+logger = logging.getLogger(__name__)
+
 BLOCK_BYTES = 64 << 20
 
 
@@ -23,10 +26,12 @@ def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
     Arrays go through scikit-learn's validation. Memory maps and sharded matrices stay on disk and are
     checked in blocks.
 
+    All-zero rows, which have no direction, are allowed with a warning that names them.
+
     Raises
     ------
     InputError
-        Rows that are not finite or, while fitting, all zero; the error names the first of them.
+        Rows that are not finite; the error names the first of them.
     """
     if isinstance(X, ShardedMatrix | np.memmap):
         if fitting:
@@ -37,43 +42,48 @@ def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
                 f"{estimator.n_features_in_}"
             )
     else:
-        X = validate_data(
-            estimator, X, reset=fitting, dtype=_DTYPES, ensure_all_finite=True, ensure_min_samples=1
+        X = validate_data(estimator, X, reset=fitting, dtype=_DTYPES, ensure_all_finite=False)
+    zero = zero_rows(X)
+    if fitting and len(zero):
+        logger.warning(
+            "%s of X are all zero, so they have no direction; they are grouped arbitrarily", _name(zero)
         )
-    refuse_unusable_rows(X)
     return X
 
 
 _DTYPES = [np.float32, np.float64, np.float16, np.uint8]
 
 
-def refuse_unusable_rows(X: Any) -> None:
-    """Raise :class:`InputError` that names the first rows that are not finite or all zero."""
-    not_finite: list[int] = []
-    zero: list[int] = []
+def zero_rows(X: Any) -> NDArray[np.int64]:
+    """Return the numbers of the all-zero rows; :class:`InputError` names rows that are not finite."""
+    not_finite, zero = [], []
     for start, block in numpy_blocks(X):
-        norms = np.abs(block).max(axis=1).astype(np.float64) if block.shape[1] else np.zeros(len(block))
-        not_finite += (start + np.flatnonzero(~np.isfinite(norms))).tolist()
-        zero += (start + np.flatnonzero(norms == 0)).tolist()
-    for rows, what in ((not_finite, "not finite (NaN or infinite values)"), (zero, "all zero")):
-        if rows:
-            named = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
-            raise InputError(
-                f"{len(rows)} of {X.shape[0]} rows of X are {what}: rows {named}. Remove them, or embed the "
-                "images again; a row without a direction has no cosine similarity."
-            )
+        largest = np.abs(block).max(axis=1)
+        not_finite.append(start + np.flatnonzero(~np.isfinite(largest)))
+        zero.append(start + np.flatnonzero(largest == 0))
+    bad = np.concatenate(not_finite)
+    if len(bad):
+        raise InputError(
+            f"{_name(bad)} of the {X.shape[0]} rows of X hold NaN or infinity. Remove them, or embed these "
+            "images again."
+        )
+    return np.concatenate(zero)
 
 
-def numpy_blocks(X: Any, n_bytes: int = BLOCK_BYTES) -> Iterator[tuple[int, NDArray[Any]]]:
+def _name(rows: NDArray[np.int64]) -> str:
+    return f"{len(rows)} ({', '.join(map(str, rows[:5]))}{', …' if len(rows) > 5 else ''})"
+
+
+def numpy_blocks(X: Any, n_bytes: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield (first row, block) over a row matrix."""
     size = block_rows(X, n_bytes)
     for start in range(0, X.shape[0], size):
         yield start, np.asarray(X[start : start + size])
 
 
-def block_rows(X: Any, n_bytes: int = BLOCK_BYTES) -> int:
-    """Return how many float32 rows make a block of ``n_bytes``."""
-    return max(1, n_bytes // (4 * max(1, int(X.shape[1]))))
+def block_rows(X: Any, n_bytes: int | None = None) -> int:
+    """Return how many float32 rows make a block of ``n_bytes`` (by default 64 MiB)."""
+    return max(1, (n_bytes or BLOCK_BYTES) // (4 * max(1, int(X.shape[1]))))
 
 
 class UnitRows:

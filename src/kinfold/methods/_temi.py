@@ -18,7 +18,7 @@ from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError
 from kinfold.heads import MultiHeadNetwork, PairSampler, TemiObjective, Trainer
 from kinfold.methods._base import check_n_clusters, check_positive
-from kinfold.methods._rows import check_rows, numpy_blocks
+from kinfold.methods._rows import check_rows, numpy_blocks, zero_rows
 from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
@@ -83,7 +83,7 @@ class TEMI(ClusterMixin, BaseEstimator):
     Raises
     ------
     InputError
-        From ``fit``: more clusters than samples, rows that are all zero or not finite, a graph of
+        From ``fit``: more clusters than samples, rows that are not finite, a graph of
         another size.
 
     References
@@ -164,8 +164,7 @@ class TEMI(ClusterMixin, BaseEstimator):
         n_samples = int(X.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
         if graph is None:
-            k = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
-            graph = knn_graph(X, min(k, max(1, n_samples - 1)), device=self.device, progress=progress)
+            graph = self._make_graph(X, progress)
         elif graph.n_samples != n_samples:
             raise InputError(f"the graph has {graph.n_samples} samples, but X has {n_samples} rows")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -234,6 +233,21 @@ class TEMI(ClusterMixin, BaseEstimator):
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise InputError(f"momentum must be in [0, 1); got {self.momentum!r}")
 
+    def _make_graph(self, X: Any, progress: Progress) -> NeighborGraph:
+        """Return the graph of X, in which all-zero rows have no neighbours."""
+        n_samples, zero = int(X.shape[0]), zero_rows(X)
+        used = np.setdiff1d(np.arange(n_samples), zero) if len(zero) else None
+        k = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
+        if used is None:
+            return knn_graph(X, k, device=self.device, progress=progress)
+        degrees = np.zeros(n_samples, np.int64)
+        if not len(used):
+            return NeighborGraph(np.zeros(n_samples + 1, np.int64), *_no_edges())
+        part = knn_graph(X[used], k, device=self.device, progress=progress)
+        degrees[used] = part.degrees
+        indptr = np.concatenate([[0], np.cumsum(degrees)]).astype(np.int64)
+        return NeighborGraph(indptr, used[part.indices].astype(np.int32), part.similarities)
+
     def _plan(self, n_samples: int) -> Plan:
         plan = plan_training(
             n_samples,
@@ -277,6 +291,10 @@ class TEMI(ClusterMixin, BaseEstimator):
 
     def _to_device(self, block: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(block, dtype=np.float32)).to(resolve_device(self.device))
+
+
+def _no_edges() -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    return np.zeros(0, np.int32), np.zeros(0, np.float32)
 
 
 def _mean_and_deviation(X: Any) -> tuple[Tensor, Tensor]:
