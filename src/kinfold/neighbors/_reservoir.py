@@ -12,6 +12,7 @@ from kinfold.neighbors._rule import Rule
 
 _EMPTY = torch.iinfo(torch.int64).min
 _LAST = 0x7FFFFFFF
+_MANY = 2
 
 
 def reservoir_width(rule: Rule) -> int:
@@ -50,34 +51,19 @@ class Reservoir:
 
     def offer(self, block: torch.Tensor, row_start: int, key_start: int) -> None:
         """Offer similarities (rows, keys) of rows from ``row_start`` with keys from ``key_start``."""
-        n_rows = len(block)
-        floor = self._floor[row_start : row_start + n_rows]
-        mask = self._above(block, floor[:, None])
-        hits = _count(mask)
-        if not hits:
-            return
-        if hits > n_rows * self._rule.at_least:
-            self._raise_floor(block, row_start)
-            mask = self._above(block, floor[:, None])
-        rows, keys = mask.nonzero(as_tuple=True)
-        values = block[rows, keys]
-        self._put_or_split(block, row_start, key_start, rows, keys, values)
+        rows, keys = self._hits(block, row_start)
+        self._put(block, row_start, key_start, rows, keys)
 
     def offer_transposed(self, block: torch.Tensor, row_start: int, key_start: int) -> None:
         """Offer similarities (keys, rows): the same block, seen from its columns."""
         n_rows = block.shape[1]
         mask = self._above(block, self._floor[row_start : row_start + n_rows][None, :])
-        hits = _count(mask)
-        if not hits:
-            return
-        if hits > n_rows * self._rule.at_least:
+        if _count(mask) > _MANY * n_rows * self._rule.at_least:
             self.offer(block.T.contiguous(), row_start, key_start)
             return
-        keys, rows = mask.nonzero(as_tuple=True)
+        keys, rows = _where(mask)
         rows, order = rows.sort(stable=True)
-        keys = keys[order]
-        values = block[keys, rows]
-        self._put_or_split(block.T, row_start, key_start, rows, keys, values)
+        self._put(block.T, row_start, key_start, rows, keys[order])
 
     def take(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Return degrees, indices and similarities of a range of rows, as the rule keeps them."""
@@ -89,20 +75,26 @@ class Reservoir:
         indices = (_LAST - (keys & _LAST)).to(torch.int32)
         return counts.cpu().numpy(), indices.cpu().numpy(), _value_of(keys).cpu().numpy()
 
+    def _hits(self, block: torch.Tensor, row_start: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return where the block is above the floors, lifting these first where too much is above them."""
+        n_rows = len(block)
+        floor = self._floor[row_start : row_start + n_rows]
+        mask = self._above(block, floor[:, None])
+        if _count(mask) > _MANY * n_rows * self._rule.at_least:
+            torch.maximum(floor, self._floor_alone(block), out=floor)
+            mask = self._above(block, floor[:, None])
+        return _where(mask)
+
     def _above(self, block: torch.Tensor, floor: torch.Tensor) -> torch.Tensor:
         if self._mask.numel() < block.numel():
             self._mask = torch.empty(block.numel(), dtype=torch.bool, device=block.device)
         mask = self._mask[: block.numel()].view(block.shape)
         return torch.gt(block, floor, out=mask)
 
-    def _raise_floor(self, block: torch.Tensor, row_start: int) -> None:
-        """Lift the floors to just below what this block alone would let the rows keep."""
-        n_rows, n_keys = block.shape
-        width = min(self._rule.at_most, n_keys)
-        best = block.topk(width, dim=1).values.clamp_(max=1.0)
-        below = torch.nextafter(self._floor_of(best), torch.tensor(-torch.inf, device=block.device))
-        floor = self._floor[row_start : row_start + n_rows]
-        torch.maximum(floor, below, out=floor)
+    def _floor_alone(self, block: torch.Tensor) -> torch.Tensor:
+        """Return floors just below what this block alone would let its rows keep."""
+        best = block.topk(min(self._rule.at_most, block.shape[1]), dim=1).values.clamp_(max=1.0)
+        return torch.nextafter(self._floor_of(best), torch.tensor(-torch.inf, device=block.device))
 
     def _floor_of(self, best: torch.Tensor) -> torch.Tensor:
         """Return the floors that follow from the best values so far (rows, width), descending."""
@@ -116,33 +108,42 @@ class Reservoir:
                 floor = torch.maximum(floor, best[:, at_most - 1])
         return floor
 
-    def _put_or_split(
-        self,
-        block: torch.Tensor,
-        row_start: int,
-        key_start: int,
-        rows: torch.Tensor,
-        keys: torch.Tensor,
-        values: torch.Tensor,
+    def _put(
+        self, block: torch.Tensor, row_start: int, key_start: int, rows: torch.Tensor, keys: torch.Tensor
     ) -> None:
-        n_rows, n_keys = block.shape
-        new = torch.bincount(rows, minlength=n_rows)
-        counts = self._counts[row_start : row_start + n_rows]
-        full = (counts + new > self._width).nonzero().flatten()
+        """Take the entries at ``rows`` and ``keys`` of the block, sorted by row and then by key."""
+        if not len(rows):
+            return
+        n_rows = len(block)
+        floor = self._floor[row_start : row_start + n_rows]
+        values = block[rows, keys]
+        full = self._overfull(row_start, n_rows, rows)
         if len(full):
             self._cut(full + row_start)
-            full = (counts + new > self._width).nonzero().flatten()
-        if len(full):
-            middle = n_keys // 2
-            self.offer(block[:, :middle].contiguous(), row_start, key_start)
-            self.offer(block[:, middle:].contiguous(), row_start, key_start + middle)
-            return
+            floor[full] = torch.maximum(floor[full], self._floor_alone(block[full]))
+            still = values > floor[rows]
+            rows, keys, values = rows[still], keys[still], values[still]
+            if len(self._overfull(row_start, n_rows, rows)):
+                self._put_halves(block, row_start, key_start)
+                return
+        counts = self._counts[row_start : row_start + n_rows]
+        new = torch.bincount(rows, minlength=n_rows)
         first = torch.cumsum(new, 0) - new
-        slots = torch.arange(len(rows), device=rows.device) - first[rows] + counts[rows]
+        slots = torch.arange(len(rows), device=rows.device) + (counts - first)[rows]
         self._keys[rows + row_start, slots] = _key_of(values, keys + key_start)
         counts += new
         due = (counts - self._kept[row_start : row_start + n_rows]) * 4 >= self._rule.at_least
         self._cut(due.nonzero().flatten() + row_start)
+
+    def _overfull(self, row_start: int, n_rows: int, rows: torch.Tensor) -> torch.Tensor:
+        new = torch.bincount(rows, minlength=n_rows)
+        return (self._counts[row_start : row_start + n_rows] + new > self._width).nonzero().flatten()
+
+    def _put_halves(self, block: torch.Tensor, row_start: int, key_start: int) -> None:
+        """Offer a block in two steps, where many entries tie and the floors can't tell them apart."""
+        middle = block.shape[1] // 2
+        self.offer(block[:, :middle].contiguous(), row_start, key_start)
+        self.offer(block[:, middle:].contiguous(), row_start, key_start + middle)
 
     def _cut(self, rows: torch.Tensor) -> None:
         """Sort the candidates of some rows, keep what the rule keeps, and lift their floors."""
@@ -177,8 +178,18 @@ def _value_of(keys: torch.Tensor) -> torch.Tensor:
     return (ordered ^ ((ordered >> 31) & _LAST)).view(torch.float32)
 
 
+def _where(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the places of the true entries, row by row."""
+    if mask.device.type == "cpu":
+        flat = torch.from_numpy(np.flatnonzero(mask.numpy()))
+    else:
+        flat = mask.flatten().nonzero().flatten()
+    rows = torch.div(flat, mask.shape[1], rounding_mode="floor")
+    return rows, flat - rows * mask.shape[1]
+
+
 def _count(mask: torch.Tensor) -> int:
-    """Count the true entries; NumPy's count is several times as fast as PyTorch's on the CPU."""
+    """Count the true entries; here as in :func:`_where` NumPy is several times as fast on the CPU."""
     if mask.device.type == "cpu":
         return int(np.count_nonzero(mask.numpy()))
     return int(torch.count_nonzero(mask))
