@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from kinfold._version import __version__
 from kinfold.gallery._charts import Bar, draw_confidence, draw_sizes, trace
 from kinfold.gallery._facts import FactSet, collect_facts, collect_metrics, collect_warnings
 from kinfold.gallery._groups import Grouping, Sheet
@@ -137,7 +138,7 @@ def build_page(run: Run, grouping: Grouping, thumbnails: Mapping[int, Thumbnail]
             str(_look(manifest, "source", "images") or _look(manifest, "source", "uri") or run.path), 240
         ),
         words=_words(manifest),
-        version=show_name(str(_look(manifest, "versions", "kinfold") or ""), 40),
+        version=__version__,
         figures=_figures(grouping, manifest, run.skipped.num_rows),
         warnings=collect_warnings(manifest),
         sizes_caption=f"{show_count(int(sizes.max()))} to {show_count(int(sizes.min()))}, "

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 def write_report(run: Run, images: ImageSource | None, path: Path, *, progress: Progress = SILENT) -> Path:
     """Write the page of a run: its groups as contact sheets, its figures, its facts.
 
-    The page is one file with no script but its own (named by hash in its content security policy), asks nothing
-    of the network, and holds at most 25 MB whatever the number of images and groups: groups of a
-    larger run show fewer and smaller thumbnails, and beyond 1,000 groups only the most confident have a sheet.
-    The same run and images give the same bytes.
+    The page is one file whose only script is its own (named by hash in its content security policy). It asks
+    nothing of the network and holds at most 25 MB whatever the number of images and groups: the groups of a
+    larger run show fewer and smaller thumbnails, and beyond 1,000 groups only the most confident have a
+    sheet. The same run and images give the same bytes.
 
     Parameters
     ----------
@@ -97,7 +97,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _static(name: str) -> str:
-    return resources.files("kinfold.gallery").joinpath("static", name).read_text(encoding="utf-8")
+    return resources.files("kinfold.gallery").joinpath("static").joinpath(name).read_text(encoding="utf-8")
 
 
 def _csp_hash(text: str) -> str:

@@ -8,8 +8,11 @@ from kinfold.pipeline._estimate import Estimate, StageEstimate, estimate
 from kinfold.pipeline._evaluate import Evaluation, evaluate
 from kinfold.pipeline._predict import predict
 from kinfold.pipeline._report import report
+from kinfold.pipeline.demo import Demo, DemoRow, run_demo
 
 __all__ = [
+    "Demo",
+    "DemoRow",
     "Estimate",
     "Evaluation",
     "StageEstimate",
@@ -19,4 +22,5 @@ __all__ = [
     "evaluate",
     "predict",
     "report",
+    "run_demo",
 ]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
 from kinfold.errors import InputError
 from kinfold.features import FeatureStore, extract_features
 from kinfold.pipeline._source import SourceLike, check_out, resolve_source
 from kinfold.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from kinfold.pipeline._estimate import Estimate
 
 
 def embed(
@@ -24,6 +27,7 @@ def embed(
     batch_size: int | None = None,
     n_workers: int | None = None,
     source_options: Mapping[str, Any] | None = None,
+    on_estimate: Callable[[Estimate], None] | None = None,
     progress: Progress = SILENT,
 ) -> FeatureStore:
     """Embed images into a feature store, which every later step can take in place of the images.
@@ -46,6 +50,9 @@ def embed(
         Processes that decode; by default as many as there are cores.
     source_options : Mapping, optional
         For tables: ``path_column``, ``image_column``, ``key_column``.
+    on_estimate : callable, optional
+        Called once, before long work starts, with what the work is expected to take if all is still to
+        be done; a few images are embedded to know it.
     progress : Progress
         Shows images done and images per second.
 
@@ -67,6 +74,10 @@ def embed(
     check_out(out, opened)
     loaded = as_backbone(backbone, device, precision)
     loaded.check_variants(variants)
+    if on_estimate is not None:
+        from kinfold.pipeline._estimate import Estimate, estimate_embed
+
+        on_estimate(Estimate((estimate_embed(opened.images, loaded, variants, device, n_workers),)))
     return extract_features(
         opened.images,
         loaded,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -142,7 +142,7 @@ def estimate_work(
     if backbone is not None and source.images is not None:
         n, dim = len(source.images), backbone.variants[variant]
         if "embed" not in done:
-            stages.append(_estimate_embed(source.images, backbone, variant, device, n_workers))
+            stages.append(estimate_embed(source.images, backbone, (variant,), device, n_workers))
     else:
         assert source.features is not None
         n, dim = (int(length) for length in source.features.matrix(variant).shape)
@@ -180,16 +180,17 @@ def check_disk(expected: Estimate, out: Path) -> None:
         )
 
 
-def _estimate_embed(
-    images: ImageSource, backbone: Backbone, variant: str, device: str, n_workers: int | None
+def estimate_embed(
+    images: ImageSource, backbone: Backbone, variants: Sequence[str], device: str, n_workers: int | None
 ) -> StageEstimate:
+    """Estimate the embedding of all ``images`` from that of a few."""
     n, workers = len(images), n_workers or cpu_count()
-    prepare, forward = _measure_image(images, backbone, variant)
+    prepare, forward = _measure_image(images, backbone, variants)
     if resolve_device(device).type == "cpu":
         per_image = prepare / min(workers, cpu_count()) + forward
     else:
         per_image = max(prepare / workers, forward)
-    matrix_bytes = 4 * n * backbone.variants[variant]
+    matrix_bytes = 4 * n * sum(backbone.variants[variant] for variant in variants)
     key_bytes = n * 100
     return StageEstimate(
         "embed",
@@ -199,7 +200,7 @@ def _estimate_embed(
     )
 
 
-def _measure_image(images: ImageSource, backbone: Backbone, variant: str) -> tuple[float, float]:
+def _measure_image(images: ImageSource, backbone: Backbone, variants: Sequence[str]) -> tuple[float, float]:
     """Return the seconds that one image takes to read and decode, and to embed, on one process."""
     prepared: list[NDArray[Any]] = []
     started = time.perf_counter()
@@ -217,9 +218,9 @@ def _measure_image(images: ImageSource, backbone: Backbone, variant: str) -> tup
     read_seconds = (time.perf_counter() - started) / n_read
     if not prepared:
         return read_seconds, 0.0
-    backbone.embed(np.stack(prepared[:1]), (variant,))
+    backbone.embed(np.stack(prepared[:1]), variants)
     started = time.perf_counter()
-    backbone.embed(np.stack(prepared), (variant,))
+    backbone.embed(np.stack(prepared), variants)
     return read_seconds, (time.perf_counter() - started) / len(prepared)
 
 

@@ -1,0 +1,8 @@
+"""The command line: ``kinfold``. One short file per command; what they do is in :mod:`kinfold.pipeline`."""
+
+from __future__ import annotations
+
+from kinfold.cli import cluster, demo, embed, evaluate, info, predict, report
+from kinfold.cli._app import app, main
+
+__all__ = ["app", "cluster", "demo", "embed", "evaluate", "info", "main", "predict", "report"]

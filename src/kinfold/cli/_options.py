@@ -1,0 +1,157 @@
+"""Options that several commands share, each said once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from kinfold.errors import InputError
+
+# Said here again, so that `kinfold --help` loads no PyTorch; tests hold them against the library.
+DEFAULT_BACKBONE = "dinov2-small"
+METHODS = ("temi", "kmeans")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+def _complete_backbone(incomplete: str) -> list[str]:
+    from kinfold.backbones import list_cards
+
+    return [card.name for card in list_cards() if card.name.startswith(incomplete)]
+
+
+def _complete(words: tuple[str, ...]) -> Any:
+    return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+
+Images = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Folder, glob pattern, zip, WebDataset tar shards, or a CSV or Parquet table of images.",
+        show_default=False,
+    ),
+]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Images (folder, glob pattern, zip, tar shards, CSV or Parquet table), or features "
+        "(feature store, .npy, .npz, .safetensors, Parquet column).",
+        show_default=False,
+    ),
+]
+RunPath = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run that kinfold cluster wrote.", show_default=False)
+]
+Backbone = Annotated[
+    str,
+    typer.Option(
+        "--backbone",
+        "-b",
+        metavar="NAME|DIR",
+        help="What turns images into vectors: a name that kinfold info lists, or a model's directory. "
+        "hog and pixels need no download.",
+        autocompletion=_complete_backbone,
+    ),
+]
+MovedBackbone = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        "-b",
+        metavar="NAME|DIR",
+        help="Where the run's backbone is now, if it was moved.",
+        show_default=False,
+    ),
+]
+MovedSource = Annotated[
+    str | None,
+    typer.Option(
+        "--source", metavar="SOURCE", help="Where the images are now, if they were moved.", show_default=False
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device", help="auto, cpu, cuda, cuda:1, mps.", autocompletion=_complete(DEVICES), metavar="DEVICE"
+    ),
+]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        help="auto, float32, bfloat16.",
+        autocompletion=_complete(PRECISIONS),
+        metavar="PRECISION",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        help="Processes that decode images; one per core if not given.",
+        show_default=False,
+    ),
+]
+PathColumn = Annotated[
+    str | None,
+    typer.Option("--path-column", help="Tables: the column with paths.", show_default=False, metavar="NAME"),
+]
+ImageColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--image-column",
+        help="Parquet: the column with the images themselves.",
+        show_default=False,
+        metavar="NAME",
+    ),
+]
+KeyColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--key-column",
+        help="Tables: the column with the images' names.",
+        show_default=False,
+        metavar="NAME",
+    ),
+]
+FeatureColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--column",
+        help="Ready features in Parquet: the column with the vectors.",
+        show_default=False,
+        metavar="NAME",
+    ),
+]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, help="The same seed on the same machine gives the same bytes.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell what is being done.")]
+
+
+def read_parameters(settings: list[str]) -> dict[str, Any]:
+    """Read ``NAME=VALUE`` pairs; a value that is no JSON is text.
+
+    Raises
+    ------
+    InputError
+        One has no ``=``.
+    """
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise InputError(f"--set {setting!r} is not NAME=VALUE; for example --set n_heads=8")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found

@@ -1,0 +1,113 @@
+"""``kinfold cluster``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kinfold.cli import _options as options
+from kinfold.cli._app import app
+from kinfold.cli._tables import describe_skipped, make_list, show_groups, summarise_run
+from kinfold.cli._terminal import Terminal
+
+
+@app.command(
+    epilog="Example: [bold]kinfold cluster photos/ -k 10 --method temi --out run[/bold]  "
+    "(then open run/report.html)"
+)
+def cluster(
+    source: options.Source,
+    n_clusters: Annotated[
+        int, typer.Option("-k", "--n-clusters", min=1, help="How many groups.", show_default=False)
+    ],
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="METHOD",
+            help="temi (learns from neighbours) or kmeans (quick).",
+            autocompletion=options._complete(options.METHODS),
+        ),
+    ] = "temi",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="RUN",
+            help="The folder to write; SOURCE's name with .kinfold here, if not given.",
+            show_default=False,
+        ),
+    ] = None,
+    backbone: options.Backbone = options.DEFAULT_BACKBONE,
+    variant: Annotated[
+        str,
+        typer.Option("--variant", help="Which vectors of the backbone: cls, cls+patches, last4."),
+    ] = "cls",
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    neighbors: Annotated[
+        int | None,
+        typer.Option("--neighbors", min=1, help="Neighbours per image in the graph.", show_default=False),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A parameter of the method, like n_heads=8; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
+    workers: options.Workers = None,
+    path_column: options.PathColumn = None,
+    image_column: options.ImageColumn = None,
+    key_column: options.KeyColumn = None,
+    column: options.FeatureColumn = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Sort images into groups and write a run: groups, model, report.
+
+    Killed or stopped, the same command goes on where it was.
+    """
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    from kinfold import pipeline
+
+    run = pipeline.cluster(
+        source,
+        n_clusters,
+        method=method,
+        out=out,
+        backbone=backbone,
+        variant=variant,
+        random_state=seed,
+        device=device,
+        precision=precision,
+        n_neighbors=neighbors,
+        n_workers=workers,
+        method_parameters=options.read_parameters(settings or []),
+        source_options={
+            "path_column": path_column,
+            "image_column": image_column,
+            "key_column": key_column,
+            "column": column,
+        },
+        report=report,
+        on_estimate=terminal.tell_estimate,
+        progress=terminal.progress,
+    )
+    summary = summarise_run(run)
+    facts = {
+        "images": f"{summary['n_images']:,}",
+        "skipped": describe_skipped(run.skipped),
+        "run": summary["run"],
+        "report": summary["report"] or "none",
+    }
+    terminal.show(summary, show_groups(summary["groups"]), "", make_list(facts))
