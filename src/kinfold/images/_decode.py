@@ -20,7 +20,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from kinfold.images._formats import FORMATS, is_cut_signature, missing_bytes, sniff
+from kinfold.images._formats import FORMATS, is_cut_signature, missing_bytes, sniff, webp_size
 from kinfold.images._modes import to_rgb, turn_upright
 from kinfold.images._reasons import SkipReason, UnusableImage
 
@@ -104,10 +104,12 @@ def make_thumbnail(data: bytes, side: int) -> Image.Image:
 
 
 def _decode(kind: str, data: bytes, min_side: int | None, pixel_limit: int) -> Image.Image:
-    if kind == "TIFF" and (missing := missing_bytes(kind, data)) is not None:
-        raise _truncated(missing)  # libtiff would fill up some of what is missing
+    if kind == "WEBP" and (size := webp_size(data)) is not None:
+        _check_pixels(size, pixel_limit)
     image = _opener(kind)(BytesIO(data), "")
-    _check_pixels(image, pixel_limit)
+    _check_pixels(image.size, pixel_limit)
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        _check_tiff(image, data, pixel_limit)
     if min_side is not None and kind == "JPEG":
         image.draft(None, (min_side, min_side))
     image.load()
@@ -116,11 +118,16 @@ def _decode(kind: str, data: bytes, min_side: int | None, pixel_limit: int) -> I
     return upright
 
 
-def _check_pixels(image: ImageFile.ImageFile, pixel_limit: int) -> None:
-    width, height = image.size
-    if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile may be far larger than the image
-        width = max(width, int(image.tag_v2.get(322, 0)))
-        height = max(height, int(image.tag_v2.get(323, 0)))
+def _check_tiff(image: TiffImagePlugin.TiffImageFile, data: bytes, pixel_limit: int) -> None:
+    """Find what libtiff accepts: tiles far larger than the image, compressed strips that are cut short."""
+    if 322 in image.tag_v2 and 323 in image.tag_v2:
+        _check_pixels((int(image.tag_v2[322]), int(image.tag_v2[323])), pixel_limit)
+    if image.tag_v2.get(259, 1) != 1 and (missing := missing_bytes("TIFF", data)) is not None:
+        raise _truncated(missing)
+
+
+def _check_pixels(size: tuple[int, int], pixel_limit: int) -> None:
+    width, height = size
     if width < 1 or height < 1:
         raise UnusableImage(SkipReason.CORRUPT, f"it is {width} × {height} pixels large")
     if width * height > pixel_limit:

@@ -23,10 +23,8 @@ SNIFF_BYTES = 64
 """So many bytes from the start of a file are enough for :func:`sniff`."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
-EXTENSIONS = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib")
-    + (".tif", ".tiff", ".avif", ".heic", ".heif", ".hif")
-)
+_COMMON_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib")
+EXTENSIONS = frozenset([*_COMMON_EXTENSIONS, ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"])
 
 
 def sniff(data: bytes) -> str | None:
@@ -64,6 +62,20 @@ def missing_bytes(name: str, data: bytes) -> int | None:
     except (struct.error, IndexError):
         return 1
     return missing if missing > 0 else None
+
+
+def webp_size(data: bytes) -> tuple[int, int] | None:
+    """Return width and height of a WebP file; its decoder takes memory for them as soon as it is opened."""
+    kind = data[12:16]
+    if kind == b"VP8 " and len(data) >= 30 and data[23:26] == b"\x9d\x01\x2a":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    if kind == b"VP8X" and len(data) >= 30:
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L" and len(data) >= 25 and data[20] == 0x2F:
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return None
 
 
 def _is_bmp(data: bytes) -> bool:
@@ -146,6 +158,11 @@ def _tiff(data: bytes) -> int:
     return _tiff_directory(data, order, int(struct.unpack_from(f"{order}I", data, 4)[0]), big=False)
 
 
+_TIFF_WIDTHS = {1: (1, 2, 6, 7), 2: (8,), 4: (9, 11, 13), 8: (5, 10, 12, 17, 18)}
+_TIFF_TYPES = {3: ("H", 2), 4: ("I", 4), 16: ("Q", 8)}  # those of offsets and lengths
+_TIFF_TYPES |= {kind: ("", width) for width, kinds in _TIFF_WIDTHS.items() for kind in kinds}
+
+
 def _tiff_directory(data: bytes, order: str, at: int, *, big: bool) -> int:
     if at >= len(data):
         return at + 2 - len(data)
@@ -157,15 +174,14 @@ def _tiff_directory(data: bytes, order: str, at: int, *, big: bool) -> int:
     values: dict[int, list[int]] = {}
     for entry in range(at, at + count * step, step):
         tag, kind, number = struct.unpack_from(f"{order}HH{pointer}", data, entry)
-        if tag not in (273, 279, 324, 325) or kind not in (3, 4, 16):
-            continue
-        code, width = {3: ("H", 2), 4: ("I", 4), 16: ("Q", 8)}[kind]
+        code, width = _TIFF_TYPES.get(kind, ("", 0))
         place = entry + step - inline
         if number * width > inline:
             (place,) = struct.unpack_from(f"{order}{pointer}", data, place)
             if place + number * width > len(data):
                 return int(place + number * width - len(data))
-        values[tag] = list(struct.unpack_from(f"{order}{number}{code}", data, place))
+        if tag in (273, 279, 324, 325) and code:
+            values[tag] = list(struct.unpack_from(f"{order}{number}{code}", data, place))
     offsets = values.get(273, []) + values.get(324, [])
     lengths = values.get(279, []) + values.get(325, [])
     return max([a + b for a, b in zip(offsets, lengths, strict=False)], default=0) - len(data)

@@ -134,11 +134,6 @@ class KeyList(Sequence[str]):
         return self._data[self._ends[row] : self._ends[row + 1]].decode("utf-8", "surrogatepass")
 
 
-def sort_naturally(keys: Sequence[str]) -> list[int]:
-    """Return the positions of ``keys`` in natural order."""
-    return sorted(range(len(keys)), key=lambda row: natural_key(keys[row]))
-
-
 def make_unique(keys: Iterable[str], on_repeat: Callable[[str, str], None] | None = None) -> Iterator[str]:
     """Yield ``keys``, the second of a name as ``name#2``, the third as ``name#3``.
 

@@ -101,7 +101,7 @@ class ImageLoader:
             shared = create_shared_file()
             pool = WorkerPool(self._recipe, self.n_workers, niceness=niceness, timeout=timeout, shared=shared)
             self._flow = WorkerFlow(pool, source, shared)
-            self._finalizer = weakref.finalize(self, _shut_down, pool, shared)
+            self._finalizer = weakref.finalize(self, _shut_down, pool, shared, os.getpid())
 
     def __enter__(self) -> ImageLoader:
         return self
@@ -203,7 +203,9 @@ def _default_workers() -> int:
     return min(cpu_count(), _MOST_WORKERS)
 
 
-def _shut_down(pool: WorkerPool, shared: int | None) -> None:
+def _shut_down(pool: WorkerPool, shared: int | None, owner: int) -> None:
+    if os.getpid() != owner:  # in a fork of the loader's process: the workers aren't ours
+        return
     pool.close()
     if shared is not None:
         os.close(shared)

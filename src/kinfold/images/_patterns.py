@@ -40,7 +40,7 @@ def has_magic(text: str) -> bool:
 
 
 def parse_pattern(text: str) -> Pattern:
-    """Take a pattern of ``*``, ``?``, ``[abc]`` (within a name), ``**`` (any depth), ``{a,b}``, ``{0..9}`` apart."""
+    """Take a pattern apart: ``*``, ``?``, ``[ab]`` in a name, ``**`` at any depth, ``{a,b}``, ``{0..9}``."""
     parts = os.path.abspath(text).replace(os.sep, "/").split("/")
     first = next((i for i, part in enumerate(parts) if has_magic(part)), len(parts) - 1)
     while first and "/".join(parts[:first]).count("{") > "/".join(parts[:first]).count("}"):

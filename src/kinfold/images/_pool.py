@@ -115,7 +115,7 @@ class WorkerPool:
             for minder in self._minders:
                 minder.kill()
         for minder in self._minders:
-            if minder.thread.is_alive():
+            if minder.thread.is_alive() and minder.thread is not threading.current_thread():
                 minder.thread.join(10)
 
     @property
@@ -202,7 +202,7 @@ class _Minder:
             if answer is None:
                 return
             task = self._sent.popleft()
-            self.begun = time.monotonic() if self._sent else None
+            self.begun, self.hung = (time.monotonic() if self._sent else None), False
             self.pool._done.put(list(zip(task.items, _wire.unpack(answer), strict=True)))
 
     def _fill(self) -> bool:

@@ -291,7 +291,7 @@ def _read_columns(path: str, columns: list[str]) -> dict[str, Any]:
             )
             table = csv.read_csv(path, parse_options=_csv_options(path), convert_options=convert)
         else:
-            table = pq.read_table(path, columns=columns)
+            table = pq.ParquetFile(path).read(columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} can't be read as a table: {error}") from error
     return {name: table[name] for name in table.column_names}

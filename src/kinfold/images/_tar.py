@@ -139,6 +139,7 @@ def _shard_names(paths: Sequence[str]) -> list[str]:
 
 def _list_shard(path: str) -> _Listing:
     members: list[tuple[str, int, int, int]] = []
+    links: dict[int, str] = {}
     problem: Problem | None = None
     end = 0
     try:
@@ -148,18 +149,27 @@ def _list_shard(path: str) -> _Listing:
                 end = archive.offset
                 if info.isdir() or any(is_clutter(part) for part in _parts(info.name)):
                     continue
-                is_file = info.isreg() and not info.issparse()
-                members.append(
-                    (_key(info.name), info.offset_data if is_file else -1, info.size, int(info.mtime))
-                )
+                if info.islnk():
+                    links[len(members)] = _key(info.linkname)
+                offset = info.offset_data if info.isreg() and not info.issparse() else -1
+                members.append((_key(info.name), offset, info.size, int(info.mtime)))
         problem = _check_end(path, end)
     except (tarfile.TarError, OSError, EOFError) as error:
         _refuse_compressed(path)
-        problem = (
-            SkipReason.UNREADABLE,
-            f"after byte {end:,} the shard can't be read: {describe_os_error(error)}",
-        )
+        detail = f"after byte {end:,} the shard can't be read: {describe_os_error(error)}"
+        problem = SkipReason.UNREADABLE, detail
+    _resolve(links, members)
     return _Listing(_without_annotations(members), problem)
+
+
+def _resolve(links: dict[int, str], members: list[tuple[str, int, int, int]]) -> None:
+    """Let hard links, which tar writes for a file's second name, lie where the file lies."""
+    if not links:
+        return
+    places = {key: (offset, size) for key, offset, size, _ in members if offset >= 0}
+    for at, target in links.items():
+        key, _, _, modified = members[at]
+        members[at] = (key, *places.get(target, (-1, 0)), modified)
 
 
 def _check_end(path: str, end: int) -> Problem | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,12 +121,13 @@ def _finish(item: Item, spec: SlotShape | None, recipe: Recipe, slots: Slots | N
 
 
 def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
-    """Keep the pipes for messages, and let whatever is printed go to standard error."""
+    """Keep the pipes for messages; what Python prints goes to standard error, what decoders print nowhere."""
     inward, outward = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    sys.stdout = sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(nothing, standard)
     os.close(nothing)
-    os.dup2(2, 1)
     return inward, outward
 
 
