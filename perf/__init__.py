@@ -1,0 +1,1 @@
+"""Speed measurements: ratios taken side by side in one run. Run with ``make bench``."""

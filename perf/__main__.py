@@ -1,0 +1,27 @@
+"""Run every measurement, or the named ones, and print the tables."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from kinfold.compute import describe_machine, resolve_device
+
+MEASUREMENTS = ("heads", "neighbors", "embedding")
+
+
+def main() -> None:
+    """Entry point of ``python -m perf [NAME ...]``."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASUREMENTS)}")
+    names = parser.parse_args().names or MEASUREMENTS
+    if unknown := [name for name in names if name not in MEASUREMENTS]:
+        parser.error(f"unknown: {', '.join(unknown)}; choose from {', '.join(MEASUREMENTS)}")
+    facts = describe_machine(resolve_device("auto"))
+    print("; ".join(f"{name} {value}" for name, value in facts.items()), end="\n\n")
+    for name in names:
+        print(importlib.import_module(f"perf.{name}").main([]).markdown(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
