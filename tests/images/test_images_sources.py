@@ -131,6 +131,29 @@ class TestFolder:
         source = open_source(tmp_path)
         assert {key: trouble(source, key).reason for key in source.keys} == expected
 
+    def test_what_the_system_refuses_is_unreadable(self, tmp_path, monkeypatch):
+        source = open_source(write(tmp_path, "a.jpg"))
+
+        def refuse(path, flags):
+            raise PermissionError(13, "Permission denied", path)
+
+        monkeypatch.setattr(os, "open", refuse)
+        assert str(trouble(source, "a.jpg")) == "unreadable: Permission denied"
+
+    def test_a_folder_that_the_system_refuses_is_a_row(self, tmp_path, monkeypatch):
+        write(tmp_path, "a/1.jpg", "b/2.jpg", "c.jpg")
+        scan = os.scandir
+
+        def refuse(path):
+            if os.fsencode(path).endswith(b"/a"):
+                raise PermissionError(13, "Permission denied", path)
+            return scan(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        source = open_source(tmp_path)
+        assert list(source.keys) == ["a", "b/2.jpg", "c.jpg"]
+        assert str(trouble(source, "a")) == "unreadable: the folder can't be opened: Permission denied"
+
     def test_huge_files_that_are_no_images_are_not_read(self, tmp_path):
         with (tmp_path / "video.mp4").open("wb") as stream:
             stream.truncate(1 << 40)
@@ -463,6 +486,12 @@ class TestPathTable:
         (tmp_path / "twice.csv").write_text("path,id\na.jpg,7\nb.jpg,7\n")
         with pytest.raises(InputError, match=r"rows 0 and 1 .* same key '7'"):
             open_source(tmp_path / "twice.csv", key_column="id")
+
+    def test_a_column_of_something_else_is_refused_and_one_of_categories_is_not(self, tmp_path):
+        with pytest.raises(InputError, match="holds int64, not paths"):
+            open_source(self.table(tmp_path, "parquet"), path_column="label")
+        pq.write_table(pa.table({"path": pa.array(["a", "b"]).dictionary_encode()}), tmp_path / "b.parquet")
+        assert list(open_source(tmp_path / "b.parquet").keys) == ["a", "b"]
 
     def test_rows_without_a_path_are_listed(self, tmp_path):
         pq.write_table(pa.table({"path": ["a.jpg", None, ""]}), tmp_path / "a.parquet")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from kinfold.images._decode import PIXEL_LIMIT, decode_image, make_thumbnail
 from kinfold.images._folder import FolderSource
+from kinfold.images._image_table import ImageTableSource
 from kinfold.images._keys import KeyList, decode_key, encode_key, natural_key
 from kinfold.images._loader import ImageBatch, ImageLoader
 from kinfold.images._open import open_source
+from kinfold.images._path_table import PathTableSource
 from kinfold.images._reasons import SkipReason, UnusableImage
 from kinfold.images._source import ImageSource
-from kinfold.images._tables import ImageTableSource, PathTableSource
 from kinfold.images._tar import TarSource
 from kinfold.images._zip import ZipSource
 

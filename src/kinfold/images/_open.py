@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kinfold.errors import InputError
+from kinfold.images._columns import column_types, holds_images
 from kinfold.images._folder import FolderSource, is_clutter
 from kinfold.images._formats import EXTENSIONS
+from kinfold.images._image_table import ImageTableSource
+from kinfold.images._path_table import PathTableSource
 from kinfold.images._patterns import has_magic, parse_pattern
 from kinfold.images._source import ImageSource, describe_os_error
-from kinfold.images._tables import ImageTableSource, PathTableSource, column_types, holds_images
 from kinfold.images._tar import TarSource
 from kinfold.images._zip import ZipSource
 
