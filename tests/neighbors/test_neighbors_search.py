@@ -157,7 +157,7 @@ def test_rows_all_alike_are_neighbours_in_order(small_tiles):
 
 
 def test_rows_sorted_by_cluster_overflow_no_reservoir(small_tiles):
-    X = made(600, seed=5)
+    X = made(320, seed=5)
     X = X[np.argsort(X[:, 0])]
     assert_graph_is_naive(knn_graph(X, 8, backend="exact"), X, 8)
 
