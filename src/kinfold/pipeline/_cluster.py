@@ -120,7 +120,7 @@ def cluster(
         features = opened.features if loaded is None else work.embed(loaded)
         assert features is not None
         check_n_samples(n_clusters, len(features.rows), f"usable images in {opened.uri}")
-        work.fit(features, as_spec(backbone))
+        work.fit(features, None if loaded is None else as_spec(backbone))
         work.assign(features)
         if report:
             work.report()

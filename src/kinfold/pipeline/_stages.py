@@ -89,14 +89,10 @@ class Stages:
         return True
 
     def declare(self, **sections: Any) -> None:
-        """Set sections of the manifest that say what the result is made of.
-
-        If they differ from what is recorded, the assignments are no longer those of this run.
-        """
-        if all(self.manifest.get(name) == content for name, content in sections.items()):
-            return
-        self.manifest.update(sections)
-        self.forget("assign")
+        """Set sections of the manifest."""
+        if any(self.manifest.get(name) != content for name, content in sections.items()):
+            self.manifest.update(sections)
+            self.save()
 
     def forget(self, name: str) -> None:
         """Forget a stage, and with the model or the assignments all that was made of them."""

@@ -99,17 +99,12 @@ class Work:
 
     def fit(self, features: Features, backbone_spec: str | None) -> None:
         """Fit the method and keep its model; ``backbone_spec`` is what loads the backbone again."""
-        described = self.source.describe(self.variant)
-        self.stages.declare(
-            source={**described, "n_usable": len(features.rows), "n_skipped": features.skipped.num_rows},
-            backbone=describe_backbone(features, backbone_spec),
-            features=self._describe_features(features),
-            parameters={**self.method.describe(), "variant": self.variant},
-            seed=self.method.random_state,
-            machine=describe_machine(resolve_device(self.device)),
-        )
         inputs = self._fit_inputs(features)
-        if not self.stages.is_current("fit", inputs):
+        current = self.stages.is_current("fit", inputs)
+        if not current:
+            self.stages.forget("fit")  # before the manifest says what the new result is made of
+        self._declare(features, backbone_spec)
+        if not current:
             graph = self._find_neighbors(features) if self.method.needs_graph else None
             checkpoint = self.stages.path / f"checkpoint-{hash_json(inputs)[:12]}"
             self._clear_checkpoints(keep=checkpoint)
@@ -148,6 +143,17 @@ class Work:
             render(run, find_images(run), self.progress)
 
         self.stages.run("report", inputs, (REPORT_NAME,), work)
+
+    def _declare(self, features: Features, backbone_spec: str | None) -> None:
+        described = self.source.describe(self.variant)
+        self.stages.declare(
+            source={**described, "n_usable": len(features.rows), "n_skipped": features.skipped.num_rows},
+            backbone=describe_backbone(features, backbone_spec),
+            features=self._describe_features(features),
+            parameters={**self.method.describe(), "variant": self.variant},
+            seed=self.method.random_state,
+            machine=describe_machine(resolve_device(self.device)),
+        )
 
     def _embed_inputs(self, backbone: Backbone) -> dict[str, Any]:
         assert self.source.images is not None

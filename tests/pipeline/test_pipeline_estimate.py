@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kinfold.errors import InputError
+from kinfold.pipeline import Estimate, StageEstimate, cluster, estimate
+from kinfold.pipeline._estimate import check_disk
+
+
+def test_every_stage_of_a_run_is_estimated(photos):
+    found = estimate(photos, 3, backbone="pixels", n_workers=0)
+    assert [stage.name for stage in found.stages] == ["embed", "neighbors", "fit", "assign"]
+    assert found.seconds > 0
+    assert found.memory_bytes > 100 << 20
+    assert found.disk_bytes > 0
+    assert found.as_dict()["seconds"] == found.seconds
+    assert "GiB of memory" in str(found)
+
+
+def test_estimating_writes_nothing(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    estimate(photos, 3, backbone="pixels", method="kmeans")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_more_rows_take_more_of_everything(tmp_path):
+    for n in (1000, 100_000):
+        np.save(tmp_path / f"{n}.npy", np.ones((n, 16), np.float32))
+    few, many = (estimate(tmp_path / f"{n}.npy", 3) for n in (1000, 100_000))
+    assert many.seconds > few.seconds
+    assert many.memory_bytes > few.memory_bytes
+    assert many.disk_bytes > few.disk_bytes
+
+
+def test_disk_use_is_foreseen_within_a_factor_of_two(photos, tmp_path):
+    expected = []
+    run = cluster(
+        photos,
+        3,
+        out=tmp_path / "out",
+        backbone="pixels",
+        n_workers=0,
+        n_neighbors=10,
+        method_parameters={"n_heads": 2, "n_epochs": 1},
+        on_estimate=expected.append,
+        report=False,
+    )
+    written = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
+    assert written / 2 < expected[0].disk_bytes < written * 2 + 100_000
+
+
+def test_what_is_done_is_not_estimated_again(photos, tmp_path):
+    seen: list[Estimate] = []
+    for n_clusters in (3, 3, 4):
+        cluster(
+            photos,
+            n_clusters,
+            method="kmeans",
+            out=tmp_path / "out",
+            backbone="pixels",
+            n_workers=0,
+            on_estimate=seen.append,
+            report=False,
+        )
+    assert [[stage.name for stage in found.stages] for found in seen] == [
+        ["embed", "fit", "assign"],
+        [],
+        ["fit", "assign"],
+    ]
+    assert str(seen[1]) == "nothing is left to be done"
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_work(tmp_path):
+    huge = Estimate((StageEstimate("embed", 1.0, 1, 1 << 60),))
+    with pytest.raises(InputError, match=r"GiB are free; make room"):
+        check_disk(huge, tmp_path)
+
+
+def test_unreadable_images_do_not_stop_the_estimate(photos):
+    for file in photos.rglob("*.png"):
+        file.write_bytes(b"")
+    assert estimate(photos, 3, backbone="pixels", method="kmeans").seconds >= 0
