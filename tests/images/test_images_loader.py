@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from kinfold.backbones import load_backbone
 from kinfold.errors import InputError
 from kinfold.images import ImageLoader, ImageSource, SkipReason, decode_image, open_source
 from support import hostile_files, transforms
@@ -245,6 +246,13 @@ def test_a_transform_that_cannot_be_imported_is_refused_with_advice(source):
             load(source, gone(), n_workers=1)
     finally:
         del transforms.__dict__["gone"]
+
+
+@pytest.mark.parametrize("name", ["pixels", "hog"])
+def test_the_transforms_of_backbones_bring_no_torch_into_workers(source, name):
+    transform = transforms.ThenListLoaded(load_backbone(name).transform)
+    (loaded,) = load(source, transform, rows=[0], n_workers=1)
+    assert loaded.images.tolist() == [[False, False, False]]
 
 
 def test_workers_do_not_import_torch_and_run_at_lower_priority(source):

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +71,17 @@ def keep_shape(image: Image.Image) -> np.ndarray:
 def list_loaded(image: Image.Image) -> np.ndarray:
     """Return whether torch, transformers, pyarrow are loaded in this process."""
     return np.array([name in sys.modules for name in ("torch", "transformers", "pyarrow")])
+
+
+@dataclass(frozen=True)
+class ThenListLoaded:
+    """Do as another transform, then return what is loaded in this process."""
+
+    transform: Callable[[Image.Image], np.ndarray]
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        self.transform(image)
+        return list_loaded(image)
 
 
 def tell_process(image: Image.Image) -> np.ndarray:
