@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.methods._kmeans import SphericalKMeans
@@ -43,7 +43,7 @@ def save_model(estimator: Any, directory: Path) -> None:
     name = next(name for name, known in METHODS.items() if type(estimator) is known)
     tensors = {key: np.ascontiguousarray(value) for key, value in estimator.model_tensors().items()}
     with atomic_file(directory / "model.safetensors") as partial:
-        save_file(tensors, partial)
+        partial.write_bytes(save(tensors))
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
