@@ -42,8 +42,7 @@ def test_disk_use_is_foreseen_within_a_factor_of_two(photos, tmp_path):
         out=tmp_path / "out",
         backbone="pixels",
         n_workers=0,
-        n_neighbors=10,
-        method_parameters={"n_heads": 2, "n_epochs": 1},
+        method="kmeans",
         on_estimate=expected.append,
         report=False,
     )

@@ -3,7 +3,7 @@
 from kinfold.methods._diagnosis import Diagnosis, diagnose
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._model import METHODS, TopClusters, get_method, load_model, predict_top, save_model
-from kinfold.methods._schedule import Plan, plan_training
+from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
 from kinfold.methods._temi import TEMI
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Plan",
     "SphericalKMeans",
     "TopClusters",
+    "default_n_neighbors",
     "diagnose",
     "get_method",
     "load_model",

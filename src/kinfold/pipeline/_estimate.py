@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
-from kinfold.compute import cpu_count, resolve_device
+from kinfold.compute import cpu_count, resolve_device, resolve_precision
 from kinfold.errors import InputError
+from kinfold.heads.network import BOTTLENECK, HIDDEN
 from kinfold.images import ImageSource, UnusableImage, decode_image
+from kinfold.methods import plan_training
 from kinfold.pipeline._embed import as_backbone
 from kinfold.pipeline._method import Method, prepare_method
 from kinfold.pipeline._source import Source, SourceLike, resolve_source
@@ -29,9 +31,10 @@ _WORKER_MEMORY = 150 << 20
 _NEIGHBOR_MEMORY = 2 << 30
 _BLOCK_MEMORY = 256 << 20
 _KMEANS_PASSES = 30
-_TEMI_EPOCHS = 100
-_TEMI_SHARE = 0.6  # of the matrix-product rate that training reaches
+_TRAINING_SHARE = 0.6  # of the matrix-product rate
 _ASSIGNMENT_BYTES = 60
+_ASSIGN_SECONDS = 1e-6
+_STATE_COPIES = 4  # of the weights in a checkpoint: student, teacher, two moments
 _DISK_MARGIN = 1.1
 
 
@@ -48,7 +51,7 @@ class StageEstimate:
     memory_bytes : int
         Peak of main memory, all processes together.
     disk_bytes : int
-        What it leaves on disk.
+        What it needs on disk at its most, checkpoints counted.
     """
 
     name: str
@@ -81,7 +84,7 @@ class Estimate:
 
     @property
     def disk_bytes(self) -> int:
-        """What all stages leave on disk."""
+        """What all stages together need on disk."""
         return sum(stage.disk_bytes for stage in self.stages)
 
     def as_dict(self) -> dict[str, Any]:
@@ -148,18 +151,7 @@ def estimate_work(
         n, dim = (int(length) for length in source.features.matrix(variant).shape)
     if "fit" in done:
         return Estimate(tuple(stages))
-    rate = _measure_rate(resolve_device(device))
-    matrix_bytes = 4 * n * dim
-    if method.needs_graph:
-        k = min(method.graph_neighbors(), n - 1)
-        memory = _BASE_MEMORY + matrix_bytes + min(_NEIGHBOR_MEMORY, 4 * n * n) + 8 * n * k
-        stages.append(StageEstimate("neighbors", 4 * n * n * dim / rate, memory, 8 * n * (k + 1)))
-    seconds = _count_fit_flops(method, n, dim) / rate
-    model_bytes = _count_model_bytes(method, dim)
-    memory = _BASE_MEMORY + _BLOCK_MEMORY + matrix_bytes + 8 * model_bytes
-    stages.append(StageEstimate("fit", seconds, memory, model_bytes))
-    memory = _BASE_MEMORY + _BLOCK_MEMORY + _ASSIGNMENT_BYTES * n
-    stages.append(StageEstimate("assign", 2 * n * model_bytes / 2 / rate, memory, _ASSIGNMENT_BYTES * n))
+    stages += _estimate_grouping(method, n, dim, resolve_device(device))
     return Estimate(tuple(stages))
 
 
@@ -224,35 +216,60 @@ def _measure_image(images: ImageSource, backbone: Backbone, variants: Sequence[s
     return read_seconds, (time.perf_counter() - started) / len(prepared)
 
 
-def _measure_rate(device: torch.device) -> float:
-    """Return the floating-point operations per second of a float32 matrix product."""
+def _estimate_grouping(method: Method, n: int, dim: int, device: torch.device) -> list[StageEstimate]:
+    """Estimate all that follows the features, ``n`` rows of ``dim`` values."""
+    stages = []
+    matrix_bytes, model_bytes = 4 * n * dim, _count_model_bytes(method, dim)
+    if method.needs_graph:
+        k = min(method.graph_neighbors(n), n - 1)
+        memory = _BASE_MEMORY + matrix_bytes + min(_NEIGHBOR_MEMORY, 4 * n * n) + 8 * n * k
+        seconds = 4 * n * n * dim / _measure_rate(device, "float32")  # half of it to find the best
+        stages.append(StageEstimate("neighbors", seconds, memory, 8 * n * (k + 1)))
+    rate = _measure_rate(device, method.estimator.get_params().get("precision", "float32"))
+    seconds = _count_fit_flops(method, n, dim) / rate
+    memory = _BASE_MEMORY + _BLOCK_MEMORY + matrix_bytes + 8 * model_bytes
+    stages.append(StageEstimate("fit", seconds, memory, _STATE_COPIES * model_bytes))
+    seconds = n * (model_bytes / 2 / rate + _ASSIGN_SECONDS)
+    memory = _BASE_MEMORY + _BLOCK_MEMORY + _ASSIGNMENT_BYTES * n
+    stages.append(StageEstimate("assign", seconds, memory, _ASSIGNMENT_BYTES * n))
+    return stages
+
+
+def _measure_rate(device: torch.device, precision: str) -> float:
+    """Return the floating-point operations per second of a matrix product."""
     generator = torch.Generator().manual_seed(0)
-    matrix = torch.rand(_RATE_SIDE, _RATE_SIDE, generator=generator).to(device)
+    matrix = torch.rand(_RATE_SIDE, _RATE_SIDE, generator=generator)
+    matrix = matrix.to(device, resolve_precision(precision, device))
     best = float("inf")
     for _ in range(3):
         started = time.perf_counter()
-        (matrix @ matrix).sum().item()
+        (matrix @ matrix)[0, 0].item()
         best = min(best, time.perf_counter() - started)
     return 2 * _RATE_SIDE**3 / best
 
 
 def _count_fit_flops(method: Method, n: int, dim: int) -> float:
+    """Return the operations of a fit, as many as would take its time at the full rate."""
     parameters = method.estimator.get_params()
     if not method.needs_graph:
         n_init = parameters.get("n_init")
         starts = n_init if isinstance(n_init, int) else 10 if n * method.n_clusters <= 1_000_000 else 3
-        return 2.0 * starts * _KMEANS_PASSES * n * dim * method.n_clusters
-    epochs = parameters.get("n_epochs") or _TEMI_EPOCHS
+        return 2.0 * starts * _KMEANS_PASSES * n * dim * method.n_clusters / _TRAINING_SHARE
+    plan = plan_training(
+        n, method.n_clusters, n_epochs=parameters.get("n_epochs"), batch_size=parameters.get("batch_size")
+    )
+    n_seen = plan.schedule.n_epochs * plan.steps_per_epoch * plan.batch_size
     weights = _count_model_bytes(method, dim) / 4
     # Two views of each sample; student forward and backward are three products, the teacher's is a fourth.
-    return 2 * 2 * 4 * n * weights * epochs / _TEMI_SHARE
+    return 2 * 2 * 4 * n_seen * weights / _TRAINING_SHARE
 
 
 def _count_model_bytes(method: Method, dim: int) -> int:
+    """Return the bytes of all heads while they are trained, or of all centroids."""
     if not method.needs_graph:
         return 4 * dim * method.n_clusters
     heads = method.estimator.get_params().get("n_heads", 1)
-    return int(4 * heads * (dim * 512 + 512 * 256 + 256 * method.n_clusters))
+    return int(4 * heads * (dim * HIDDEN + HIDDEN * BOTTLENECK + BOTTLENECK * method.n_clusters))
 
 
 def _show_seconds(seconds: float) -> str:

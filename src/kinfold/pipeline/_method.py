@@ -9,9 +9,8 @@ from typing import Any
 
 from kinfold.compute import PRECISIONS, resolve_device
 from kinfold.errors import InputError, nearest_name
-from kinfold.methods import get_method
+from kinfold.methods import default_n_neighbors, get_method
 
-DEFAULT_NEIGHBORS = 50
 _OWN_ARGUMENTS = ("n_clusters", "random_state", "device")
 
 
@@ -48,16 +47,18 @@ class Method:
         """Return a new estimator with these parameters."""
         return type(self.estimator)(**self.estimator.get_params())
 
-    def graph_neighbors(self) -> int:
+    def graph_neighbors(self, n_samples: int) -> int:
         """Return the neighbours per sample of the graph."""
-        return DEFAULT_NEIGHBORS if self.n_neighbors is None else self.n_neighbors
+        if self.n_neighbors is not None:
+            return self.n_neighbors
+        return default_n_neighbors(n_samples, self.n_clusters)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self, n_samples: int) -> dict[str, Any]:
         """Return all that decides the result besides the features, JSON-ready."""
         parameters = self.estimator.get_params()
         own = {name: value for name, value in parameters.items() if name not in _OWN_ARGUMENTS}
         if self.needs_graph:
-            own["n_neighbors"] = self.graph_neighbors()
+            own["n_neighbors"] = self.graph_neighbors(n_samples)
         return {
             "n_clusters": self.n_clusters,
             "method": self.name,

@@ -14,7 +14,7 @@ from kinfold.backbones import Backbone, load_backbone
 from kinfold.errors import InputError
 from kinfold.features import Features, FeatureStore, extract_features
 from kinfold.images import ImageSource
-from kinfold.methods import predict_top
+from kinfold.methods import load_model, predict_top
 from kinfold.pipeline._source import SourceLike, resolve_source
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run, lock_directory, write_predictions, write_skipped
@@ -78,9 +78,9 @@ def predict(
     opened = resolve_source(source, source_options)
     if opened.features is not None:
         _check_features(run, opened.features)
-        return _write(run, opened.features, out)
+        return _write(run, opened.features, out, device)
     assert opened.images is not None
-    return _predict_images(run, opened.images, out, _load(run, backbone, device), n_workers, progress)
+    return _predict_images(run, opened.images, out, _load(run, backbone, device), device, n_workers, progress)
 
 
 def _predict_images(
@@ -88,6 +88,7 @@ def _predict_images(
     images: ImageSource,
     out: Path,
     backbone: Backbone,
+    device: str,
     n_workers: int | None,
     progress: Progress,
 ) -> pa.Table:
@@ -107,15 +108,15 @@ def _predict_images(
             progress=progress,
         )
         _check_features(run, features)
-        table = _write(run, features, out)
+        table = _write(run, features, out, device)
         shutil.rmtree(home / "features")
     home.rmdir()
     return table
 
 
-def _write(run: Run, features: Features, out: Path) -> pa.Table:
+def _write(run: Run, features: Features, out: Path, device: str) -> pa.Table:
     matrix = features.matrix(run.manifest["features"]["variant"])
-    top = predict_top(run.model, matrix, n_top=1)
+    top = predict_top(load_model(run.path, device=device), matrix, n_top=1)
     skipped = out.with_name(f"{out.stem}.skipped.parquet")
     if features.skipped.num_rows:
         write_skipped(skipped, features.skipped)

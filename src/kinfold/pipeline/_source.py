@@ -102,7 +102,7 @@ def default_out(source: Source) -> Path:
     parts = [part for part in re.split(r"[/\\]", source.uri) if part and not any(c in part for c in "*?[{")]
     name = parts[-1] if parts else "run"
     if not Path(source.uri).is_dir():
-        name = name.split(".")[0] or name
+        name = Path(name).stem.removesuffix(".tar") or name
     return Path.cwd() / f"{name}.kinfold"
 
 

@@ -119,7 +119,9 @@ class Work:
 
         def work() -> None:
             # The saved model, not the one still in memory: so a resumed run, and predict, do the same sums.
-            top = predict_top(load_model(path), features.matrix(self.variant), n_top=N_TOP)
+            top = predict_top(
+                load_model(path, device=self.device), features.matrix(self.variant), n_top=N_TOP
+            )
             keys = features.keys.take(pa.array(features.rows))
             write_assignments(path / ASSIGNMENTS_NAME, features.rows, keys, top)
             write_skipped(path / SKIPPED_NAME, features.skipped)
@@ -150,7 +152,7 @@ class Work:
             source={**described, "n_usable": len(features.rows), "n_skipped": features.skipped.num_rows},
             backbone=describe_backbone(features, backbone_spec),
             features=self._describe_features(features),
-            parameters={**self.method.describe(), "variant": self.variant},
+            parameters={**self.method.describe(len(features.rows)), "variant": self.variant},
             seed=self.method.random_state,
             machine=describe_machine(resolve_device(self.device)),
         )
@@ -166,13 +168,13 @@ class Work:
     def _fit_inputs(self, features: Features) -> dict[str, Any]:
         return {
             "features": features.fingerprint(self.variant),
-            "parameters": self.method.describe(),
+            "parameters": self.method.describe(len(features.rows)),
             "device": resolve_device(self.device).type,
         }
 
     def _find_neighbors(self, features: Features) -> NeighborGraph:
         """Return the graph of these features, from where it's kept or newly made."""
-        n_neighbors = self.method.graph_neighbors()
+        n_neighbors = self.method.graph_neighbors(len(features.rows))
         inputs = {"features": features.fingerprint(self.variant), "n_neighbors": n_neighbors}
         home = self._neighbors_home(features)
         path = home / f"{self.variant.replace('/', '-')}-{hash_json(inputs)[:12]}"
