@@ -378,3 +378,13 @@ def test_assignments_hold_every_usable_row_of_the_table_readers_see(photos, tmp_
     table = pq.read_table(run.path / "assignments.parquet")
     assert table.num_rows == 45
     assert table["key"].null_count == 0
+
+
+def test_every_entry_of_the_manifest_is_described(photos, tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "formats.md").read_text(encoding="utf-8")
+    described = text[text.index("## A run") :]
+    run = cluster(photos, 3, out=tmp_path / "out", **TEMI)
+    names = list(run.manifest)
+    for section in ("source", "features", "diagnosis"):
+        names += run.manifest[section]
+    assert [name for name in names if f"`{name}`" not in described] == []
