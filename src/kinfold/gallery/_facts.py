@@ -57,6 +57,7 @@ _HIDDEN = (
     "has_text",
 )
 _TABLES = ("variants", "preprocessing", "classes")
+_FIRST = ("name", "method", "uri", "kind")
 _MOST_FACTS = 24
 
 # how the evaluation names its measures, and how a reader does
@@ -138,7 +139,7 @@ def _flatten(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
             flat.pop(key)
             for inner, scalar in value.items() if key not in _TABLES else ():
                 flat.setdefault(inner if inner not in content else f"{key} {inner}", scalar)
-    return list(flat.items())
+    return sorted(flat.items(), key=lambda item: _FIRST.index(item[0]) if item[0] in _FIRST else len(_FIRST))
 
 
 def _show_key(key: str) -> str:
@@ -155,9 +156,7 @@ def _show_value(section: str, key: str, value: Any) -> str:
     if isinstance(value, (int, float)) and (section == "timings" or key.endswith("seconds")):
         return show_seconds(float(value))
     if isinstance(value, int):
-        return (
-            show_count(value) if value >= 10_000 and "seed" not in key and "state" not in key else str(value)
-        )
+        return str(value) if key in ("random_state", "seed") else show_count(value)
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, str):

@@ -50,7 +50,7 @@ def plan_sheets(n_groups: int, *, budget: int = 16_000_000) -> SheetPlan:
     """
     groups = min(max(n_groups, 1), MAX_SHEETS)
     per_group = int(np.clip(round(60 * (10 / groups) ** 0.44), 8, 60))
-    n_least = max(2, per_group // 5)
+    n_least = max(2, per_group // 6)
     side = 144 if groups <= 20 else 112 if groups <= 100 else 88 if groups <= 300 else 64
     max_bytes = budget * 3 // 4 // (per_group * groups)
     return SheetPlan(per_group - n_least, n_least, side, min(max_bytes, 24_000))

@@ -25,6 +25,12 @@ _FIRST_SKIPPED = 50
 _MOST_REASONS = 20
 _LISTED_EMPTY = 40
 _NAME_LIMIT = 96
+_SECOND_FROM = 0.05
+_COMPACT = 10
+_ABSENT = (
+    "The images were not found where the run knows them, so their names stand here. "
+    "If they were moved: kinfold report RUN --source WHERE"
+)
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,8 @@ class Page:
     confidence_bars: list[Bar]
     sheets: list[SheetView]
     with_images: bool
+    absent: str
+    compact: bool
     noun: str
     noun_one: str
     left_out: str
@@ -127,8 +135,8 @@ def build_page(run: Run, grouping: Grouping, thumbnails: Mapping[int, Thumbnail]
     """
     manifest = run.manifest
     n_rows = run.assignments.num_rows
-    with_images = thumbnails is not None
-    noun, noun_one = ("images", "image") if with_images else ("samples", "sample")
+    images_known = thumbnails is not None or _look(manifest, "source", "images") is not None
+    noun, noun_one = ("images", "image") if images_known else ("samples", "sample")
     n_groups = len(grouping.sizes)
     sizes = grouping.sizes
     return Page(
@@ -146,7 +154,9 @@ def build_page(run: Run, grouping: Grouping, thumbnails: Mapping[int, Thumbnail]
         size_bars=draw_sizes(sizes),
         confidence_bars=draw_confidence(grouping.histogram),
         sheets=_SheetWriter(run, thumbnails, sizes).write(grouping.sheets),
-        with_images=with_images,
+        with_images=thumbnails is not None,
+        absent=_ABSENT if images_known and thumbnails is None else "",
+        compact=thumbnails is not None and max(map(_n_shown, grouping.sheets), default=0) <= _COMPACT,
         noun=noun,
         noun_one=noun_one,
         left_out=_left_out(grouping.n_left_out),
@@ -191,11 +201,21 @@ class _SheetWriter:
     def _item(self, record: Mapping[str, Any], *, with_second: bool) -> Item:
         name = show_name(record["key"], _NAME_LIMIT)
         confidence = show_confidence(record["confidence"] or 0.0)
-        second = ""
-        if with_second and len(record["top_clusters"]) > 1:
-            second = f"or {record['top_clusters'][1]}"
+        second = _second_choice(record) if with_second else ""
         image = self._thumbnails.get(record["row"], Thumbnail("", reason="no image"))
         return Item(name, f"{name}, confidence {confidence}", confidence, second, image)
+
+
+def _n_shown(sheet: Sheet) -> int:
+    return len(sheet.top) + len(sheet.least)
+
+
+def _second_choice(record: Mapping[str, Any]) -> str:
+    """Name the next best group, where the model thinks of it at all."""
+    clusters, probabilities = record["top_clusters"], record["top_probabilities"]
+    if len(clusters) > 1 and probabilities[1] >= _SECOND_FROM:
+        return f"or {clusters[1]}"
+    return ""
 
 
 def _look(manifest: Mapping[str, Any], section: str, name: str) -> Any:
@@ -210,7 +230,7 @@ def _words(manifest: Mapping[str, Any]) -> list[str]:
     backbone = card.get("name") if isinstance(card, Mapping) else None
     seed = _look(manifest, "parameters", "random_state")
     words = [
-        {"temi": "TEMI", "kmeans": "k-means"}.get(str(method), str(method)) if method else "",
+        {"temi": "TEMI", "kmeans": "k\u2011means"}.get(str(method), str(method)) if method else "",
         f"on {backbone}" if backbone else "",
         f"seed {seed}" if seed is not None else "",
     ]
