@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from kinfold.backbones._base import Backbone
 from kinfold.backbones._card import BackboneCard, Preprocessing
 from kinfold.backbones._catalogue import CARDS, DEFAULT_BACKBONE
 from kinfold.backbones._descriptors import HogDescriptor, PixelDescriptor
 from kinfold.errors import InputError, nearest_name
+
+if TYPE_CHECKING:
+    import torch
 
 _DESCRIPTORS = {"pixels": PixelDescriptor, "hog": HogDescriptor}
 
@@ -47,6 +49,14 @@ def load_backbone(
     FormatError
         Weights or configuration are damaged.
     """
+    import torch  # not above: the loader's workers import this package for its transforms alone
+
+    # Libraries draw weights at random before they overwrite them; the caller's generator must not notice.
+    with torch.random.fork_rng(devices=[]):
+        return _load(name_or_path, device, precision)
+
+
+def _load(name_or_path: str | Path, device: str | torch.device, precision: str) -> Backbone:
     name = str(name_or_path)
     if isinstance(name_or_path, str):
         if name in _DESCRIPTORS:
