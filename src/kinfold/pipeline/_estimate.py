@@ -30,7 +30,9 @@ _BASE_MEMORY = 600 << 20  # the interpreter with PyTorch loaded
 _WORKER_MEMORY = 150 << 20
 _NEIGHBOR_MEMORY = 2 << 30
 _BLOCK_MEMORY = 256 << 20
-_KMEANS_PASSES = 30
+_KMEANS_PASSES = 60
+_KMEANS_READS = 3  # of the matrix in each pass
+_COPY_BYTES = 64 << 20
 _TRAINING_SHARE = 0.6  # of the matrix-product rate
 _ASSIGNMENT_BYTES = 60
 _ASSIGN_SECONDS = 1e-6
@@ -47,7 +49,7 @@ class StageEstimate:
     name : str
         The stage.
     seconds : float
-        Wall-clock time on this machine, as good as a factor of about two.
+        Wall-clock time on this machine as busy as it is now: a rough guide, not a promise.
     memory_bytes : int
         Peak of main memory, all processes together.
     disk_bytes : int
@@ -226,7 +228,7 @@ def _estimate_grouping(method: Method, n: int, dim: int, device: torch.device) -
         seconds = 4 * n * n * dim / _measure_rate(device, "float32")  # half of it to find the best
         stages.append(StageEstimate("neighbors", seconds, memory, 8 * n * (k + 1)))
     rate = _measure_rate(device, method.estimator.get_params().get("precision", "float32"))
-    seconds = _count_fit_flops(method, n, dim) / rate
+    seconds = _estimate_fit_seconds(method, n, dim, rate, device)
     memory = _BASE_MEMORY + _BLOCK_MEMORY + matrix_bytes + 8 * model_bytes
     stages.append(StageEstimate("fit", seconds, memory, _STATE_COPIES * model_bytes))
     seconds = n * (model_bytes / 2 / rate + _ASSIGN_SECONDS)
@@ -248,20 +250,32 @@ def _measure_rate(device: torch.device, precision: str) -> float:
     return 2 * _RATE_SIDE**3 / best
 
 
-def _count_fit_flops(method: Method, n: int, dim: int) -> float:
-    """Return the operations of a fit, as many as would take its time at the full rate."""
+def _measure_bandwidth(device: torch.device) -> float:
+    """Return the bytes per second at which memory is read and written."""
+    values = torch.zeros(_COPY_BYTES // 4, device=device)
+    best = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        values.clone()[0].item()
+        best = min(best, time.perf_counter() - started)
+    return 2 * _COPY_BYTES / best
+
+
+def _estimate_fit_seconds(method: Method, n: int, dim: int, rate: float, device: torch.device) -> float:
     parameters = method.estimator.get_params()
     if not method.needs_graph:
         n_init = parameters.get("n_init")
         starts = n_init if isinstance(n_init, int) else 10 if n * method.n_clusters <= 1_000_000 else 3
-        return 2.0 * starts * _KMEANS_PASSES * n * dim * method.n_clusters / _TRAINING_SHARE
+        product = 2 * n * dim * method.n_clusters / rate
+        reading = _KMEANS_READS * 4 * n * dim / _measure_bandwidth(device)
+        return starts * _KMEANS_PASSES * (product + reading)
     plan = plan_training(
         n, method.n_clusters, n_epochs=parameters.get("n_epochs"), batch_size=parameters.get("batch_size")
     )
     n_seen = plan.schedule.n_epochs * plan.steps_per_epoch * plan.batch_size
     weights = _count_model_bytes(method, dim) / 4
     # Two views of each sample; student forward and backward are three products, the teacher's is a fourth.
-    return 2 * 2 * 4 * n_seen * weights / _TRAINING_SHARE
+    return 2 * 2 * 4 * n_seen * weights / (_TRAINING_SHARE * rate)
 
 
 def _count_model_bytes(method: Method, dim: int) -> int:

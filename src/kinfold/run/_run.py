@@ -167,8 +167,9 @@ class Run:
         where = source if source is not None else recorded.get("images")
         if where is None:
             return None
+        options = {} if recorded.get("kind") == "features" else recorded.get("options", {})
         try:
-            images = open_source(where, **recorded.get("options", {}))
+            images = open_source(where, **options)
         except InputError as error:
             raise InputError(
                 f"the images of this run can't be opened at {where} ({error}); "
