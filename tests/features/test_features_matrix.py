@@ -148,6 +148,7 @@ def test_arrays_and_memory_maps_are_taken_without_a_copy(shards, whole, tmp_path
     import torch
 
     assert as_row_matrix(torch.ones(3, 2)).dtype == np.float32
+    assert as_row_matrix(torch.ones(3, 2, dtype=torch.bfloat16, requires_grad=True)).dtype == np.float32
 
 
 def test_sparse_matrices_are_refused():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -273,6 +276,7 @@ def test_what_is_no_matrix_of_numbers_is_refused(X, message):
         {"threshold": 1.5},
         {"threshold": float("nan")},
         {"threshold": "median"},
+        {"threshold": [0.5]},
         {"threshold": 0.5, "max_neighbors": 4},
         {"backend": "fais"},
         {"memory_budget": 0},
@@ -329,3 +333,45 @@ def test_indexed_faiss_finds_nearly_all_and_its_similarities_are_exact(monkeypat
         found.similarities, np.sum(unit[rows] * unit[found.indices], axis=1), atol=1e-5
     )
     assert not np.any(found.indices == rows)
+
+
+MEMORY_SCRIPT = """
+import sys, threading, time
+import numpy as np
+from kinfold.neighbors import knn_graph
+
+
+def anonymous():
+    with open("/proc/self/status") as stream:
+        return next(int(line.split()[1]) for line in stream if line.startswith("RssAnon")) * 1024
+
+
+X = np.load(sys.argv[1], mmap_mode="r")
+knn_graph(X[:500], 50)
+base, peak, done = anonymous(), [0], threading.Event()
+
+
+def watch():
+    while not done.wait(0.002):
+        peak[0] = max(peak[0], anonymous())
+
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+graph = knn_graph(X, 50, memory_budget=int(sys.argv[2]))
+done.set()
+watcher.join()
+print(peak[0] - base - 2 * graph.n_edges * 8)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads memory from /proc")
+def test_features_larger_than_the_budget_stay_under_it(tmp_path):
+    X = made(12_000, dim=768)
+    np.save(tmp_path / "X.npy", X)
+    budget = 24_000_000
+    assert X.nbytes > 1.5 * budget
+    command = [sys.executable, "-c", MEMORY_SCRIPT, str(tmp_path / "X.npy"), str(budget)]
+    taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert taken < budget

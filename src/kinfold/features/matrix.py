@@ -52,7 +52,8 @@ def as_row_matrix(X: ArrayLike | RowMatrix) -> RowMatrix:
     if hasattr(X, "toarray"):
         raise InputError("features are a sparse matrix; pass a dense one (X.toarray())")
     if hasattr(X, "detach"):
-        X = cast("Any", X).detach().cpu().numpy()
+        tensor = cast("Any", X).detach().cpu()
+        X = (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
     matrix = X if _reads_rows(X) else _as_array(cast("ArrayLike", X))
     matrix = cast("RowMatrix", matrix)
     check_matrix(tuple(matrix.shape), matrix.dtype, "features")

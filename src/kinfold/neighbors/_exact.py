@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
-from kinfold.neighbors._reservoir import Reservoir, reservoir_width
-from kinfold.neighbors._rows import UnitRows
+from kinfold.neighbors._reservoir import Reservoir, offer_bytes, reservoir_width
+from kinfold.neighbors._rows import READING_SHARE, UnitRows
 from kinfold.neighbors._rule import Rule
 from kinfold.progress import Progress
 
 _TILE = {"cpu": 2048, "cuda": 8192}
 _SMALLEST_TILE = 64
-_SCRATCH_PER_ENTRY = 24
 
 Csr = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
@@ -59,15 +58,24 @@ def exact_neighbors(rows: UnitRows, rule: Rule, budget: int, device: torch.devic
                 similarities.append(part[2])
     indptr = np.zeros(n + 1, dtype=np.int64)
     np.cumsum(np.concatenate(degrees), out=indptr[1:])
-    return indptr, np.concatenate(indices), np.concatenate(similarities)
+    return indptr, _join(indices), _join(similarities)
 
 
-def best_similarities(rows: UnitRows, sample: NDArray[Any], width: int, device: torch.device) -> NDArray[Any]:
+def _join(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    """Join the parts and let go of them."""
+    joined = np.concatenate(parts)
+    parts.clear()
+    return joined
+
+
+def best_similarities(
+    rows: UnitRows, sample: NDArray[Any], width: int, budget: int, device: torch.device
+) -> NDArray[Any]:
     """Return the ``width`` highest similarities of sampled rows to all others, float32 descending."""
     queries = rows.take(sample)
     numbers = torch.from_numpy(sample).to(device)
     best = torch.empty((len(sample), 0), device=device)
-    tile = _TILE.get(device.type, 2048)
+    tile = max(_SMALLEST_TILE, min(_TILE.get(device.type, 2048), budget // (32 * len(sample))))
     for start in range(0, rows.n_rows, tile):
         stop = min(rows.n_rows, start + tile)
         block = queries @ rows.read(start, stop).T
@@ -122,13 +130,15 @@ def _product(rows: torch.Tensor, keys: torch.Tensor, scratch: torch.Tensor) -> t
 def _make_plan(n: int, dim: int, rule: Rule, budget: int, device: torch.device) -> _Plan:
     """Choose the panel and the tile so that the working memory stays within ``budget`` bytes."""
     per_row = 4 * dim + 8 * reservoir_width(rule) + 32
+    budget -= budget // READING_SHARE
     tile = _TILE.get(device.type, 2048)
     while tile > _SMALLEST_TILE and _tile_bytes(tile, dim, rule) + tile * per_row > budget // 2:
         tile //= 2
     room = (budget - _tile_bytes(tile, dim, rule)) // per_row
     if room < min(n, tile):
         least = _tile_bytes(tile, dim, rule) + tile * per_row
-        raise InputError(f"memory_budget is {budget:,} bytes; these features need at least {least:,}")
+        least += least // (READING_SHARE - 1) + READING_SHARE
+        raise InputError(f"memory_budget is too small: these features need at least {least:,} bytes")
     if room >= n:
         return _Plan(panel=n, tile=tile)
     panels = -(-n // (room // tile * tile))
@@ -137,8 +147,8 @@ def _make_plan(n: int, dim: int, rule: Rule, budget: int, device: torch.device) 
 
 
 def _tile_bytes(tile: int, dim: int, rule: Rule) -> int:
-    """Bytes of one step: the block, its mask and their copies, the keys, the candidates being cut."""
-    return _SCRATCH_PER_ENTRY * tile * tile + 3 * 4 * tile * dim + 3 * 8 * tile * reservoir_width(rule)
+    """Bytes of one step: the block, the keys it is made from, and what a reservoir makes of it."""
+    return 4 * tile * tile + 4 * tile * dim + offer_bytes(tile, rule)
 
 
 def _n_tiles(plan: _Plan, n: int) -> int:

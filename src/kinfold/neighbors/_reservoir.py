@@ -13,11 +13,19 @@ from kinfold.neighbors._rule import Rule
 _EMPTY = torch.iinfo(torch.int64).min
 _LAST = 0x7FFFFFFF
 _MANY = 2
+_MASK_AND_COPY, _PER_HIT, _PER_BEST = 5, 56, 16
 
 
 def reservoir_width(rule: Rule) -> int:
     """Return how many candidates a row has room for: those it may keep, and as many newcomers again or so."""
     return rule.at_most + max(rule.at_most // 2, 128)
+
+
+def offer_bytes(tile: int, rule: Rule) -> int:
+    """Return the most bytes that a block of ``tile`` × ``tile`` takes on its way in, itself apart."""
+    hits = min(tile, _MANY * rule.at_most)
+    best = min(tile, rule.at_most)
+    return tile * (_MASK_AND_COPY * tile + _PER_HIT * hits + _PER_BEST * best + 16 * reservoir_width(rule))
 
 
 class Reservoir:
@@ -58,7 +66,7 @@ class Reservoir:
         """Offer similarities (keys, rows): the same block, seen from its columns."""
         n_rows = block.shape[1]
         mask = self._above(block, self._floor[row_start : row_start + n_rows][None, :])
-        if _count(mask) > _MANY * n_rows * self._rule.at_least:
+        if _count(mask) > _MANY * n_rows * self._rule.at_most:
             self.offer(block.T.contiguous(), row_start, key_start)
             return
         keys, rows = _where(mask)
@@ -80,7 +88,7 @@ class Reservoir:
         n_rows = len(block)
         floor = self._floor[row_start : row_start + n_rows]
         mask = self._above(block, floor[:, None])
-        if _count(mask) > _MANY * n_rows * self._rule.at_least:
+        if _count(mask) > _MANY * n_rows * self._rule.at_most:
             torch.maximum(floor, self._floor_alone(block), out=floor)
             mask = self._above(block, floor[:, None])
         return _where(mask)
@@ -132,7 +140,8 @@ class Reservoir:
         slots = torch.arange(len(rows), device=rows.device) + (counts - first)[rows]
         self._keys[rows + row_start, slots] = _key_of(values, keys + key_start)
         counts += new
-        due = (counts - self._kept[row_start : row_start + n_rows]) * 4 >= self._rule.at_least
+        kept = self._kept[row_start : row_start + n_rows]
+        due = (counts - kept) * 4 >= kept.clamp(min=self._rule.at_least)
         self._cut(due.nonzero().flatten() + row_start)
 
     def _overfull(self, row_start: int, n_rows: int, rows: torch.Tensor) -> torch.Tensor:

@@ -12,24 +12,37 @@ from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix
 
 _NAMED = 5
-_BLOCK_BYTES = 1 << 26
+_MOST_BYTES = 1 << 28
+_COPIES = 4
+READING_SHARE = 8
 
 
 class UnitRows:
     """The rows of a matrix scaled to unit length, as float32 tensors on a device.
 
     A row that is zero or holds NaN or infinity has no direction; :meth:`check` refuses it by number.
+
+    Parameters
+    ----------
+    matrix : RowMatrix
+        Real numbers of any type.
+    device : torch.device
+        Where the rows are wanted.
+    budget : int
+        Bytes of working memory, of which reading takes at most an eighth.
     """
 
-    def __init__(self, matrix: RowMatrix, device: torch.device) -> None:
+    def __init__(self, matrix: RowMatrix, device: torch.device, budget: int) -> None:
         self._matrix = matrix
         self._device = device
         self.n_rows, self.dim = int(matrix.shape[0]), int(matrix.shape[1])
+        bytes_read = min(_MOST_BYTES, budget // READING_SHARE)
+        self._step = max(1, bytes_read // (8 * _COPIES * self.dim))
 
     def check(self) -> None:
         """Read everything once and raise :class:`InputError` naming the first rows without a direction."""
         wrong: list[tuple[int, str]] = []
-        step = self._step()
+        step = self._step
         for start in range(0, self.n_rows, step):
             largest = _largest(self._load(slice(start, min(self.n_rows, start + step))))
             for offset in torch.nonzero(~(torch.isfinite(largest) & (largest > 0))).flatten().tolist():
@@ -46,7 +59,7 @@ class UnitRows:
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return rows ``start`` to ``stop`` at unit length, float32, (stop − start, dim)."""
         out = torch.empty((stop - start, self.dim), dtype=torch.float32, device=self._device)
-        step = self._step()
+        step = self._step
         for first in range(start, stop, step):
             last = min(stop, first + step)
             out[first - start : last - start] = _unit(self._load(slice(first, last)))
@@ -60,9 +73,6 @@ class UnitRows:
         block = np.asarray(self._matrix[rows])
         wide = block.dtype.itemsize > 4 or (block.dtype.kind in "iu" and block.dtype.itemsize > 2)
         return torch.from_numpy(np.array(block, dtype=np.float64 if wide else np.float32)).to(self._device)
-
-    def _step(self) -> int:
-        return max(1, _BLOCK_BYTES // (8 * self.dim))
 
 
 def _largest(block: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import math
 import warnings
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -96,13 +97,13 @@ def knn_graph(
     where = _search_device(device)
     budget = _default_budget(where) if memory_budget is None else int(memory_budget)
     backend = _choose_backend(backend, n, where)
-    rows = UnitRows(matrix, where)
+    rows = UnitRows(matrix, where, budget)
     rows.check()
     if n == 1:
         parameters = {**Rule.fixed(n_neighbors).describe(), "backend": backend}
         empty = np.zeros(0, np.int32), np.zeros(0, np.float32)
         return NeighborGraph(np.zeros(2, np.int64), *empty, parameters)
-    rule = _make_rule(rows, n_neighbors, threshold, max_neighbors, where)
+    rule = _make_rule(rows, n_neighbors, threshold, max_neighbors, budget, where)
     if backend == "faiss":
         from kinfold.neighbors._faiss import faiss_neighbors
 
@@ -128,14 +129,19 @@ def _check_parameters(
     if isinstance(threshold, str):
         if threshold != "auto":
             raise InputError(f"threshold must be a number, 'auto' or None, not {threshold!r}")
-    elif not (math.isfinite(threshold) and -1 <= threshold <= 1):
+    elif not (isinstance(threshold, Real) and math.isfinite(threshold) and -1 <= threshold <= 1):
         raise InputError(f"threshold is a cosine similarity in [-1, 1], not {threshold!r}")
     if max_neighbors < n_neighbors:
         raise InputError(f"max_neighbors ({max_neighbors}) is below n_neighbors ({n_neighbors})")
 
 
 def _make_rule(
-    rows: UnitRows, n_neighbors: int, threshold: float | str | None, max_neighbors: int, device: torch.device
+    rows: UnitRows,
+    n_neighbors: int,
+    threshold: float | str | None,
+    max_neighbors: int,
+    budget: int,
+    device: torch.device,
 ) -> Rule:
     others = rows.n_rows - 1
     if n_neighbors > others:
@@ -150,7 +156,7 @@ def _make_rule(
     if not isinstance(threshold, str):
         return Rule(at_least, at_most, float(np.float32(threshold)))
     sample = np.sort(np.random.default_rng(0).choice(rows.n_rows, min(rows.n_rows, _SAMPLE), replace=False))
-    best = best_similarities(rows, sample.astype(np.int64), at_most, device)
+    best = best_similarities(rows, sample.astype(np.int64), at_most, budget, device)
     value = threshold_for_degree(best, at_least, at_most, TARGET_DEGREE * n_neighbors)
     logger.info(
         "similarity threshold %.4f gives a mean degree of about %d", value, TARGET_DEGREE * n_neighbors
