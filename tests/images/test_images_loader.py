@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from kinfold.backbones import load_backbone
-from kinfold.errors import InputError
+from kinfold.errors import InputError, KinfoldError
 from kinfold.images import ImageLoader, ImageSource, SkipReason, decode_image, open_source
 from support import hostile_files, transforms
 
@@ -253,6 +253,13 @@ def test_the_transforms_of_backbones_bring_no_torch_into_workers(source, name):
     transform = transforms.ThenListLoaded(load_backbone(name).transform)
     (loaded,) = load(source, transform, rows=[0], n_workers=1)
     assert loaded.images.tolist() == [[False, False, False]]
+
+
+@pytest.mark.parametrize("program", ["/bin/false", "/no/such/python"])
+def test_workers_that_cannot_start_are_told_and_not_waited_for(source, monkeypatch, program):
+    monkeypatch.setattr(sys, "executable", program)
+    with pytest.raises(KinfoldError, match="no decoder process can be started"):
+        load(source, transforms.shrink, n_workers=2)
 
 
 def test_workers_do_not_import_torch_and_run_at_lower_priority(source):

@@ -66,16 +66,6 @@ def column_values(column: Any) -> Iterator[Any]:
             yield from chunk.slice(start, 65536).to_pylist()
 
 
-def refuse_repeats(uri: str, keys: Iterator[str]) -> Iterator[str]:
-    """Yield ``keys``; raise :class:`InputError` with both rows where one occurs again."""
-    seen: dict[str, int] = {}
-    for row, key in enumerate(keys):
-        first = seen.setdefault(key, row)
-        if first != row:
-            raise InputError(f"rows {first} and {row} of {uri} have the same key {key!r}; keys must differ")
-        yield key
-
-
 def choose_column(uri: str, usual: Sequence[str], candidates: list[str]) -> str:
     """Return the candidate with a usual name, or the only one; raise :class:`InputError` if there is none."""
     lowered = {name.lower(): name for name in reversed(candidates)}

@@ -48,7 +48,8 @@ def decode_image(data: bytes, *, min_side: int | None = None, pixel_limit: int =
         A JPEG whose shorter side is at least twice as long is decoded at 1/2, 1/4 or 1/8 of its size, never
         below this, which is several times faster. None decodes at full size.
     pixel_limit : int
-        Images whose header says that they have more pixels are not decoded.
+        Images whose header says that they have more pixels are not decoded. Above the default Pillow has
+        a limit of its own for WebP and TIFF, ``2 * PIL.Image.MAX_IMAGE_PIXELS``, which stays as it is.
 
     Returns
     -------

@@ -19,11 +19,10 @@ from kinfold.images._columns import (
     has_field,
     holds_images,
     read_columns,
-    refuse_repeats,
     require_column,
 )
 from kinfold.images._folder import fingerprint_files
-from kinfold.images._keys import KeyList, encode_key, make_unique, natural_key
+from kinfold.images._keys import KeyList, different_keys, encode_key, natural_key, unique_keys
 from kinfold.images._reasons import SkipReason, UnusableImage
 from kinfold.images._source import FileReader, LocatedSource
 
@@ -111,8 +110,8 @@ class ImageTableSource(LocatedSource):
             require_column(self.uri, key_column, list(column_types(self._shards[0])))
             columns = (read_columns(shard, [key_column])[key_column] for shard in self._shards)
             keys = (str(value) for column in columns for value in column_values(column))
-            return KeyList(refuse_repeats(self.uri, keys))
-        return KeyList(make_unique(self._named_rows(f"{self._column}.path" if has_path else None)))
+            return different_keys(keys, self.uri)
+        return unique_keys(self._named_rows(f"{self._column}.path" if has_path else None))
 
     def _named_rows(self, column: str | None) -> Iterator[str]:
         counts = np.diff(self._starts)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from kinfold.errors import InputError
 
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _LOOKS_ESCAPED = re.compile(r"%(?=[0-9A-Fa-f]{2})")
@@ -123,6 +125,12 @@ class KeyList(Sequence[str]):
     def __repr__(self) -> str:
         return f"<KeyList of {len(self):,}>"
 
+    def has_repeats(self) -> bool:
+        """Tell whether two keys may be the same; False is certain."""
+        hashes = np.fromiter(map(hash, self), dtype=np.int64, count=len(self))
+        hashes.sort()
+        return bool((hashes[1:] == hashes[:-1]).any())
+
     def to_arrow(self) -> Any:
         """Return the keys as a ``pyarrow.LargeStringArray`` without copying the text."""
         import pyarrow as pa
@@ -134,11 +142,27 @@ class KeyList(Sequence[str]):
         return self._data[self._ends[row] : self._ends[row + 1]].decode("utf-8", "surrogatepass")
 
 
-def make_unique(keys: Iterable[str], on_repeat: Callable[[str, str], None] | None = None) -> Iterator[str]:
-    """Yield ``keys``, the second of a name as ``name#2``, the third as ``name#3``.
+def unique_keys(keys: Iterable[str]) -> KeyList:
+    """Return ``keys``, the second of a name as ``name#2``, the third as ``name#3``."""
+    packed = KeyList(keys)
+    return KeyList(_number_repeats(packed)) if packed.has_repeats() else packed
 
-    ``on_repeat`` is told of each key that was changed, as it was and as it is now.
-    """
+
+def different_keys(keys: Iterable[str], origin: str) -> KeyList:
+    """Return ``keys``; raise :class:`InputError` with both rows where one occurs again."""
+    packed = KeyList(keys)
+    if packed.has_repeats():
+        seen: dict[str, int] = {}
+        for row, key in enumerate(packed):
+            first = seen.setdefault(key, row)
+            if first != row:
+                raise InputError(
+                    f"rows {first} and {row} of {origin} have the same key {key!r}; keys must differ"
+                )
+    return packed
+
+
+def _number_repeats(keys: Iterable[str]) -> Iterator[str]:
     seen: dict[str, int] = {}
     for key in keys:
         name = key
@@ -146,6 +170,4 @@ def make_unique(keys: Iterable[str], on_repeat: Callable[[str, str], None] | Non
             seen[key] += 1
             name = f"{key}#{seen[key]}"
         seen[name] = 1
-        if name != key and on_repeat is not None:
-            on_repeat(key, name)
         yield name

@@ -13,11 +13,10 @@ from kinfold.images._columns import (
     column_values,
     is_text,
     read_columns,
-    refuse_repeats,
     require_column,
 )
 from kinfold.images._folder import fingerprint_files
-from kinfold.images._keys import KeyList, make_unique
+from kinfold.images._keys import KeyList, different_keys, unique_keys
 from kinfold.images._reasons import SkipReason, UnusableImage
 from kinfold.images._source import FileReader, LocatedSource
 
@@ -101,5 +100,5 @@ class PathTableSource(LocatedSource):
 
 def _keys_of(uri: str, paths: KeyList, column: Any) -> KeyList:
     if column is not None:
-        return KeyList(refuse_repeats(uri, (str(value) for value in column_values(column))))
-    return KeyList(make_unique(paths[row] or f"row-{row}" for row in range(len(paths))))
+        return different_keys((str(value) for value in column_values(column)), uri)
+    return unique_keys(path or f"row-{row}" for row, path in enumerate(paths))

@@ -32,6 +32,7 @@ _ONE_THREAD = dict.fromkeys(
 _IN_FLIGHT = 2  # tasks at a worker: one in work, one waiting for it
 _DEATHS = 2  # so often may a process die over one image alone before the image is to blame
 _FAILED_STARTS = 3
+_PAUSE = 0.5  # seconds, after the system refused a process
 
 DIED = str(UnusableImage(SkipReason.UNREADABLE, "the decoder process died"))
 
@@ -70,6 +71,7 @@ class WorkerPool:
         self.n_workers = n_workers
         self._minders = [_Minder(self) for _ in range(n_workers)]
         self._started = False
+        self._able = n_workers  # minders that haven't given up
 
     def submit(self, task: Task) -> None:
         """Queue a task."""
@@ -152,16 +154,24 @@ class _Minder:
             process.kill()
 
     def _run(self) -> None:
+        try:
+            self._tend()
+        except Exception as error:  # whoever waits for results must hear of it
+            _log.exception("a thread of the image loader failed")
+            self.pool._done.put(KinfoldError(f"the image loader failed: {error}"))
+
+    def _tend(self) -> None:
         failed = 0
-        while self._wait_for_work():
+        while failed < _FAILED_STARTS and self._wait_for_work():
             ready = self._start()
             failed = 0 if ready else failed + 1
-            if failed >= _FAILED_STARTS:
-                self.pool._done.put(KinfoldError("the decoder processes can't be started: they end at once"))
-                break
             if ready:
                 self._serve()
             self._end()
+        with self.pool._change:
+            self.pool._able -= 1
+            if self.pool._able == 0 and not self.pool._closed:
+                self.pool._done.put(KinfoldError("no decoder process can be started: they end at once"))
 
     def _wait_for_work(self) -> bool:
         pool = self.pool
@@ -172,7 +182,12 @@ class _Minder:
 
     def _start(self) -> bool:
         pool = self.pool
-        process = _launch(pool._shared)
+        try:
+            process = _launch(pool._shared)
+        except OSError as error:
+            _log.warning("a decoder process can't be started: %s", error)
+            time.sleep(_PAUSE)
+            return False
         with pool._change:
             self.process = process
             if pool._closed:
@@ -235,12 +250,11 @@ class _Minder:
     def _end(self) -> None:
         """Bury the process and give its tasks to others, the first in pieces: one of them killed it."""
         process, pool = self.process, self.pool
-        assert process is not None
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            _close_quietly(pipe)
+        if process is not None:
+            process.kill()
+            process.wait()
+            for pipe in (process.stdin, process.stdout):
+                _close_quietly(pipe)
         with pool._change:
             self.process, self.begun = None, None
             left, hung = list(self._sent), self.hung

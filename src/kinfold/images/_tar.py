@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
+from array import array
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +15,11 @@ import numpy as np
 from kinfold.errors import InputError
 from kinfold.images._folder import Problem, is_clutter
 from kinfold.images._formats import EXTENSIONS
-from kinfold.images._keys import KeyList, encode_key, make_unique, natural_key
+from kinfold.images._keys import encode_key, natural_key, unique_keys
 from kinfold.images._reasons import SkipReason, UnusableImage
 from kinfold.images._source import HandleCache, LocatedSource, describe_os_error, read_bounded
 
-_FACTS = np.dtype([("shard", "i4"), ("offset", "i8"), ("size", "i8"), ("modified", "i8")])
+_FACTS = ("shard", "offset", "size", "modified")  # columns of what is known of every member
 
 
 class TarMember(NamedTuple):
@@ -59,15 +60,15 @@ class TarSource(LocatedSource):
         self._shards = [absolute[i] for i in order]
         self.uri = uri or self._shards[0]
         self._problems: dict[int, Problem] = {}
-        facts: list[tuple[int, int, int, int]] = []
-        self.keys = KeyList(make_unique(self._list([names[i] for i in order], facts)))
-        self._facts = np.array(facts, dtype=_FACTS)
+        facts = array("q")
+        self.keys = unique_keys(self._list([names[i] for i in order], facts))
+        self._facts = np.array(facts, dtype=np.int64).reshape(-1, len(_FACTS))
 
     def locate(self, row: int) -> TarMember:
         """Return where the member lies; raises :class:`UnusableImage` for what isn't one."""
         if row in self._problems:
             raise UnusableImage(*self._problems[row])
-        shard, offset, size, _ = self._facts[row].item()
+        shard, offset, size, _ = self._facts[row].tolist()
         return TarMember(shard, offset, size)
 
     def reader(self) -> TarReader:
@@ -77,12 +78,13 @@ class TarSource(LocatedSource):
     def fingerprint(self) -> str:
         """Return the SHA-256 of names, sizes and modification times, as the shards have them."""
         digest = hashlib.sha256()
-        for key, fact in zip(self.keys, self._facts, strict=True):
+        for row, key in enumerate(self.keys):
+            _, _, size, modified = self._facts[row].tolist()
             digest.update(key.encode("utf-8", "surrogatepass"))
-            digest.update(f"\0{fact['size']}\0{fact['modified']}\n".encode())
+            digest.update(f"\0{size}\0{modified}\n".encode())
         return digest.hexdigest()
 
-    def _list(self, names: list[str], facts: list[tuple[int, int, int, int]]) -> Iterator[str]:
+    def _list(self, names: list[str], facts: array[int]) -> Iterator[str]:
         for shard, (path, name) in enumerate(zip(self._shards, names, strict=True)):
             prefix = f"{name}/" if len(names) > 1 else ""
             listing = _list_shard(path)
@@ -90,12 +92,13 @@ class TarSource(LocatedSource):
                 raise InputError(f"{path} can't be read as a tar file: {listing.problem[1]}")
             for key, offset, size, modified in listing.members:
                 if offset < 0:
-                    self._problems[len(facts)] = SkipReason.NOT_A_FILE, "a link inside an archive"
-                facts.append((shard, offset, size, modified))
+                    place = len(facts) // len(_FACTS)
+                    self._problems[place] = SkipReason.NOT_A_FILE, "a link or special file in an archive"
+                facts.extend((shard, offset, size, modified))
                 yield prefix + key
             if listing.problem is not None:
-                self._problems[len(facts)] = listing.problem
-                facts.append((shard, -1, 0, 0))
+                self._problems[len(facts) // len(_FACTS)] = listing.problem
+                facts.extend((shard, -1, 0, 0))
                 yield name
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from kinfold.errors import InputError
 from kinfold.images._folder import is_clutter
-from kinfold.images._keys import KeyList, encode_key, make_unique, natural_key
+from kinfold.images._keys import encode_key, natural_key, unique_keys
 from kinfold.images._reasons import SkipReason, UnusableImage
 from kinfold.images._source import (
     HandleCache,
@@ -80,7 +80,7 @@ class ZipSource(LocatedSource):
         except (zipfile.BadZipFile, OSError, UnicodeDecodeError, NotImplementedError) as error:
             raise InputError(f"{self.uri} can't be read as a zip archive: {error}") from error
         members.sort(key=lambda member: natural_key(member[0]))
-        self.keys = KeyList(make_unique(key for key, _ in members))
+        self.keys = unique_keys(key for key, _ in members)
         self._facts = np.array([_locate(info) for _, info in members], dtype=_FACTS)
 
     def locate(self, row: int) -> ZipMember:
