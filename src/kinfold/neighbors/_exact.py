@@ -63,7 +63,7 @@ def exact_neighbors(rows: UnitRows, rule: Rule, budget: int, device: torch.devic
 
 def _join(parts: list[NDArray[Any]]) -> NDArray[Any]:
     """Join the parts and let go of them."""
-    joined = np.concatenate(parts)
+    joined: NDArray[Any] = np.concatenate(parts)
     parts.clear()
     return joined
 
