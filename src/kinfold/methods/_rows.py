@@ -13,7 +13,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from kinfold.errors import InputError
-from kinfold.features import ShardedMatrix
+from kinfold.features import LazyMatrix
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
     InputError
         Rows that are not finite; the error names the first of them.
     """
-    if isinstance(X, ShardedMatrix | np.memmap):
+    if isinstance(X, LazyMatrix | np.memmap):
         if fitting:
             estimator.n_features_in_ = int(X.shape[1])
         elif X.shape[1] != estimator.n_features_in_:
