@@ -30,6 +30,27 @@ TEMI = {
 }
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of images and a run of it by each method."""
+    home = tmp_path_factory.mktemp("made")
+    write_images(home / "photos")
+    cluster(home / "photos", 3, out=home / "kmeans", **KMEANS)
+    cluster(home / "photos", 3, out=home / "temi", **TEMI)
+    return home
+
+
+@pytest.fixture
+def photos(made, tmp_path):
+    return shutil.copytree(made / "photos", tmp_path / "photos")
+
+
+@pytest.fixture
+def run(request, made, tmp_path):
+    """A copy of a run, by k-means unless the test asks for another method."""
+    return Run.open(shutil.copytree(made / getattr(request, "param", "kmeans"), tmp_path / "out"))
+
+
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
@@ -51,7 +72,7 @@ def test_a_folder_of_images_becomes_groups_on_disk(photos, tmp_path):
 @pytest.mark.parametrize("options", [KMEANS, TEMI], ids=["kmeans", "temi"])
 def test_the_same_seed_gives_the_same_bytes(photos, tmp_path, options):
     for name in ("a", "b"):
-        cluster(photos, 3, out=tmp_path / name, random_state=7, **options)
+        cluster(photos, 3, out=tmp_path / name, random_state=7, report=False, **options)
     for file in ("assignments.parquet", "skipped.parquet", "model.json", "model.safetensors"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
@@ -106,15 +127,19 @@ def test_a_second_call_runs_no_stage_again(photos, tmp_path, caplog):
         ({"backbone": "hog"}, ["embed", "neighbors", "fit", "assign", "report"]),
     ],
 )
-def test_only_stages_whose_inputs_changed_run_again(photos, tmp_path, caplog, changes, expected):
+@pytest.mark.parametrize("run", ["temi"], indirect=True)
+def test_only_stages_whose_inputs_changed_run_again(run, photos, tmp_path, caplog, changes, expected):
     caplog.set_level(logging.INFO, "kinfold.pipeline")
-    arguments = {"n_clusters": 3, "out": tmp_path / "out", **TEMI}
-    cluster(photos, **arguments)
-    caplog.clear()
-    changed = cluster(photos, **(arguments | changes))
+    arguments = {"n_clusters": 3, **TEMI} | changes
+    changed = cluster(photos, out=run.path, **arguments)
     assert stages_that_ran(caplog) == expected
-    fresh = cluster(photos, **(arguments | changes | {"out": tmp_path / "fresh"}))
+    fresh = cluster(photos, out=tmp_path / "fresh", report=False, **arguments)
     assert changed.assignments.equals(fresh.assignments)
+
+
+def test_no_report_of_other_groups_is_left(run, photos):
+    run = cluster(photos, 4, out=run.path, report=False, **KMEANS)
+    assert not run.report_path.exists()
 
 
 def test_new_images_in_the_folder_are_embedded_and_grouped(photos, tmp_path):
@@ -132,9 +157,8 @@ def test_new_images_in_the_folder_are_embedded_and_grouped(photos, tmp_path):
     "name", ["assignments.parquet", "skipped.parquet", "model.safetensors", "report.html"]
 )
 @pytest.mark.parametrize("damage", ["removed", "cut"])
-def test_a_damaged_output_is_made_anew(photos, tmp_path, name, damage):
-    out = tmp_path / "out"
-    cluster(photos, 3, out=out, **KMEANS)
+def test_a_damaged_output_is_made_anew(run, photos, name, damage):
+    out = run.path
     before = snapshot(out)
     content = (out / name).read_bytes()
     (out / name).unlink()
@@ -281,8 +305,7 @@ class TestRefusals:
             cluster(photos, **({"n_clusters": 3, "out": out, **KMEANS} | arguments))
         assert not out.exists()
 
-    def test_bad_arguments_leave_a_finished_run_untouched(self, photos, tmp_path):
-        cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+    def test_bad_arguments_leave_a_finished_run_untouched(self, run, photos, tmp_path):
         before = snapshot(tmp_path / "out")
         for wrong in ({"n_clusters": 99}, {"method": "x"}, {"backbone": "x"}):
             with pytest.raises(InputError):
@@ -309,16 +332,14 @@ class TestRefusals:
             cluster(photos, 3, out=tmp_path / "out", **KMEANS)
         assert (tmp_path / "out").read_text() == "precious"
 
-    def test_a_run_of_another_source_is_left_alone(self, photos, tmp_path):
-        cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+    def test_a_run_of_another_source_is_left_alone(self, run, photos, tmp_path):
         before = snapshot(tmp_path / "out")
         write_images(tmp_path / "others", seed=1)
         with pytest.raises(InputError, match="is a run of"):
             cluster(tmp_path / "others", 3, out=tmp_path / "out", **KMEANS)
         assert snapshot(tmp_path / "out") == before
 
-    def test_a_run_of_a_newer_version_is_left_alone(self, photos, tmp_path):
-        cluster(photos, 3, out=tmp_path / "out", **KMEANS)
+    def test_a_run_of_a_newer_version_is_left_alone(self, run, photos, tmp_path):
         file = tmp_path / "out" / "manifest.json"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"format_version": 99}))
         before = snapshot(tmp_path / "out")
@@ -352,6 +373,18 @@ class TestRefusals:
             cluster(photos, 3, out=tmp_path / "out", **KMEANS)
         with pytest.raises(InputError, match="isn't finished"):
             Run.open(tmp_path / "out")
+
+    def test_a_run_that_is_refused_before_its_first_stage_leaves_nothing(self, photos, tmp_path, monkeypatch):
+        def refuse(*_):
+            raise InputError("the disk is too small")
+
+        monkeypatch.setattr("kinfold.pipeline._cluster.check_disk", refuse)
+        (tmp_path / "empty").mkdir()
+        for name in ("new", "empty"):
+            with pytest.raises(InputError, match="too small"):
+                cluster(photos, 3, out=tmp_path / name, **KMEANS)
+        assert not (tmp_path / "new").exists()
+        assert list((tmp_path / "empty").iterdir()) == []
 
     def test_a_missing_source_is_named(self, tmp_path):
         with pytest.raises(InputError, match="nowhere"):

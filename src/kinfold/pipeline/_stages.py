@@ -24,6 +24,7 @@ STAGE_VERSION = 1
 
 _LIBRARIES = ("numpy", "pyarrow", "pillow", "safetensors", "scikit-learn", "scipy", "torch", "transformers")
 _RESULT = STAGES.index("fit")
+_OURS = (MANIFEST_NAME, ".lock", f".partial-{MANIFEST_NAME}")
 
 
 class Stages:
@@ -137,10 +138,19 @@ def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
             remove_partials(out)
             stages = Stages(out, manifest)
             stages.save()
-            yield stages
+            try:
+                yield stages
+            finally:
+                _remove_if_nothing_was_done(stages)
     finally:
         if new and not any(out.iterdir()):
             out.rmdir()
+
+
+def _remove_if_nothing_was_done(stages: Stages) -> None:
+    """Remove the manifest of a run that was refused before its first stage left anything."""
+    if not stages.manifest["stages"] and {file.name for file in stages.path.iterdir()} <= set(_OURS):
+        (stages.path / MANIFEST_NAME).unlink()
 
 
 def _check_free(out: Path) -> None:
@@ -148,8 +158,7 @@ def _check_free(out: Path) -> None:
         return
     if not out.is_dir():
         raise InputError(f"{out} is a file; give a folder for the run (out=, --out)")
-    ours = (".lock", f".partial-{MANIFEST_NAME}")
-    if any(file.name not in ours for file in out.iterdir()) and not is_run(out):
+    if any(file.name not in _OURS[1:] for file in out.iterdir()) and not is_run(out):
         if (out / MANIFEST_NAME).is_file():
             read_manifest(out)
         raise InputError(

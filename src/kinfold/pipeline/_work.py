@@ -118,6 +118,7 @@ class Work:
         inputs = {"features": features.fingerprint(self.variant), "model": fitted, "n_top": N_TOP}
 
         def work() -> None:
+            (path / REPORT_NAME).unlink(missing_ok=True)  # it shows other groups
             # The saved model, not the one still in memory: so a resumed run, and predict, do the same sums.
             top = predict_top(
                 load_model(path, device=self.device), features.matrix(self.variant), n_top=N_TOP
