@@ -71,6 +71,12 @@ def test_batches_hold_consecutive_members_of_rows_in_order(source, n_workers):
     np.testing.assert_array_equal(np.concatenate([b.images for b in batches]), expected(source, rows))
 
 
+def test_results_are_the_same_without_shared_memory(source, monkeypatch):
+    monkeypatch.setattr("kinfold.images._pool.create_shared_file", lambda: None)
+    (batch,) = load(source, transforms.shrink, batch_size=N_PLAIN, n_workers=2)
+    np.testing.assert_array_equal(batch.images, expected(source, range(N_PLAIN)))
+
+
 def test_batches_stay_valid_after_the_next_is_asked_for(source):
     with ImageLoader(source, transforms.shrink, n_workers=2) as loader:
         kept = list(loader.batches(range(len(source)), 2))
@@ -235,6 +241,17 @@ def test_images_of_different_shapes_are_refused_with_the_row(tmp_path, n_workers
 def test_impossible_numbers_are_refused(source, option, value):
     with pytest.raises(InputError, match=option):
         load(source, transforms.shrink, **{"n_workers": 0, option: value})
+
+
+def test_a_transform_that_cannot_be_sent_is_refused_with_advice(source):
+    with pytest.raises(InputError, match="n_workers=0"):
+        ImageLoader(source, lambda image: np.asarray(image), n_workers=1)
+    assert load(source, lambda image: np.asarray(image), rows=[0], n_workers=0)[0].images.shape == (
+        1,
+        30,
+        40,
+        3,
+    )
 
 
 def test_a_transform_that_cannot_be_imported_is_refused_with_advice(source):

@@ -30,14 +30,12 @@ class WorkerFlow:
         The workers.
     source : ImageSource
         Tells where each row lies.
-    shared : int or None
-        Descriptor of the shared file; None sends arrays through pipes.
     """
 
-    def __init__(self, pool: WorkerPool, source: ImageSource, shared: int | None) -> None:
+    def __init__(self, pool: WorkerPool, source: ImageSource) -> None:
         self.pool = pool
         self._source = source
-        self._slots = None if shared is None else Slots(shared)
+        self._slots = None if pool.shared is None else Slots(pool.shared)
         self._spec: SlotShape | None = None
         self._free: deque[int] = deque()
         self._n_slots = 0

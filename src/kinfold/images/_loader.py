@@ -18,7 +18,7 @@ from kinfold.images._decode import PIXEL_LIMIT
 from kinfold.images._flow import WorkerFlow
 from kinfold.images._pool import WorkerPool
 from kinfold.images._reasons import UnusableImage
-from kinfold.images._slots import SlotShape, create_shared_file
+from kinfold.images._slots import SlotShape
 from kinfold.images._source import ImageSource
 from kinfold.images._worker import Recipe
 
@@ -98,10 +98,9 @@ class ImageLoader:
         self._flow: WorkerFlow | None = None
         self._busy = False
         if self.n_workers:
-            shared = create_shared_file()
-            pool = WorkerPool(self._recipe, self.n_workers, niceness=niceness, timeout=timeout, shared=shared)
-            self._flow = WorkerFlow(pool, source, shared)
-            self._finalizer = weakref.finalize(self, _shut_down, pool, shared, os.getpid())
+            pool = WorkerPool(self._recipe, self.n_workers, niceness=niceness, timeout=timeout)
+            self._flow = WorkerFlow(pool, source)
+            self._finalizer = weakref.finalize(self, _shut_down, pool, os.getpid())
 
     def __enter__(self) -> ImageLoader:
         return self
@@ -203,9 +202,6 @@ def _default_workers() -> int:
     return min(cpu_count(), _MOST_WORKERS)
 
 
-def _shut_down(pool: WorkerPool, shared: int | None, owner: int) -> None:
-    if os.getpid() != owner:  # in a fork of the loader's process: the workers aren't ours
-        return
-    pool.close()
-    if shared is not None:
-        os.close(shared)
+def _shut_down(pool: WorkerPool, owner: int) -> None:
+    if os.getpid() == owner:  # in a fork of the loader's process the workers aren't ours
+        pool.close()

@@ -19,6 +19,7 @@ from typing import Any
 from kinfold.errors import InputError, KinfoldError
 from kinfold.images import _wire
 from kinfold.images._reasons import SkipReason, UnusableImage
+from kinfold.images._slots import create_shared_file
 from kinfold.images._worker import Item, Outcome, Recipe, Task
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ _DEATHS = 2  # so often may a process die over one image alone before the image 
 _FAILED_STARTS = 3
 _PAUSE = 0.5  # seconds, after the system refused a process
 
+_ADVICE = "define it in a module that can be imported, or use n_workers=0"
 DIED = str(UnusableImage(SkipReason.UNREADABLE, "the decoder process died"))
 
 
@@ -53,15 +55,22 @@ class WorkerPool:
         How much their priority is lowered.
     timeout : float or None
         Seconds that one image may take.
+
+    Attributes
+    ----------
     shared : int or None
-        Descriptor of the shared file, which the processes inherit.
+        Descriptor of the file in memory that all processes share; None on Windows.
+
+    Raises
+    ------
+    InputError
+        The recipe can't be sent to another process.
     """
 
-    def __init__(
-        self, recipe: Recipe, n_workers: int, *, niceness: int, timeout: float | None, shared: int | None
-    ) -> None:
-        self._hello = _wire.pack((niceness, shared, _wire.pack(recipe)))
-        self._shared = shared
+    def __init__(self, recipe: Recipe, n_workers: int, *, niceness: int, timeout: float | None) -> None:
+        packed = _pack_recipe(recipe)
+        self.shared = create_shared_file()
+        self._hello = _wire.pack((niceness, self.shared, packed))
         self._timeout = timeout
         self._waiting: deque[Task] = deque()
         self._change = threading.Condition()
@@ -111,6 +120,8 @@ class WorkerPool:
     def close(self) -> None:
         """End the processes at once."""
         with self._change:
+            if self._closed:
+                return
             self._closed = True
             self._waiting.clear()
             self._change.notify_all()
@@ -119,6 +130,8 @@ class WorkerPool:
         for minder in self._minders:
             if minder.thread.is_alive() and minder.thread is not threading.current_thread():
                 minder.thread.join(10)
+        if self.shared is not None:
+            os.close(self.shared)
 
     @property
     def pids(self) -> list[int]:
@@ -183,7 +196,7 @@ class _Minder:
     def _start(self) -> bool:
         pool = self.pool
         try:
-            process = _launch(pool._shared)
+            process = _launch(pool.shared)
         except OSError as error:
             _log.warning("a decoder process can't be started: %s", error)
             time.sleep(_PAUSE)
@@ -200,10 +213,7 @@ class _Minder:
         trouble = _wire.unpack(answer)
         if trouble is not None:
             pool._done.put(
-                InputError(
-                    f"a worker process can't load the source or the transform ({trouble}): "
-                    "define it in a module that can be imported, or use n_workers=0"
-                )
+                InputError(f"a worker process can't load the source or the transform ({trouble}): {_ADVICE}")
             )
             return False
         return True
@@ -280,6 +290,14 @@ class _Minder:
             pool._done.put([(item, DIED)])
         else:
             yield task
+
+
+def _pack_recipe(recipe: Recipe) -> bytes:
+    try:
+        return _wire.pack(recipe)
+    except Exception as error:  # objects that can't be serialised raise what they like
+        text = f"the source or the transform can't be sent to a worker process ({error}): {_ADVICE}"
+        raise InputError(text) from error
 
 
 def _launch(shared: int | None) -> subprocess.Popen[bytes]:
