@@ -79,10 +79,10 @@ def test_an_unknown_variant_gets_the_nearest_right_one(backbone):
 def test_the_batch_size_is_a_rule_and_not_a_measurement(backbone, tiny, monkeypatch):
     first = backbone.find_batch_size()
     again = load_backbone(backbone.spec, device="cpu", precision="float32").find_batch_size()
-    assert first == again == 32
+    assert first == again == 16
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"total": 1 << 21})())
     small = load_backbone(backbone.spec, device="cpu", precision="float32").find_batch_size()
-    assert 1 <= small < 32
+    assert 1 <= small < 16
     assert small & (small - 1) == 0
 
 
