@@ -7,7 +7,7 @@ Nothing here is seen by a method that learns: labels are read for evaluation alo
 from __future__ import annotations
 
 from kinfold.metrics._accuracy import ClusterMatch, clustering_accuracy, match_clusters
-from kinfold.metrics._information import normalized_mutual_information
+from kinfold.metrics._information import normalized_mutual_info
 from kinfold.metrics._pairs import adjusted_rand_index
 
 __all__ = [
@@ -15,5 +15,5 @@ __all__ = [
     "adjusted_rand_index",
     "clustering_accuracy",
     "match_clusters",
-    "normalized_mutual_information",
+    "normalized_mutual_info",
 ]

@@ -19,7 +19,7 @@ _AVERAGES: dict[str, Callable[[float, float], float]] = {
 }
 
 
-def normalized_mutual_information(
+def normalized_mutual_info(
     y_true: ArrayLike, y_pred: ArrayLike, *, average_method: str = "arithmetic"
 ) -> float:
     """Return the mutual information of classes and clusters over the average of their entropies.
@@ -45,7 +45,7 @@ def normalized_mutual_information(
 
     Examples
     --------
-    >>> normalized_mutual_information(["a", "a", "b", "b"], [7, 7, 3, 3])
+    >>> normalized_mutual_info(["a", "a", "b", "b"], [7, 7, 3, 3])
     1.0
     """
     if average_method not in _AVERAGES:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kinfold.errors import InputError
-from kinfold.metrics import adjusted_rand_index, match_clusters, normalized_mutual_information
+from kinfold.metrics import adjusted_rand_index, match_clusters, normalized_mutual_info
 from kinfold.run import Run, lock_directory, read_manifest, write_manifest
 
 FOLDER = "folder"
@@ -95,7 +95,7 @@ def evaluate(run: Run | str | Path, labels: str | Path | Mapping[Any, Any]) -> E
     evaluation = Evaluation(
         accuracy=match.accuracy,
         accuracy_majority=match_clusters(y_true, y_pred, majority=True).accuracy,
-        nmi=normalized_mutual_information(y_true, y_pred),
+        nmi=normalized_mutual_info(y_true, y_pred),
         ari=adjusted_rand_index(y_true, y_pred),
         n_classes=len(set(y_true)),
         n_groups=len(set(y_pred)),
