@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
+from kinfold.neighbors._overlap import OverlappedProducts, count_buffers
 from kinfold.neighbors._reservoir import Reservoir, offer_bytes, reservoir_width
 from kinfold.neighbors._rows import READING_SHARE, UnitRows
 from kinfold.neighbors._rule import Rule
@@ -49,8 +51,11 @@ def exact_neighbors(rows: UnitRows, rule: Rule, budget: int, device: torch.devic
     with progress.task("neighbours", total=_n_tiles(plan, n), unit="tiles") as task:
         for start, stop in plan.panels(n):
             reservoir = Reservoir(stop - start, rule, device)
-            for _ in _fill(reservoir, rows, plan, start, stop, device):
-                task.advance()
+            with OverlappedProducts(plan.tile, device) as products:
+                for step in _steps(rows, plan, start, stop):
+                    products.multiply(step.rows, step.keys, partial(step.select, reservoir))
+                    task.advance()
+                products.finish()
             for first, last in plan.tiles(0, stop - start):
                 part = reservoir.take(first, last)
                 degrees.append(part[0])
@@ -86,45 +91,45 @@ def best_similarities(
     return best[:, : rows.n_rows - 1].clamp(max=1.0).cpu().numpy()
 
 
-def _fill(
-    reservoir: Reservoir, rows: UnitRows, plan: _Plan, start: int, stop: int, device: torch.device
-) -> Iterator[None]:
-    """Bring all keys by in ascending order; yields after every tile."""
+@dataclass(frozen=True)
+class _Step:
+    """One product: rows of the panel from ``row_start``, keys from ``key_start`` of all.
+
+    Keys that are of the panel too, from ``mirror_start`` on, are served by the same block.
+    """
+
+    rows: torch.Tensor
+    keys: torch.Tensor
+    row_start: int
+    key_start: int
+    panel_start: int
+    mirror_start: int | None = None
+
+    def select(self, reservoir: Reservoir, block: torch.Tensor) -> None:
+        """Offer the block to the rows, and to the keys where they are of the panel."""
+        if self.mirror_start == self.row_start:
+            block.fill_diagonal_(-torch.inf)  # a sample is not its own neighbour
+        reservoir.offer(block, self.row_start, self.key_start)
+        if self.mirror_start is not None and self.mirror_start != self.row_start:
+            reservoir.offer_transposed(block, self.mirror_start, self.panel_start + self.row_start)
+
+
+def _steps(rows: UnitRows, plan: _Plan, start: int, stop: int) -> Iterator[_Step]:
+    """Bring all keys by a panel, in ascending order for each of its rows."""
     panel = rows.read(start, stop)
-    scratch = torch.empty(plan.tile * plan.tile, device=device)
-    yield from _from_outside(reservoir, rows, panel, plan.tiles(0, start), plan, scratch)
     tiles = plan.tiles(0, stop - start)
+
+    def outside(first: int, last: int) -> Iterator[_Step]:
+        for key_start, key_stop in plan.tiles(first, last):
+            keys = rows.read(key_start, key_stop)
+            for low, high in tiles:
+                yield _Step(panel[low:high], keys, low, key_start, start)
+
+    yield from outside(0, start)
     for number, (low, high) in enumerate(tiles):
         for first, last in tiles[number:]:
-            block = _product(panel[low:high], panel[first:last], scratch)
-            if first == low:
-                block.fill_diagonal_(-torch.inf)
-            reservoir.offer(block, low, start + first)
-            if first != low:
-                reservoir.offer_transposed(block, first, start + low)
-            yield
-    yield from _from_outside(reservoir, rows, panel, plan.tiles(stop, rows.n_rows), plan, scratch)
-
-
-def _from_outside(
-    reservoir: Reservoir,
-    rows: UnitRows,
-    panel: torch.Tensor,
-    outside: list[tuple[int, int]],
-    plan: _Plan,
-    scratch: torch.Tensor,
-) -> Iterator[None]:
-    """Offer keys that are not of the panel."""
-    for first, last in outside:
-        keys = rows.read(first, last)
-        for low, high in plan.tiles(0, len(panel)):
-            reservoir.offer(_product(panel[low:high], keys, scratch), low, first)
-            yield
-
-
-def _product(rows: torch.Tensor, keys: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
-    out = scratch[: len(rows) * len(keys)].view(len(rows), len(keys))
-    return torch.mm(rows, keys.T, out=out)
+            yield _Step(panel[low:high], panel[first:last], low, start + first, start, first)
+    yield from outside(stop, rows.n_rows)
 
 
 def _make_plan(n: int, dim: int, rule: Rule, budget: int, device: torch.device) -> _Plan:
@@ -132,11 +137,11 @@ def _make_plan(n: int, dim: int, rule: Rule, budget: int, device: torch.device) 
     per_row = 4 * dim + 8 * reservoir_width(rule) + 32
     budget -= budget // READING_SHARE
     tile = _TILE.get(device.type, 2048)
-    while tile > _SMALLEST_TILE and _tile_bytes(tile, dim, rule) + tile * per_row > budget // 2:
+    while tile > _SMALLEST_TILE and _tile_bytes(tile, dim, rule, device) + tile * per_row > budget // 2:
         tile //= 2
-    room = (budget - _tile_bytes(tile, dim, rule)) // per_row
+    room = (budget - _tile_bytes(tile, dim, rule, device)) // per_row
     if room < min(n, tile):
-        least = _tile_bytes(tile, dim, rule) + tile * per_row
+        least = _tile_bytes(tile, dim, rule, device) + tile * per_row
         least += least // (READING_SHARE - 1) + READING_SHARE
         raise InputError(f"memory_budget is too small: these features need at least {least:,} bytes")
     if room >= n:
@@ -146,9 +151,11 @@ def _make_plan(n: int, dim: int, rule: Rule, budget: int, device: torch.device) 
     return _Plan(panel=-(-even // tile) * tile, tile=tile)
 
 
-def _tile_bytes(tile: int, dim: int, rule: Rule) -> int:
+def _tile_bytes(tile: int, dim: int, rule: Rule, device: torch.device) -> int:
     """Bytes of one step: the block, the keys it is made from, and what a reservoir makes of it."""
-    return 4 * tile * tile + 4 * tile * dim + offer_bytes(tile, rule)
+    blocks = 4 * tile * tile * count_buffers(device)
+    # Twice, since the allocator keeps some of what a thread lets go of.
+    return blocks + 2 * 4 * tile * dim + 2 * offer_bytes(tile, rule)
 
 
 def _n_tiles(plan: _Plan, n: int) -> int:

@@ -1,0 +1,74 @@
+"""Matrix products on all cores, and the selection from them beside in a thread of its own."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+import torch
+from threadpoolctl import threadpool_limits
+
+Select = Callable[[torch.Tensor], None]
+
+
+class OverlappedProducts:
+    """Multiplies tiles and hands every block on to a selection, in order.
+
+    On the CPU a selection runs while the next block is multiplied, on one core: its many small steps would
+    otherwise each wait for all cores, which is slow on a machine that has other work. On other devices it
+    runs at once, since the device queues the work by itself.
+
+    Parameters
+    ----------
+    tile : int
+        The most rows and keys of a product.
+    device : torch.device
+        Where products are made.
+    """
+
+    def __init__(self, tile: int, device: torch.device) -> None:
+        overlapped = device.type == "cpu"
+        n_buffers = count_buffers(device)
+        self._buffers = deque(torch.empty(tile * tile, device=device) for _ in range(n_buffers))
+        self._pending: deque[Future[None]] = deque()
+        self._thread = ThreadPoolExecutor(1, initializer=_use_one_core) if overlapped else None
+
+    def __enter__(self) -> OverlappedProducts:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(cancel_futures=True)
+
+    def multiply(self, rows: torch.Tensor, keys: torch.Tensor, select: Select) -> None:
+        """Compute ``rows @ keys.T`` and hand it to ``select``, which may be called later."""
+        if len(self._pending) == len(self._buffers):
+            self._pending.popleft().result()
+        buffer = self._buffers[0]
+        self._buffers.rotate(-1)
+        block = buffer[: len(rows) * len(keys)].view(len(rows), len(keys))
+        torch.mm(rows, keys.T, out=block)
+        if self._thread is None:
+            select(block)
+        else:
+            self._pending.append(self._thread.submit(select, block))
+
+    def finish(self) -> None:
+        """Wait until everything is selected."""
+        while self._pending:
+            self._pending.popleft().result()
+
+
+def count_buffers(device: torch.device) -> int:
+    """Return how many blocks are in memory at once."""
+    return 2 if device.type == "cpu" else 1
+
+
+def _use_one_core() -> None:
+    # OpenMP's limit belongs to the calling thread. PyTorch sets its own with a thread's first operation.
+    torch.zeros(1 << 16).add_(1)
+    threadpool_limits(limits=1, user_api="openmp")
