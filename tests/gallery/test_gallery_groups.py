@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -81,6 +83,6 @@ def test_all_thumbnails_together_keep_the_budget(k):
 
 def test_more_groups_never_mean_larger_thumbnails():
     plans = [plan_sheets(k) for k in range(1, 1200)]
-    for before, after in zip(plans, plans[1:], strict=False):
+    for before, after in pairwise(plans):
         assert after.per_group <= before.per_group
         assert after.side <= before.side

@@ -15,10 +15,15 @@ def show_name(name: str, limit: int = 160) -> str:
     spelled out, so a name can neither hide a part of itself nor break the line it stands in.
     Escaping for HTML is the template's work.
     """
-    if len(name) > limit:
-        head = limit * 2 // 3
-        name = f"{name[:head]}…{name[len(name) - (limit - head - 1) :]}"
-    return "".join(_visible(character) for character in name)
+    shown = "".join(_visible(character) for character in _shorten(name, 4 * limit))
+    return _shorten(shown, limit)
+
+
+def _shorten(name: str, limit: int) -> str:
+    if len(name) <= limit:
+        return name
+    head = limit * 2 // 3
+    return f"{name[:head]}…{name[len(name) - (limit - head - 1) :]}"
 
 
 def show_count(number: int) -> str:

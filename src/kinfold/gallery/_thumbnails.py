@@ -112,20 +112,17 @@ def _encode(data: bytes | str, side: int, max_bytes: int) -> Thumbnail:
         image = make_thumbnail(data, side)
     except KinfoldError as error:
         return Thumbnail("", reason=str(error))
-    kind, encoded = _fit(image, max_bytes)
-    text = base64.b64encode(encoded).decode("ascii")
-    return Thumbnail(f"data:image/{kind};base64,{text}", image.width, image.height)
+    return _fit(image, max_bytes)
 
 
-def _fit(image: Image, max_bytes: int) -> tuple[str, bytes]:
+def _fit(image: Image, max_bytes: int) -> Thumbnail:
     """Encode an image in at most ``max_bytes``, as well as possible."""
     while True:
         for quality in _QUALITIES:
             kind, encoded = _compress(image, quality)
-            if len(encoded) <= max_bytes:
-                return kind, encoded
-        if max(image.size) <= _SMALLEST_SIDE:
-            return kind, encoded
+            if len(encoded) <= max_bytes or max(image.size) <= _SMALLEST_SIDE:
+                text = base64.b64encode(encoded).decode("ascii")
+                return Thumbnail(f"data:image/{kind};base64,{text}", image.width, image.height)
         image = image.resize((max(1, image.width * 3 // 4), max(1, image.height * 3 // 4)))
 
 
