@@ -75,6 +75,12 @@ class TestFolder:
         ]
         assert list(open_source(write(tmp_path, "a/x.jpg", *clutter)).keys) == ["a/x.jpg"]
 
+    def test_runs_and_feature_stores_below_the_folder_are_ignored(self, tmp_path):
+        write(tmp_path, "a/x.jpg", "run/thumb.jpg", "run/features/y.npy", "b/z.jpg")
+        (tmp_path / "run/manifest.json").write_text('{\n  "format": "kinfold-run",')
+        (tmp_path / "b/manifest.json").write_text('{"format": "another"}')
+        assert list(open_source(tmp_path).keys) == ["a/x.jpg", "b/manifest.json", "b/z.jpg"]
+
     def test_names_of_any_bytes_are_found_again(self, tmp_path):
         for number, raw in enumerate(hostile_files.odd_names()):
             path = os.path.join(os.fsencode(tmp_path), raw.split(b"\0")[0])

@@ -347,12 +347,6 @@ class TestRefusals:
             cluster(photos, 3, out=tmp_path / "out", **KMEANS)
         assert snapshot(tmp_path / "out") == before
 
-    def test_a_place_inside_the_source_is_refused(self, photos):
-        before = snapshot(photos)
-        with pytest.raises(InputError, match="lies inside the source"):
-            cluster(photos, 3, out=photos / "run", **KMEANS)
-        assert snapshot(photos) == before
-
     def test_a_run_in_use_is_refused(self, photos, tmp_path):
         (tmp_path / "out").mkdir()
         with lock_directory(tmp_path / "out"), pytest.raises(InputError, match="is being written"):
@@ -421,3 +415,10 @@ def test_every_entry_of_the_manifest_is_described(photos, tmp_path):
     for section in ("source", "features", "diagnosis"):
         names += run.manifest[section]
     assert [name for name in names if f"`{name}`" not in described] == []
+
+
+def test_a_run_inside_its_own_source_is_no_image(photos):
+    first = cluster(photos, 3, out=photos / "run", **KMEANS)
+    again = cluster(photos, 4, out=photos / "run", **KMEANS)
+    assert again.assignments["key"].to_pylist() == first.assignments["key"].to_pylist()
+    assert not len(again.skipped)

@@ -37,9 +37,9 @@ class PairSampler:
     ) -> None:
         self._rows = X
         self._tensor = _resident(X, device)
-        self._starts = torch.from_numpy(np.ascontiguousarray(graph.indptr[:-1]))
+        self._starts = torch.from_numpy(np.array(graph.indptr[:-1]))
         self._degrees = torch.from_numpy(np.diff(graph.indptr))
-        self._neighbors = torch.from_numpy(np.asarray(graph.indices))
+        self._neighbors = torch.from_numpy(np.array(graph.indices))
         self.batch_size, self._seed, self._device = batch_size, seed, device
 
     @property

@@ -21,14 +21,16 @@ Problem = tuple[SkipReason, str]
 _CLUTTER = frozenset(
     [b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"__macosx", b"$recycle.bin", b"system volume information"]
 )
+_OWN_MANIFEST = re.compile(rb'\s*\{\s*"format":\s*"kinfold-')
 _MAX_LINKS = 16  # so many links to one folder are followed; more would let crossed links multiply without end
 
 
 class FolderSource(LocatedSource):
     """All files below a folder, whatever they hold: what is no image is found out, and listed, on reading.
 
-    Links are followed. Hidden names (those that begin with a dot) and what systems leave behind
-    (``Thumbs.db``, ``desktop.ini``, ``__MACOSX`` and the like) are ignored. A link that leads back to a
+    Links are followed. Hidden names (those that begin with a dot), what systems leave behind
+    (``Thumbs.db``, ``desktop.ini``, ``__MACOSX`` and the like), and the runs and feature stores that
+    Kinfold itself has written below the folder are ignored. A link that leads back to a
     folder above it, a broken link, a folder that can't be opened, a pipe, a socket and a device are rows
     too, with their reason.
 
@@ -187,7 +189,8 @@ def _enter(
             if links[identity] > _MAX_LINKS:
                 detail = f"more than {_MAX_LINKS} links lead to the same folder"
                 raise UnusableImage(SkipReason.DIRECTORY_LOOP, detail)
-        return _open_level(path, inside + os.fsencode(os.sep), identity)
+        level = _open_level(path, inside + os.fsencode(os.sep), identity)
+        return _Level(level.inside, identity) if _is_ours(path, level) else level
     except OSError as error:
         detail = f"the folder can't be opened: {describe_os_error(error)}"
         raise UnusableImage(SkipReason.UNREADABLE, detail) from error
@@ -211,6 +214,17 @@ def _open_level(path: bytes, inside: bytes, identity: tuple[int, int]) -> _Level
                     level.special[entry.name] = special
     level.names.sort(key=lambda name: natural_key(encode_key(name)), reverse=True)
     return level
+
+
+def _is_ours(path: bytes, level: _Level) -> bool:
+    """Tell whether a folder is a run or a feature store, by the first words of its manifest."""
+    if b"manifest.json" not in level.names:
+        return False
+    try:
+        with open(os.path.join(path, b"manifest.json"), "rb") as file:
+            return _OWN_MANIFEST.match(file.read(64)) is not None
+    except OSError:
+        return False
 
 
 def _examine(entry: os.DirEntry[bytes]) -> _Directory | Problem | None:

@@ -11,7 +11,7 @@ from kinfold.backbones import DEFAULT_BACKBONE, Backbone
 from kinfold.pipeline._embed import as_backbone, as_spec
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
 from kinfold.pipeline._method import check_n_samples, prepare_method
-from kinfold.pipeline._source import SourceLike, check_out, default_out, resolve_source
+from kinfold.pipeline._source import SourceLike, default_out, resolve_source
 from kinfold.pipeline._stages import open_stages
 from kinfold.pipeline._work import Work
 from kinfold.progress import SILENT, Progress
@@ -103,7 +103,6 @@ def cluster(
     opened = resolve_source(source, source_options)
     check_n_samples(n_clusters, opened.n_rows, f"images in {opened.uri}")
     out = Path(out) if out is not None else default_out(opened)
-    check_out(out, opened)
     loaded = None
     if opened.images is not None:
         loaded = as_backbone(backbone, device, precision)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
 from kinfold.errors import InputError
 from kinfold.features import FeatureStore, extract_features
-from kinfold.pipeline._source import SourceLike, check_out, resolve_source
+from kinfold.pipeline._source import SourceLike, resolve_source
 from kinfold.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -71,7 +71,6 @@ def embed(
     if opened.images is None:
         raise InputError(f"{opened.uri} holds features already; there is nothing to embed")
     out = Path(out)
-    check_out(out, opened)
     loaded = as_backbone(backbone, device, precision)
     loaded.check_variants(variants)
     if on_estimate is not None:

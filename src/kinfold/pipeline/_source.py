@@ -106,16 +106,6 @@ def default_out(source: Source) -> Path:
     return Path.cwd() / f"{name}.kinfold"
 
 
-def check_out(out: Path, source: Source) -> None:
-    """Refuse an ``out`` inside the source folder, where it would become part of the source."""
-    folder = Path(source.uri)
-    if source.images is not None and folder.is_dir() and out.resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"{out} lies inside the source {folder}, where its files would be taken for images; "
-            "choose a place outside (out=, --out)"
-        )
-
-
 def identity(source: Source, variant: str) -> str:
     """Return the hash of where the source is and what is in it."""
     return hash_json([source.uri, source.fingerprint(variant)])

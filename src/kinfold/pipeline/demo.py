@@ -42,7 +42,7 @@ class DemoRow:
     accuracy, nmi, ari : float
         Against the true digits, which the method never saw.
     seconds : float
-        Neighbours, training, assignment and report; the embedding is shared and not counted.
+        Neighbours, training and assignment; the embedding is shared and not counted.
     run, report : Path
         The run directory and its page.
     """
@@ -142,6 +142,7 @@ def run_demo(
             out=out / method,
             random_state=random_state,
             device=device,
+            report=False,  # it is written once, with the evaluation
             progress=progress,
         )
         rows.append(_judge(method, run, out / "labels.csv", progress))
@@ -182,11 +183,11 @@ def _draw(digit: NDArray[np.float64]) -> bytes:
 
 
 def _judge(method: str, run: Run, labels: Path, progress: Progress) -> DemoRow:
-    """Evaluate a run, and write its page again with the figures unless they are there."""
+    """Evaluate a run, and write its page unless it is there with these figures."""
     seconds = float(run.manifest["timings"]["total_seconds"])
     known = run.metrics
     found = evaluate(run, labels)
-    if known != found.as_dict():
+    if known != found.as_dict() or not run.report_path.exists():
         report(run, progress=progress)
     return DemoRow(method, found.accuracy, found.nmi, found.ari, seconds, run.path, run.report_path)
 
