@@ -98,8 +98,8 @@ class StoreWriter:
     def begin(self) -> None:
         """Clear what another extraction left, and write the manifest of the unfinished store first."""
         clear_store(self.path)
-        self._parts.mkdir(parents=True, exist_ok=True)
         self.manifest.write(self.path)
+        self._parts.mkdir(parents=True, exist_ok=True)
 
     def remove_partials(self) -> None:
         """Remove what a killed process left half-written."""

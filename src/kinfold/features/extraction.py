@@ -116,8 +116,13 @@ def _check(
             raise InputError(f"{name} must be at least 1, not {value}")
     if not len(source):
         raise InputError(f"there are no images in {source.uri}")
-    if out.exists() and not is_feature_store(out) and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not is_feature_store(out) and (not out.is_dir() or _has_foreign_files(out)):
         raise InputError(f"{out} holds something else than a feature store; choose a new or empty place")
+
+
+def _has_foreign_files(out: Path) -> bool:
+    """Tell whether a folder holds more than a process that was killed at its very start leaves."""
+    return any(not entry.name.startswith(".partial-") for entry in out.iterdir())
 
 
 def _find_store(

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from kinfold import pipeline
+from kinfold.backbones import DEFAULT_BACKBONE
+from kinfold.cli import _options as options
+from kinfold.cli._options import read_parameters
+from kinfold.compute import DEVICES, PRECISIONS
+from kinfold.errors import InputError
+from kinfold.methods import METHODS
+
+
+def call(*words, **more):
+    command = [sys.executable, "-m", "kinfold", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
+
+
+def test_bad_input_is_one_message_and_exit_code_2(tmp_path):
+    done = call("cluster", tmp_path / "nowhere", "-k", 3, "--out", tmp_path / "run")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "nowhere" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("clutser",), ("cluster",), ("cluster", "x", "-k", "many"), ("cluster", "x", "-k", "0")]
+)
+def test_bad_usage_is_exit_code_2(kinfold, words):
+    assert kinfold(*words).exit_code == 2
+
+
+def test_unknown_names_get_the_nearest(kinfold, photos, tmp_path):
+    words = ("cluster", photos / "photos", "-k", 3, "--out", tmp_path / "run")
+    result = kinfold(*words, "-b", "pixel")
+    assert result.exit_code == 2
+    assert "did you mean 'pixels'?" in result.stderr
+    result = kinfold(*words, "-b", "pixels", "--method", "tem")
+    assert result.exit_code == 2
+    assert "did you mean 'temi'?" in result.stderr
+
+
+def test_a_bug_is_exit_code_1_with_a_traceback_and_a_request(tmp_path):
+    code = (
+        "import kinfold.pipeline as p\n"
+        "def fail(*a, **k): raise ZeroDivisionError('oops')\n"
+        "p.report = fail\n"
+        "import sys; sys.argv = ['kinfold', 'report', 'x']\n"
+        "from kinfold.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError: oops" in done.stderr
+    assert "bug in Kinfold" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "disk is full (/x/y)"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), "/x/y: Permission denied"),
+        (MemoryError(), "not enough memory"),
+    ],
+)
+def test_what_the_machine_refuses_is_exit_code_2(kinfold, monkeypatch, error, words):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(pipeline, "report", fail)
+    result = kinfold("report", "x")
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_ctrl_c_is_130_and_says_how_to_go_on(kinfold, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "cluster", stop)
+    result = kinfold("cluster", "x", "-k", 3)
+    assert result.exit_code == 130
+    assert "run the same command again" in result.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_a_real_ctrl_c_ends_without_a_traceback_and_the_rest_is_done_later(photos, tmp_path):
+    words = ("embed", photos / "photos", "-b", "pixels", "-o", tmp_path / "features", "--workers", "2")
+    command = [sys.executable, "-m", "kinfold", *map(str, words)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (tmp_path / "features").exists() and process.poll() is None:
+        time.sleep(0.005)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (0, 130), said
+    assert "Traceback" not in said
+    assert call(*words).returncode == 0
+
+
+def test_help_loads_no_heavy_library():
+    code = (
+        "import sys; sys.argv = ['kinfold', '--help']\n"
+        "from kinfold.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'pyarrow', 'sklearn', 'transformers', 'PIL'} & set(sys.modules)\n"
+        "sys.exit(', '.join(sorted(heavy)) or None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_version_is_shown(kinfold):
+    assert kinfold("--version").stdout.startswith("kinfold 0")
+
+
+def test_completion_knows_commands_backbones_and_methods():
+    def complete(line):
+        variables = {"_KINFOLD_COMPLETE": "complete_bash", "COMP_WORDS": line}
+        count = {"COMP_CWORD": str(len(line.split(" ")) - 1)}
+        done = subprocess.run(
+            [sys.executable, "-c", "from kinfold.cli import app; app(prog_name='kinfold')"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **variables, **count},
+        )
+        return done.stdout.split()
+
+    assert complete("kinfold clu") == ["cluster"]
+    assert complete("kinfold cluster --method k") == ["kmeans"]
+    assert complete("kinfold cluster --backbone ho") == ["hog"]
+
+
+def test_what_is_said_twice_is_the_same():
+    assert options.DEFAULT_BACKBONE == DEFAULT_BACKBONE
+    assert set(options.METHODS) == set(METHODS)
+    assert options.DEVICES == DEVICES
+    assert options.PRECISIONS == PRECISIONS
+
+
+def test_settings_are_read_as_json_or_text():
+    assert read_parameters(["a=1", "b=0.5", "c=true", "d=null", "e=word", "f=x=y"]) == {
+        "a": 1,
+        "b": 0.5,
+        "c": True,
+        "d": None,
+        "e": "word",
+        "f": "x=y",
+    }
+    with pytest.raises(InputError, match="NAME=VALUE"):
+        read_parameters(["a"])

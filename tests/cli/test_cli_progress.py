@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from kinfold.cli._progress import BarProgress, LineProgress, show_figures, show_speed
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def make_console(**options):
+    return Console(file=io.StringIO(), width=160, **options)
+
+
+def test_lines_tell_the_end_and_every_half_minute():
+    console, clock = make_console(), Clock()
+    with LineProgress(console, clock=clock).task("embedding", 300, "images") as task:
+        for _ in range(3):
+            clock.now += 20
+            task.advance(100, loss=0.5)
+    lines = console.file.getvalue().splitlines()
+    assert lines == [
+        "Embedding: 200 of 300 images in 40.0 s, 5 images/s, loss 0.5",
+        "Embedding: done 300 images in 60.0 s, 5 images/s, loss 0.5",
+    ]
+
+
+def test_a_failed_task_is_not_called_done():
+    console = make_console()
+    with pytest.raises(KeyError), LineProgress(console).task("work", None):
+        raise KeyError
+    assert console.file.getvalue() == ""
+
+
+def test_bars_show_counts_figures_and_stay_when_done():
+    console = make_console(force_terminal=True)
+    progress = BarProgress(console)
+    for name in ("embedding", "training"):
+        with progress.task(name, 20, "images") as task:
+            task.advance(20, loss=1.25)
+    text = console.file.getvalue()
+    assert "Embedding" in text
+    assert "20 / 20 images" in text
+    assert "loss 1.25" in text
+
+
+def test_bars_may_be_nested_and_of_unknown_length():
+    console = make_console(force_terminal=True)
+    progress = BarProgress(console)
+    with progress.task("outer", None, "things") as outer, progress.task("inner", 2) as inner:
+        inner.advance()
+        outer.advance(3)
+    assert "3 things" in console.file.getvalue()
+
+
+def test_speeds_read_well():
+    assert show_speed(1234.5, "images") == "1,234 images/s"
+    assert show_speed(0.256, "epochs") == "0.26 epochs/s"
+
+
+def test_speeds_of_the_work_itself_are_not_repeated():
+    assert (
+        show_figures({"loss": 1.23456, "rate": "2 epochs/s", "images/s": 12.0, "n": 3}) == "loss 1.235, n 3"
+    )
