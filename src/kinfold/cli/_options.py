@@ -23,7 +23,8 @@ def _complete_backbone(incomplete: str) -> list[str]:
     return [card.name for card in list_cards() if card.name.startswith(incomplete)]
 
 
-def _complete(words: tuple[str, ...]) -> Any:
+def complete_from(words: tuple[str, ...]) -> Any:
+    """Return what completes one of ``words``."""
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
 
 
@@ -77,7 +78,10 @@ MovedSource = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        "--device", help="auto, cpu, cuda, cuda:1, mps.", autocompletion=_complete(DEVICES), metavar="DEVICE"
+        "--device",
+        help="auto, cpu, cuda, cuda:1, mps.",
+        autocompletion=complete_from(DEVICES),
+        metavar="DEVICE",
     ),
 ]
 Precision = Annotated[
@@ -85,7 +89,7 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         help="auto, float32, bfloat16.",
-        autocompletion=_complete(PRECISIONS),
+        autocompletion=complete_from(PRECISIONS),
         metavar="PRECISION",
     ),
 ]

@@ -29,7 +29,7 @@ def cluster(
             "-m",
             metavar="METHOD",
             help="temi (learns from neighbours) or kmeans (quick).",
-            autocompletion=options._complete(options.METHODS),
+            autocompletion=options.complete_from(options.METHODS),
         ),
     ] = "temi",
     out: Annotated[
