@@ -10,6 +10,7 @@ from torch.nn import functional
 
 HIDDEN = 512
 BOTTLENECK = 256
+_TINY = 1e-24
 
 
 class MultiHeadNetwork(nn.Module):
@@ -64,9 +65,11 @@ class MultiHeadNetwork(nn.Module):
         x = (x - self.mean) * self.scale
         hidden = functional.gelu(functional.linear(x, self.weight1, self.bias1))
         hidden = hidden.view(len(x), self.n_heads, HIDDEN).transpose(0, 1)
-        code = functional.normalize(torch.bmm(hidden, self.weight2) + self.bias2, dim=2)
+        code = torch.baddbmm(self.bias2, hidden, self.weight2)
         prototypes = self.gain * functional.normalize(self.direction, dim=2)
-        return torch.bmm(code, prototypes.transpose(1, 2))
+        # Dividing K logits by the code's length is cheaper than dividing its 256 entries.
+        length = code.square().sum(dim=2, keepdim=True).clamp_min(_TINY).sqrt()
+        return torch.bmm(code, prototypes.transpose(1, 2)) / length
 
     def last_layer(self) -> list[nn.Parameter]:
         """Return the parameters that stay frozen at the start of training."""

@@ -9,6 +9,7 @@ from kinfold.heads import Schedule
 
 PAPER_MOMENTUM = 0.996
 PAPER_WARMUP_EPOCHS = 20
+MEMORIES = 60  # how many of its memories the teacher lives through
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ def plan_training(
     """Choose what was left open.
 
     The papers train for a fixed number of epochs, which on a small folder is far too few steps for a
-    teacher that follows with a memory of 250 of them. Here the number of *steps* is what hardly changes
-    with N, and the teacher's memory is a fixed share of training (never more than the papers' 250 steps).
+    teacher that follows with a memory of 250 of them. Here the number of *steps* is chosen: 500 up to
+    5,000 samples, from there on growing with √N; and the teacher's memory is 1/60 of the training, never
+    more than the papers' 250 steps.
 
     Parameters
     ----------
@@ -60,7 +62,7 @@ def plan_training(
         n_epochs = math.ceil(_default_steps(n_samples) / steps_per_epoch)
     n_steps = n_epochs * steps_per_epoch
     if momentum is None:
-        momentum = max(0.0, min(PAPER_MOMENTUM, 1 - 60 / n_steps))
+        momentum = max(0.0, min(PAPER_MOMENTUM, 1 - MEMORIES / n_steps))
     schedule = Schedule(
         n_epochs=n_epochs,
         learning_rate=1e-3 if learning_rate is None else learning_rate,
@@ -82,4 +84,4 @@ def _default_batch_size(n_samples: int, n_clusters: int) -> int:
 
 
 def _default_steps(n_samples: int) -> int:
-    return 1000
+    return math.ceil(500 * max(1.0, math.sqrt(n_samples / 5000)))
