@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -142,9 +143,7 @@ def build_page(run: Run, grouping: Grouping, thumbnails: Mapping[int, Thumbnail]
     return Page(
         title=f"{show_count(n_rows)} {noun if n_rows != 1 else noun_one} in {show_count(n_groups)} "
         f"group{'s' if n_groups != 1 else ''}",
-        place=show_name(
-            str(_look(manifest, "source", "images") or _look(manifest, "source", "uri") or run.path), 240
-        ),
+        place=show_name(_place(manifest) or run.path.name, 240),
         words=_words(manifest),
         version=__version__,
         figures=_figures(grouping, manifest, run.skipped.num_rows),
@@ -164,6 +163,12 @@ def build_page(run: Run, grouping: Grouping, thumbnails: Mapping[int, Thumbnail]
         skipped=_skipped(run.skipped),
         facts=collect_facts(manifest),
     )
+
+
+def _place(manifest: Mapping[str, Any]) -> str:
+    """Return the end of the source's path; the whole stands among the facts."""
+    where = _look(manifest, "source", "images") or _look(manifest, "source", "uri") or ""
+    return "/".join(re.split(r"[/\\]", str(where).rstrip("/\\"))[-2:])
 
 
 class _SheetWriter:
