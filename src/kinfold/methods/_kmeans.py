@@ -19,7 +19,7 @@ from torch import Tensor
 
 from kinfold.compute import resolve_device
 from kinfold.methods._base import check_n_clusters, check_positive
-from kinfold.methods._rows import UnitRows, check_rows
+from kinfold.methods._rows import UnitBlocks, check_rows
 from kinfold.progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         check_positive(max_iter=self.max_iter, temperature=self.temperature)
         X = check_rows(self, X, fitting=True)
         check_n_clusters(self.n_clusters, X.shape[0])
-        rows = UnitRows(X, resolve_device(self.device))
+        rows = UnitBlocks(X, resolve_device(self.device))
         random = check_random_state(self.random_state)
         best: _Start | None = None
         n_init = self._resolve_n_init(rows.n_samples)
@@ -157,14 +157,14 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
     def predict(self, X: Any) -> NDArray[np.int32]:
         """Return the closest centroid of every row of X (N, D), int32."""
         check_is_fitted(self)
-        rows = UnitRows(check_rows(self, X, fitting=False), resolve_device(self.device))
+        rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
         centers = torch.from_numpy(self.cluster_centers_).to(resolve_device(self.device))
         return _assign(rows, centers).labels.cpu().numpy().astype(np.int32)
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """Return softmax(cosine similarity / temperature) of every row of X to every centroid, (N, K)."""
         check_is_fitted(self)
-        rows = UnitRows(check_rows(self, X, fitting=False), resolve_device(self.device))
+        rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
         centers = torch.from_numpy(self.cluster_centers_).to(resolve_device(self.device))
         parts = [
             torch.softmax(block @ centers.T / self.temperature, dim=1).cpu() for _, block in rows.blocks()
@@ -196,7 +196,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         check_positive(n_init=self.n_init)
         return int(self.n_init)
 
-    def _run(self, rows: UnitRows, random: np.random.RandomState) -> _Start:
+    def _run(self, rows: UnitBlocks, random: np.random.RandomState) -> _Start:
         centers = _seed(rows, self.n_clusters, random)
         objective = -np.inf
         n_iter = 0
@@ -230,7 +230,7 @@ class _Assignment:
         return float(self.similarities.double().mean())
 
 
-def _assign(rows: UnitRows, centers: Tensor, *, with_sums: bool = False) -> _Assignment:
+def _assign(rows: UnitBlocks, centers: Tensor, *, with_sums: bool = False) -> _Assignment:
     """Give every row to its closest centroid (the lower index on ties) and sum the rows of each."""
     labels, similarities = [], []
     sums = torch.zeros(centers.shape, dtype=torch.float64, device="cpu")
@@ -251,7 +251,7 @@ def _sum_by_label(block: Tensor, label: Tensor, n_clusters: int) -> Tensor:
     return torch.nn.functional.one_hot(label, n_clusters).to(block.dtype).T @ block
 
 
-def _update(rows: UnitRows, centers: Tensor, assigned: _Assignment) -> Tensor:
+def _update(rows: UnitBlocks, centers: Tensor, assigned: _Assignment) -> Tensor:
     """Return the new unit-length centroids; an empty cluster takes the row that fits its own worst."""
     norms = assigned.sums.norm(dim=1, keepdim=True)
     fresh = (assigned.sums / norms.clamp_min(1e-12)).to(centers)
@@ -264,7 +264,7 @@ def _update(rows: UnitRows, centers: Tensor, assigned: _Assignment) -> Tensor:
     return fresh
 
 
-def _seed(rows: UnitRows, n_clusters: int, random: np.random.RandomState) -> Tensor:
+def _seed(rows: UnitBlocks, n_clusters: int, random: np.random.RandomState) -> Tensor:
     """Choose initial centroids by greedy k-means++ on the distance 1 − cosine."""
     n_trials = 2 + int(np.log(n_clusters))
     chosen = [int(random.randint(rows.n_samples))]
@@ -283,7 +283,7 @@ def _seed(rows: UnitRows, n_clusters: int, random: np.random.RandomState) -> Ten
     return rows.take(np.array(chosen))
 
 
-def _distances(rows: UnitRows, centers: NDArray[np.int64]) -> NDArray[np.float64]:
+def _distances(rows: UnitBlocks, centers: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return 1 − cosine of every row to the given rows, rounding errors at 0 removed."""
     points = rows.take(centers)
     parts = [(1 - block @ points.T).clamp_min(0).double().cpu() for _, block in rows.blocks()]

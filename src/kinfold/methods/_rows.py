@@ -13,11 +13,13 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from kinfold.errors import InputError
-from kinfold.features import LazyMatrix
+from kinfold.features.matrix import ALL_ZERO, NOT_FINITE, LazyMatrix, unusable_rows
+from kinfold.features.unit_rows import UnitRows
 
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 64 << 20
+_READ_BYTES = 8 << 20
 
 
 def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
@@ -56,18 +58,18 @@ _DTYPES = [np.float32, np.float64, np.float16, np.uint8]
 
 def zero_rows(X: Any) -> NDArray[np.int64]:
     """Return the numbers of the all-zero rows; :class:`InputError` names rows that are not finite."""
-    not_finite, zero = [], []
-    for start, block in numpy_blocks(X):
-        largest = np.abs(block).max(axis=1)
-        not_finite.append(start + np.flatnonzero(~np.isfinite(largest)))
-        zero.append(start + np.flatnonzero(largest == 0))
-    bad = np.concatenate(not_finite)
+    reasons = unusable_rows(X)
+    bad = _rows_with(NOT_FINITE, reasons)
     if len(bad):
         raise InputError(
             f"{_name(bad)} of the {X.shape[0]} rows of X hold NaN or infinity. Remove them, or embed these "
             "images again."
         )
-    return np.concatenate(zero)
+    return _rows_with(ALL_ZERO, reasons)
+
+
+def _rows_with(reason: str, reasons: dict[int, str]) -> NDArray[np.int64]:
+    return np.array([row for row, found in reasons.items() if found == reason], dtype=np.int64)
 
 
 def _name(rows: NDArray[np.int64]) -> str:
@@ -86,8 +88,8 @@ def block_rows(X: Any, n_bytes: int | None = None) -> int:
     return max(1, (n_bytes or BLOCK_BYTES) // (4 * max(1, int(X.shape[1]))))
 
 
-class UnitRows:
-    """Rows scaled to unit length, as float32 blocks on a device.
+class UnitBlocks:
+    """Rows scaled to unit length, as float32 blocks on a device, to be passed over many times.
 
     They are kept in memory where they take at most half of what is free there; otherwise every pass
     reads and scales them again, with the same values.
@@ -101,11 +103,11 @@ class UnitRows:
     """
 
     def __init__(self, X: Any, device: torch.device) -> None:
-        self._X, self._device = X, device
-        self.n_samples, self.n_features = int(X.shape[0]), int(X.shape[1])
+        self._rows = UnitRows(X, device, n_bytes=_READ_BYTES, dtype=np.float32)
+        self.n_samples = self._rows.n_rows
         self._size = block_rows(X)
         self._kept: list[Tensor] | None = None
-        if 4 * self.n_samples * self.n_features <= _free_bytes(device) // 2:
+        if 4 * self.n_samples * self._rows.dim <= _free_bytes(device) // 2:
             self._kept = [block for _, block in self._read()]
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
@@ -118,22 +120,11 @@ class UnitRows:
 
     def take(self, rows: NDArray[np.int64]) -> Tensor:
         """Return the given unit rows."""
-        return unit(self._to_device(np.asarray(self._X[rows])))
+        return self._rows.take(rows)
 
     def _read(self) -> Iterator[tuple[int, Tensor]]:
-        for start, block in numpy_blocks(self._X):
-            yield start, unit(self._to_device(block))
-
-    def _to_device(self, block: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.array(block, dtype=np.float32)).to(self._device)
-
-
-def unit(rows: Tensor) -> Tensor:
-    """Scale rows to unit length; tiny and huge rows keep their direction."""
-    tiny = torch.finfo(rows.dtype).tiny
-    rows = rows / rows.abs().amax(dim=1, keepdim=True).clamp_min(tiny)
-    scaled: Tensor = rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(tiny)
-    return scaled
+        for start in range(0, self.n_samples, self._size):
+            yield start, self._rows.read(start, min(self.n_samples, start + self._size))
 
 
 def _free_bytes(device: torch.device) -> int:

@@ -12,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
+from kinfold.features.unit_rows import UnitRows
 from kinfold.neighbors._overlap import OverlappedProducts, count_buffers
 from kinfold.neighbors._reservoir import Reservoir, offer_bytes, reservoir_width
-from kinfold.neighbors._rows import READING_SHARE, UnitRows
 from kinfold.neighbors._rule import Rule
 from kinfold.progress import Progress
 
 _TILE = {"cpu": 2048, "cuda": 8192}
 _SMALLEST_TILE = 64
+READING_SHARE = 8  # the part of the memory budget that is for reading rows
 
 Csr = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 

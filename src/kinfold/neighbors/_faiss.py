@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import MissingExtraError
+from kinfold.features.unit_rows import UnitRows
 from kinfold.neighbors._exact import Csr
-from kinfold.neighbors._rows import UnitRows
 from kinfold.neighbors._rule import Rule
 from kinfold.progress import Progress
 

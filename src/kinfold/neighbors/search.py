@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError, MissingExtraError, nearest_name
 from kinfold.features.matrix import RowMatrix, as_row_matrix
-from kinfold.neighbors._exact import best_similarities, exact_neighbors
-from kinfold.neighbors._rows import UnitRows
+from kinfold.features.unit_rows import UnitRows
+from kinfold.neighbors._exact import READING_SHARE, best_similarities, exact_neighbors
 from kinfold.neighbors._rule import Rule, threshold_for_degree
 from kinfold.neighbors.graph import NeighborGraph
 from kinfold.progress import SILENT, Progress
@@ -97,7 +97,7 @@ def knn_graph(
     where = _search_device(device)
     budget = _default_budget(where) if memory_budget is None else int(memory_budget)
     backend = _choose_backend(backend, n, where)
-    rows = UnitRows(matrix, where, budget)
+    rows = UnitRows(matrix, where, n_bytes=budget // READING_SHARE)
     rows.check()
     if n == 1:
         parameters = {**Rule.fixed(n_neighbors).describe(), "backend": backend}
