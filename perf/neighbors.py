@@ -1,9 +1,7 @@
 """Exact neighbours beside faiss's flat index and the machine's own matrix-product rate.
 
-Run as ``python perf/neighbors.py [--rows N] [--repeats R]``. The data are the CIFAR-10 features of
-``$KINFOLD_DATA`` where that is set, else made ones of the same shape. All measurements alternate in one
-process on the same threads, and each is the best of its repeats, so that a busy machine disturbs them
-alike.
+The data are the CIFAR-10 features of ``$KINFOLD_DATA`` where that is set, else made ones of the same shape.
+All measurements alternate in one process on the same threads, so that a busy machine disturbs them alike.
 """
 
 from __future__ import annotations
@@ -15,20 +13,23 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TypeVar
 
 import numpy as np
 import torch
 
 from kinfold.neighbors import NeighborGraph, knn_graph
+from perf.ceilings import Ceilings, measure_ceilings
+from perf.table import Table, median_ratio
 
 N_NEIGHBORS = 50
 SHAPE = (50_000, 1280)
-TILE = 2048
 T = TypeVar("T")
 
 
 def load_features(n_rows: int) -> tuple[str, np.ndarray]:
+    """Return the name and the rows of what is searched."""
     folder = os.environ.get("KINFOLD_DATA")
     if folder:
         with np.load(Path(folder) / "cifar10_mobilenetv2_train.npz") as archive:
@@ -37,18 +38,6 @@ def load_features(n_rows: int) -> tuple[str, np.ndarray]:
     centers = rng.normal(size=(100, SHAPE[1])).astype(np.float32)
     noise = rng.normal(size=(n_rows, SHAPE[1])).astype(np.float32)
     return "made", centers[rng.integers(100, size=n_rows)] + 2 * noise
-
-
-def matrix_product_rate(dim: int, seconds: float = 2.0) -> float:
-    """Return float32 operations per second of products of the search's own shape, the best of many."""
-    rows, keys = torch.randn(TILE, dim), torch.randn(TILE, dim)
-    out = torch.empty(TILE, TILE)
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        torch.mm(rows, keys.T, out=out)
-        best = min(best, time.perf_counter() - start)
-    return 2 * TILE * TILE * dim / best
 
 
 def search_flat(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -88,49 +77,55 @@ class Timing:
 
 
 def timed(call: Callable[[], T]) -> tuple[Timing, T]:
+    """Return how long a call takes, and its result."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = call()
     return Timing(time.perf_counter() - wall, time.process_time() - cpu), result
 
 
-def describe(name: str, timing: Timing, share: float, differing: str) -> str:
-    return f"| {name} | {timing.wall:.1f} | {timing.cpu:.1f} | {share:.2f} | {differing} |"
-
-
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None) -> Table:
+    """Measure, and return the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=SHAPE[0])
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args(arguments)
     name, X = load_features(options.rows)
-    n, dim = X.shape
     has_faiss = importlib.util.find_spec("faiss") is not None
-    rates, ours, flat = [], [], []
+    rates: list[Ceilings] = []
+    ours: list[Timing] = []
+    flat: list[Timing] = []
     for _ in range(options.repeats):
-        rates.append(matrix_product_rate(dim))
+        rates.append(measure_ceilings(torch.device("cpu"), torch.float32))
         timing, graph = timed(lambda: knn_graph(X, N_NEIGHBORS, backend="exact", device="cpu"))
         ours.append(timing)
         if has_faiss:
             timing, reference = timed(lambda: search_flat(X))
             flat.append(timing)
-    rate, best = max(rates), min(ours, key=lambda timing: timing.wall)
     threads = torch.get_num_threads()
-    print(f"\n### Exact neighbours: {n:,} × {dim:,} ({name}), k = {N_NEIGHBORS}, {threads} threads\n")
-    print(f"Matrix products of the machine, same run: {rate / 1e9:.0f} GFLOP/s in float32.\n")
-    print("| search | seconds | CPU seconds | in full products at that rate | rows that differ |")
-    print("|---|---|---|---|---|")
-    whole = 2 * n * n * dim / rate
-    print(describe("Kinfold, exact", best, best.wall / whole, "–"))
+    table = Table(
+        f"Exact neighbours: {X.shape[0]:,} × {X.shape[1]:,} ({name}), k = {N_NEIGHBORS}, {threads} threads",
+        ("", "seconds", "CPU seconds", "share of matrix-product rate", "rows that differ"),
+    )
+    _add(table, "Kinfold, exact", ours, rates, X.shape, "–")
     if has_faiss:
-        other = min(flat, key=lambda timing: timing.wall)
-        print(
-            describe("faiss IndexFlatIP", other, other.wall / whole, str(rows_that_differ(graph, *reference)))
-        )
-        slower, work = other.wall / best.wall, other.cpu / best.cpu
-        print(f"\nfaiss takes {slower:.2f} times as long, and {work:.2f} times the CPU time.")
-    needed = n * (n + TILE) * dim / rate
-    print(f"The products that the search needs take {needed:.1f} s at that rate: {needed / best.wall:.0%}.")
+        _add(table, "faiss IndexFlatIP", flat, rates, X.shape, str(rows_that_differ(graph, *reference)))
+        wall = median_ratio([t.wall for t in flat], [t.wall for t in ours])
+        cpu = median_ratio([t.cpu for t in flat], [t.cpu for t in ours])
+        table.notes.append(f"faiss takes {wall:.2f} times as long, and {cpu:.2f} times the CPU time.")
+    table.notes.append("The share counts both halves of the product; our search computes each pair once.")
+    table.note_ceilings(rates)
+    return table
 
 
-if __name__ == "__main__":
-    main()
+def _add(
+    table: Table,
+    label: str,
+    timings: list[Timing],
+    rates: list[Ceilings],
+    shape: tuple[int, ...],
+    differing: str,
+) -> None:
+    whole = 2.0 * shape[0] ** 2 * shape[1]
+    share = median(whole / t.wall / rate.matmul for t, rate in zip(timings, rates, strict=True))
+    wall, cpu = median(t.wall for t in timings), median(t.cpu for t in timings)
+    table.add(label, f"{wall:.1f}", f"{cpu:.1f}", f"{share:.0%}", differing)
