@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinfold.errors import FormatError
 
@@ -90,27 +91,19 @@ def hash_json(content: Any) -> str:
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
+    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        return (
-            hashlib.file_digest(stream, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _digest(stream)
-        )
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
-def hash_array(array: np.ndarray) -> str:
+def hash_array(array: NDArray[Any]) -> str:
     """Return the SHA-256 of an array's dtype, shape and values, read in bounded pieces."""
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     rows = max(1, (1 << 24) // max(1, array[:1].nbytes)) if array.ndim else 1
     for start in range(0, len(array) if array.ndim else 0, rows):
         digest.update(np.ascontiguousarray(array[start : start + rows]).tobytes())
-    return digest.hexdigest()
-
-
-def _digest(stream: Any) -> str:
-    digest = hashlib.sha256()
-    while piece := stream.read(1 << 20):
-        digest.update(piece)
     return digest.hexdigest()
 
 
