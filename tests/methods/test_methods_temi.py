@@ -21,6 +21,7 @@ def blobs(n=240, k=3, dim=16, spread=0.3, seed=0):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_check_estimator_passes():
     check_estimator(TEMI(n_heads=2, n_epochs=3))
 
@@ -32,6 +33,7 @@ def test_clear_kinds_are_found():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_digits_are_sorted_better_than_k_means_by_the_head_chosen_without_labels():
     digits = load_digits()
     scores = [

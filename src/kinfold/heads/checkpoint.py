@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,27 +18,27 @@ from torch import Tensor
 
 from kinfold.storage import atomic_file
 
-if TYPE_CHECKING:
-    from kinfold.heads.trainer import Trainer
-
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN = 30.0
 
 
 class Checkpoint:
-    """One safetensors file with student, teacher, optimiser, objective and history.
+    """One safetensors file with the state of a training and its history.
 
     Parameters
     ----------
     path : Path
         The file; replaced atomically at every save.
-    trainer : Trainer
-        Whose state is saved and restored, in place.
+    live : mapping of str to Tensor
+        The state itself, which training updates in place and :meth:`restore` overwrites in place.
+    description : mapping
+        JSON-ready; a file with another description is not continued from.
     """
 
-    def __init__(self, path: Path, trainer: Trainer) -> None:
-        self._path, self._trainer = path, trainer
+    def __init__(self, path: Path, live: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+        self._path, self._live = path, live
+        self._description = json.dumps(description)
         self._last = time.monotonic()
 
     def restore(self) -> list[NDArray[np.float32]]:
@@ -47,18 +48,17 @@ class Checkpoint:
         try:
             with safe_open(self._path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-                described = json.loads((file.metadata() or {}).get("trainer", "null"))
-        except (SafetensorError, OSError, json.JSONDecodeError) as error:
+                description = (file.metadata() or {}).get("trainer")
+        except (SafetensorError, OSError) as error:
             logger.warning("ignoring the damaged checkpoint %s: %s", self._path, error)
             return []
-        if described != json.loads(json.dumps(self._trainer.describe())):
+        if description != self._description:
             logger.warning("ignoring the checkpoint %s: it was made with other parameters", self._path)
             return []
         history = tensors.pop("history")
-        live = self._live()
         with torch.no_grad():
             for name, tensor in tensors.items():
-                live[name].copy_(tensor)
+                self._live[name].copy_(tensor)
         logger.info("continuing after epoch %d", len(history))
         return list(history.numpy())
 
@@ -69,22 +69,8 @@ class Checkpoint:
 
     def save(self, history: list[NDArray[np.float32]]) -> None:
         """Write the state after ``len(history)`` epochs."""
-        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self._live().items()}
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self._live.items()}
         tensors["history"] = torch.from_numpy(np.stack(history))
         with atomic_file(self._path) as partial:
-            save_file(tensors, partial, metadata={"trainer": json.dumps(self._trainer.describe())})
+            save_file(tensors, partial, metadata={"trainer": self._description})
         self._last = time.monotonic()
-
-    def _live(self) -> dict[str, Tensor]:
-        trainer = self._trainer
-        named = {f"student.{name}": value for name, value in trainer.student.state_dict().items()}
-        named |= {f"teacher.{name}": value for name, value in trainer.teacher.state_dict().items()}
-        named |= {f"objective.{name}": value for name, value in trainer.objective.state().items()}
-        for index, parameter in enumerate(p for g in trainer.optimizer.param_groups for p in g["params"]):
-            moments = trainer.optimizer.state[parameter]
-            if not moments:
-                moments["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-                moments["exp_avg"] = torch.zeros_like(parameter)
-                moments["exp_avg_sq"] = torch.zeros_like(parameter)
-            named |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
-        return named

@@ -156,7 +156,7 @@ class Trainer:
         -------
         Training
         """
-        saved = Checkpoint(checkpoint, self) if checkpoint else None
+        saved = Checkpoint(checkpoint, self.state(), self.describe()) if checkpoint else None
         history = saved.restore() if saved else []
         with progress.task("Training heads", self.schedule.n_epochs, "epochs") as task:
             if history:
@@ -201,6 +201,20 @@ class Trainer:
         factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.learning_rate * factor
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all tensors that training changes, by name; they are updated in place."""
+        live = {f"student.{name}": value for name, value in self.student.state_dict().items()}
+        live |= {f"teacher.{name}": value for name, value in self.teacher.state_dict().items()}
+        live |= {f"objective.{name}": value for name, value in self.objective.state().items()}
+        for index, parameter in enumerate(p for g in self.optimizer.param_groups for p in g["params"]):
+            moments = self.optimizer.state[parameter]
+            if not moments:
+                moments["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+                moments["exp_avg"] = torch.zeros_like(parameter)
+                moments["exp_avg_sq"] = torch.zeros_like(parameter)
+            live |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        return live
 
     def describe(self) -> dict[str, object]:
         """Return what a checkpoint must agree with."""
