@@ -15,6 +15,10 @@ class FormatError(KinfoldError, ValueError):
     """A file of ours is damaged, foreign, or of a newer format version."""
 
 
+class NewerFormatError(FormatError):
+    """A file of ours was written by a newer Kinfold."""
+
+
 class MissingExtraError(KinfoldError, ImportError):
     """An optional package is needed for what was asked.
 

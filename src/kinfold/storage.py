@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.errors import FormatError
+from kinfold.errors import FormatError, NewerFormatError
 
 _PARTIAL = ".partial-"
 
@@ -81,6 +81,25 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise FormatError(f"{path} is damaged: {error}") from error
+
+
+def check_format_version(path: Path, version: object, newest: int) -> None:
+    """Check the ``format_version`` that the file at ``path`` names.
+
+    Raises
+    ------
+    NewerFormatError
+        It is above ``newest``, the last one that this Kinfold reads.
+    FormatError
+        It is no version at all.
+    """
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise FormatError(f"{path} is damaged: format_version is {version!r}. Restore the file from a copy")
+    if version > newest:
+        raise NewerFormatError(
+            f"{path} was written by a newer Kinfold (format version {version}, this one reads up to "
+            f"{newest}); update Kinfold: pip install --upgrade kinfold"
+        )
 
 
 def hash_json(content: Any) -> str:

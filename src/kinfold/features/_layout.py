@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from kinfold._version import __version__
 from kinfold.errors import FormatError
-from kinfold.storage import read_json, write_json
+from kinfold.storage import check_format_version, read_json, write_json
 
 FORMAT = "kinfold-features"
 FORMAT_VERSION = 1
@@ -90,12 +90,7 @@ class StoreManifest:
         facts = read_json(file)
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
             raise FormatError(f"{file} does not describe a feature store")
-        version = facts.get("format_version")
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise FormatError(
-                f"{file} has format version {version}; this Kinfold reads up to {FORMAT_VERSION}: "
-                "update Kinfold"
-            )
+        check_format_version(file, facts.get("format_version"), FORMAT_VERSION)
         try:
             known = {name: facts[name] for name in cls.__dataclass_fields__}
             known["variants"] = {

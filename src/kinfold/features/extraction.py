@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kinfold.errors import FormatError, InputError
+from kinfold.errors import FormatError, InputError, NewerFormatError
 from kinfold.features._layout import StoreManifest, VariantRecord
 from kinfold.features._writing import ShardBuffer, StoreWriter, clear_write_errors
 from kinfold.features.store import FeatureStore, is_feature_store
@@ -140,9 +140,9 @@ def _find_store(
             store = FeatureStore.open(out)
             StoreWriter(out, there).remove_leftovers()
             return store
+    except NewerFormatError:
+        raise
     except FormatError as error:
-        if "update Kinfold" in str(error):
-            raise
         logger.warning("extracting again: %s", error)
         return None
     other_batch = batch_size not in (None, there.batch_size)

@@ -133,11 +133,6 @@ class WorkerPool:
         if self.shared is not None:
             os.close(self.shared)
 
-    @property
-    def pids(self) -> list[int]:
-        """Process ids of the running workers."""
-        return [minder.process.pid for minder in self._minders if minder.process is not None]
-
     def _end_hanging(self) -> None:
         if self._timeout is None:
             return

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._temi import TEMI
-from kinfold.storage import atomic_file, read_json, write_json
+from kinfold.storage import atomic_file, check_format_version, read_json, write_json
 
 FORMAT = "kinfold-model"
 FORMAT_VERSION = 1
@@ -69,11 +69,7 @@ def load_model(directory: Path, *, device: str = "auto") -> Any:
     content = read_json(description)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise FormatError(f"{description} does not describe a model of Kinfold")
-    if content["format_version"] > FORMAT_VERSION:
-        raise FormatError(
-            f"{description} has format version {content['format_version']}; this Kinfold reads up to "
-            f"{FORMAT_VERSION}: upgrade Kinfold"
-        )
+    check_format_version(description, content.get("format_version"), FORMAT_VERSION)
     try:
         tensors = load_file(weights)
         return get_method(content["method"]).from_model(content["config"], tensors, device=device)

@@ -11,7 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError
-from kinfold.storage import atomic_directory, hash_array, hash_json, read_json, write_json
+from kinfold.features.matrix import map_npy
+from kinfold.storage import (
+    atomic_directory,
+    check_format_version,
+    hash_array,
+    hash_json,
+    read_json,
+    write_json,
+)
 
 FORMAT = "kinfold-neighbors"
 FORMAT_VERSION = 1
@@ -166,18 +174,12 @@ def _check_header(path: Path) -> dict[str, Any]:
     facts = read_json(path)
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise FormatError(f"{path} does not describe a neighbour graph")
-    version = facts.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
-        raise FormatError(
-            f"{path} has format version {version}; this Kinfold reads up to {FORMAT_VERSION}: update Kinfold"
-        )
+    check_format_version(path, facts.get("format_version"), FORMAT_VERSION)
     if not {"n_samples", "n_edges", "parameters", "arrays"} <= facts.keys():
         raise FormatError(f"{path} is damaged: fields are missing")
     return facts
 
 
 def _open_array(path: Path, mmap: bool) -> NDArray[Any]:
-    from kinfold.features.matrix import map_npy
-
     array = map_npy(path)
     return array if mmap else np.array(array)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kinfold.errors import FormatError, InputError
-from kinfold.storage import read_json, write_json
+from kinfold.storage import check_format_version, read_json, write_json
 
 FORMAT = "kinfold-run"
 FORMAT_VERSION = 1
@@ -54,7 +54,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} is no run of Kinfold: its {MANIFEST_NAME} "
             + (f"has the format {found!r}" if found else f"doesn't name the format {FORMAT!r}")
         )
-    _check_version(file, manifest.get("format_version"))
+    check_format_version(file, manifest.get("format_version"), FORMAT_VERSION)
     for section in _SECTIONS:
         if not isinstance(manifest.get(section), dict):
             raise FormatError(
@@ -69,13 +69,3 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     head = {"format": FORMAT, "format_version": FORMAT_VERSION}
     sections = {section: manifest.get(section, {}) for section in _SECTIONS}
     write_json(path / MANIFEST_NAME, {**head, **manifest, **head, **sections})
-
-
-def _check_version(file: Path, version: object) -> None:
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise FormatError(f"{file} is damaged: format_version is {version!r}. Restore the file from a copy")
-    if version > FORMAT_VERSION:
-        raise FormatError(
-            f"{file} was written by a newer Kinfold (format version {version}, this one reads up to "
-            f"{FORMAT_VERSION}): pip install --upgrade kinfold"
-        )
