@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from kinfold.errors import InputError
+from kinfold.errors import InputError, nearest_name
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -31,7 +31,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind = device.split(":")[0]
     if kind not in DEVICES:
-        raise InputError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}")
+        hint = nearest_name(kind, list(DEVICES))
+        raise InputError(f"device {device!r} is unknown{hint}; use one of {', '.join(DEVICES)}")
     if (kind == "cuda" and not torch.cuda.is_available()) or (
         kind == "mps" and not torch.backends.mps.is_available()
     ):
@@ -52,7 +53,8 @@ def has_bfloat16_units(device: torch.device) -> bool:
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of matrix products: bfloat16 where the device has units for it, else float32."""
     if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+        hint = nearest_name(precision, list(PRECISIONS))
+        raise InputError(f"precision {precision!r} is unknown{hint}; use one of {', '.join(PRECISIONS)}")
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16_units(device) else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32

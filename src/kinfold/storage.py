@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, NewerFormatError
 
-_PARTIAL = ".partial-"
+PARTIAL_PREFIX = ".partial-"
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     that is killed leaves only a ``.partial-*`` file, which :func:`remove_partials` clears.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}")
     try:
         yield partial
         _sync(partial)
@@ -44,7 +44,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     An existing ``path`` is replaced. If the body raises, ``path`` is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -62,7 +62,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 def remove_partials(directory: Path) -> None:
     """Remove what a killed process left half-written directly in ``directory``."""
-    for left in directory.glob(f"{_PARTIAL}*"):
+    for left in directory.glob(f"{PARTIAL_PREFIX}*"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:

@@ -16,6 +16,7 @@ from kinfold.features._writing import ShardBuffer, StoreWriter, clear_write_erro
 from kinfold.features.store import FeatureStore, is_feature_store
 from kinfold.images import ImageBatch, ImageLoader, ImageSource
 from kinfold.progress import SILENT, Progress, ProgressTask
+from kinfold.storage import PARTIAL_PREFIX
 
 if TYPE_CHECKING:
     from kinfold.backbones import Backbone
@@ -122,7 +123,7 @@ def _check(
 
 def _has_foreign_files(out: Path) -> bool:
     """Tell whether a folder holds more than a process that was killed at its very start leaves."""
-    return any(not entry.name.startswith(".partial-") for entry in out.iterdir())
+    return any(not entry.name.startswith(PARTIAL_PREFIX) for entry in out.iterdir())
 
 
 def _find_store(

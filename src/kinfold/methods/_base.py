@@ -12,13 +12,13 @@ def check_positive(**parameters: Any) -> None:
     """Raise :class:`InputError` for the first parameter that is not a positive number."""
     for name, value in parameters.items():
         if not isinstance(value, Real) or isinstance(value, bool) or not float(value) > 0:
-            raise InputError(f"{name} must be a positive number; got {value!r}")
+            raise InputError(f"{name} must be a positive number, not {value!r}")
 
 
 def check_n_clusters(n_clusters: Any, n_samples: int) -> None:
     """Raise :class:`InputError` unless 1 ≤ n_clusters ≤ n_samples."""
     if not isinstance(n_clusters, Integral) or isinstance(n_clusters, bool) or int(n_clusters) < 1:
-        raise InputError(f"n_clusters must be a whole number of at least 1; got {n_clusters!r}")
+        raise InputError(f"n_clusters must be a whole number of at least 1, not {n_clusters!r}")
     if int(n_clusters) > n_samples:
         raise InputError(
             f"n_clusters={n_clusters} is more than n_samples={n_samples}: every cluster needs at least one "

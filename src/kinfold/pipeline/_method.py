@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from kinfold.compute import PRECISIONS, resolve_device
+from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError, nearest_name
 from kinfold.methods import default_n_neighbors, get_method
 
@@ -85,9 +85,7 @@ def prepare_method(
     """
     _check_whole("n_clusters", n_clusters, 1)
     _check_whole("random_state", random_state, 0)
-    resolve_device(device)
-    if precision not in PRECISIONS:
-        raise InputError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}")
+    resolve_precision(precision, resolve_device(device))
     estimator_class = get_method(name)
     known = list(estimator_class().get_params())
     given = dict(parameters or {})

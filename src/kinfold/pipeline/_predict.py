@@ -18,7 +18,7 @@ from kinfold.methods import load_model, predict_top
 from kinfold.pipeline._source import SourceLike, resolve_source
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run, lock_directory, write_predictions, write_skipped
-from kinfold.storage import hash_json
+from kinfold.storage import PARTIAL_PREFIX, hash_json
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def _predict_images(
     """Embed into a folder beside ``out`` that a restart goes on with, and that is removed at the end."""
     variant = run.manifest["features"]["variant"]
     made_of = hash_json([images.fingerprint(), backbone.fingerprint(), variant])
-    home = out.with_name(f".partial-{out.name}-{made_of[:12]}")
+    home = out.with_name(f"{PARTIAL_PREFIX}{out.name}-{made_of[:12]}")
     home.mkdir(parents=True, exist_ok=True)
     with lock_directory(home):
         features = extract_features(

@@ -14,7 +14,7 @@ from kinfold._version import __version__
 from kinfold.errors import InputError
 from kinfold.pipeline._source import Source
 from kinfold.run import MANIFEST_NAME, is_run, lock_directory, read_manifest, write_manifest
-from kinfold.storage import hash_file, hash_json, remove_partials
+from kinfold.storage import PARTIAL_PREFIX, hash_file, hash_json, remove_partials
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ STAGE_VERSION = 1
 
 _LIBRARIES = ("numpy", "pyarrow", "pillow", "safetensors", "scikit-learn", "scipy", "torch", "transformers")
 _RESULT = STAGES.index("fit")
-_OURS = (MANIFEST_NAME, ".lock", f".partial-{MANIFEST_NAME}")
+_OURS = (MANIFEST_NAME, ".lock", f"{PARTIAL_PREFIX}{MANIFEST_NAME}")
 
 
 class Stages:

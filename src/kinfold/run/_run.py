@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
+_IF_MOVED = "if they were moved, say where they are now (source=, --source)"
 
 
 class Run:
@@ -141,8 +142,7 @@ class Run:
             raise
         except KinfoldError as error:
             raise InputError(
-                f"the features of this run can't be opened at {path} ({error}); "
-                "if they were moved, say where they are now (source=, --source)"
+                f"the features of this run can't be opened at {path} ({error}); {_IF_MOVED}"
             ) from error
         if features.fingerprint(recorded["variant"]) != recorded["fingerprint"]:
             raise InputError(f"the features at {path} aren't those that {self.path} was made from")
@@ -172,8 +172,7 @@ class Run:
             images = open_source(where, **options)
         except InputError as error:
             raise InputError(
-                f"the images of this run can't be opened at {where} ({error}); "
-                "if they were moved, say where they are now (source=, --source)"
+                f"the images of this run can't be opened at {where} ({error}); {_IF_MOVED}"
             ) from error
         if not self._fits(images):
             raise InputError(
