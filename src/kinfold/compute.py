@@ -32,7 +32,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     kind = device.split(":")[0]
     if kind not in DEVICES:
         hint = nearest_name(kind, list(DEVICES))
-        raise InputError(f"device {device!r} is unknown{hint}; use one of {', '.join(DEVICES)}")
+        raise InputError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}{hint}")
     if (kind == "cuda" and not torch.cuda.is_available()) or (
         kind == "mps" and not torch.backends.mps.is_available()
     ):
@@ -54,7 +54,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of matrix products: bfloat16 where the device has units for it, else float32."""
     if precision not in PRECISIONS:
         hint = nearest_name(precision, list(PRECISIONS))
-        raise InputError(f"precision {precision!r} is unknown{hint}; use one of {', '.join(PRECISIONS)}")
+        raise InputError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}{hint}")
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16_units(device) else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
