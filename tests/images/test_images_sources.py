@@ -81,6 +81,26 @@ class TestFolder:
         (tmp_path / "b/manifest.json").write_text('{"format": "another"}')
         assert list(open_source(tmp_path).keys) == ["a/x.jpg", "b/manifest.json", "b/z.jpg"]
 
+    def test_a_pipe_that_is_named_as_a_manifest_is_not_waited_for(self, tmp_path):
+        write(tmp_path, "a/x.jpg")
+        os.mkfifo(tmp_path / "a" / "manifest.json")
+        source = open_source(tmp_path)
+        assert list(source.keys) == ["a/manifest.json", "a/x.jpg"]
+        assert trouble(source, "a/manifest.json").reason is SkipReason.NOT_A_FILE
+
+    def test_a_run_beside_shards_leaves_them_shards(self, tmp_path):
+        for number in range(2):
+            with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:
+                info = tarfile.TarInfo("x.jpg")
+                info.size = 3
+                archive.addfile(info, io.BytesIO(b"abc"))
+        write(tmp_path, "run/manifest.json").joinpath("run/manifest.json").write_text(
+            '{"format": "kinfold-run"'
+        )
+        source = open_source(tmp_path)
+        assert source.kind == "webdataset"
+        assert list(source.keys) == ["0.tar/x.jpg", "1.tar/x.jpg"]
+
     def test_names_of_any_bytes_are_found_again(self, tmp_path):
         for number, raw in enumerate(hostile_files.odd_names()):
             path = os.path.join(os.fsencode(tmp_path), raw.split(b"\0")[0])
@@ -102,6 +122,20 @@ class TestFolder:
         (inside / "file.jpg").symlink_to(outside / "1.jpg")
         keys = ["again/1.jpg", "again/deeper/2.jpg", "file.jpg", "folder/1.jpg", "folder/deeper/2.jpg"]
         assert list(open_source(inside).keys) == keys
+
+    @pytest.mark.parametrize("through_a_link", [False, True])
+    def test_a_link_to_above_the_source_brings_in_nothing_from_beside_it(self, tmp_path, through_a_link):
+        write(tmp_path, "beside.jpg", "other/x.jpg", "deep/weird/sub/a.jpg", "deep/next.jpg")
+        weird = tmp_path / "deep" / "weird"
+        (weird / "loop").symlink_to("..")
+        (weird / "sub" / "far").symlink_to(tmp_path)
+        (weird / "beside").symlink_to(tmp_path / "other")
+        (tmp_path / "entry").symlink_to(weird)
+        source = open_source(tmp_path / "entry" if through_a_link else weird)
+        assert list(source.keys) == ["beside/x.jpg", "loop", "sub/a.jpg", "sub/far"]
+        for key in ("loop", "sub/far"):
+            assert trouble(source, key).reason is SkipReason.DIRECTORY_LOOP
+            assert "above the source" in trouble(source, key).detail
 
     def test_crossed_links_end_and_lose_no_file(self, tmp_path):
         for one in range(12):

@@ -8,6 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kinfold.images._reasons import SkipReason, UnusableImage
 from kinfold.images._source import FileReader, LocatedSource, describe_kind, describe_os_error
 
 Problem = tuple[SkipReason, str]
+Identity = tuple[int, int]  # device and number: what a folder is, by whatever path it is reached
 
 _CLUTTER = frozenset(
     [b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"__macosx", b"$recycle.bin", b"system volume information"]
@@ -30,9 +32,9 @@ class FolderSource(LocatedSource):
 
     Links are followed. Hidden names (those that begin with a dot), what systems leave behind
     (``Thumbs.db``, ``desktop.ini``, ``__MACOSX`` and the like), and the runs and feature stores that
-    Kinfold itself has written below the folder are ignored. A link that leads back to a
-    folder above it, a broken link, a folder that can't be opened, a pipe, a socket and a device are rows
-    too, with their reason.
+    Kinfold itself has written below the folder are ignored. A link that leads back to a folder above
+    it, be it in the source or above the source, a broken link, a folder that can't be opened, a pipe, a
+    socket and a device are rows too, with their reason.
 
     Parameters
     ----------
@@ -117,6 +119,18 @@ def is_clutter(name: bytes) -> bool:
     return name.startswith(b".") or name.lower() in _CLUTTER
 
 
+def is_own_folder(path: bytes) -> bool:
+    """Tell whether a folder is a run or a feature store, by the first words of its manifest."""
+    manifest = os.path.join(path, b"manifest.json")
+    if not os.path.isfile(manifest):  # a pipe would be waited for
+        return False
+    try:
+        with open(manifest, "rb") as file:
+            return _OWN_MANIFEST.match(file.read(64)) is not None
+    except OSError:
+        return False
+
+
 def walk(root: bytes, max_depth: int | None = None) -> Iterator[tuple[bytes, Problem | None]]:
     """Yield every file below ``root``, and every entry that can't be one with its reason, in natural order.
 
@@ -141,7 +155,8 @@ def walk(root: bytes, max_depth: int | None = None) -> Iterator[tuple[bytes, Pro
         stack = [_open_level(root, b"", _identity(root))]
     except OSError as error:
         raise InputError(f"{os.fsdecode(root)} can't be opened: {describe_os_error(error)}") from error
-    links: Counter[tuple[int, int]] = Counter()
+    above = _ancestors(root)
+    links: Counter[Identity] = Counter()
     while stack:
         level = stack[-1]
         if not level.names:
@@ -154,7 +169,7 @@ def walk(root: bytes, max_depth: int | None = None) -> Iterator[tuple[bytes, Pro
             yield inside, found
         elif max_depth is None or len(stack) < max_depth:
             try:
-                stack.append(_enter(root, inside, found, stack, links))
+                stack.append(_enter(root, inside, found, stack, above, links))
             except UnusableImage as trouble:
                 yield inside, (trouble.reason, trouble.detail)
 
@@ -169,20 +184,27 @@ class _Level:
     """A folder being walked: the names still to come, last first, and what those are that aren't files."""
 
     inside: bytes
-    identity: tuple[int, int]
+    identity: Identity
     names: list[bytes] = field(default_factory=list)
     special: dict[bytes, _Directory | Problem] = field(default_factory=dict)
 
 
 def _enter(
-    root: bytes, inside: bytes, directory: _Directory, stack: list[_Level], links: Counter[tuple[int, int]]
+    root: bytes,
+    inside: bytes,
+    directory: _Directory,
+    stack: list[_Level],
+    above: frozenset[Identity],
+    links: Counter[Identity],
 ) -> _Level:
     path = os.path.join(root, inside)
     try:
         identity = _identity(path)
-        for above in stack:
-            if above.identity == identity:
-                where = encode_key(above.inside.rstrip(os.fsencode(os.sep))) or "the source itself"
+        if identity in above:
+            raise UnusableImage(SkipReason.DIRECTORY_LOOP, "it leads to a folder above the source")
+        for outer in stack:
+            if outer.identity == identity:
+                where = encode_key(outer.inside.rstrip(os.fsencode(os.sep))) or "the source itself"
                 raise UnusableImage(SkipReason.DIRECTORY_LOOP, f"it leads back to {where}")
         if directory.is_link:
             links[identity] += 1
@@ -190,18 +212,30 @@ def _enter(
                 detail = f"more than {_MAX_LINKS} links lead to the same folder"
                 raise UnusableImage(SkipReason.DIRECTORY_LOOP, detail)
         level = _open_level(path, inside + os.fsencode(os.sep), identity)
-        return _Level(level.inside, identity) if _is_ours(path, level) else level
+        is_own = b"manifest.json" in level.names and is_own_folder(path)
+        return _Level(level.inside, identity) if is_own else level
     except OSError as error:
         detail = f"the folder can't be opened: {describe_os_error(error)}"
         raise UnusableImage(SkipReason.UNREADABLE, detail) from error
 
 
-def _identity(path: bytes) -> tuple[int, int]:
+def _identity(path: bytes) -> Identity:
     status = os.stat(path)
     return status.st_dev, status.st_ino
 
 
-def _open_level(path: bytes, inside: bytes, identity: tuple[int, int]) -> _Level:
+def _ancestors(root: bytes) -> frozenset[Identity]:
+    """Return the folders above the source, as it is written and where it really lies."""
+    found = set()
+    for path in (os.path.abspath(root), os.path.realpath(root)):
+        while (parent := os.path.dirname(path)) != path:
+            path = parent
+            with suppress(OSError):
+                found.add(_identity(path))
+    return frozenset(found)
+
+
+def _open_level(path: bytes, inside: bytes, identity: Identity) -> _Level:
     level = _Level(inside, identity)
     with os.scandir(path) as entries:
         for entry in entries:
@@ -214,17 +248,6 @@ def _open_level(path: bytes, inside: bytes, identity: tuple[int, int]) -> _Level
                     level.special[entry.name] = special
     level.names.sort(key=lambda name: natural_key(encode_key(name)), reverse=True)
     return level
-
-
-def _is_ours(path: bytes, level: _Level) -> bool:
-    """Tell whether a folder is a run or a feature store, by the first words of its manifest."""
-    if b"manifest.json" not in level.names:
-        return False
-    try:
-        with open(os.path.join(path, b"manifest.json"), "rb") as file:
-            return _OWN_MANIFEST.match(file.read(64)) is not None
-    except OSError:
-        return False
 
 
 def _examine(entry: os.DirEntry[bytes]) -> _Directory | Problem | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from kinfold.errors import InputError
 from kinfold.images._columns import column_types, holds_images
-from kinfold.images._folder import FolderSource, is_clutter
+from kinfold.images._folder import FolderSource, is_clutter, is_own_folder
 from kinfold.images._formats import EXTENSIONS
 from kinfold.images._image_table import ImageTableSource
 from kinfold.images._path_table import PathTableSource
@@ -125,6 +125,8 @@ def _find_shards(folder: str) -> list[str]:
             for entry in entries:
                 suffix = os.path.splitext(entry.name)[1].lower()
                 if is_clutter(os.fsencode(entry.name)) or suffix in _BESIDE_SHARDS:
+                    continue
+                if entry.is_dir() and is_own_folder(os.fsencode(entry.path)):
                     continue
                 if suffix not in (*_TARS, *_PARQUETS) or not entry.is_file():
                     return []
