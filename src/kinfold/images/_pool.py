@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import queue
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator
 
 from kinfold.errors import InputError, KinfoldError
 from kinfold.images import _wire
+from kinfold.images._process import end_worker, launch_worker
 from kinfold.images._reasons import SkipReason, UnusableImage
 from kinfold.images._slots import create_shared_file
 from kinfold.images._worker import Item, Outcome, Recipe, Task
 
 _log = logging.getLogger(__name__)
 
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from kinfold.images._worker import main; main()"
-)
-_ONE_THREAD = dict.fromkeys(
-    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
-)
 _IN_FLIGHT = 2  # tasks at a worker: one in work, one waiting for it
 _DEATHS = 2  # so often may a process die over one image alone before the image is to blame
 _FAILED_STARTS = 3
@@ -191,7 +181,7 @@ class _Minder:
     def _start(self) -> bool:
         pool = self.pool
         try:
-            process = _launch(pool.shared)
+            process = launch_worker(pool.shared)
         except OSError as error:
             _log.warning("a decoder process can't be started: %s", error)
             time.sleep(_PAUSE)
@@ -256,10 +246,7 @@ class _Minder:
         """Bury the process and give its tasks to others, the first in pieces: one of them killed it."""
         process, pool = self.process, self.pool
         if process is not None:
-            process.kill()
-            process.wait()
-            for pipe in (process.stdin, process.stdout):
-                _close_quietly(pipe)
+            end_worker(process)
         with pool._change:
             self.process, self.begun = None, None
             left, hung = list(self._sent), self.hung
@@ -293,40 +280,3 @@ def _pack_recipe(recipe: Recipe) -> bytes:
     except Exception as error:  # objects that can't be serialised raise what they like
         text = f"the source or the transform can't be sent to a worker process ({error}): {_ADVICE}"
         raise InputError(text) from error
-
-
-def _launch(shared: int | None) -> subprocess.Popen[bytes]:
-    options: dict[str, Any] = {}
-    if shared is not None:
-        options["pass_fds"] = (shared,)
-    if os.name == "nt":
-        options["creationflags"] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
-    paths: Sequence[str] = [os.path.abspath(path) for path in sys.path]
-    with _interrupts_held():
-        return subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(paths)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **_ONE_THREAD},
-            **options,
-        )
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Let a new process begin with Ctrl-C held back, until it ignores it by itself: the loader ends it."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _close_quietly(pipe: Any) -> None:
-    try:
-        pipe.close()
-    except OSError:
-        _log.debug("a pipe to a dead process can't be flushed")
