@@ -162,6 +162,16 @@ def test_missing_weights_are_named(original, tmp_path):
         load_backbone(f"ibot-tiny:{tmp_path / 'holes.pth'}", device="cpu")
 
 
+def test_weights_of_another_shape_are_named_with_both_shapes(original, tmp_path):
+    weights = original.state_dict()
+    weights["blocks.2.mlp.fc1.bias"] = torch.zeros(7)
+    torch.save(weights, tmp_path / "wide.pth")
+    with pytest.raises(
+        FormatError, match=r"wide\.pth don't fit ibot-tiny: .* is 7 there, the model has \d+\. "
+    ):
+        load_backbone(f"ibot-tiny:{tmp_path / 'wide.pth'}", device="cpu")
+
+
 @pytest.mark.parametrize("content", [{"a": torch.zeros(1)}, {"state_dict": {}}, [1, 2]])
 def test_a_file_without_a_vision_transformer_is_refused(content, tmp_path):
     torch.save(content, tmp_path / "other.pth")

@@ -114,6 +114,9 @@ def test_timm_names_and_weights_that_do_not_fit_are_refused(fake_timm, tmp_path)
     torch.save({"patch.bias": torch.zeros(16)}, tmp_path / "w.pth")
     with pytest.raises(FormatError, match="lacks weights"):
         load_backbone(f"timm:vit_fake:{tmp_path / 'w.pth'}")
+    torch.save({**TimmViT().state_dict(), "norm.bias": torch.zeros(3)}, tmp_path / "w.pth")
+    with pytest.raises(FormatError, match=r"don't fit vit_fake: norm\.bias is 3 there, the model has 16"):
+        load_backbone(f"timm:vit_fake:{tmp_path / 'w.pth'}")
 
 
 def test_timm_squash_mode_and_open_clips_modes_are_read():

@@ -196,7 +196,14 @@ def test_a_text_only_model_is_refused(tmp_path):
 
 def test_an_architecture_that_transformers_does_not_know_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit-of-tomorrow"}))
-    with pytest.raises(InputError, match="vit-of-tomorrow"):
+    with pytest.raises(InputError, match="doesn't know models of type 'vit-of-tomorrow'") as caught:
+        load_backbone(tmp_path, device="cpu")
+    assert "checkpoint you are trying to load" not in str(caught.value)
+
+
+def test_a_configuration_without_a_model_type_is_told_so(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="names no model_type"):
         load_backbone(tmp_path, device="cpu")
 
 
@@ -221,6 +228,35 @@ def test_damaged_weights_are_refused(damage, tiny):
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 6}))
     with pytest.raises(FormatError, match="model"):
+        load_backbone(folder, device="cpu")
+
+
+def test_weights_of_another_shape_are_refused_in_our_own_words(tiny, capfd):
+    folder = tiny.save(tiny.make("vit"), "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 48}))
+    with pytest.raises(FormatError) as caught:
+        load_backbone(folder, device="cpu")
+    message = str(caught.value)
+    assert str(folder) in message
+    assert "don't fit the vit model that its config.json describes" in message
+    assert "64 there, the model has 48, and" in message
+    assert "config.json and weights of one and the same model" in message
+    assert "ignore_mismatched_sizes" not in message + "".join(capfd.readouterr())
+
+
+def test_weights_that_are_missing_are_named_with_the_model_they_are_for(tiny):
+    folder = tiny.save(tiny.make("vit"), "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 6}))
+    with pytest.raises(FormatError, match=r"lacks weights of the vit model .*\.5\..* and \d+ more\. Put"):
+        load_backbone(folder, device="cpu")
+
+
+def test_a_directory_without_weights_is_told_which_file_is_missing(tiny):
+    folder = tiny.save(tiny.make("vit"), "model")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(FormatError, match=r"has no weights: model\.safetensors"):
         load_backbone(folder, device="cpu")
 
 

@@ -148,3 +148,19 @@ def test_a_directory_without_processor_file_warns_and_takes_the_default(tmp_path
     default = Preprocessing(32, 32, 32)
     assert read_preprocessing(tmp_path, default) == default
     assert "preprocessor_config.json" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("resize", "says"),
+    [
+        (50, "resized to 50 pixels, the centre cropped to 32 × 48 pixels"),
+        (None, "squashed to 32 × 48 pixels"),
+    ],
+)
+def test_a_guessed_preprocessing_is_said_in_words(resize, says, tmp_path, caplog):
+    default = Preprocessing(32, 48, resize, "bilinear", (0.5, 0.4, 0.25), (0.1, 0.2, 0.3))
+    read_preprocessing(tmp_path, default)
+    assert says in caplog.text
+    assert "(bilinear)" in caplog.text
+    assert "mean 0.5, 0.4, 0.25, deviation 0.1, 0.2, 0.3" in caplog.text
+    assert "Preprocessing(" not in caplog.text

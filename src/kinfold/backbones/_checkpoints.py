@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from kinfold.backbones._card import BackboneCard, VitShape
+from kinfold.backbones._fit import check_fit
 from kinfold.backbones._tower import Tower
 from kinfold.errors import FormatError, InputError
 
@@ -69,12 +70,20 @@ def load_checkpoint(file: Path, card: BackboneCard) -> Tower:
     )
     with quiet_transformers():
         model, info = ViTModel.from_pretrained(
-            None, config=config, state_dict=weights, add_pooling_layer=False, output_loading_info=True
+            None,
+            config=config,
+            state_dict=weights,
+            add_pooling_layer=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, in our own words
         )
-    if info["missing_keys"]:
-        raise FormatError(
-            f"{file} lacks weights of {card.name}: {', '.join(sorted(info['missing_keys'])[:3])} …"
-        )
+    check_fit(
+        str(file),
+        card.name,
+        f"Give a checkpoint of {card.name} itself, or the card that this one belongs to",
+        missing=info["missing_keys"],
+        misfits=info["mismatched_keys"],
+    )
     return make_tower(model, config, card.preprocessing)
 
 

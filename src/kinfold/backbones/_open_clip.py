@@ -12,10 +12,11 @@ from torch import nn
 from kinfold.backbones._card import CLIP_MEAN, CLIP_STD, BackboneCard, Preprocessing
 from kinfold.backbones._checkpoints import read_checkpoint
 from kinfold.backbones._extras import import_extra
+from kinfold.backbones._fit import fill_model
 from kinfold.backbones._hub import cache_only_if_unreachable
 from kinfold.backbones._network import NetworkBackbone
 from kinfold.backbones._tower import Tokens, Tower
-from kinfold.errors import FormatError, HubUnavailableError, InputError, nearest_name
+from kinfold.errors import HubUnavailableError, InputError, nearest_name
 
 
 def load_open_clip(spec: str, *, device: str | torch.device, precision: str) -> NetworkBackbone:
@@ -111,13 +112,7 @@ def _create(open_clip: Any, arch: str, pretrained: str) -> Any:
     if file.is_file():
         model = open_clip.create_model(arch)
         weights = {name.removeprefix("module."): value for name, value in read_checkpoint(file).items()}
-        missing = [
-            name
-            for name in model.load_state_dict(weights, strict=False).missing_keys
-            if name.startswith("visual.")
-        ]
-        if missing:
-            raise FormatError(f"{file} lacks weights of {arch}: {', '.join(missing[:3])} …")
+        fill_model(model, weights, weights=str(file), name=arch, part="visual.")
         return model
     with cache_only_if_unreachable() as reachable:
         try:

@@ -25,7 +25,12 @@ def read_preprocessing(folder: Path, default: Preprocessing) -> Preprocessing:
     nested = folder / "processor_config.json"
     if nested.is_file() and "image_processor" in (config := read_json(nested)):
         return parse_processor(config["image_processor"], default)
-    logger.warning("%s has no preprocessor_config.json; images are prepared with %s", folder.name, default)
+    logger.warning(
+        "%s has no preprocessor_config.json, so how it was trained to see images is a guess: %s. "
+        "If that isn't right, put the model's own file there",
+        folder.name,
+        _say(default),
+    )
     return default
 
 
@@ -92,3 +97,16 @@ def _geometry(config: Mapping[str, Any], default: Preprocessing) -> tuple[int, i
 
 def _channels(values: Any, default: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(float(value) for value in values) if values else default
+
+
+def _say(preprocessing: Preprocessing) -> str:
+    """Return in words what is done to an image."""
+    size = f"{preprocessing.height} × {preprocessing.width} pixels"
+    if preprocessing.resize is None:
+        shape = f"images are squashed to {size}"
+    else:
+        shape = f"the shorter side is resized to {preprocessing.resize} pixels, the centre cropped to {size}"
+    mean, std = (
+        ", ".join(f"{value:.3g}" for value in values) for values in (preprocessing.mean, preprocessing.std)
+    )
+    return f"{shape} ({preprocessing.interpolation}), values are normalised with mean {mean}, deviation {std}"

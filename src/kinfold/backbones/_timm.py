@@ -13,10 +13,11 @@ from torch import nn
 from kinfold.backbones._card import BackboneCard, Preprocessing
 from kinfold.backbones._checkpoints import read_checkpoint
 from kinfold.backbones._extras import import_extra
+from kinfold.backbones._fit import fill_model
 from kinfold.backbones._hub import cache_only_if_unreachable
 from kinfold.backbones._network import NetworkBackbone
 from kinfold.backbones._tower import Tokens, Tower
-from kinfold.errors import FormatError, HubUnavailableError, InputError, nearest_name
+from kinfold.errors import HubUnavailableError, InputError, nearest_name
 
 
 def load_timm(spec: str, *, device: str | torch.device, precision: str) -> NetworkBackbone:
@@ -100,9 +101,7 @@ def _split(spec: str) -> tuple[str, Path | None]:
 def _create(timm: Any, name: str, file: Path | None) -> Any:
     if file is not None:
         model = timm.create_model(name, pretrained=False, num_classes=0)
-        result = model.load_state_dict(read_checkpoint(file), strict=False)
-        if result.missing_keys:
-            raise FormatError(f"{file} lacks weights of {name}: {', '.join(result.missing_keys[:3])} …")
+        fill_model(model, read_checkpoint(file), weights=str(file), name=name)
         return model
     with cache_only_if_unreachable() as reachable:
         try:

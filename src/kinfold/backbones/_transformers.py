@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from kinfold.backbones._card import CLIP_MEAN, CLIP_STD, HALF, Preprocessing
+from kinfold.backbones._fit import check_fit
 from kinfold.backbones._tower import Tower, find_tokens
 from kinfold.errors import FormatError, InputError
+from kinfold.storage import read_json
 
 # Families whose sequence is known: whether it begins with CLS. Registers are counted besides.
 _BEGINS_WITH_CLS = {
@@ -107,16 +109,28 @@ def _read_config(folder: Path) -> Any:
 
     if not (folder / "config.json").is_file():
         raise InputError(f"{folder} isn't a model: it has no config.json")
+    content = read_json(folder / "config.json")
     try:
         return AutoConfig.from_pretrained(folder)
     except (ValueError, KeyError) as error:
-        import transformers
-
-        raise InputError(
-            f"transformers {transformers.__version__} can't read {folder / 'config.json'}: {error}"
-        ) from error
+        raise InputError(f"{folder / 'config.json'} can't be used: {_say_trouble(content, error)}") from error
     except OSError as error:
         raise FormatError(f"{folder / 'config.json'} is damaged: {error}") from error
+
+
+def _say_trouble(config: Any, error: Exception) -> str:
+    """Say why a configuration isn't understood; what transformers says itself only if we know no better."""
+    import transformers
+
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind is None:
+        return "it names no model_type, so it wasn't written by save_pretrained of transformers"
+    if kind not in transformers.CONFIG_MAPPING:
+        return (
+            f"transformers {transformers.__version__} doesn't know models of type {kind!r}. "
+            "Update transformers, or take another backbone"
+        )
+    return str(error)
 
 
 def _choose_class(folder: Path, config: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -159,10 +173,19 @@ def _choose_class(folder: Path, config: Any) -> tuple[Any, Any, dict[str, Any]]:
 def _load_weights(
     folder: Path, model_class: Any, config: Any, options: dict[str, Any]
 ) -> tuple[nn.Module, set[str]]:
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+        raise FormatError(
+            f"{folder} has no weights: model.safetensors (or pytorch_model.bin) must lie beside config.json"
+        )
     try:
         with quiet_transformers():
             model, info = model_class.from_pretrained(
-                folder, config=config, output_loading_info=True, local_files_only=True, **options
+                folder,
+                config=config,
+                output_loading_info=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # they are refused below, in our own words
+                **options,
             )
     except (OSError, RuntimeError, ValueError) as error:
         raise FormatError(f"the weights in {folder} can't be loaded: {error}") from error
@@ -171,10 +194,13 @@ def _load_weights(
             raise
         raise FormatError(f"the weights in {folder} are damaged: {error}") from error
     missing = set(info["missing_keys"])
-    needed = sorted(name for name in missing if not any(part in name for part in _UNREAD))
-    if needed or info["mismatched_keys"]:
-        names = ", ".join((needed or [str(k) for k in info["mismatched_keys"]])[:3])
-        raise FormatError(f"the weights in {folder} don't fit its config.json: {names} … are missing")
+    check_fit(
+        str(folder),
+        f"the {config.model_type} model that its config.json describes",
+        "Put config.json and weights of one and the same model there, or save the model anew",
+        missing=[name for name in missing if not any(part in name for part in _UNREAD)],
+        misfits=info["mismatched_keys"],
+    )
     return model, missing
 
 
