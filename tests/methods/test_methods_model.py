@@ -46,8 +46,7 @@ def test_predict_top_orders_the_probabilities(fitted, monkeypatch):
     probabilities = model.predict_proba(X)
     assert top.clusters.dtype == np.int32
     np.testing.assert_allclose(top.probabilities, -np.sort(-probabilities, axis=1)[:, :3], atol=1e-6)
-    np.testing.assert_array_equal(top.labels, model.labels_)
-    np.testing.assert_array_equal(top.confidence, top.probabilities[:, 0])
+    np.testing.assert_array_equal(top.clusters[:, 0], model.labels_)
 
 
 def test_predict_top_gives_at_most_all_clusters(fitted):

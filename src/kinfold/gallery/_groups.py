@@ -30,11 +30,6 @@ class SheetPlan:
     side: int
     max_bytes: int
 
-    @property
-    def per_group(self) -> int:
-        """Thumbnails per group."""
-        return self.n_top + self.n_least
-
 
 def plan_sheets(n_groups: int, *, budget: int = 16_000_000) -> SheetPlan:
     """Choose thumbnails per group and their side, so that all of them fit into ``budget`` bytes of page.

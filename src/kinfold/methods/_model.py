@@ -92,16 +92,6 @@ class TopClusters:
     clusters: NDArray[np.int32]
     probabilities: NDArray[np.float32]
 
-    @property
-    def labels(self) -> NDArray[np.int32]:
-        """The best cluster of every row (N,)."""
-        return self.clusters[:, 0]
-
-    @property
-    def confidence(self) -> NDArray[np.float32]:
-        """The probability of the best cluster (N,)."""
-        return self.probabilities[:, 0]
-
 
 def predict_top(estimator: Any, X: Any, n_top: int = 5) -> TopClusters:
     """Return the best ``n_top`` clusters (at most K) of every row of X, in blocks of bounded memory."""
