@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from kinfold.backbones import load_backbone
+from kinfold.compute import cpu_count
 from kinfold.errors import InputError, KinfoldError
-from kinfold.images import ImageLoader, ImageSource, SkipReason, decode_image, open_source
+from kinfold.images import ImageLoader, ImageSource, SkipReason, count_workers, decode_image, open_source
 from support import hostile_files, transforms
 
 N_PLAIN = 23
@@ -361,3 +362,19 @@ def children() -> list[int]:
             break
         time.sleep(0.1)
     return sorted(child.pid for child in found)
+
+
+def test_there_are_never_more_workers_than_images_or_four_per_core(tmp_path):
+    cores = cpu_count()
+    assert count_workers(None, 1000) <= min(cores, 32)
+    assert count_workers(100_000, 10**6) == 4 * cores
+    assert count_workers(100_000, 3) == min(3, 4 * cores)
+    assert count_workers(0, 3) == 0
+    assert count_workers(1, 0) == 1
+    with pytest.raises(InputError, match="n_workers is -1"):
+        count_workers(-1, 3)
+
+
+def test_a_huge_number_of_workers_starts_few(source):
+    with ImageLoader(source, transforms.shrink, n_workers=1_000_000) as loader:
+        assert loader.n_workers == count_workers(1_000_000, len(source))

@@ -10,7 +10,7 @@ from kinfold.images._decode import PIXEL_LIMIT, decode_image, make_thumbnail
 from kinfold.images._folder import FolderSource
 from kinfold.images._image_table import ImageTableSource
 from kinfold.images._keys import KeyList, decode_key, encode_key, natural_key
-from kinfold.images._loader import ImageBatch, ImageLoader
+from kinfold.images._loader import ImageBatch, ImageLoader, count_workers
 from kinfold.images._open import open_source
 from kinfold.images._path_table import PathTableSource
 from kinfold.images._reasons import SkipReason, UnusableImage
@@ -31,6 +31,7 @@ __all__ = [
     "TarSource",
     "UnusableImage",
     "ZipSource",
+    "count_workers",
     "decode_image",
     "decode_key",
     "encode_key",

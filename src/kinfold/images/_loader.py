@@ -22,7 +22,8 @@ from kinfold.images._slots import SlotShape
 from kinfold.images._source import ImageSource
 from kinfold.images._worker import Recipe
 
-_MOST_WORKERS = 32
+_MOST_WORKERS = 32  # where no number is asked for
+_WORKERS_PER_CORE = 4
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class ImageLoader:
         For JPEG draft scaling, see :func:`decode_image`.
     n_workers : int, optional
         Processes; 0 works in this one, without protection from decoders that crash or hang. Default: one for
-        each core that this process may use, at most 32.
+        each core that this process may use, at most 32. Cut as :func:`count_workers` says.
     pixel_limit : int
         Larger images are skipped.
     niceness : int
@@ -89,9 +90,7 @@ class ImageLoader:
         niceness: int = 10,
         timeout: float | None = 300.0,
     ) -> None:
-        if n_workers is not None and n_workers < 0:
-            raise InputError(f"n_workers is {n_workers}; it must be 0 or more")
-        self.n_workers = _default_workers() if n_workers is None else n_workers
+        self.n_workers = count_workers(n_workers, len(source))
         self._source = source
         self._recipe = Recipe(source.reader(), transform, min_side, pixel_limit)
         self._spec: SlotShape | None = None
@@ -196,10 +195,23 @@ class ImageLoader:
                 yield self._recipe.prepare(locator)
 
 
-def _default_workers() -> int:
+def count_workers(n_workers: int | None, n_images: int) -> int:
+    """Return how many processes decode ``n_images``, when ``n_workers`` of them are asked for.
+
+    By default there is one for each core that this process may use, at most 32. There are never more than
+    four per core, nor more than images.
+
+    Raises
+    ------
+    InputError
+        ``n_workers`` is negative.
+    """
     from kinfold.compute import cpu_count  # brings PyTorch, which workers must never import
 
-    return min(cpu_count(), _MOST_WORKERS)
+    if n_workers is not None and n_workers < 0:
+        raise InputError(f"n_workers is {n_workers}; it must be 0 or more")
+    wanted = min(cpu_count(), _MOST_WORKERS) if n_workers is None else n_workers
+    return min(wanted, _WORKERS_PER_CORE * cpu_count(), max(1, n_images))
 
 
 def _shut_down(pool: WorkerPool, owner: int) -> None:
