@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Integral, Real
 from typing import Any
 
@@ -9,10 +10,17 @@ from kinfold.errors import InputError
 
 
 def check_positive(**parameters: Any) -> None:
-    """Raise :class:`InputError` for the first parameter that is not a positive number."""
+    """Raise :class:`InputError` for the first parameter that is not a positive, finite number."""
     for name, value in parameters.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not float(value) > 0:
+        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
             raise InputError(f"{name} must be a positive number, not {value!r}")
+
+
+def check_whole(**parameters: Any) -> None:
+    """Raise :class:`InputError` for the first parameter that is not a positive whole number."""
+    for name, value in parameters.items():
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{name} must be a positive whole number, not {value!r}")
 
 
 def check_n_clusters(n_clusters: Any, n_samples: int) -> None:

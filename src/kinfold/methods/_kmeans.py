@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from kinfold.compute import resolve_device
-from kinfold.methods._base import check_n_clusters, check_positive
+from kinfold.methods._base import check_n_clusters, check_positive, check_whole
 from kinfold.methods._rows import UnitBlocks, check_rows
 from kinfold.progress import SILENT, Progress
 
@@ -127,7 +127,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         -------
         self
         """
-        check_positive(max_iter=self.max_iter, temperature=self.temperature)
+        self.check_parameters()
         X = check_rows(self, X, fitting=True)
         check_n_clusters(self.n_clusters, X.shape[0])
         rows = UnitBlocks(X, resolve_device(self.device))
@@ -153,6 +153,15 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
                 stacklevel=2,
             )
         return self
+
+    def check_parameters(self) -> None:
+        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
+        check_whole(max_iter=self.max_iter)
+        if self.n_init != "auto":
+            check_whole(n_init=self.n_init)
+        check_positive(temperature=self.temperature)
+        if self.tol != 0:
+            check_positive(tol=self.tol)
 
     def predict(self, X: Any) -> NDArray[np.int32]:
         """Return the closest centroid of every row of X (N, D), int32."""
@@ -193,7 +202,6 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
     def _resolve_n_init(self, n_samples: int) -> int:
         if self.n_init == "auto":
             return 10 if n_samples * self.n_clusters <= 1_000_000 else 3
-        check_positive(n_init=self.n_init)
         return int(self.n_init)
 
     def _run(self, rows: UnitBlocks, random: np.random.RandomState) -> _Start:

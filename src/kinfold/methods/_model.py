@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from kinfold.compute import resolve_device
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._temi import TEMI
@@ -21,6 +22,7 @@ FORMAT_VERSION = 1
 METHODS: dict[str, type[Any]] = {"kmeans": SphericalKMeans, "temi": TEMI}
 
 _BLOCK_VALUES = 16 << 20
+_MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
 
 
 def get_method(name: str) -> type[Any]:
@@ -61,20 +63,29 @@ def load_model(directory: Path, *, device: str = "auto") -> Any:
     ------
     FormatError
         A file is missing, damaged, or of a newer format version; nothing in it can run code.
+    InputError
+        There is no such device.
     """
+    resolve_device(device)
     description, weights = directory / "model.json", directory / "model.safetensors"
     for path in (description, weights):
         if not path.is_file():
-            raise FormatError(f"{path} is missing: the run has no model; run `kinfold cluster` again")
-    content = read_json(description)
+            raise FormatError(f"{path} is missing: the run has no model; {_MEND}")
+    try:
+        content = read_json(description)
+    except FormatError as error:
+        raise FormatError(f"{error}; {_MEND}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise FormatError(f"{description} does not describe a model of Kinfold")
+        raise FormatError(f"{description} does not describe a model of Kinfold; {_MEND}")
     check_format_version(description, content.get("format_version"), FORMAT_VERSION)
     try:
         tensors = load_file(weights)
         return get_method(content["method"]).from_model(content["config"], tensors, device=device)
-    except (SafetensorError, KeyError, OSError, RuntimeError) as error:
-        raise FormatError(f"{weights} is damaged or does not fit {description.name}: {error}") from error
+    except (SafetensorError, LookupError, TypeError, ValueError, OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FormatError(
+            f"{weights} is damaged or does not fit {description.name} ({reason}); {_MEND}"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError
 from kinfold.heads import MultiHeadNetwork, PairSampler, TemiObjective, Trainer
-from kinfold.methods._base import check_n_clusters, check_positive
+from kinfold.methods._base import check_n_clusters, check_positive, check_whole
 from kinfold.methods._rows import check_rows, numpy_blocks, zero_rows
 from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
 from kinfold.neighbors import NeighborGraph, knn_graph
@@ -159,7 +160,7 @@ class TEMI(ClusterMixin, BaseEstimator):
         -------
         self
         """
-        self._check_parameters()
+        self.check_parameters()
         X = check_rows(self, X, fitting=True)
         n_samples = int(X.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
@@ -220,18 +221,22 @@ class TEMI(ClusterMixin, BaseEstimator):
         model._network = model._one_head({name: torch.from_numpy(value) for name, value in tensors.items()})
         return model
 
-    def _check_parameters(self) -> None:
-        check_positive(n_heads=self.n_heads, beta=self.beta)
-        optional = {
-            name: getattr(self, name)
-            for name in ("n_neighbors", "n_epochs", "batch_size", "learning_rate")
-            if getattr(self, name) is not None
-        }
-        check_positive(**optional)
+    def check_parameters(self) -> None:
+        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
+        check_whole(n_heads=self.n_heads)
+        for name in ("n_neighbors", "n_epochs", "batch_size"):
+            if (value := getattr(self, name)) is not None:
+                check_whole(**{name: value})
+        check_positive(beta=self.beta)
         if self.beta > 1:
             raise InputError(f"beta must be in (0, 1]; got {self.beta!r}")
-        if self.momentum is not None and not 0 <= self.momentum < 1:
+        if self.learning_rate is not None:
+            check_positive(learning_rate=self.learning_rate)
+        if self.momentum is not None and not (isinstance(self.momentum, Real) and 0 <= self.momentum < 1):
             raise InputError(f"momentum must be in [0, 1); got {self.momentum!r}")
+        if not isinstance(self.weighted, bool | np.bool_):
+            raise InputError(f"weighted must be true or false, not {self.weighted!r}")
+        resolve_precision(self.precision, resolve_device(self.device))
 
     def _make_graph(self, X: Any, progress: Progress) -> NeighborGraph:
         """Return the graph of X, in which all-zero rows have no neighbours."""
