@@ -8,7 +8,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from kinfold.errors import FormatError
-from kinfold.run import read_table, write_assignments, write_predictions, write_skipped
+from kinfold.run import (
+    is_predictions,
+    is_skipped,
+    read_table,
+    write_assignments,
+    write_predictions,
+    write_skipped,
+)
 from kinfold.run._tables import ASSIGNMENTS_SCHEMA, SKIPPED_SCHEMA
 
 
@@ -104,3 +111,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, top):
         write_predictions(tmp_path / "p.parquet", ROWS, KEYS[:3], top)
     assert (tmp_path / "p.parquet").read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["p.parquet"]
+
+
+def test_our_tables_are_known_by_exactly_their_columns(tmp_path, top):
+    write_predictions(tmp_path / "p.parquet", ROWS, KEYS, top)
+    write_assignments(tmp_path / "a.parquet", ROWS, KEYS, top)
+    skipped = pa.table({"row": [1], "key": ["a"], "reason": ["empty"]})
+    write_skipped(tmp_path / "s.parquet", skipped)
+    (tmp_path / "text.parquet").write_text("precious")
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert [name for name in names if is_predictions(tmp_path / name)] == ["p.parquet"]
+    assert [name for name in names if is_skipped(tmp_path / name)] == ["s.parquet"]
+    assert not is_predictions(tmp_path / "nowhere.parquet")

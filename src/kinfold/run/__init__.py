@@ -15,6 +15,8 @@ from kinfold.run._run import Run
 from kinfold.run._tables import (
     ASSIGNMENTS_NAME,
     SKIPPED_NAME,
+    is_predictions,
+    is_skipped,
     read_table,
     write_assignments,
     write_predictions,
@@ -28,7 +30,9 @@ __all__ = [
     "MANIFEST_NAME",
     "SKIPPED_NAME",
     "Run",
+    "is_predictions",
     "is_run",
+    "is_skipped",
     "lock_directory",
     "read_manifest",
     "read_table",

@@ -83,6 +83,23 @@ def read_table(path: Path, schema: pa.Schema, mend: str) -> pa.Table:
         raise FormatError(f"{path} is damaged ({str(error).splitlines()[0]}); {mend}") from error
 
 
+def is_predictions(path: Path) -> bool:
+    """Tell whether ``path`` is a file that :func:`write_predictions` may have written, by its columns."""
+    return _has_columns(path, PREDICTIONS_SCHEMA)
+
+
+def is_skipped(path: Path) -> bool:
+    """Tell whether ``path`` is a file that :func:`write_skipped` may have written, by its columns."""
+    return _has_columns(path, SKIPPED_SCHEMA)
+
+
+def _has_columns(path: Path, schema: pa.Schema) -> bool:
+    try:
+        return bool(pq.read_schema(path).names == schema.names)
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def _first_columns(rows: NDArray[np.int64], keys: pa.Array, top: TopClusters) -> list[pa.Array]:
     if isinstance(keys, pa.ChunkedArray):
         keys = keys.combine_chunks()
