@@ -92,6 +92,10 @@ def test_images_and_labels_without_a_partner_are_counted_and_left_out(plain, tmp
     rows += [("0", ""), ("nobody", "a"), ("no one", "b")]
     found = evaluate(plain, write_csv(tmp_path / "labels.csv", rows))
     assert (found.n_matched, found.n_without_label, found.n_without_image) == (60, 30, 2)
+    assert found.labels_without_image == ("nobody", "no one")
+    rows += [(f"more {i}", "a") for i in range(10)]
+    found = evaluate(plain, write_csv(tmp_path / "labels.csv", rows))
+    assert (found.n_without_image, len(found.labels_without_image)) == (12, 3)
 
 
 def test_keys_with_commas_newlines_and_umlauts_are_joined(tmp_path, photos):
@@ -152,10 +156,16 @@ def test_one_key_with_two_labels_is_refused(plain, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", "has no column 'key' and no column 'label'"),
+        ("", r"labels\.csv is empty; it needs a first line key,label"),
+        ("\n  \n\n", r"labels\.csv is empty; it needs a first line key,label"),
+        ("a,b\n1,2\n", "has no column 'key' and no column 'label'"),
         ("key,class\n1,a\n", "has no column 'label'"),
-        ("key,label\n", "none of the 0 labels"),
-        ("key,label\nx.png,a\n", r"labels are for 'x\.png', images are '0', '1', '2', …"),
+        ("key,label\n", r"labels\.csv holds no labels"),
+        ("key,label\n1,\n2, \n", "all its labels are empty"),
+        (
+            "key,label\nx.png,a\n",
+            r"no label is about .* labels are for 'x\.png', images are '0', '1', '2', …",
+        ),
     ],
 )
 def test_unusable_label_files_say_what_is_wrong(plain, tmp_path, content, words):

@@ -45,5 +45,13 @@ def evaluate(
         "groups, classes": f"{found.n_groups:,}, {found.n_classes:,}",
         "labeled images": f"{found.n_matched:,}",
         "without label": f"{found.n_without_label:,}",
+        "labels without image": _describe_missing(found.n_without_image, found.labels_without_image),
     }
     terminal.show(found.as_dict(), make_list(facts))
+
+
+def _describe_missing(n_missing: int, first: tuple[str, ...]) -> str:
+    if not n_missing:
+        return "0"
+    named = ", ".join(map(repr, first)) + (", …" if n_missing > len(first) else "")
+    return f"{n_missing:,} ({named})"

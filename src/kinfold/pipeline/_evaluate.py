@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,6 +17,7 @@ from kinfold.metrics import adjusted_rand_index, match_clusters, normalized_mutu
 from kinfold.run import Run, lock_directory, read_manifest, write_manifest
 
 FOLDER = "folder"
+_N_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Evaluation:
         Images with a group but no label.
     n_without_image : int
         Labels whose key is not among the grouped images (skipped images are such).
+    labels_without_image : tuple of str
+        The first few keys of such labels.
     classes : Mapping of int to str
         Class that each matched group stands for.
     """
@@ -54,11 +58,16 @@ class Evaluation:
     n_matched: int
     n_without_label: int
     n_without_image: int
+    labels_without_image: tuple[str, ...]
     classes: Mapping[int, str]
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready data, as the manifest records it."""
-        return {**asdict(self), "classes": {str(group): name for group, name in self.classes.items()}}
+        return {
+            **asdict(self),
+            "labels_without_image": list(self.labels_without_image),
+            "classes": {str(group): name for group, name in self.classes.items()},
+        }
 
 
 def evaluate(run: Run | str | Path, labels: str | Path | Mapping[Any, Any]) -> Evaluation:
@@ -84,10 +93,13 @@ def evaluate(run: Run | str | Path, labels: str | Path | Mapping[Any, Any]) -> E
     run = run if isinstance(run, Run) else Run.open(run)
     keys = run.assignments["key"].to_pylist()
     known = _label_keys(labels, keys)
+    if not known:
+        source = "the mapping" if isinstance(labels, Mapping) else labels
+        raise InputError(f"{source} holds no labels: it has no rows, or all its labels are empty")
     pairs = [(known[key], int(group)) for key, group in zip(keys, run.labels, strict=True) if key in known]
     if not pairs:
         raise InputError(
-            f"none of the {len(known)} labels is about an image of {run.path}: "
+            f"no label is about an image of {run.path}: "
             f"labels are for {_examples(known)}, images are {_examples(keys)}"
         )
     y_true, y_pred = [label for label, _ in pairs], [group for _, group in pairs]
@@ -102,6 +114,7 @@ def evaluate(run: Run | str | Path, labels: str | Path | Mapping[Any, Any]) -> E
         n_matched=len(pairs),
         n_without_label=len(keys) - len(pairs),
         n_without_image=len(known) - len(pairs),
+        labels_without_image=_first_missing(known, keys),
         classes={int(group): str(match.mapping[group]) for group in sorted(match.mapping)},
     )
     _record(run, evaluation)
@@ -132,14 +145,19 @@ def _label_keys(labels: str | Path | Mapping[Any, Any], keys: list[str]) -> dict
                 f"or {FOLDER!r} for the name of each image's folder"
             )
         found = _join(path, _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path))
-    return {key: label for key, label in found.items() if label is not None and label != ""}
+    return {key: label for key, label in found.items() if label is not None and str(label).strip()}
 
 
 def _read_csv(path: Path) -> list[tuple[str, str]]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
-            _check_columns(path, list(reader.fieldnames or []))
+            names = list(reader.fieldnames or [])
+            if not any(name.strip() for name in names):
+                raise InputError(
+                    f"{path} is empty; it needs a first line key,label and a line for each image"
+                )
+            _check_columns(path, names)
             return [(row["key"], row["label"] or "") for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV file in UTF-8: {error}") from error
@@ -172,6 +190,11 @@ def _join(path: Path, rows: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _first_missing(known: Mapping[str, Any], keys: list[str]) -> tuple[str, ...]:
+    grouped = set(keys)
+    return tuple(islice((key for key in known if key not in grouped), _N_EXAMPLES))
+
+
 def _examples(keys: Any) -> str:
-    named = [repr(key) for _, key in zip(range(3), keys, strict=False)]
+    named = [repr(key) for _, key in zip(range(_N_EXAMPLES), keys, strict=False)]
     return ", ".join(named) + (", …" if len(keys) > len(named) else "")
