@@ -40,6 +40,11 @@ class HubUnavailableError(KinfoldError, OSError):
     """A model's files are neither in the local cache nor to be had from the hub."""
 
 
+def count_of(n: int, noun: str) -> str:
+    """Return ``"1 image"`` or ``"2 images"``."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def nearest_name(wrong: str, known: list[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the closest known name, or an empty string."""
     import difflib

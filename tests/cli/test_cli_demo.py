@@ -67,6 +67,13 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_impossible_arguments_are_refused_before_anything_is_written(tmp_path):
+    for wrong in ({"random_state": 2**32}, {"methods": ("temmi",)}, {"device": "gpu"}):
+        with pytest.raises(InputError):
+            run_demo(tmp_path / "demo", **wrong)
+    assert not (tmp_path / "demo").exists()
+
+
 def test_the_command_prints_a_table_and_json(few_digits, kmeans_only, kinfold, tmp_path):
     result = kinfold("demo", "--out", tmp_path / "demo", "--workers", 1)
     assert result.exit_code == 0, result.output

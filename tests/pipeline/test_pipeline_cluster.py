@@ -292,9 +292,20 @@ class TestRefusals:
             ({"variant": "patches"}, "variant"),
             ({"backbone": "pixel"}, "did you mean 'pixels'"),
             ({"random_state": None}, "random_state must be a whole number"),
+            ({"random_state": 2**32}, "random_state must be at most 4294967295"),
             ({"n_neighbors": 0, "method": "temi"}, "n_neighbors must be a whole number"),
             ({"method_parameters": {"max_iters": 3}}, "did you mean 'max_iter'"),
             ({"method_parameters": {"n_clusters": 3}}, "argument of its own"),
+            ({"method_parameters": {"n_init": "abc"}}, "n_init must be a positive whole number, not 'abc'"),
+            ({"method_parameters": {"max_iter": 2.5}}, "max_iter must be a positive whole number"),
+            ({"method_parameters": {"tol": "x"}}, "tol must be a positive number"),
+            ({"method_parameters": {"temperature": 0}}, "temperature must be a positive number"),
+            ({"method_parameters": {"temperature": float("nan")}}, "temperature must be a positive number"),
+            ({"method_parameters": {"temperature": float("inf")}}, "temperature must be a positive number"),
+            ({"method": "temi", "method_parameters": {"n_heads": 0}}, "n_heads must be a positive whole"),
+            ({"method": "temi", "method_parameters": {"momentum": "x"}}, "momentum must be in"),
+            ({"method": "temi", "method_parameters": {"weighted": "no"}}, "weighted must be true or false"),
+            ({"method": "temi", "method_parameters": {"precision": "half"}}, "precision 'half' is unknown"),
             ({"device": "gpu"}, "device 'gpu' is unknown"),
             ({"source_options": {"path_column": "p"}}, "path_column"),
         ],
@@ -304,6 +315,30 @@ class TestRefusals:
         with pytest.raises(InputError, match=words):
             cluster(photos, **({"n_clusters": 3, "out": out, **KMEANS} | arguments))
         assert not out.exists()
+
+    @pytest.mark.parametrize("source", [np.ones((9, 4)), [[1.0, 2.0]], ["a.png", "b.png"], None])
+    def test_arrays_and_lists_are_told_where_to_go(self, tmp_path, source):
+        with pytest.raises(InputError, match=r"saved as \.npy .* kinfold\.SphericalKMeans or kinfold\.TEMI"):
+            kinfold.cluster(source, 3, out=tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
+    @pytest.mark.parametrize("source", ["", " "])
+    def test_an_empty_source_is_told(self, tmp_path, source):
+        with pytest.raises(InputError, match="source is empty; give the path"):
+            cluster(source, 3, out=tmp_path / "out", **KMEANS)
+
+    def test_a_place_below_a_file_is_told(self, photos, tmp_path):
+        (tmp_path / "file").write_text("precious")
+        for out in (tmp_path / "file" / "sub", tmp_path / "file" / "a" / "b"):
+            with pytest.raises(InputError, match="file is no folder"):
+                cluster(photos, 3, out=out, **KMEANS)
+            with pytest.raises(InputError, match="file is no folder"):
+                embed(photos, out, backbone="pixels", n_workers=0)
+        assert (tmp_path / "file").read_text() == "precious"
+
+    def test_one_image_is_told_in_the_singular(self, photos, tmp_path):
+        with pytest.raises(InputError, match=r"there is only 1 image in .*; ask for at most 1 group$"):
+            cluster(photos / "red" / "2.png", 3, out=tmp_path / "out", **KMEANS)
 
     def test_bad_arguments_leave_a_finished_run_untouched(self, run, photos, tmp_path):
         before = snapshot(tmp_path / "out")
@@ -381,7 +416,7 @@ class TestRefusals:
         assert list((tmp_path / "empty").iterdir()) == []
 
     def test_a_missing_source_is_named(self, tmp_path):
-        with pytest.raises(InputError, match="nowhere"):
+        with pytest.raises(InputError, match=r"nowhere doesn't exist; check the path; give a folder"):
             cluster(tmp_path / "nowhere", 3, out=tmp_path / "out", **KMEANS)
         assert not (tmp_path / "out").exists()
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import write_images
 
 from kinfold.backbones import load_backbone
-from kinfold.errors import InputError
+from kinfold.errors import FormatError, InputError
 from kinfold.features import open_features
 from kinfold.pipeline import cluster, embed, predict
 from kinfold.run import Run
@@ -140,6 +140,78 @@ def test_a_run_of_ready_features_cannot_embed_images(features_file, photos, tmp_
     assert table["cluster"].to_pylist() == run.labels.tolist()
 
 
-def test_a_folder_is_no_place_for_predictions(run, photos, tmp_path):
-    with pytest.raises(InputError, match="is a folder"):
-        predict(run, photos, tmp_path)
+def snapshot(folder):
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+class TestPlacesForPredictions:
+    def refuses(self, run, photos, out, words):
+        """Check that a place is refused with words that fit, and that nothing anywhere is touched."""
+        home = photos.parent
+        before = snapshot(home)
+        with pytest.raises(InputError, match=words):
+            predict(run, photos, out, n_workers=0)
+        assert snapshot(home) == before
+
+    def test_a_folder_is_none(self, run, photos, tmp_path):
+        self.refuses(run, photos, tmp_path, "is a folder")
+
+    @pytest.mark.parametrize(
+        "name", ["model.safetensors", "assignments.parquet", "new.parquet", "a/b.parquet"]
+    )
+    def test_the_run_itself_is_none(self, run, photos, name):
+        self.refuses(run, photos, run.path / name, "is inside the run")
+        self.refuses(run, photos, run.path.parent / "photos" / ".." / "out" / name, "is inside the run")
+
+    def test_a_link_into_the_run_is_none(self, run, photos, tmp_path):
+        (tmp_path / "p.parquet").symlink_to(run.path / "model.safetensors")
+        self.refuses(run, photos, tmp_path / "p.parquet", "is inside the run")
+
+    def test_an_image_is_none(self, run, photos):
+        self.refuses(run, photos, photos / "red" / "2.png", "wasn't written by `kinfold predict`")
+
+    def test_assignments_and_other_tables_are_none(self, run, photos, tmp_path):
+        shutil.copy(run.path / "assignments.parquet", tmp_path / "p.parquet")
+        self.refuses(run, photos, tmp_path / "p.parquet", "wasn't written by")
+
+    def test_a_foreign_list_of_skipped_images_is_none(self, run, photos, tmp_path):
+        (tmp_path / "p.skipped.parquet").write_text("precious")
+        self.refuses(run, photos, tmp_path / "p.parquet", r"p\.skipped\.parquet exists and wasn't")
+
+    def test_below_a_file_is_none(self, run, photos, tmp_path):
+        (tmp_path / "file").write_text("precious")
+        self.refuses(run, photos, tmp_path / "file" / "p.parquet", "file is no folder")
+
+    def test_earlier_predictions_are_replaced(self, run, photos, tmp_path):
+        predict(run, photos / "red", tmp_path / "p.parquet", n_workers=0)
+        table = predict(run, photos, tmp_path / "p.parquet", n_workers=0)
+        assert pq.read_table(tmp_path / "p.parquet").equals(table)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json"])
+def test_a_damaged_model_is_told_with_its_mend_before_anything_is_embedded(run, photos, tmp_path, name):
+    content = (run.path / name).read_bytes()
+    (run.path / name).write_bytes(content[: len(content) // 2])
+    seen = []
+    backbone = load_backbone("pixels")
+    backbone.embed = lambda *_: seen.append(1)
+    with pytest.raises(FormatError, match="repeat the `kinfold cluster` command"):
+        predict(run, photos, tmp_path / "p.parquet", backbone=backbone, n_workers=0)
+    assert not seen
+    assert not list(tmp_path.glob(".partial-*"))
+
+
+@pytest.mark.parametrize(("card", "option"), [("", "DIR"), ("ibot-vitb16:", "ibot-vitb16:FILE")])
+def test_a_moved_backbone_is_named_with_the_option_that_finds_it(run, photos, tmp_path, card, option):
+    file = run.path / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["backbone"]["spec"] = f"{card}{tmp_path / 'moved'}"
+    file.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=f"needs the model that was at .*moved.*--backbone {option}"):
+        predict(run.path, photos, tmp_path / "p.parquet", n_workers=0)
+
+
+def test_one_skipped_image_is_told_in_the_singular(run, photos, tmp_path, caplog):
+    (photos / "red" / "99.png").write_bytes(b"")
+    predict(run, photos, tmp_path / "p.parquet", n_workers=0)
+    assert "1 of 46 images was skipped" in caplog.text

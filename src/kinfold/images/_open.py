@@ -21,6 +21,7 @@ _TABLES = (".csv", ".tsv", ".tab", ".parquet", ".pq")
 _TARS = (".tar",)
 _PARQUETS = (".parquet", ".pq")
 _FEATURES = (".npy", ".npz", ".safetensors")
+_SUGGESTION = "; give a folder, an archive or a table of images, or a pattern such as photos/*.jpg"
 _BESIDE_SHARDS = (".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".csv", ".index", ".idx")
 
 
@@ -59,9 +60,9 @@ def open_source(
     elif has_magic(text):
         source = _open_pattern(text, columns)
     else:
-        raise InputError(f"{text} doesn't exist")
+        raise InputError(f"{text} doesn't exist; check the path{_SUGGESTION}")
     if len(source) == 0:
-        raise InputError(f"{source.uri} holds no files that could be images")
+        raise InputError(f"{source.uri} holds no files that could be images{_SUGGESTION}")
     if source.kind != "table" and any(columns.values()):
         given = ", ".join(name for name, value in columns.items() if value)
         raise InputError(f"{given} is for tables, but {source.uri} is read as {source.kind}")

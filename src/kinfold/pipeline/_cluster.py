@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
-from kinfold.pipeline._embed import as_backbone, as_spec
+from kinfold.pipeline._backbone import as_backbone, as_spec
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
 from kinfold.pipeline._method import check_n_samples, prepare_method
 from kinfold.pipeline._source import SourceLike, default_out, resolve_source
@@ -101,7 +101,7 @@ def cluster(
         method, n_clusters, random_state, device, precision, n_neighbors, method_parameters
     )
     opened = resolve_source(source, source_options)
-    check_n_samples(n_clusters, opened.n_rows, f"images in {opened.uri}")
+    check_n_samples(n_clusters, opened.n_rows, "image", opened.uri)
     out = Path(out) if out is not None else default_out(opened)
     loaded = None
     if opened.images is not None:
@@ -118,7 +118,7 @@ def cluster(
         check_disk(expected, out)
         features = opened.features if loaded is None else work.embed(loaded)
         assert features is not None
-        check_n_samples(n_clusters, len(features.rows), f"usable images in {opened.uri}")
+        check_n_samples(n_clusters, len(features.rows), "usable image", opened.uri)
         work.fit(features, None if loaded is None else as_spec(backbone))
         work.assign(features)
         if report:

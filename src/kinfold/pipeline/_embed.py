@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kinfold.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from kinfold.backbones import DEFAULT_BACKBONE, Backbone
 from kinfold.errors import InputError
 from kinfold.features import FeatureStore, extract_features
+from kinfold.pipeline._backbone import as_backbone
+from kinfold.pipeline._estimate import Estimate, estimate_embed
+from kinfold.pipeline._place import check_place
 from kinfold.pipeline._source import SourceLike, resolve_source
 from kinfold.progress import SILENT, Progress
-
-if TYPE_CHECKING:
-    from kinfold.pipeline._estimate import Estimate
 
 
 def embed(
@@ -71,11 +71,10 @@ def embed(
     if opened.images is None:
         raise InputError(f"{opened.uri} holds features already; there is nothing to embed")
     out = Path(out)
+    check_place(out)
     loaded = as_backbone(backbone, device, precision)
     loaded.check_variants(variants)
     if on_estimate is not None:
-        from kinfold.pipeline._estimate import Estimate, estimate_embed
-
         on_estimate(Estimate((estimate_embed(opened.images, loaded, variants, device, n_workers),)))
     return extract_features(
         opened.images,
@@ -86,17 +85,3 @@ def embed(
         n_workers=n_workers,
         progress=progress,
     )
-
-
-def as_backbone(backbone: str | Path | Backbone, device: str, precision: str) -> Backbone:
-    """Load a backbone, unless it is loaded already."""
-    if isinstance(backbone, Backbone):
-        return backbone
-    return load_backbone(backbone, device=device, precision=precision)
-
-
-def as_spec(backbone: str | Path | Backbone) -> str | None:
-    """Return what loads this backbone again, from any folder; None if it was loaded by someone else."""
-    if isinstance(backbone, Backbone):
-        return None
-    return str(Path(backbone).absolute()) if Path(backbone).is_dir() else str(backbone)

@@ -17,9 +17,9 @@ from kinfold.backbones import DEFAULT_BACKBONE, Backbone
 from kinfold.compute import cpu_count, resolve_device, resolve_precision
 from kinfold.errors import InputError
 from kinfold.heads.network import BOTTLENECK, HIDDEN
-from kinfold.images import ImageSource, UnusableImage, decode_image
+from kinfold.images import ImageSource, UnusableImage, count_workers, decode_image
 from kinfold.methods import plan_training
-from kinfold.pipeline._embed import as_backbone
+from kinfold.pipeline._backbone import as_backbone
 from kinfold.pipeline._method import Method, prepare_method
 from kinfold.pipeline._source import Source, SourceLike, resolve_source
 
@@ -178,7 +178,8 @@ def estimate_embed(
     images: ImageSource, backbone: Backbone, variants: Sequence[str], device: str, n_workers: int | None
 ) -> StageEstimate:
     """Estimate the embedding of all ``images`` from that of a few."""
-    n, workers = len(images), n_workers or cpu_count()
+    n = len(images)
+    workers = max(1, count_workers(n_workers, n))
     prepare, forward = _measure_image(images, backbone, variants)
     if resolve_device(device).type == "cpu":
         per_image = prepare / min(workers, cpu_count()) + forward

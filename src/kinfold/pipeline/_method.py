@@ -8,10 +8,11 @@ from numbers import Integral
 from typing import Any
 
 from kinfold.compute import resolve_device, resolve_precision
-from kinfold.errors import InputError, nearest_name
+from kinfold.errors import InputError, count_of, nearest_name
 from kinfold.methods import default_n_neighbors, get_method
 
 _OWN_ARGUMENTS = ("n_clusters", "random_state", "device")
+MOST_SEED = 2**32 - 1  # NumPy takes no larger one
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def prepare_method(
         The method or a parameter is unknown, or a value is impossible.
     """
     _check_whole("n_clusters", n_clusters, 1)
-    _check_whole("random_state", random_state, 0)
+    _check_whole("random_state", random_state, 0, MOST_SEED)
     resolve_precision(precision, resolve_device(device))
     estimator_class = get_method(name)
     known = list(estimator_class().get_params())
@@ -105,20 +106,23 @@ def prepare_method(
     estimator = estimator_class(
         n_clusters=int(n_clusters), random_state=int(random_state), device=device, **values
     )
+    estimator.check_parameters()
     return Method(name, estimator, int(n_clusters), int(random_state), neighbors)
 
 
-def check_n_samples(n_clusters: int, n_samples: int, what: str) -> None:
-    """Refuse more groups than samples, and no samples at all."""
+def check_n_samples(n_clusters: int, n_samples: int, noun: str, where: str) -> None:
+    """Refuse more groups than samples, and no samples at all; ``noun`` is what one sample is called."""
     if n_samples == 0:
-        raise InputError(f"there are no {what}")
+        raise InputError(f"there are no {noun}s in {where}; give a source that holds some")
     if n_clusters > n_samples:
         raise InputError(
-            f"n_clusters is {n_clusters}, but there are only {n_samples} {what}; "
-            f"ask for at most {n_samples} groups"
+            f"n_clusters is {n_clusters}, but there {'is' if n_samples == 1 else 'are'} only "
+            f"{count_of(n_samples, noun)} in {where}; ask for at most {count_of(n_samples, 'group')}"
         )
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
+def _check_whole(name: str, value: object, least: int, most: int | None = None) -> None:
     if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    if most is not None and int(value) > most:
+        raise InputError(f"{name} must be at most {most}, not {value!r}")

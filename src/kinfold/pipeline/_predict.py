@@ -11,10 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from kinfold.backbones import Backbone, load_backbone
-from kinfold.errors import InputError
+from kinfold.errors import InputError, count_of
 from kinfold.features import Features, FeatureStore, extract_features
 from kinfold.images import ImageSource
 from kinfold.methods import load_model, predict_top
+from kinfold.pipeline._place import check_predictions_place, skipped_path
 from kinfold.pipeline._source import SourceLike, resolve_source
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run, lock_directory, write_predictions, write_skipped
@@ -47,9 +48,9 @@ def predict(
     source : path, ImageSource or Features
         New images, or their features made with the same backbone and variant.
     out : path
-        The Parquet file to write, with the columns row, key, cluster, confidence; an older one is
-        replaced. Images that could not be used are listed in ``<out stem>.skipped.parquet`` beside it, if
-        there are any.
+        The Parquet file to write, with the columns row, key, cluster, confidence, outside the run. Earlier
+        predictions are replaced, any other file is left alone. Images that could not be used are listed in
+        ``<out stem>.skipped.parquet`` beside it, if there are any.
     backbone : str, path or Backbone, optional
         Where the run's backbone is now, if it was moved; by default it is loaded from where it was.
     device : str, default "auto"
@@ -69,26 +70,30 @@ def predict(
     Raises
     ------
     InputError
-        The source can't be used, or its features are of another backbone, variant or dimension.
+        The source can't be used, its features are of another backbone, variant or dimension, or ``out`` is
+        something else than earlier predictions.
+    FormatError
+        The model of the run is damaged.
     """
     run = run if isinstance(run, Run) else Run.open(run)
     out = Path(out)
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; give the Parquet file to write (out=, --out)")
+    check_predictions_place(run, out)
+    model = load_model(run.path, device=device)  # before long work: it may be damaged
     opened = resolve_source(source, source_options)
     if opened.features is not None:
         _check_features(run, opened.features)
-        return _write(run, opened.features, out, device)
+        return _write(run, model, opened.features, out)
     assert opened.images is not None
-    return _predict_images(run, opened.images, out, _load(run, backbone, device), device, n_workers, progress)
+    loaded = _load(run, backbone, device)
+    return _predict_images(run, model, opened.images, out, loaded, n_workers, progress)
 
 
 def _predict_images(
     run: Run,
+    model: Any,
     images: ImageSource,
     out: Path,
     backbone: Backbone,
-    device: str,
     n_workers: int | None,
     progress: Progress,
 ) -> pa.Table:
@@ -108,20 +113,21 @@ def _predict_images(
             progress=progress,
         )
         _check_features(run, features)
-        table = _write(run, features, out, device)
+        table = _write(run, model, features, out)
         shutil.rmtree(home / "features")
     home.rmdir()
     return table
 
 
-def _write(run: Run, features: Features, out: Path, device: str) -> pa.Table:
+def _write(run: Run, model: Any, features: Features, out: Path) -> pa.Table:
     matrix = features.matrix(run.manifest["features"]["variant"])
-    top = predict_top(load_model(run.path, device=device), matrix, n_top=1)
-    skipped = out.with_name(f"{out.stem}.skipped.parquet")
-    if features.skipped.num_rows:
+    top = predict_top(model, matrix, n_top=1)
+    skipped, n_skipped = skipped_path(out), features.skipped.num_rows
+    if n_skipped:
         write_skipped(skipped, features.skipped)
+        were = "was" if n_skipped == 1 else "were"
         logger.warning(
-            "%d of %d images were skipped; see %s", features.skipped.num_rows, features.n_rows, skipped
+            "%d of %s %s skipped; see %s", n_skipped, count_of(features.n_rows, "image"), were, skipped
         )
     else:
         skipped.unlink(missing_ok=True)
@@ -139,6 +145,8 @@ def _load(run: Run, backbone: str | Path | Backbone | None, device: str) -> Back
     if isinstance(backbone, Backbone):
         loaded = backbone
     else:
+        if backbone is None and recorded["spec"]:
+            _check_local(run, recorded["spec"])
         where = backbone if backbone is not None else recorded["spec"]
         loaded = load_backbone(where, device=device, precision=recorded.get("precision", "auto"))
     if loaded.fingerprint() != recorded["fingerprint"]:
@@ -147,6 +155,17 @@ def _load(run: Run, backbone: str | Path | Backbone | None, device: str) -> Back
             "preprocessing or precision differ. Say where the same one is (backbone=, --backbone)"
         )
     return loaded
+
+
+def _check_local(run: Run, spec: str) -> None:
+    """Refuse a run whose backbone was a directory or ``CARD:FILE`` of this machine that is gone."""
+    card, _, file = spec.partition(":")
+    for place, option in ((spec, "DIR"), (file, f"{card}:FILE")):
+        if Path(place).is_absolute() and not Path(place).exists():
+            raise InputError(
+                f"{run.path} needs the model that was at {place}, where nothing is now; if it was moved, say "
+                f"where it is (backbone=, --backbone {option})"
+            )
 
 
 def _check_features(run: Run, features: Features) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ def resolve_source(source: SourceLike, options: Mapping[str, Any] | None = None)
         if isinstance(source, ImageSource):
             return Source(source, None)
         return Source(None, source)
+    _check_path(source)
     if is_features(source):
         _refuse_options(source, options, {"column"})
         return Source(None, open_features(source, **options), options)
@@ -109,6 +111,17 @@ def default_out(source: Source) -> Path:
 def identity(source: Source, variant: str) -> str:
     """Return the hash of where the source is and what is in it."""
     return hash_json([source.uri, source.fingerprint(variant)])
+
+
+def _check_path(source: object) -> None:
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(
+            f"source is a {type(source).__name__}; give a path, an ImageSource or Features. "
+            "An array of features can be saved as .npy and given by its path, or fitted directly by "
+            "kinfold.SphericalKMeans or kinfold.TEMI"
+        )
+    if not str(source).strip():
+        raise InputError("source is empty; give the path of images or features")
 
 
 def _refuse_options(source: str | Path, options: Mapping[str, Any], known: set[str]) -> None:

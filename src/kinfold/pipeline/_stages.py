@@ -12,6 +12,7 @@ from typing import Any
 
 from kinfold._version import __version__
 from kinfold.errors import InputError
+from kinfold.pipeline._place import check_place
 from kinfold.pipeline._source import Source
 from kinfold.run import MANIFEST_NAME, is_run, lock_directory, read_manifest, write_manifest
 from kinfold.storage import PARTIAL_PREFIX, hash_file, hash_json, remove_partials
@@ -154,6 +155,7 @@ def _remove_if_nothing_was_done(stages: Stages) -> None:
 
 
 def _check_free(out: Path) -> None:
+    check_place(out)
     if not out.exists():
         return
     if not out.is_dir():

@@ -17,6 +17,8 @@ from kinfold.errors import InputError
 from kinfold.pipeline._cluster import cluster
 from kinfold.pipeline._embed import embed
 from kinfold.pipeline._evaluate import evaluate
+from kinfold.pipeline._method import prepare_method
+from kinfold.pipeline._place import check_place
 from kinfold.pipeline._report import report
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run
@@ -120,9 +122,12 @@ def run_demo(
     Raises
     ------
     InputError
-        ``out`` holds something else.
+        An argument is impossible, or ``out`` holds something else; as far as that can be known, before
+        anything is written.
     """
     out = Path(out)
+    for method in methods:
+        prepare_method(method, N_DIGITS, random_state, device, "auto", None, None)
     _check_out(out)
     n_images = write_digits(out)
     embed(
@@ -193,6 +198,7 @@ def _judge(method: str, run: Run, labels: Path, progress: Progress) -> DemoRow:
 
 
 def _check_out(out: Path) -> None:
+    check_place(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; give a folder for the demo (out=, --out)")
     foreign = [
