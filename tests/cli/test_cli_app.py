@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from kinfold.cli._options import read_parameters
 from kinfold.compute import DEVICES, PRECISIONS
 from kinfold.errors import InputError
 from kinfold.methods import METHODS
+from kinfold.pipeline._method import MOST_SEED
 
 
 def call(*words, **more):
@@ -33,10 +35,33 @@ def test_bad_input_is_one_message_and_exit_code_2(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [(), ("clutser",), ("cluster",), ("cluster", "x", "-k", "many"), ("cluster", "x", "-k", "0")]
+    "words",
+    [
+        (),
+        ("clutser",),
+        ("cluster",),
+        ("cluster", "x", "-k", "many"),
+        ("cluster", "x", "-k", "0"),
+        ("cluster", "x", "-k", "3", "--seed", str(2**32)),
+        ("demo", "--out", "x", "--seed", "-1"),
+    ],
 )
 def test_bad_usage_is_exit_code_2(kinfold, words):
     assert kinfold(*words).exit_code == 2
+    if words:
+        result = kinfold(*words, "--json")
+        assert result.exit_code == 2
+        assert list(json.loads(result.stdout)) == ["error"]
+        assert result.stderr
+
+
+def test_a_failure_is_json_on_stdout_too_where_json_was_asked_for(kinfold, tmp_path):
+    words = ("cluster", tmp_path / "nowhere", "-k", 3, "--out", tmp_path / "run", "--json")
+    result = kinfold(*words)
+    assert result.exit_code == 2
+    (message,) = json.loads(result.stdout).values()
+    assert "nowhere doesn't exist" in message
+    assert message == result.stderr.strip()
 
 
 def test_unknown_names_get_the_nearest(kinfold, photos, tmp_path):
@@ -146,6 +171,7 @@ def test_what_is_said_twice_is_the_same():
     assert set(options.METHODS) == set(METHODS)
     assert options.DEVICES == DEVICES
     assert options.PRECISIONS == PRECISIONS
+    assert options.MOST_SEED == MOST_SEED
 
 
 def test_settings_are_read_as_json_or_text():

@@ -68,7 +68,9 @@ def test_set_reaches_the_method(kinfold, photos, tmp_path):
     assert Run.open(tmp_path / "out").manifest["parameters"]["method_parameters"]["n_init"] == 2
 
 
-@pytest.mark.parametrize("setting", ["n_init", "=2", "n_inits=2"])
+@pytest.mark.parametrize(
+    "setting", ["n_init", "=2", "n_inits=2", "n_init=abc", "temperature=0", "temperature=NaN"]
+)
 def test_a_wrong_set_is_bad_input(kinfold, photos, tmp_path, setting):
     result = kinfold(*cluster_words(photos, tmp_path / "out", "--set", setting))
     assert result.exit_code == 2
@@ -91,8 +93,16 @@ def test_evaluate_measures_and_the_report_then_shows_it(kinfold, run, photos):
     assert json.loads(result.stdout)["accuracy"] == 1.0
     table = kinfold("evaluate", run, "--labels", photos / "labels.csv").stdout
     assert "1.0000" in table
+    assert table.splitlines()[-1].split() == ["labels", "without", "image", "0"]
     assert kinfold("report", run).exit_code == 0
     assert "accuracy" in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_evaluate_tells_labels_that_match_no_image_and_names_the_first(kinfold, run, photos, tmp_path):
+    rows = (photos / "labels.csv").read_text() + "".join(f"gone{i}.png,r\n" for i in range(5))
+    (tmp_path / "more.csv").write_text(rows)
+    table = kinfold("evaluate", run, "--labels", tmp_path / "more.csv").stdout
+    assert "5 ('gone0.png', 'gone1.png', 'gone2.png', …)" in table
 
 
 def test_embed_writes_a_store_that_cluster_takes(kinfold, photos, tmp_path):

@@ -8,11 +8,14 @@ code meaning
 2    the input, an option or the machine doesn't allow it; one message says why
 130  stopped by Ctrl-C
 ==== =========================================================================
+
+With ``--json`` the message of 2 and 130 is on stdout too, as ``{"error": message}``.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import sys
 import traceback
 from typing import Annotated, Any, NoReturn
@@ -30,6 +33,8 @@ EXIT_STOPPED = 130
 
 _ORDER = ("cluster", "embed", "predict", "evaluate", "report", "info", "demo")
 _RESUMABLE = ("cluster", "embed", "predict", "demo")
+_AS_JSON = "kinfold.json"
+_UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's; Typer may bring its own copy of it
 
 
 class _KinfoldGroup(TyperGroup):
@@ -39,22 +44,30 @@ class _KinfoldGroup(TyperGroup):
         """Return the commands' names."""
         return [name for name in _ORDER if name in self.commands]
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Note whether errors are wanted as JSON too, before anything can fail."""
+        ctx.meta[_AS_JSON] = "--json" in args
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
+        except _UsageError as error:
+            _tell_as_json(ctx, error.format_message())
+            raise
         except KinfoldError as error:
-            _fail(str(error), EXIT_INPUT)
+            _fail(ctx, str(error), EXIT_INPUT)
         except KeyboardInterrupt:
             resumable = ctx.invoked_subcommand in _RESUMABLE
             hint = " What is done is kept: run the same command again to go on." if resumable else ""
-            _fail(f"Stopped.{hint}", EXIT_STOPPED, "yellow")
+            _fail(ctx, f"Stopped.{hint}", EXIT_STOPPED, "yellow")
         except MemoryError:
-            _fail("There is not enough memory for this.", EXIT_INPUT)
+            _fail(ctx, "There is not enough memory for this.", EXIT_INPUT)
         except OSError as error:
             if error.errno in (None, errno.EPIPE):
                 raise
-            _fail(_describe(error), EXIT_INPUT)
+            _fail(ctx, _describe(error), EXIT_INPUT)
 
 
 app = typer.Typer(
@@ -104,7 +117,13 @@ def _describe(error: OSError) -> str:
     return f"{where}{error.strerror or error}"
 
 
-def _fail(message: str, code: int, colour: str = "red") -> NoReturn:
+def _tell_as_json(ctx: Any, message: str) -> None:
+    if ctx.meta[_AS_JSON]:
+        typer.echo(json.dumps({"error": message}))
+
+
+def _fail(ctx: Any, message: str, code: int, colour: str = "red") -> NoReturn:
+    _tell_as_json(ctx, message)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(message, style=colour, markup=False)
     raise typer.Exit(code)

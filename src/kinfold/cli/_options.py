@@ -15,6 +15,7 @@ DEFAULT_BACKBONE = "dinov2-small"
 METHODS = ("temi", "kmeans")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
+MOST_SEED = 2**32 - 1
 
 
 def _complete_backbone(incomplete: str) -> list[str]:
@@ -98,7 +99,7 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         min=1,
-        help="Processes that decode images; one per core if not given.",
+        help="Processes that decode images; one per core if not given, four per core at most.",
         show_default=False,
     ),
 ]
@@ -134,9 +135,15 @@ FeatureColumn = Annotated[
     ),
 ]
 Seed = Annotated[
-    int, typer.Option("--seed", min=0, help="The same seed on the same machine gives the same bytes.")
+    int,
+    typer.Option(
+        "--seed", min=0, max=MOST_SEED, help="The same seed on the same machine gives the same bytes."
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else on stdout.")]
+Json = Annotated[
+    bool,
+    typer.Option("--json", help="Print the result, or the error, as JSON, and nothing else on stdout."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell what is being done.")]
 
