@@ -66,11 +66,6 @@ def test_tiny_and_huge_rows_keep_their_direction(X, dtype, scale):
     np.testing.assert_allclose(got.numpy(), at_unit_length(X), atol=1e-6)
 
 
-def test_the_type_of_scaling_can_be_chosen(X):
-    narrow = UnitRows(X, CPU, dtype=np.float32).read(0, 57)
-    assert torch.equal(narrow, UnitRows(X.astype(np.float32), CPU).read(0, 57))
-
-
 def test_rows_without_a_direction_are_refused_by_number_and_zero_stays_zero(X):
     X[7] = 0
     X[50, 2] = np.nan

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
@@ -103,7 +104,7 @@ def test_rows_that_are_not_finite_are_refused_by_number(value, tmp_path):
     X[[7, 120]] = value
     np.save(tmp_path / "x.npy", X)
     for given in (X, np.load(tmp_path / "x.npy", mmap_mode="r")):
-        with pytest.raises(InputError, match=r"2 \(7, 120\) of the 300 rows"):
+        with pytest.raises(InputError, match=r"2 rows \(7, 120\) of the 300"):
             SphericalKMeans(n_clusters=4).fit(given)
 
 
@@ -111,7 +112,7 @@ def test_zero_rows_are_named_and_disturb_nobody(caplog):
     X, truth = blobs()
     X[[7, 120]] = 0
     model = SphericalKMeans(n_clusters=4, random_state=0).fit(X)
-    assert "2 (7, 120) of X are all zero" in caplog.text
+    assert "2 rows (7, 120) of X have no direction" in caplog.text
     used = np.setdiff1d(np.arange(300), [7, 120])
     assert adjusted_rand_index(truth[used], model.labels_[used]) == 1.0
 
@@ -127,9 +128,25 @@ def test_impossible_numbers_of_clusters_are_refused(n_clusters):
         SphericalKMeans(n_clusters=n_clusters).fit(np.eye(4))
 
 
+@pytest.mark.parametrize("scale", [1e200, 1e-200])
+def test_directions_beyond_float32_are_kept(scale):
+    X, truth = blobs()
+    model = SphericalKMeans(n_clusters=4, random_state=0).fit(X * scale)
+    assert adjusted_rand_index(truth, model.labels_) == 1.0
+    assert np.isfinite(model.predict_proba(X * scale)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_tensors_are_taken_as_they_come_from_a_model(dtype):
+    X, truth = blobs()
+    tensor = torch.from_numpy(X).to(dtype).requires_grad_()
+    model = SphericalKMeans(n_clusters=4, random_state=0).fit(tensor)
+    assert adjusted_rand_index(truth, model.labels_) == 1.0
+
+
 def test_duplicates_leave_clusters_empty_with_a_warning():
     X = np.repeat([[1.0, 0.0], [0.0, 1.0]], 20, axis=0)
-    with pytest.warns(ConvergenceWarning, match="distinct clusters"):
+    with pytest.warns(ConvergenceWarning, match="3 of 5 clusters are empty"):
         model = SphericalKMeans(n_clusters=5, random_state=0).fit(X)
     assert len(np.unique(model.labels_)) == 2
     assert np.isfinite(model.predict_proba(X)).all()

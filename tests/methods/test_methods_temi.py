@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import check_estimator
 
 from kinfold import TEMI
@@ -117,6 +118,17 @@ def test_degenerate_input_ends_in_finite_probabilities(made):
     model = TEMI(n_clusters=2, **QUICK).fit(made)
     assert np.isfinite(model.predict_proba(made)).all()
     assert np.isfinite(model.head_losses_).all()
+
+
+@pytest.mark.parametrize(("scale", "words"), [(1e200, "beyond"), (1e-200, "below")])
+def test_values_that_float32_cannot_hold_are_refused(scale, words):
+    with pytest.raises(InputError, match=words):
+        TEMI(n_clusters=2, **QUICK).fit(np.random.default_rng(0).normal(size=(20, 4)) * scale)
+
+
+def test_collapse_is_told_with_advice():
+    with pytest.warns(ConvergenceWarning, match="clusters are empty"):
+        TEMI(n_clusters=5, **QUICK).fit(np.ones((50, 8)))
 
 
 def test_one_sample_is_one_cluster():

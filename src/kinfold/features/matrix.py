@@ -51,13 +51,19 @@ def as_row_matrix(X: ArrayLike | RowMatrix) -> RowMatrix:
     """
     if hasattr(X, "toarray"):
         raise InputError("features are a sparse matrix; pass a dense one (X.toarray())")
-    if hasattr(X, "detach"):
-        tensor = cast("Any", X).detach().cpu()
-        X = (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
+    X = to_array(X)
     matrix = X if _reads_rows(X) else _as_array(cast("ArrayLike", X))
     matrix = cast("RowMatrix", matrix)
     check_matrix(tuple(matrix.shape), matrix.dtype, "features")
     return matrix
+
+
+def to_array(X: Any) -> Any:
+    """Return a PyTorch tensor of any type as a NumPy array; anything else as it is."""
+    if not hasattr(X, "detach"):
+        return X
+    tensor = X.detach().cpu()
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
 
 
 def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from kinfold.errors import InputError
 from kinfold.features.matrix import ALL_ZERO, NOT_FINITE, RowMatrix
@@ -19,8 +19,9 @@ DEFAULT_BYTES = 1 << 28
 class UnitRows:
     """The rows of a matrix scaled to unit length, as float32 tensors on a device.
 
-    Rows are scaled by their largest entry first, so that tiny and huge ones keep their direction. An
-    all-zero row stays zero; one that isn't finite becomes NaN. :meth:`check` refuses both by number.
+    Rows are scaled in float32, or in float64 where their type needs it, by their largest entry first, so
+    that tiny and huge ones keep their direction. An all-zero row stays zero; one that isn't finite becomes
+    NaN. :meth:`check` refuses both by number.
 
     Parameters
     ----------
@@ -30,8 +31,6 @@ class UnitRows:
         Where the rows are wanted.
     n_bytes : int, default 256 MiB
         What reading may take besides the rows that are returned; never more than 256 MiB are used.
-    dtype : dtype, optional
-        Type in which rows are scaled. By default float32, or float64 for values that float32 can't hold.
     """
 
     def __init__(
@@ -40,11 +39,10 @@ class UnitRows:
         device: torch.device,
         *,
         n_bytes: int = DEFAULT_BYTES,
-        dtype: DTypeLike | None = None,
     ) -> None:
         self._matrix = matrix
         self._device = device
-        self._dtype = _scaling_dtype(matrix.dtype) if dtype is None else np.dtype(dtype)
+        self._dtype = _scaling_dtype(matrix.dtype)
         self.n_rows, self.dim = int(matrix.shape[0]), int(matrix.shape[1])
         self._step = max(1, min(n_bytes, DEFAULT_BYTES) // (8 * _COPIES * self.dim))
 

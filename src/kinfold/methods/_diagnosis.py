@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 GIANT_SHARE = 0.5
 
@@ -33,6 +35,12 @@ class Diagnosis:
     largest: int
     largest_share: float
     messages: tuple[str, ...]
+
+
+def warn_of_collapse(labels: NDArray[np.integer], n_clusters: int) -> None:
+    """Warn (:class:`~sklearn.exceptions.ConvergenceWarning`) of dead clusters and of a giant one."""
+    for message in diagnose(labels, n_clusters).messages:
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
 def diagnose(labels: NDArray[np.integer], n_clusters: int) -> Diagnosis:

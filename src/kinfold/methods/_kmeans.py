@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from kinfold.compute import resolve_device
 from kinfold.methods._base import check_n_clusters, check_positive, check_whole
+from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._rows import UnitBlocks, check_rows
 from kinfold.progress import SILENT, Progress
 
@@ -144,14 +143,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         self.cluster_centers_ = best.centers.cpu().numpy()
         self.objective_, self.n_iter_ = best.objective, best.n_iter
         self.labels_ = self.predict(X)
-        n_found = len(np.unique(self.labels_))
-        if n_found < self.n_clusters:
-            warnings.warn(
-                f"Number of distinct clusters ({n_found}) found smaller than n_clusters ({self.n_clusters}). "
-                "Possibly due to duplicate points in X.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+        warn_of_collapse(self.labels_, self.n_clusters)
         return self
 
     def check_parameters(self) -> None:

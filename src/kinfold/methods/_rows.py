@@ -13,20 +13,21 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from kinfold.errors import InputError
-from kinfold.features.matrix import ALL_ZERO, NOT_FINITE, LazyMatrix, unusable_rows
+from kinfold.features.matrix import ALL_ZERO, NOT_FINITE, LazyMatrix, to_array, unusable_rows
 from kinfold.features.unit_rows import UnitRows
 
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 64 << 20
 _READ_BYTES = 8 << 20
+_HUGE = 1e37
 
 
 def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
     """Return X as something that gives float rows in blocks, or say what is wrong with it.
 
-    Arrays go through scikit-learn's validation. Memory maps and sharded matrices stay on disk and are
-    checked in blocks.
+    Arrays and tensors go through scikit-learn's validation. Memory maps and sharded matrices stay on
+    disk and are checked in blocks.
 
     All-zero rows, which have no direction, are allowed with a warning that names them.
 
@@ -44,12 +45,10 @@ def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
                 f"{estimator.n_features_in_}"
             )
     else:
-        X = validate_data(estimator, X, reset=fitting, dtype=_DTYPES, ensure_all_finite=False)
+        X = validate_data(estimator, to_array(X), reset=fitting, dtype=_DTYPES, ensure_all_finite=False)
     zero = zero_rows(X)
     if fitting and len(zero):
-        logger.warning(
-            "%s of X are all zero, so they have no direction; they are grouped arbitrarily", _name(zero)
-        )
+        logger.warning("%s of X have no direction (all zero): they are grouped arbitrarily", _name(zero))
     return X
 
 
@@ -62,10 +61,22 @@ def zero_rows(X: Any) -> NDArray[np.int64]:
     bad = _rows_with(NOT_FINITE, reasons)
     if len(bad):
         raise InputError(
-            f"{_name(bad)} of the {X.shape[0]} rows of X hold NaN or infinity. Remove them, or embed these "
-            "images again."
+            f"{_name(bad)} of the {X.shape[0]} in X hold NaN or infinity; remove them, or embed these images "
+            "again"
         )
     return _rows_with(ALL_ZERO, reasons)
+
+
+def refuse_beyond_float32(X: Any) -> None:
+    """Raise :class:`InputError` for values that float32 can't standardise: scaling them mends it."""
+    largest = np.concatenate([np.abs(block).max(axis=1) for _, block in numpy_blocks(X)])
+    huge = np.flatnonzero(largest > _HUGE)
+    if len(huge):
+        raise InputError(
+            f"{_name(huge)} of X hold values beyond ±{_HUGE:g}; divide the features by a constant"
+        )
+    if 0 < largest.max() < 1 / _HUGE:
+        raise InputError(f"all values of X are below {1 / _HUGE:g}; multiply the features by a constant")
 
 
 def _rows_with(reason: str, reasons: dict[int, str]) -> NDArray[np.int64]:
@@ -73,7 +84,8 @@ def _rows_with(reason: str, reasons: dict[int, str]) -> NDArray[np.int64]:
 
 
 def _name(rows: NDArray[np.int64]) -> str:
-    return f"{len(rows)} ({', '.join(map(str, rows[:5]))}{', …' if len(rows) > 5 else ''})"
+    numbers = f"({', '.join(map(str, rows[:5]))}{', …' if len(rows) > 5 else ''})"
+    return f"{len(rows)} row{'s' if len(rows) != 1 else ''} {numbers}"
 
 
 def numpy_blocks(X: Any, n_bytes: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -103,7 +115,7 @@ class UnitBlocks:
     """
 
     def __init__(self, X: Any, device: torch.device) -> None:
-        self._rows = UnitRows(X, device, n_bytes=_READ_BYTES, dtype=np.float32)
+        self._rows = UnitRows(X, device, n_bytes=_READ_BYTES)
         self.n_samples = self._rows.n_rows
         self._size = block_rows(X)
         self._kept: list[Tensor] | None = None

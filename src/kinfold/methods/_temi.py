@@ -19,7 +19,8 @@ from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError
 from kinfold.heads import MultiHeadNetwork, PairSampler, TemiObjective, Trainer
 from kinfold.methods._base import check_n_clusters, check_positive, check_whole
-from kinfold.methods._rows import check_rows, numpy_blocks, zero_rows
+from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._rows import check_rows, numpy_blocks, refuse_beyond_float32, zero_rows
 from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
@@ -162,6 +163,7 @@ class TEMI(ClusterMixin, BaseEstimator):
         """
         self.check_parameters()
         X = check_rows(self, X, fitting=True)
+        refuse_beyond_float32(X)
         n_samples = int(X.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
         if graph is None:
@@ -179,6 +181,7 @@ class TEMI(ClusterMixin, BaseEstimator):
         self.best_head_ = int(self.head_losses_.argmin())
         self._network = self._one_head(training.teacher.head_tensors(self.best_head_))
         self.labels_ = self.predict(X)
+        warn_of_collapse(self.labels_, self.n_clusters)
         return self
 
     def predict(self, X: Any) -> NDArray[np.int32]:
@@ -190,6 +193,7 @@ class TEMI(ClusterMixin, BaseEstimator):
         """Return the best head's probabilities (N, K) for the rows of X (N, D)."""
         check_is_fitted(self, "n_features_in_")
         X = check_rows(self, X, fitting=False)
+        refuse_beyond_float32(X)
         with torch.inference_mode():
             parts = [
                 torch.softmax(self._network(self._to_device(block))[0] / TEMPERATURE, dim=1).cpu()
