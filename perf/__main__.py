@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 
 from kinfold.compute import describe_machine, resolve_device
 
@@ -12,6 +13,7 @@ MEASUREMENTS = ("heads", "neighbors", "embedding")
 
 def main() -> None:
     """Entry point of ``python -m perf [NAME ...]``."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages, as the command line has them
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {', '.join(MEASUREMENTS)}")
     names = parser.parse_args().names or MEASUREMENTS

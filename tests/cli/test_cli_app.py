@@ -13,6 +13,7 @@ import pytest
 from kinfold import pipeline
 from kinfold.backbones import DEFAULT_BACKBONE
 from kinfold.cli import _options as options
+from kinfold.cli import main
 from kinfold.cli._options import read_parameters
 from kinfold.compute import DEVICES, PRECISIONS
 from kinfold.errors import InputError
@@ -23,6 +24,19 @@ from kinfold.pipeline._method import MOST_SEED
 def call(*words, **more):
     command = [sys.executable, "-m", "kinfold", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **more)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])
+def test_large_tensors_get_huge_pages_unless_the_user_says_otherwise(monkeypatch, given, expected):
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
+    if given is not None:
+        monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", given)
+    monkeypatch.setattr(sys, "argv", ["kinfold", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == expected
+    if given is None:
+        del os.environ["THP_MEM_ALLOC_ENABLE"]
 
 
 def test_bad_input_is_one_message_and_exit_code_2(tmp_path):
