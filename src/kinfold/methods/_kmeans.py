@@ -142,7 +142,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         assert best is not None
         self.cluster_centers_ = best.centers.cpu().numpy()
         self.objective_, self.n_iter_ = best.objective, best.n_iter
-        self.labels_ = self.predict(X)
+        self.labels_ = _labels(rows, best.centers)
         warn_of_collapse(self.labels_, self.n_clusters)
         return self
 
@@ -160,7 +160,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         check_is_fitted(self)
         rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
         centers = torch.from_numpy(self.cluster_centers_).to(resolve_device(self.device))
-        return _assign(rows, centers).labels.cpu().numpy().astype(np.int32)
+        return _labels(rows, centers)
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """Return softmax(cosine similarity / temperature) of every row of X to every centroid, (N, K)."""
@@ -242,6 +242,10 @@ def _assign(rows: UnitBlocks, centers: Tensor, *, with_sums: bool = False) -> _A
             sums += _sum_by_label(block, label, len(centers)).cpu().double()
     label = torch.cat(labels)
     return _Assignment(label, torch.cat(similarities), sums, torch.bincount(label, minlength=len(centers)))
+
+
+def _labels(rows: UnitBlocks, centers: Tensor) -> NDArray[np.int32]:
+    return _assign(rows, centers).labels.cpu().numpy().astype(np.int32)
 
 
 def _sum_by_label(block: Tensor, label: Tensor, n_clusters: int) -> Tensor:

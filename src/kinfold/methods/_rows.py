@@ -69,6 +69,8 @@ def zero_rows(X: Any) -> NDArray[np.int64]:
 
 def refuse_beyond_float32(X: Any) -> None:
     """Raise :class:`InputError` for values that float32 can't standardise: scaling them mends it."""
+    if X.dtype.itemsize < np.dtype(np.float32).itemsize:
+        return  # narrower types can't hold such values: no need to read them all
     largest = np.concatenate([np.abs(block).max(axis=1) for _, block in numpy_blocks(X)])
     huge = np.flatnonzero(largest > _HUGE)
     if len(huge):

@@ -180,20 +180,23 @@ class TEMI(ClusterMixin, BaseEstimator):
         self.history_, self.head_losses_ = training.history, training.head_losses
         self.best_head_ = int(self.head_losses_.argmin())
         self._network = self._one_head(training.teacher.head_tensors(self.best_head_))
-        self.labels_ = self.predict(X)
+        self.labels_ = _labels(self._probabilities(X))
         warn_of_collapse(self.labels_, self.n_clusters)
         return self
 
     def predict(self, X: Any) -> NDArray[np.int32]:
         """Return the most probable cluster of every row of X (N, D), int32."""
-        labels: NDArray[np.int32] = self.predict_proba(X).argmax(axis=1).astype(np.int32)
-        return labels
+        return _labels(self.predict_proba(X))
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """Return the best head's probabilities (N, K) for the rows of X (N, D)."""
         check_is_fitted(self, "n_features_in_")
         X = check_rows(self, X, fitting=False)
         refuse_beyond_float32(X)
+        return self._probabilities(X)
+
+    def _probabilities(self, X: Any) -> NDArray[np.float32]:
+        """Return the probabilities of rows that were checked already."""
         with torch.inference_mode():
             parts = [
                 torch.softmax(self._network(self._to_device(block))[0] / TEMPERATURE, dim=1).cpu()
@@ -300,6 +303,11 @@ class TEMI(ClusterMixin, BaseEstimator):
 
     def _to_device(self, block: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(block, dtype=np.float32)).to(resolve_device(self.device))
+
+
+def _labels(probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
+    labels: NDArray[np.int32] = probabilities.argmax(axis=1).astype(np.int32)
+    return labels
 
 
 def _no_edges() -> tuple[NDArray[np.int32], NDArray[np.float32]]:
