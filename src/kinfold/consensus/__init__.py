@@ -1,0 +1,1 @@
+"""One labeling out of many: consensus functions for cluster ensembles."""

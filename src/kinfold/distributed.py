@@ -1,0 +1,85 @@
+"""Several processes as one: who am I, what is my part, and sums that all of them agree on.
+
+Started by ``torchrun``, the processes of one job find each other here. Started alone, there is one worker,
+and every exchange is the identity, so that callers need no second code path.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch import distributed as dist
+
+
+class Workers:
+    """The processes that work on one fit.
+
+    Parameters
+    ----------
+    rank : int, default 0
+        Number of this process, in 0 … size − 1.
+    size : int, default 1
+        Number of processes.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1) -> None:
+        self.rank, self.size = rank, size
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files and talks."""
+        return self.rank == 0
+
+    def share(self, n_items: int, rank: int | None = None) -> slice:
+        """Return the part of ``n_items`` that belongs to a process (by default this one): consecutive, even."""
+        rank = self.rank if rank is None else rank
+        return slice(rank * n_items // self.size, (rank + 1) * n_items // self.size)
+
+    def sum_(self, tensor: Tensor) -> Tensor:
+        """Replace a tensor by its sum over all processes, in place, and return it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, part: NDArray[Any]) -> NDArray[Any]:
+        """Return the parts of all processes joined along the first axis, in the order of their ranks."""
+        if self.size == 1:
+            return part
+        parts: list[Any] = [None] * self.size
+        dist.all_gather_object(parts, np.ascontiguousarray(part))
+        return np.concatenate(parts)
+
+    def broadcast(self, content: Any, source: int = 0) -> Any:
+        """Return what the process ``source`` holds: any small object."""
+        if self.size == 1:
+            return content
+        box = [content]
+        dist.broadcast_object_list(box, src=source)
+        return box[0]
+
+    def wait(self) -> None:
+        """Return when all processes have come here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@lru_cache(maxsize=1)
+def current_workers() -> Workers:
+    """Return the processes that ``torchrun`` started, joined on first use; one worker where it didn't."""
+    if dist.is_available() and dist.is_initialized():
+        return Workers(dist.get_rank(), dist.get_world_size())
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 or "RANK" not in os.environ:
+        return Workers()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("cpu:gloo,cuda:nccl")
+    else:
+        dist.init_process_group("gloo")
+    return Workers(dist.get_rank(), dist.get_world_size())
