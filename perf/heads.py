@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from kinfold.compute import resolve_device, resolve_precision
-from kinfold.heads import MultiHeadNetwork, Schedule, TemiObjective, Trainer, temi_loss
+from kinfold.heads import MultiHeadNetwork, Schedule, TemiObjective, Trainer, pair_agreement, temi_loss
 from perf.ceilings import Ceilings, measure_ceilings
 from perf.table import Table, median_ratio
 
@@ -85,7 +85,8 @@ class LoopedReference:
         log_student = torch.log_softmax(student / 0.1, dim=2)
         log_teacher = torch.log_softmax(teacher / 0.1, dim=2)
         self.marginal = 0.9 * self.marginal + 0.1 * log_teacher.exp().mean(dim=1)
-        loss = temi_loss(*log_student.chunk(2, 1), *log_teacher.chunk(2, 1), self.marginal).mean()
+        weights = pair_agreement(*log_teacher.chunk(2, 1)) / self.shape.n_heads
+        loss = temi_loss(*log_student.chunk(2, 1), *log_teacher.chunk(2, 1), self.marginal, weights).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -113,7 +114,9 @@ def main(arguments: list[str] | None = None) -> Table:
     for turn in range(options.turns + 1):
         rates.append(measure_ceilings(device, dtype))
         taken = {
-            "ours": _time(lambda i: ours.step(batches[i % 2], 100), options.steps, device),
+            "ours": _time(
+                lambda i: ours.step(batches[i % 2], shape.batch_size, 100, 0.5), options.steps, device
+            ),
             "reference": _time(lambda i: reference.step(batches[i % 2]), options.steps, device),
         }
         if turn:  # the first turn warms up

@@ -37,7 +37,7 @@ class Workers:
         return self.rank == 0
 
     def share(self, n_items: int, rank: int | None = None) -> slice:
-        """Return the part of ``n_items`` that belongs to a process (by default this one): consecutive, even."""
+        """Return the part of ``n_items`` of one process (by default this one): consecutive, even."""
         rank = self.rank if rank is None else rank
         return slice(rank * n_items // self.size, (rank + 1) * n_items // self.size)
 

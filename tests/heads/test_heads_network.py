@@ -9,7 +9,7 @@ from kinfold.heads import MultiHeadNetwork
 def naive_logits(network, x, head):
     """One head from its formula, in float64."""
     state = {name: value.double().numpy() for name, value in network.head_tensors(head).items()}
-    x = (x - state["mean"]) * state["scale"]
+    x = (x - state["norm.mean"]) * state["norm.scale"]
     hidden = x @ state["weight1"].T + state["bias1"]
     hidden = hidden * 0.5 * (1 + erf(hidden / np.sqrt(2)))
     code = hidden @ state["weight2"][0] + state["bias2"][0]
@@ -21,7 +21,7 @@ def naive_logits(network, x, head):
 @pytest.fixture
 def network():
     made = MultiHeadNetwork(20, 7, 3, generator=torch.Generator().manual_seed(0))
-    made.set_standardization(torch.randn(20), torch.rand(20) + 0.5)
+    made.norm.set(torch.randn(20), torch.rand(20) + 0.5)
     with torch.no_grad():
         made.gain.uniform_(0.5, 2)
         made.bias1.uniform_(-1, 1)
@@ -73,9 +73,9 @@ def test_global_random_state_is_left_alone():
 def test_constant_columns_are_only_centred(network):
     deviation = torch.ones(20)
     deviation[3] = 0
-    network.set_standardization(torch.zeros(20), deviation)
+    network.norm.set(torch.zeros(20), deviation)
     assert bool(torch.isfinite(network(torch.randn(4, 20))).all())
-    assert float(network.scale[3]) == 1.0
+    assert float(network.norm.scale[3]) == 1.0
 
 
 def test_norms_and_biases_do_not_decay(network):

@@ -11,6 +11,7 @@ SCHEDULE = Schedule(n_epochs=4, learning_rate=1e-2, warmup_steps=4, frozen_steps
 
 
 class MadeBatches:
+    batch_size = 8
     steps_per_epoch = 3
 
     def __init__(self, stop_before=None):
@@ -86,7 +87,7 @@ def test_history_is_the_mean_loss_of_every_epoch():
     assert training.history.shape == (4, 3)
     np.testing.assert_array_equal(training.head_losses, training.history[-1])
     trainer = make_trainer()
-    losses = [trainer.step(batch, step).numpy() for step, batch in enumerate(MadeBatches().epoch(0))]
+    losses = [trainer.step(batch, 8, step, 0.0).numpy() for step, batch in enumerate(MadeBatches().epoch(0))]
     np.testing.assert_allclose(np.mean(losses, axis=0), training.history[0], rtol=1e-6)
 
 
@@ -94,9 +95,9 @@ def test_the_last_layer_stays_frozen_at_first():
     trainer = make_trainer()
     before = trainer.student.direction.detach().clone()
     batch = next(MadeBatches().epoch(0))
-    trainer.step(batch, 0)
+    trainer.step(batch, 8, 0, 0.0)
     assert torch.equal(trainer.student.direction, before)
-    trainer.step(batch, 2)
+    trainer.step(batch, 8, 2, 0.0)
     assert not torch.equal(trainer.student.direction, before)
 
 
@@ -134,8 +135,8 @@ def test_a_damaged_checkpoint_is_ignored_and_said(tmp_path, caplog):
 
 def test_bfloat16_products_stay_close_to_float32():
     batch = next(MadeBatches().epoch(0))
-    exact = make_trainer().step(batch, 0).numpy()
-    rounded = make_trainer(dtype=torch.bfloat16).step(batch, 0).numpy()
+    exact = make_trainer().step(batch, 8, 0, 0.0).numpy()
+    rounded = make_trainer(dtype=torch.bfloat16).step(batch, 8, 0, 0.0).numpy()
     assert not np.array_equal(rounded, exact)
     np.testing.assert_allclose(rounded, exact, atol=0.01)
     assert np.isfinite(make_trainer(dtype=torch.bfloat16).fit(MadeBatches()).history).all()

@@ -1,18 +1,23 @@
 """The multi-head network, its objectives and the one trainer."""
 
+from kinfold.heads.losses import pair_agreement, pseudo_label_loss, scan_loss, sinkhorn, temi_loss
 from kinfold.heads.network import MultiHeadNetwork
-from kinfold.heads.objectives import TemiObjective, temi_loss, temi_weights
+from kinfold.heads.objectives import Objective, ScanObjective, TemiObjective
 from kinfold.heads.sampling import PairSampler
-from kinfold.heads.trainer import Objective, Schedule, Trainer, Training
+from kinfold.heads.trainer import Schedule, Trainer, Training
 
 __all__ = [
     "MultiHeadNetwork",
     "Objective",
     "PairSampler",
+    "ScanObjective",
     "Schedule",
     "TemiObjective",
     "Trainer",
     "Training",
+    "pair_agreement",
+    "pseudo_label_loss",
+    "scan_loss",
+    "sinkhorn",
     "temi_loss",
-    "temi_weights",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +12,90 @@ from torch.nn import functional
 HIDDEN = 512
 BOTTLENECK = 256
 _TINY = 1e-24
+_NORM_MOMENTUM = 0.1
+_NORM_EPSILON = 1e-5
+
+
+class HeadWeights(NamedTuple):
+    """The weights of some heads, h of them, as :func:`head_logits` takes them."""
+
+    weight1: Tensor  # (h · 512, D)
+    bias1: Tensor  # (h · 512)
+    weight2: Tensor  # (h, 512, 256)
+    bias2: Tensor  # (h, 1, 256)
+    direction: Tensor  # (h, K, 256)
+    gain: Tensor  # (h, K, 1)
+
+
+def head_logits(x: Tensor, weights: HeadWeights) -> Tensor:
+    """Return the logits (h, B, K) of normalised inputs (B, D) under some heads.
+
+    The first layers of all heads share their input and are one matrix product; the later ones are
+    batched products.
+    """
+    n_heads = len(weights.weight2)
+    hidden = functional.gelu(functional.linear(x, weights.weight1, weights.bias1))
+    hidden = hidden.view(len(x), n_heads, HIDDEN).transpose(0, 1)
+    code = torch.baddbmm(weights.bias2, hidden, weights.weight2)
+    prototypes = weights.gain * functional.normalize(weights.direction, dim=2)
+    # Dividing K logits by the code's length is cheaper than dividing its 256 entries.
+    length = code.square().sum(dim=2, keepdim=True).clamp_min(_TINY).sqrt()
+    return torch.bmm(code, prototypes.transpose(1, 2)) / length
+
+
+class InputNorm(nn.Module):
+    """What stands between features and heads: (x − mean) · scale.
+
+    Fixed, it standardises with the mean and the deviation of the training set. As batch normalisation
+    it uses those of each batch in training, and their running averages in prediction. It has no learned
+    scale and shift: the first layer of every head can hold them.
+
+    Parameters
+    ----------
+    n_features : int
+        D.
+    batch_norm : bool
+        Normalise by the batch in training.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, n_features: int, *, batch_norm: bool) -> None:
+        super().__init__()
+        self.batch_norm = batch_norm
+        self.epsilon = _NORM_EPSILON
+        self.register_buffer("mean", torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+
+    def set(self, mean: Tensor, deviation: Tensor) -> None:
+        """Take mean and deviation (D,) of the training set; constant columns are only centred."""
+        self.mean.copy_(mean)
+        # Relative to the features' own variance, so that features of any scale are treated alike.
+        self.epsilon = _NORM_EPSILON * float(deviation.square().mean().clamp_min(_TINY))
+        self.scale.copy_(torch.where(deviation > 0, 1 / deviation, torch.ones_like(deviation)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return normalised inputs, as in prediction."""
+        return (x - self.mean) * self.scale
+
+    def normalize_batch(self, x: Tensor, n_counted: int) -> Tensor:
+        """Return normalised inputs, as in training; the first ``n_counted`` rows make the batch's moments."""
+        if not self.batch_norm:
+            return (x - self.mean) * self.scale
+        variance, mean = torch.var_mean(x[:n_counted], dim=0, correction=0)
+        running = (1 / self.scale.square() - self.epsilon).clamp_min(0)
+        running.lerp_(variance, _NORM_MOMENTUM)
+        self.mean.lerp_(mean, _NORM_MOMENTUM)
+        self.scale.copy_((running + self.epsilon).rsqrt())
+        return (x - mean) * (variance + self.epsilon).rsqrt()
 
 
 class MultiHeadNetwork(nn.Module):
     """H independent heads, each a small network with K weight-normalised outputs.
 
     One head is Linear(D → 512), GELU, Linear(512 → 256), ℓ2-normalisation and a weight-normalised
-    Linear(256 → K) without bias, whose gain per cluster is learned and starts at 1. The first layers
-    of all heads share their input and are one matrix product; the later ones are batched products.
+    Linear(256 → K) without bias, whose gain per cluster is learned and starts at 1.
 
     Parameters
     ----------
@@ -30,20 +107,28 @@ class MultiHeadNetwork(nn.Module):
         H.
     generator : torch.Generator
         Source of the initial weights, on the CPU.
+    batch_norm : bool, default False
+        Normalise inputs by the batch in training; else by a fixed mean and deviation.
 
     References
     ----------
     TEMI, section "Implementation" (as restated in docs/methods.md): weights of the first two layers
     from a normal distribution of deviation 0.02 truncated at two deviations, biases 0; the direction
-    of the last layer keeps PyTorch's default for linear layers.
+    of the last layer keeps PyTorch's default for linear layers. Batch normalisation: ICCE, section 3.1.
     """
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, n_features: int, n_clusters: int, n_heads: int, *, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        n_features: int,
+        n_clusters: int,
+        n_heads: int,
+        *,
+        generator: torch.Generator,
+        batch_norm: bool = False,
+    ) -> None:
         super().__init__()
         self.n_features, self.n_clusters, self.n_heads = n_features, n_clusters, n_heads
+        self.norm = InputNorm(n_features, batch_norm=batch_norm)
         self.weight1 = nn.Parameter(_truncated_normal((n_heads * HIDDEN, n_features), generator))
         self.bias1 = nn.Parameter(torch.zeros(n_heads * HIDDEN))
         self.weight2 = nn.Parameter(_truncated_normal((n_heads, HIDDEN, BOTTLENECK), generator))
@@ -52,24 +137,23 @@ class MultiHeadNetwork(nn.Module):
         direction = torch.empty(n_heads, n_clusters, BOTTLENECK)
         self.direction = nn.Parameter(direction.uniform_(-bound, bound, generator=generator))
         self.gain = nn.Parameter(torch.ones(n_heads, n_clusters, 1))
-        self.register_buffer("mean", torch.zeros(n_features))
-        self.register_buffer("scale", torch.ones(n_features))
-
-    def set_standardization(self, mean: Tensor, deviation: Tensor) -> None:
-        """Standardise inputs with a fixed mean and deviation (D,); constant columns are only centred."""
-        self.mean.copy_(mean)
-        self.scale.copy_(torch.where(deviation > 0, 1 / deviation, torch.ones_like(deviation)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (H, B, K) of feature vectors (B, D)."""
-        x = (x - self.mean) * self.scale
-        hidden = functional.gelu(functional.linear(x, self.weight1, self.bias1))
-        hidden = hidden.view(len(x), self.n_heads, HIDDEN).transpose(0, 1)
-        code = torch.baddbmm(self.bias2, hidden, self.weight2)
-        prototypes = self.gain * functional.normalize(self.direction, dim=2)
-        # Dividing K logits by the code's length is cheaper than dividing its 256 entries.
-        length = code.square().sum(dim=2, keepdim=True).clamp_min(_TINY).sqrt()
-        return torch.bmm(code, prototypes.transpose(1, 2)) / length
+        return head_logits(self.norm(x), self.weights())
+
+    def weights(self, heads: slice = slice(None)) -> HeadWeights:
+        """Return views of the weights of some heads."""
+        first, last, _ = heads.indices(self.n_heads)
+        rows = slice(first * HIDDEN, last * HIDDEN)
+        return HeadWeights(
+            self.weight1[rows],
+            self.bias1[rows],
+            self.weight2[heads],
+            self.bias2[heads],
+            self.direction[heads],
+            self.gain[heads],
+        )
 
     def last_layer(self) -> list[nn.Parameter]:
         """Return the parameters that stay frozen at the start of training."""
@@ -87,18 +171,9 @@ class MultiHeadNetwork(nn.Module):
 
     def head_tensors(self, head: int) -> dict[str, Tensor]:
         """Return the state of one head as the state of a one-head network."""
-        rows = slice(head * HIDDEN, (head + 1) * HIDDEN)
-        one = slice(head, head + 1)
-        return {
-            "weight1": self.weight1.detach()[rows],
-            "bias1": self.bias1.detach()[rows],
-            "weight2": self.weight2.detach()[one],
-            "bias2": self.bias2.detach()[one],
-            "direction": self.direction.detach()[one],
-            "gain": self.gain.detach()[one],
-            "mean": self.mean,
-            "scale": self.scale,
-        }
+        weights = self.weights(slice(head, head + 1))
+        tensors = {name: value.detach() for name, value in weights._asdict().items()}
+        return {**tensors, "norm.mean": self.norm.mean, "norm.scale": self.norm.scale}
 
 
 def _truncated_normal(shape: tuple[int, ...], generator: torch.Generator, deviation: float = 0.02) -> Tensor:

@@ -1,73 +1,122 @@
-"""Training objectives: pure functions on logits, one loss per head."""
+"""What methods train their heads on: losses with their settings and running state.
+
+An objective sees the teacher first and the student after, a tile of heads at a time, so that the logits
+of all heads need not be in memory together:
+
+1. :meth:`Objective.observe`, for every tile: the teacher's logits become targets;
+2. :meth:`Objective.agreement`, for every tile: what pairs weigh, summed over all heads;
+3. :meth:`Objective.loss`, for every tile: the student's logits against the targets.
+"""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from kinfold.heads.losses import (
+    half_cosine,
+    pair_agreement,
+    pseudo_label_loss,
+    scan_loss,
+    sinkhorn,
+    temi_loss,
+)
 
-def temi_weights(teacher_log_a: Tensor, teacher_log_b: Tensor) -> Tensor:
-    """Return how surely the teachers of all heads put both members of each pair in one cluster.
+TEMPERATURE = 0.1
 
-    ``w(x,x') = (1/H) Σ_h Σ_c q_h(c|x) · q_h(c|x')``: TEMI, the teacher-weighted PMI.
+
+class Objective(Protocol):
+    """What a method trains its heads on. h stands for the heads of a tile, B for the pairs of a batch."""
+
+    weighted: bool  # whether pairs are weighted by all heads together
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint must hold; they are updated in place."""
+
+    def to(self, device: torch.device) -> None:
+        """Move the state to a device."""
+
+    def observe(self, teacher_logits: Tensor, n_pairs: int, heads: slice) -> Tensor:
+        """Return the targets (h, 2B, K), log-probabilities, of teacher logits (h, n·B, K).
+
+        Rows of the logits: B samples x, their neighbours x', then any further neighbours of x and of x', by
+        turns. Rows of the targets: what p(·|x) is held against, then what p(·|x') is.
+        """
+
+    def agreement(self, targets: Tensor) -> Tensor:
+        """Return Σ_h Σ_c of the product of both views' targets, (B,)."""
+
+    def loss(
+        self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, progress: float
+    ) -> Tensor:
+        """Return the loss (h,) of student logits (h, 2B, K); ``progress`` of the training is in [0, 1)."""
+
+
+class NeighborObjective:
+    """Base of objectives that hold a sample's prediction against the teacher's on its neighbours.
 
     Parameters
     ----------
-    teacher_log_a, teacher_log_b : Tensor (H, B, K)
-        Log-probabilities of the teacher for the two members of each pair.
-
-    Returns
-    -------
-    Tensor (B,)
-        Weights in [0, 1].
+    temperature : float, default 0.1
+        Softmax temperature of the student, and of the teacher unless it is given.
+    teacher_temperature : float, optional
+        Of the teacher.
+    balanced : bool, default False
+        Balance the teacher's outputs over clusters by :func:`~kinfold.heads.losses.sinkhorn`.
     """
-    return (teacher_log_a + teacher_log_b).exp().sum(dim=2).mean(dim=0)
+
+    weighted = False
+
+    def __init__(
+        self,
+        *,
+        temperature: float = TEMPERATURE,
+        teacher_temperature: float | None = None,
+        balanced: bool = False,
+    ) -> None:
+        self.temperature = temperature
+        self.teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
+        self.balanced = balanced
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the tensors that a checkpoint must hold."""
+        return {}
+
+    def to(self, device: torch.device) -> None:
+        """Move the state to a device."""
+
+    def observe(self, teacher_logits: Tensor, n_pairs: int, heads: slice) -> Tensor:
+        """Return the targets (h, 2B, K), log-probabilities."""
+        views = self._teach(teacher_logits.float() / self.teacher_temperature, n_pairs)
+        self._count(views[:2], heads)
+        if len(views) == 2:
+            return torch.cat([views[1], views[0]], dim=1)
+        # The pair's other member is one neighbour; every further view of this side is another.
+        of_a = torch.stack([views[1], *views[2::2]]).logsumexp(0)
+        of_b = torch.stack([views[0], *views[3::2]]).logsumexp(0)
+        return torch.log_softmax(torch.cat([of_a, of_b], dim=1), dim=2)
+
+    def agreement(self, targets: Tensor) -> Tensor:
+        """Return Σ_h Σ_c of the product of both views' targets, (B,)."""
+        return pair_agreement(*targets.chunk(2, dim=1))
+
+    def _teach(self, logits: Tensor, n_pairs: int) -> list[Tensor]:
+        """Return the teacher's log-probabilities, view by view."""
+        views = list(torch.split(logits, n_pairs, dim=1))
+        return [sinkhorn(view) if self.balanced else torch.log_softmax(view, dim=2) for view in views]
+
+    def _count(self, views: list[Tensor], heads: slice) -> None:
+        """Take in what the teacher says of the pairs."""
+
+    def _student(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        first, second = torch.log_softmax(logits.float() / self.temperature, dim=2).chunk(2, dim=1)
+        return first, second
 
 
-def temi_loss(
-    student_log_a: Tensor,
-    student_log_b: Tensor,
-    teacher_log_a: Tensor,
-    teacher_log_b: Tensor,
-    marginal: Tensor,
-    *,
-    beta: float = 0.6,
-    weighted: bool = True,
-) -> Tensor:
-    """Return the TEMI loss of every head.
-
-    ``L_h = −½ · mean_batch w · [ pmi_h(x,x') + pmi_h(x',x) ]`` with
-    ``pmi_h(x,x') = log Σ_c [ q_h(c|x) · p_h(c|x') ]^β / q̄_h(c)``: TEMI, the weighted PMI objective. With
-    ``beta=1`` and ``weighted=False`` it is plain pointwise mutual information.
-
-    Parameters
-    ----------
-    student_log_a, student_log_b : Tensor (H, B, K)
-        Log-probabilities of the student for the two members of each pair; gradients flow into these.
-    teacher_log_a, teacher_log_b : Tensor (H, B, K)
-        Log-probabilities of the teacher; no gradient.
-    marginal : Tensor (H, K)
-        q̄, the running mean probability of every cluster; positive.
-    beta : float, default 0.6
-        Exponent in (0.5, 1]; below 1 it works against collapse into one cluster.
-    weighted : bool, default True
-        Weigh pairs by :func:`temi_weights`, shared by all heads; else every pair counts 1.
-
-    Returns
-    -------
-    Tensor (H,)
-    """
-    log_marginal = marginal.log().unsqueeze(1)
-    pmi_ab = torch.logsumexp(beta * (teacher_log_a + student_log_b) - log_marginal, dim=2)
-    pmi_ba = torch.logsumexp(beta * (teacher_log_b + student_log_a) - log_marginal, dim=2)
-    pmi = pmi_ab + pmi_ba
-    if weighted:
-        pmi = pmi * temi_weights(teacher_log_a, teacher_log_b)
-    return -0.5 * pmi.mean(dim=1)
-
-
-class TemiObjective:
-    """TEMI's loss with its running cluster marginal.
+class TemiObjective(NeighborObjective):
+    """TEMI's loss with its running cluster marginal, and ICCE's additions to it.
 
     Parameters
     ----------
@@ -77,10 +126,12 @@ class TemiObjective:
         Exponent of the PMI.
     weighted : bool, default True
         Whether pairs are weighted by the teachers' agreement.
-    temperature : float, default 0.1
-        Softmax temperature of student and teacher.
+    cross_entropy_weight : float, default 0.0
+        λ of ICCE's pseudo-label term, reached on a half cosine at the end of training.
     momentum : float, default 0.9
         Of the running mean q̄, which starts at 1/K and takes in the batch before it is used.
+    temperature, teacher_temperature, balanced
+        See :class:`NeighborObjective`.
     """
 
     def __init__(
@@ -90,11 +141,15 @@ class TemiObjective:
         *,
         beta: float = 0.6,
         weighted: bool = True,
-        temperature: float = 0.1,
+        cross_entropy_weight: float = 0.0,
         momentum: float = 0.9,
+        temperature: float = TEMPERATURE,
+        teacher_temperature: float | None = None,
+        balanced: bool = False,
     ) -> None:
-        self.beta, self.weighted = beta, weighted
-        self.temperature, self.momentum = temperature, momentum
+        super().__init__(temperature=temperature, teacher_temperature=teacher_temperature, balanced=balanced)
+        self.beta, self.weighted, self.momentum = beta, weighted, momentum
+        self.cross_entropy_weight = cross_entropy_weight
         self.marginal = torch.full((n_heads, n_clusters), 1 / n_clusters)
 
     def state(self) -> dict[str, Tensor]:
@@ -105,19 +160,44 @@ class TemiObjective:
         """Move the state to a device."""
         self.marginal = self.marginal.to(device)
 
-    def __call__(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Return the loss (H,) for logits (H, 2B, K): first members of the pairs, then the second ones."""
-        student = torch.log_softmax(student_logits.float() / self.temperature, dim=2)
-        teacher = torch.log_softmax(teacher_logits.float() / self.temperature, dim=2)
-        self.marginal.lerp_(teacher.exp().mean(dim=1), 1 - self.momentum)
-        student_a, student_b = student.chunk(2, dim=1)
-        teacher_a, teacher_b = teacher.chunk(2, dim=1)
-        return temi_loss(
-            student_a,
-            student_b,
-            teacher_a,
-            teacher_b,
-            self.marginal,
-            beta=self.beta,
-            weighted=self.weighted,
+    def loss(
+        self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, progress: float
+    ) -> Tensor:
+        """Return the loss (h,) of student logits (h, 2B, K)."""
+        student_a, student_b = self._student(student_logits)
+        target_a, target_b = targets.chunk(2, dim=1)
+        losses = temi_loss(
+            student_a, student_b, target_b, target_a, self.marginal[heads], weights, beta=self.beta
         )
+        share = self.cross_entropy_weight * half_cosine(progress)
+        if share > 0:
+            losses = losses + share * pseudo_label_loss(student_a, student_b, target_b, target_a)
+        return losses
+
+    def _count(self, views: list[Tensor], heads: slice) -> None:
+        batch_mean = torch.stack([view.exp().mean(dim=1) for view in views]).mean(dim=0)
+        self.marginal[heads].lerp_(batch_mean, 1 - self.momentum)
+
+
+class ScanObjective(NeighborObjective):
+    """SCANv2's loss.
+
+    Parameters
+    ----------
+    entropy_weight : float, default 5.0
+        α, what an even use of clusters is worth.
+    temperature : float, default 0.1
+        Softmax temperature of student and teacher.
+    """
+
+    def __init__(self, *, entropy_weight: float = 5.0, temperature: float = TEMPERATURE) -> None:
+        super().__init__(temperature=temperature)
+        self.entropy_weight = entropy_weight
+
+    def loss(
+        self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, progress: float
+    ) -> Tensor:
+        """Return the loss (h,) of student logits (h, 2B, K)."""
+        student_a, student_b = self._student(student_logits)
+        target_a, target_b = targets.chunk(2, dim=1)
+        return scan_loss(student_a, student_b, target_b, target_a, entropy_weight=self.entropy_weight)

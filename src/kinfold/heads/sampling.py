@@ -30,10 +30,19 @@ class PairSampler:
         Seed of all draws.
     device : torch.device
         Where batches are delivered.
+    n_targets : int, default 1
+        Neighbours whose teacher outputs make one target: the pair's other member and n_targets − 1 more.
     """
 
     def __init__(
-        self, X: Any, graph: NeighborGraph, *, batch_size: int, seed: int, device: torch.device
+        self,
+        X: Any,
+        graph: NeighborGraph,
+        *,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        n_targets: int = 1,
     ) -> None:
         self._rows = X
         self._tensor = _resident(X, device)
@@ -41,6 +50,7 @@ class PairSampler:
         self._degrees = torch.from_numpy(np.diff(graph.indptr))
         self._neighbors = torch.from_numpy(np.array(graph.indices))
         self.batch_size, self._seed, self._device = batch_size, seed, device
+        self._n_targets = n_targets
 
     @property
     def steps_per_epoch(self) -> int:
@@ -48,14 +58,21 @@ class PairSampler:
         return len(self._starts) // self.batch_size
 
     def epoch(self, number: int) -> Iterator[Tensor]:
-        """Yield the batches (2B, D) of one epoch, float32: B samples, then a neighbour of each."""
+        """Yield the batches of one epoch, float32 (2B · n_targets, D).
+
+        Rows: B samples, a neighbour of each, then further neighbours of the samples and of their
+        neighbours, by turns.
+        """
         seed = np.random.SeedSequence([self._seed, number]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
         order = torch.randperm(len(self._starts), generator=generator)
         for step in range(self.steps_per_epoch):
             anchors = order[step * self.batch_size : (step + 1) * self.batch_size]
             partners = self._draw_neighbors(anchors, generator)
-            yield self._gather(torch.cat([anchors, partners]))
+            views = [anchors, partners]
+            for _ in range(self._n_targets - 1):
+                views += [self._draw_neighbors(side, generator) for side in (anchors, partners)]
+            yield self._gather(torch.cat(views))
 
     def _draw_neighbors(self, anchors: Tensor, generator: torch.Generator) -> Tensor:
         degrees = self._degrees[anchors]

@@ -16,27 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinfold.heads.checkpoint import Checkpoint
-from kinfold.heads.network import MultiHeadNetwork
+from kinfold.heads.network import MultiHeadNetwork, head_logits
+from kinfold.heads.objectives import Objective
 from kinfold.progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)
 
 
-class Objective(Protocol):
-    """What a method trains its heads on."""
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the tensors to checkpoint."""
-
-    def to(self, device: torch.device) -> None:
-        """Move the state to a device."""
-
-    def __call__(self, student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """Return the loss of every head (H,) for logits (H, 2B, K)."""
-
-
 class Batches(Protocol):
     """Where training batches come from."""
+
+    batch_size: int  # pairs in a batch
 
     @property
     def steps_per_epoch(self) -> int:
@@ -128,6 +118,7 @@ class Trainer:
         self.identity = identity
         self.student = network.to(device)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.teacher.norm = self.student.norm
         self.objective, self.schedule = objective, schedule
         self.device, self.dtype = device, dtype
         objective.to(device)
@@ -174,18 +165,26 @@ class Trainer:
     def _epoch(self, batches: Batches, epoch: int) -> NDArray[np.float32]:
         total = torch.zeros(self.student.n_heads, device=self.device)
         first = epoch * batches.steps_per_epoch
+        n_steps = self.schedule.n_epochs * batches.steps_per_epoch
         for step, batch in enumerate(batches.epoch(epoch), start=first):
-            total += self.step(batch, step)
+            total += self.step(batch, batches.batch_size, step, step / n_steps)
         return (total / batches.steps_per_epoch).cpu().numpy()
 
-    def step(self, batch: Tensor, step: int) -> Tensor:
+    def step(self, batch: Tensor, n_pairs: int, step: int, progress: float) -> Tensor:
         """Make one update and return the loss of every head (H,)."""
         self._set_rates(step)
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32):
             with torch.no_grad():
-                teacher_logits = self.teacher(batch)
-            student_logits = self.student(batch)
-        losses = self.objective(student_logits, teacher_logits)
+                inputs = self.student.norm.normalize_batch(batch, 2 * n_pairs)
+                teacher_logits = head_logits(inputs, self.teacher.weights())
+            student_logits = head_logits(inputs[: 2 * n_pairs], self.student.weights())
+        heads = slice(0, self.student.n_heads)
+        with torch.no_grad():
+            targets = self.objective.observe(teacher_logits, n_pairs, heads)
+            weights = None
+            if self.objective.weighted:
+                weights = self.objective.agreement(targets) / self.student.n_heads
+        losses = self.objective.loss(student_logits, targets, weights, heads, progress)
         torch.autograd.backward(losses.mean())
         if step < self.schedule.frozen_steps:
             for parameter in self._last_layer:
@@ -205,7 +204,7 @@ class Trainer:
     def state(self) -> dict[str, Tensor]:
         """Return all tensors that training changes, by name; they are updated in place."""
         live = {f"student.{name}": value for name, value in self.student.state_dict().items()}
-        live |= {f"teacher.{name}": value for name, value in self.teacher.state_dict().items()}
+        live |= {f"teacher.{name}": value for name, value in self.teacher.named_parameters()}
         live |= {f"objective.{name}": value for name, value in self.objective.state().items()}
         for index, parameter in enumerate(p for g in self.optimizer.param_groups for p in g["params"]):
             moments = self.optimizer.state[parameter]

@@ -214,7 +214,8 @@ class TEMI(ClusterMixin, BaseEstimator):
 
     def model_tensors(self) -> dict[str, NDArray[Any]]:
         """Return what ``model.safetensors`` holds: the best head alone."""
-        return {name: value.cpu().numpy() for name, value in self._network.state_dict().items()}
+        state = self._network.state_dict()
+        return {name.removeprefix("norm."): value.cpu().numpy() for name, value in state.items()}
 
     @classmethod
     def from_model(
@@ -225,7 +226,12 @@ class TEMI(ClusterMixin, BaseEstimator):
         model.head_losses_ = np.array(config["head_losses"], dtype=np.float32)
         model.best_head_ = config["best_head"]
         model.n_features_in_ = int(tensors["mean"].shape[0])
-        model._network = model._one_head({name: torch.from_numpy(value) for name, value in tensors.items()})
+        model._network = model._one_head(
+            {
+                f"norm.{name}" if name in ("mean", "scale") else name: torch.from_numpy(value)
+                for name, value in tensors.items()
+            }
+        )
         return model
 
     def check_parameters(self) -> None:
@@ -278,7 +284,7 @@ class TEMI(ClusterMixin, BaseEstimator):
             self.n_features_in_, self.n_clusters, self.n_heads, generator=torch.Generator().manual_seed(seed)
         )
         mean, deviation = _mean_and_deviation(X)
-        network.set_standardization(mean, deviation)
+        network.norm.set(mean, deviation)
         objective = TemiObjective(self.n_heads, self.n_clusters, beta=self.beta, weighted=self.weighted)
         identity = hash_json(
             {
