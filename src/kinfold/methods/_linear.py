@@ -1,0 +1,239 @@
+"""Linear classifiers on frozen features, many trained at once: one gather of the batch serves them all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kinfold.methods._rows import numpy_blocks
+from kinfold.progress import SILENT, Progress
+
+MOMENTUM = 0.9
+CLOSED = -1e4  # bias of a class without members: its probability is exactly 0, so it never moves
+_READ_BYTES = 8 << 20
+
+
+class StandardRows:
+    """Rows with columns of mean 0 and deviation 1, as float32 on a device, read when they are asked for.
+
+    Parameters
+    ----------
+    X : array or row matrix (N, D)
+        Checked features; what is on disk stays there.
+    device : torch.device
+        Where rows are wanted.
+
+    Attributes
+    ----------
+    mean, scale : ndarray (D,) float32
+        Of the columns; the scale of a constant column is 1.
+    """
+
+    def __init__(self, X: Any, device: torch.device) -> None:
+        self._X, self._device = X, device
+        self.n_rows, self.dim = int(X.shape[0]), int(X.shape[1])
+        self.mean, self.scale = column_moments(X)
+        self._mean = torch.from_numpy(self.mean).to(device)
+        self._inverse = torch.from_numpy(1 / self.scale).to(device)
+        self._resident = _resident(X, device)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Return the rows of the given numbers (B,), a tensor of int64 in main memory, as (B, D)."""
+        if self._resident is not None:
+            block = self._resident.index_select(0, rows.to(self._device)).float()
+        else:
+            block = torch.from_numpy(np.array(self._X[rows.numpy()], dtype=np.float32)).to(self._device)
+        return block.sub_(self._mean).mul_(self._inverse)
+
+
+class SoftmaxStack:
+    """Linear classifiers of the same K classes: S on each of V leading parts of the columns.
+
+    All start at zero and follow stochastic gradient descent with momentum 0.9. A learning rate is meant for
+    rows of squared length 1: on standardised columns, weights follow ``rate / width`` and biases ``rate``, so
+    that a rate means the same for every width.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Leading columns that each part sees, V of them.
+    rates : sequence of float
+        Learning rate of every classifier of a part, S of them.
+    members : Tensor (S, K) of bool
+        Which classes have members to learn from; the others never win.
+    device : torch.device
+        Where to train.
+
+    Attributes
+    ----------
+    weights : list of Tensor (width, S · K)
+        One per part.
+    biases : list of Tensor (S · K,)
+        One per part.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], rates: Sequence[float], members: Tensor, device: torch.device
+    ) -> None:
+        self.widths = tuple(widths)
+        self.n_settings, self.n_classes = members.shape
+        start = torch.where(members.to(device), 0.0, CLOSED).reshape(-1)
+        self.weights = [torch.zeros(width, members.numel(), device=device) for width in self.widths]
+        self.biases = [start.clone() for _ in self.widths]
+        self._rates = torch.tensor(list(rates), device=device).repeat_interleave(self.n_classes)
+        self._weight_speeds = [torch.zeros_like(weight) for weight in self.weights]
+        self._bias_speeds = [torch.zeros_like(bias) for bias in self.biases]
+
+    def logits(self, rows: Tensor) -> Iterator[Tensor]:
+        """Yield, for every part, the logits (B, S, K) of standardised rows (B, D)."""
+        for width, weight, bias in zip(self.widths, self.weights, self.biases, strict=True):
+            flat = torch.addmm(bias, rows[:, :width], weight)
+            yield flat.view(len(rows), self.n_settings, self.n_classes)
+
+    def step(self, rows: Tensor, labels: Tensor, factor: float, kept: Tensor | None = None) -> None:
+        """Make one step on standardised rows (B, D) with labels (B,) int64.
+
+        Parameters
+        ----------
+        rows, labels : Tensor
+            The batch.
+        factor : float
+            Of all learning rates, in [0, 1].
+        kept : Tensor (B, S) of bool, optional
+            Which rows each classifier of a part learns from; by default all.
+        """
+        for part, logits in enumerate(self.logits(rows)):
+            pull = cross_entropy_gradient(logits, labels, kept).view(len(rows), -1)
+            width = self.widths[part]
+            speed, bias_speed = self._weight_speeds[part], self._bias_speeds[part]
+            torch.addmm(speed, rows[:, :width].T, pull, beta=MOMENTUM, out=speed)
+            bias_speed.mul_(MOMENTUM).add_(pull.sum(dim=0))
+            self.weights[part].addcmul_(speed, self._rates, value=-factor / width)
+            self.biases[part].addcmul_(bias_speed, self._rates, value=-factor)
+
+    def classifier(self, part: int, setting: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return weight (K, width) and bias (K,) of one classifier."""
+        columns = slice(setting * self.n_classes, (setting + 1) * self.n_classes)
+        weight = self.weights[part][:, columns].T.contiguous().cpu().numpy()
+        return weight, self.biases[part][columns].cpu().numpy()
+
+
+def cross_entropy_gradient(logits: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
+    """Return the gradient of the mean cross-entropy by the logits.
+
+    Parameters
+    ----------
+    logits : Tensor (B, S, K)
+        Of S classifiers.
+    labels : Tensor (B,) int64
+        The same for all classifiers.
+    kept : Tensor (B, S) of bool, optional
+        The rows that the mean of each classifier is over; by default all.
+    """
+    pull = torch.softmax(logits, dim=2)
+    pull -= torch.nn.functional.one_hot(labels, logits.shape[2])[:, None]
+    if kept is None:
+        return pull.div_(len(labels))
+    share = kept / kept.sum(dim=0).clamp_min(1)
+    return pull.mul_(share[:, :, None])
+
+
+def train(
+    stack: SoftmaxStack,
+    rows: StandardRows,
+    labels: Tensor,
+    members: Tensor,
+    *,
+    n_iterations: int,
+    batch_size: int,
+    seed: int,
+    folds: Tensor | None = None,
+    progress: Progress = SILENT,
+    title: str = "Training classifiers",
+) -> None:
+    """Train a stack in place, with rates that fall to zero on half a cosine.
+
+    Parameters
+    ----------
+    stack : SoftmaxStack
+        The classifiers.
+    rows : StandardRows
+        Features of N samples.
+    labels : Tensor (N,) int64
+        Classes of all samples, on the device.
+    members : Tensor (M,) int64
+        The samples to learn from, in main memory.
+    n_iterations, batch_size : int
+        Steps, and samples per step (at most M); a pass ends where no whole batch is left.
+    seed : int
+        Of the order.
+    folds : Tensor (N,) int64, optional
+        On the device: classifier s never learns from a sample of fold s.
+    progress : Progress
+        Shows steps under ``title``.
+    """
+    folds_of = torch.arange(stack.n_settings, device=labels.device)
+    with progress.task(title, n_iterations, "steps") as task:
+        for step, batch in enumerate(_batches(members, batch_size, n_iterations, seed)):
+            there = batch.to(labels.device)
+            kept = None if folds is None else folds[there][:, None] != folds_of
+            factor = 0.5 * (1 + math.cos(math.pi * step / n_iterations))
+            stack.step(rows.take(batch), labels[there], factor, kept)
+            task.advance()
+
+
+def agreements(stack: SoftmaxStack, rows: StandardRows, labels: Tensor, members: Tensor) -> Tensor:
+    """Return, per part and setting (V, S), the share of the given samples that get their label."""
+    hits = torch.zeros(len(stack.widths), stack.n_settings, dtype=torch.int64, device=labels.device)
+    size = max(1, _READ_BYTES // (4 * (rows.dim + stack.biases[0].numel())))
+    for start in range(0, len(members), size):
+        batch = members[start : start + size]
+        expected = labels[batch.to(labels.device)][:, None]
+        for part, logits in enumerate(stack.logits(rows.take(batch))):
+            hits[part] += (logits.argmax(dim=2) == expected).sum(dim=0)
+    return hits.double().cpu() / len(members)
+
+
+def column_moments(X: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and deviation (D,) of the columns, computed in float64; a constant column deviates by 1."""
+    total = np.zeros(X.shape[1])
+    for _, block in numpy_blocks(X, _READ_BYTES):
+        total += block.sum(axis=0, dtype=np.float64)
+    mean = total / X.shape[0]
+    squares = np.zeros(X.shape[1])
+    for _, block in numpy_blocks(X, _READ_BYTES):
+        squares += np.square(block - mean).sum(axis=0)
+    deviation = np.sqrt(squares / X.shape[0])
+    deviation[deviation <= 1e-6 * np.abs(mean)] = 1.0
+    return mean.astype(np.float32), deviation.astype(np.float32)
+
+
+def _batches(members: Tensor, batch_size: int, n_batches: int, seed: int) -> Iterator[Tensor]:
+    """Yield batches of samples: pass after pass in a new order, a function of the seed alone."""
+    generator = torch.Generator().manual_seed(seed)
+    done = 0
+    while done < n_batches:
+        order = members[torch.randperm(len(members), generator=generator)]
+        whole = min(len(order) // batch_size, n_batches - done)
+        for index in range(whole):
+            yield order[index * batch_size : (index + 1) * batch_size]
+        done += whole
+
+
+def _resident(X: Any, device: torch.device) -> Tensor | None:
+    """Return features as a tensor where they are in memory already, or take little of a GPU's; else None."""
+    if device.type == "cuda":
+        n_bytes = X.dtype.itemsize * X.shape[0] * X.shape[1]
+        if n_bytes > 0.5 * torch.cuda.get_device_properties(device).total_memory:
+            return None
+        parts = [torch.from_numpy(np.array(block)).to(device) for _, block in numpy_blocks(X)]
+        return torch.cat(parts)
+    if not isinstance(X, np.ndarray) or isinstance(X, np.memmap) or not X.flags.writeable:
+        return None
+    return torch.from_numpy(np.ascontiguousarray(X))
