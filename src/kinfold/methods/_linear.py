@@ -72,8 +72,8 @@ class SoftmaxStack:
 
     Attributes
     ----------
-    weights : list of Tensor (width, S · K)
-        One per part.
+    weights : list of Tensor (S · K, width)
+        One per part; on CPUs, products with few rows are several times faster than with few columns.
     biases : list of Tensor (S · K,)
         One per part.
     """
@@ -84,7 +84,7 @@ class SoftmaxStack:
         self.widths = tuple(widths)
         self.n_settings, self.n_classes = members.shape
         start = torch.where(members.to(device), 0.0, CLOSED).reshape(-1)
-        self.weights = [torch.zeros(width, members.numel(), device=device) for width in self.widths]
+        self.weights = [torch.zeros(members.numel(), width, device=device) for width in self.widths]
         self.biases = [start.clone() for _ in self.widths]
         self._rates = torch.tensor(list(rates), device=device).repeat_interleave(self.n_classes)
         self._weight_speeds = [torch.zeros_like(weight) for weight in self.weights]
@@ -93,7 +93,7 @@ class SoftmaxStack:
     def logits(self, rows: Tensor) -> Iterator[Tensor]:
         """Yield, for every part, the logits (B, S, K) of standardised rows (B, D)."""
         for width, weight, bias in zip(self.widths, self.weights, self.biases, strict=True):
-            flat = torch.addmm(bias, rows[:, :width], weight)
+            flat = torch.nn.functional.linear(rows[:, :width], weight, bias)
             yield flat.view(len(rows), self.n_settings, self.n_classes)
 
     def step(self, rows: Tensor, labels: Tensor, factor: float, kept: Tensor | None = None) -> None:
@@ -112,16 +112,15 @@ class SoftmaxStack:
             pull = cross_entropy_gradient(logits, labels, kept).view(len(rows), -1)
             width = self.widths[part]
             speed, bias_speed = self._weight_speeds[part], self._bias_speeds[part]
-            torch.addmm(speed, rows[:, :width].T, pull, beta=MOMENTUM, out=speed)
+            speed.addmm_(pull.T, rows[:, :width], beta=MOMENTUM)
             bias_speed.mul_(MOMENTUM).add_(pull.sum(dim=0))
-            self.weights[part].addcmul_(speed, self._rates, value=-factor / width)
+            self.weights[part].addcmul_(speed, self._rates[:, None], value=-factor / width)
             self.biases[part].addcmul_(bias_speed, self._rates, value=-factor)
 
     def classifier(self, part: int, setting: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return weight (K, width) and bias (K,) of one classifier."""
-        columns = slice(setting * self.n_classes, (setting + 1) * self.n_classes)
-        weight = self.weights[part][:, columns].T.contiguous().cpu().numpy()
-        return weight, self.biases[part][columns].cpu().numpy()
+        lines = slice(setting * self.n_classes, (setting + 1) * self.n_classes)
+        return self.weights[part][lines].cpu().numpy(), self.biases[part][lines].cpu().numpy()
 
 
 def cross_entropy_gradient(logits: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
