@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from kinfold.errors import InputError, MissingExtraError
 from kinfold.features import ShardedMatrix
-from kinfold.neighbors import _exact, knn_graph, search
+from kinfold.neighbors import _exact, _plan, knn_graph, search
 
 
 def made(n: int, dim: int = 16, seed: int = 0) -> np.ndarray:
@@ -63,7 +63,7 @@ def assert_same_up_to_ties(graph, other, tolerance=1e-5):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Many tiles even on small data."""
-    monkeypatch.setitem(_exact._TILE, "cpu", 64)
+    monkeypatch.setitem(_plan.TILE, "cpu", 64)
 
 
 def test_fixed_graph_is_the_naive_one():
@@ -89,8 +89,8 @@ def test_adaptive_graph_is_the_naive_one(small_tiles, threshold):
 def test_panels_under_a_small_budget_give_the_same_neighbours(monkeypatch):
     X = made(900, dim=8, seed=2)
     seen = []
-    make_plan = _exact._make_plan
-    monkeypatch.setattr(_exact, "_make_plan", lambda *a: seen.append(make_plan(*a)) or seen[-1])
+    make_plan = _exact.make_plan
+    monkeypatch.setattr(_exact, "make_plan", lambda *a: seen.append(make_plan(*a)) or seen[-1])
     graph = knn_graph(X, 10, backend="exact")
     small = knn_graph(X, 10, backend="exact", memory_budget=900_000)
     assert len(seen[1].panels(900)) > 2

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from kinfold.errors import MissingExtraError
 from kinfold.features.unit_rows import UnitRows
-from kinfold.neighbors._exact import Csr
+from kinfold.neighbors._csr import Csr
 from kinfold.neighbors._rule import Rule
 from kinfold.progress import Progress
 

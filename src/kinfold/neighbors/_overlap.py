@@ -26,13 +26,17 @@ class OverlappedProducts:
         The most rows and keys of a product.
     device : torch.device
         Where products are made.
+    dtype : torch.dtype, default float32
+        Type of the rows and keys. A selection gets float32 always. Products of bfloat16 are rounded to
+        bfloat16 on the way where :func:`is_output_rounded` says so.
     """
 
-    def __init__(self, tile: int, device: torch.device) -> None:
-        overlapped = device.type == "cpu"
-        n_buffers = count_buffers(device)
-        self._buffers = deque(torch.empty(tile * tile, device=device) for _ in range(n_buffers))
+    def __init__(self, tile: int, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self._in_float32 = dtype != torch.float32 and not is_output_rounded(device)
+        n_buffers = 0 if self._in_float32 else count_buffers(device)
+        self._buffers = deque(torch.empty(tile * tile, device=device, dtype=dtype) for _ in range(n_buffers))
         self._pending: deque[Future[None]] = deque()
+        overlapped = device.type == "cpu"
         self._thread = ThreadPoolExecutor(1, initializer=_use_one_core) if overlapped else None
 
     def __enter__(self) -> OverlappedProducts:
@@ -46,6 +50,9 @@ class OverlappedProducts:
 
     def multiply(self, rows: torch.Tensor, keys: torch.Tensor, select: Select) -> None:
         """Compute ``rows @ keys.T`` and hand it to ``select``, which may be called later."""
+        if self._in_float32:
+            select(torch.mm(rows, keys.T, out_dtype=torch.float32))
+            return
         if len(self._pending) == len(self._buffers):
             self._pending.popleft().result()
         buffer = self._buffers[0]
@@ -55,12 +62,32 @@ class OverlappedProducts:
         if self._thread is None:
             select(block)
         else:
-            self._pending.append(self._thread.submit(select, block))
+            self._pending.append(self._thread.submit(lambda: select(block.float())))
 
     def finish(self) -> None:
         """Wait until everything is selected."""
         while self._pending:
             self._pending.popleft().result()
+
+
+def is_output_rounded(device: torch.device) -> bool:
+    """Tell whether a product of bfloat16 comes out in bfloat16, and not in float32 as it is summed up."""
+    return device.type == "cpu"
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Tell whether products of bfloat16 can be made so that their error is bounded.
+
+    On CUDA this needs PyTorch 2.8, which can leave the sums in float32.
+    """
+    if device.type == "cpu":
+        return True
+    one = torch.ones((16, 16), dtype=torch.bfloat16, device=device)
+    try:
+        torch.mm(one, one, out_dtype=torch.float32)
+    except (TypeError, RuntimeError):
+        return False
+    return True
 
 
 def count_buffers(device: torch.device) -> int:

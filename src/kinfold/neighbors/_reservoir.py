@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from kinfold.neighbors._packed import EMPTY, pack, values_of
 from kinfold.neighbors._rule import Rule
 
-_EMPTY = torch.iinfo(torch.int64).min
-_LAST = 0x7FFFFFFF
 _MANY = 2
 _MASK_AND_COPY, _PER_HIT, _PER_BEST = 5, 56, 16
 
@@ -31,10 +27,8 @@ def offer_bytes(tile: int, rule: Rule) -> int:
 class Reservoir:
     """Candidates of a range of rows, each cut back to the best whenever its room runs out.
 
-    A candidate is one int64 whose order is the order of neighbours: the similarity's bits in the upper
-    half, the reversed row number in the lower. So ties go to the lower row number, and the outcome does not
-    depend on how a sort treats equals. Each row has a floor, always at or below what it will keep in the
-    end; a block's entries at or below the floor are dropped unseen. Blocks must come with ascending key
+    Candidates are packed into one int64 each. Each row has a floor, always at or below what it will keep in
+    the end; a block's entries at or below the floor are dropped unseen. Blocks must come with ascending key
     numbers for each row: then an entry that equals the floor loses its tie and may be dropped as well.
 
     Parameters
@@ -50,7 +44,7 @@ class Reservoir:
     def __init__(self, n_rows: int, rule: Rule, device: torch.device) -> None:
         self._rule = rule
         self._width = reservoir_width(rule)
-        self._keys = torch.full((n_rows, self._width), _EMPTY, dtype=torch.int64, device=device)
+        self._keys = torch.full((n_rows, self._width), EMPTY, dtype=torch.int64, device=device)
         self._counts = torch.zeros(n_rows, dtype=torch.int64, device=device)
         self._kept = torch.zeros(n_rows, dtype=torch.int64, device=device)
         self._floor = torch.full((n_rows,), -torch.inf, device=device)
@@ -73,15 +67,14 @@ class Reservoir:
         rows, order = rows.sort(stable=True)
         self._put(block.T, row_start, key_start, rows, keys[order])
 
-    def take(self, start: int, stop: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Return degrees, indices and similarities of a range of rows, as the rule keeps them."""
-        rows = torch.arange(start, stop, device=self._counts.device)
-        self._cut(rows)
-        counts = self._kept[start:stop]
-        best = self._keys[start:stop, : self._rule.at_most]
-        keys = best[torch.arange(best.shape[1], device=best.device)[None, :] < counts[:, None]]
-        indices = (_LAST - (keys & _LAST)).to(torch.int32)
-        return counts.cpu().numpy(), indices.cpu().numpy(), _value_of(keys).cpu().numpy()
+    def best(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the packed candidates of a range of rows, best first, and their floors.
+
+        Nothing that a row saw and that isn't among its candidates is above its floor. The candidates
+        (rows, at most ``rule.at_most``) are the reservoir's own memory.
+        """
+        self._cut(torch.arange(start, stop, device=self._counts.device))
+        return self._keys[start:stop, : self._rule.at_most], self._floor[start:stop]
 
     def _hits(self, block: torch.Tensor, row_start: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return where the block is above the floors, lifting these first where too much is above them."""
@@ -138,7 +131,7 @@ class Reservoir:
         new = torch.bincount(rows, minlength=n_rows)
         first = torch.cumsum(new, 0) - new
         slots = torch.arange(len(rows), device=rows.device) + (counts - first)[rows]
-        self._keys[rows + row_start, slots] = _key_of(values, keys + key_start)
+        self._keys[rows + row_start, slots] = pack(values, keys + key_start)
         counts += new
         kept = self._kept[row_start : row_start + n_rows]
         due = (counts - kept) * 4 >= kept.clamp(min=self._rule.at_least)
@@ -161,30 +154,17 @@ class Reservoir:
         filled = int(self._counts[rows].max())
         width = min(self._rule.at_most, filled)
         best = self._keys[rows, :filled].topk(width, dim=1).values
-        present = best != _EMPTY
-        values = torch.where(present, _value_of(best), -torch.inf)
-        kept = present.sum(dim=1)
+        values = values_of(best)
+        kept = (best != EMPTY).sum(dim=1)
         if self._below is not None:
             reached = (values > self._below).sum(dim=1)
             kept = torch.minimum(kept, reached.clamp(min=self._rule.at_least))
-        self._keys[rows] = _EMPTY
+        self._keys[rows] = EMPTY
         places = torch.arange(width, device=best.device)[None, :] < kept[:, None]
-        self._keys[rows, :width] = torch.where(places, best, _EMPTY)
+        self._keys[rows, :width] = torch.where(places, best, EMPTY)
         self._counts[rows] = kept
         self._kept[rows] = kept
         self._floor[rows] = torch.maximum(self._floor[rows], self._floor_of(values))
-
-
-def _key_of(values: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
-    # Adding zero turns −0 into 0; rounding may push a similarity over 1.
-    bits = (values.clamp(max=1.0) + 0.0).view(torch.int32)
-    ordered = bits ^ ((bits >> 31) & _LAST)
-    return (ordered.to(torch.int64) << 32) | (_LAST - numbers)
-
-
-def _value_of(keys: torch.Tensor) -> torch.Tensor:
-    ordered = (keys >> 32).to(torch.int32)
-    return (ordered ^ ((ordered >> 31) & _LAST)).view(torch.float32)
 
 
 def _where(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

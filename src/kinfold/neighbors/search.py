@@ -13,11 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from kinfold.compute import resolve_device
+from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError, MissingExtraError, nearest_name
 from kinfold.features.matrix import RowMatrix, as_row_matrix
 from kinfold.features.unit_rows import UnitRows
-from kinfold.neighbors._exact import READING_SHARE, best_similarities, exact_neighbors
+from kinfold.neighbors._bfloat16 import bfloat16_neighbors
+from kinfold.neighbors._csr import Csr
+from kinfold.neighbors._exact import best_similarities, exact_neighbors
+from kinfold.neighbors._overlap import multiplies_bfloat16
+from kinfold.neighbors._plan import READING_SHARE
 from kinfold.neighbors._rule import Rule, threshold_for_degree
 from kinfold.neighbors.graph import NeighborGraph
 from kinfold.progress import SILENT, Progress
@@ -40,6 +44,7 @@ def knn_graph(
     max_neighbors: int = DEFAULT_MAX_NEIGHBORS,
     backend: str = "auto",
     device: str | torch.device = "auto",
+    precision: str = "auto",
     memory_budget: int | None = None,
     progress: Progress = SILENT,
 ) -> NeighborGraph:
@@ -71,6 +76,10 @@ def knn_graph(
     device : str or torch.device, default "auto"
         Device of the exact search: CUDA if there is one, else the CPU (also in place of MPS, whose sort of
         64-bit integers can't be relied upon).
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        Of the exact search's matrix products. The neighbours are the same: with ``"bfloat16"`` candidates
+        are measured again in float32, and rows for which an error bound does not prove that none was missed
+        are searched again in float32. ``"auto"`` is bfloat16 where the device has units for it.
     memory_budget : int, optional
         Bytes of working memory on the device, besides the graph itself and ``X`` where that is in memory.
         Default: 2 GiB on the CPU, half of the device's memory on CUDA. A smaller budget costs time and may
@@ -104,14 +113,30 @@ def knn_graph(
         empty = np.zeros(0, np.int32), np.zeros(0, np.float32)
         return NeighborGraph(np.zeros(2, np.int64), *empty, parameters)
     rule = _make_rule(rows, n_neighbors, threshold, max_neighbors, budget, where)
+    facts: dict[str, Any] = {}
     if backend == "faiss":
         from kinfold.neighbors._faiss import faiss_neighbors
 
         parts = faiss_neighbors(rows, rule, budget, progress)
     else:
-        parts = exact_neighbors(rows, rule, budget, where, progress)
-    parameters = {**rule.describe(), "n_neighbors": n_neighbors, "backend": backend}
+        parts, facts = _search_exactly(rows, rule, budget, where, precision, progress)
+    parameters = {**rule.describe(), "n_neighbors": n_neighbors, "backend": backend, **facts}
     return NeighborGraph(*parts, parameters)
+
+
+def _search_exactly(
+    rows: UnitRows, rule: Rule, budget: int, device: torch.device, precision: str, progress: Progress
+) -> tuple[Csr, dict[str, Any]]:
+    """Return the exact neighbours, and what the graph should say of how they were found."""
+    dtype = resolve_precision(precision, device)
+    if dtype == torch.bfloat16 and not multiplies_bfloat16(device):
+        logger.warning("neighbours are searched in float32: in bfloat16 a GPU needs PyTorch 2.8")
+        dtype = torch.float32
+    if dtype == torch.float32:
+        return exact_neighbors(rows, rule, budget, device, progress), {"precision": "float32"}
+    parts, n_again = bfloat16_neighbors(rows, rule, budget, device, progress)
+    share = round(n_again / rows.n_rows, 6)
+    return parts, {"precision": "bfloat16", "share_searched_again": share}
 
 
 def _check_parameters(
