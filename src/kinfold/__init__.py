@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kinfold._version import __version__
 
 if TYPE_CHECKING:
-    from kinfold import metrics, neighbors
+    from kinfold import consensus, metrics, neighbors
     from kinfold.features import FeatureStore
     from kinfold.methods import TEMI, SphericalKMeans
     from kinfold.pipeline import cluster
@@ -26,6 +26,7 @@ __all__ = [
     "SphericalKMeans",
     "__version__",
     "cluster",
+    "consensus",
     "metrics",
     "neighbors",
 ]
@@ -37,7 +38,7 @@ _HOME = {
     "TEMI": "kinfold.methods",
     "cluster": "kinfold.pipeline",
 }
-_ROOMS = ("metrics", "neighbors")
+_ROOMS = ("consensus", "metrics", "neighbors")
 
 
 def __getattr__(name: str) -> Any:

@@ -1,1 +1,12 @@
-"""One labeling out of many: consensus functions for cluster ensembles."""
+"""One labeling out of many: consensus functions for cluster ensembles.
+
+Strehl and Ghosh, "Cluster Ensembles: A Knowledge Reuse Framework for Combining Multiple Partitions",
+JMLR 2002. Everything works on the label arrays alone; known classes are never seen.
+"""
+
+from __future__ import annotations
+
+from kinfold.consensus.agreement import mean_nmi, pairwise_nmi
+from kinfold.consensus.ensemble import METHODS, Candidate, Consensus, consensus
+
+__all__ = ["METHODS", "Candidate", "Consensus", "consensus", "mean_nmi", "pairwise_nmi"]

@@ -1,0 +1,233 @@
+"""Alignment: number every head's clusters like a reference's, vote, take the winner as reference, repeat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+from kinfold.consensus._heads import Labeling, read_labeling
+from kinfold.consensus._soft import SoftHeads
+from kinfold.consensus._tables import count_pairs, geometric_nmi
+from kinfold.consensus._voting import Ballot, vote
+
+N_REFERENCES = 3
+_TRIAL_ROUNDS = 2
+_MAX_ROUNDS = 20
+_PATIENCE = 2  # rounds without a better mean NMI before an iteration that doesn't stand still is ended
+_CHOICES = 3  # labels that a cluster may vote for by likelihood
+_MAX_DENSE = 2_048  # clusters, above which the one-to-one map is sought on the sparse table
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One head's clusters against a labeling.
+
+    Attributes
+    ----------
+    counts : csr_matrix of int64, shape (n_clusters, n_labels)
+        Samples of each cluster that have each label.
+    targets : ndarray of int64, shape (n_clusters,)
+        Label that each cluster stands for.
+    matched : ndarray of bool, shape (n_clusters,)
+        Whether that comes from the one-to-one map; other clusters stand for their majority label.
+    nmi : float
+        Geometric NMI of the head and the labeling.
+    """
+
+    counts: sparse.csr_matrix
+    targets: NDArray[np.int64]
+    matched: NDArray[np.bool_]
+    nmi: float
+
+
+Election = Callable[[Sequence[Aligned]], NDArray[np.int32]]
+
+
+def align(head: Labeling, labels: Labeling, n_labels: int) -> Aligned:
+    """Find the one-to-one map of a head's clusters to labels that most samples agree with."""
+    table = count_pairs(head, labels)
+    columns = labels.ids[table.columns]
+    counts = sparse.csr_matrix((table.counts, (table.rows, columns)), shape=(head.n_clusters, n_labels))
+    targets = np.asarray(counts.argmax(axis=1)).reshape(-1).astype(np.int64)
+    matched = np.zeros(head.n_clusters, dtype=bool)
+    rows, columns = _best_map(counts)
+    matched[rows] = True
+    targets[rows] = columns
+    return Aligned(counts, targets, matched, geometric_nmi(head, labels, table))
+
+
+def _best_map(counts: sparse.csr_matrix) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return rows and columns of the heaviest one-to-one map; pairs that never meet are left out."""
+    if max(counts.shape) <= _MAX_DENSE:
+        dense = counts.toarray()
+        rows, columns = linear_sum_assignment(dense, maximize=True)
+        met = dense[rows, columns] > 0
+    else:  # every row may also stay alone, at a weight below any pair's
+        weights = counts.astype(np.float64)
+        weights.data += 1
+        padded = sparse.hstack([weights, sparse.identity(counts.shape[0], format="csr")], format="csr")
+        rows, columns = min_weight_full_bipartite_matching(padded, maximize=True)
+        met = columns < counts.shape[1]
+    return rows[met].astype(np.int64), columns[met].astype(np.int64)
+
+
+def equal_ballot(aligned: Aligned) -> Ballot:
+    """Give each cluster one vote, for the label it stands for: the plurality of heads wins."""
+    return Ballot(aligned.targets[None], np.ones((1, len(aligned.targets))))
+
+
+def likelihood_ballot(aligned: Aligned) -> Ballot:
+    """Let each cluster vote for the labels it tells of, by how much it tells.
+
+    A vote weighs log P(cluster | label) − log P(cluster | any other label), both read from the table, so that
+    the label with the most votes is the one under which the sample's clusters are likeliest, heads taken as
+    independent given the label (Dawid and Skene 1979). A cluster votes for its three largest labels: a merged
+    one for its parts, a collapsed head's for hardly anything.
+    """
+    label_sizes = np.asarray(aligned.counts.sum(axis=0), dtype=np.float64).reshape(-1)
+    sizes = np.asarray(aligned.counts.sum(axis=1), dtype=np.float64).reshape(-1)
+    targets, overlaps = _largest_labels(aligned.counts, _CHOICES)
+    named = np.where(overlaps > 0, label_sizes[targets], 0.0)
+    # One sample is added where nothing may be left, so that no label is ruled out by a single cluster.
+    elsewhere = (sizes - overlaps.sum(axis=0) + 1) / (sizes.sum() - named.sum(axis=0) + 1)
+    within = np.divide(overlaps, named, out=np.zeros_like(overlaps), where=overlaps > 0)
+    weights = np.log(np.maximum(within / elsewhere, 1.0))
+    return Ballot(targets, weights)
+
+
+def _largest_labels(
+    counts: sparse.csr_matrix, n_choices: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the labels that most samples of each cluster have, and how many: (n_choices, n_clusters) each.
+
+    The lower label comes first among equals. A cluster of fewer labels has zeros at the end.
+    """
+    n_rows, degrees = counts.shape[0], np.diff(counts.indptr)
+    order = np.lexsort((counts.indices, -counts.data, np.repeat(np.arange(n_rows), degrees)))
+    targets = np.zeros((n_choices, n_rows), dtype=np.int64)
+    overlaps = np.zeros((n_choices, n_rows))
+    for choice in range(n_choices):
+        has = degrees > choice
+        places = order[counts.indptr[:-1][has] + choice]
+        targets[choice, has] = counts.indices[places]
+        overlaps[choice, has] = counts.data[places]
+    return targets, overlaps
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """The best labeling of an iteration, and the mean NMI of the heads to it."""
+
+    labels: NDArray[np.int32]
+    mean_nmi: float
+
+
+class Alignment:
+    """Heads that are aligned to labelings of ``n_labels`` labels.
+
+    Parameters
+    ----------
+    heads : sequence of Labeling
+        Heads of two clusters or more.
+    n_labels : int
+        Number of labels.
+    """
+
+    def __init__(self, heads: Sequence[Labeling], n_labels: int) -> None:
+        self.heads, self.n_labels = heads, n_labels
+
+    def plurality(self, aligned: Sequence[Aligned]) -> NDArray[np.int32]:
+        """Vote with one vote per head."""
+        return vote(self.heads, [equal_ballot(each) for each in aligned], self.n_labels)
+
+    def likelihood(self, aligned: Sequence[Aligned]) -> NDArray[np.int32]:
+        """Vote by how much each cluster tells."""
+        return vote(self.heads, [likelihood_ballot(each) for each in aligned], self.n_labels)
+
+    def iterate(
+        self, start: NDArray[np.int32], election: Election, max_rounds: int = _MAX_ROUNDS
+    ) -> _Settled:
+        """Align and vote until the labels stand still; the round of the highest mean NMI counts.
+
+        A round is also the last if the mean NMI has not risen for two rounds.
+        """
+        labels, best, idle = start, _Settled(start, -1.0), 0
+        for round_ in range(max_rounds + 1):
+            reference = read_labeling(labels, "reference")
+            aligned = [align(head, reference, self.n_labels) for head in self.heads]
+            value = float(np.mean([each.nmi for each in aligned]))
+            idle = 0 if value > best.mean_nmi else idle + 1
+            if value > best.mean_nmi:
+                best = _Settled(labels, value)
+            if idle == _PATIENCE or round_ == max_rounds:
+                break
+            elected = self._revive(election(aligned), aligned)
+            if np.array_equal(elected, labels):
+                break
+            labels = elected
+        return best
+
+    def _revive(self, labels: NDArray[np.int32], aligned: Sequence[Aligned]) -> NDArray[np.int32]:
+        """Give labels without samples to clusters that stand for no label of their own.
+
+        They come from one head, the one that agrees best among those that have any, the largest first. A
+        label that deserves it finds other heads' clusters in the next round; one that doesn't dies again.
+        """
+        empty = np.flatnonzero(np.bincount(labels, minlength=self.n_labels) == 0)
+        spare = [number for number, each in enumerate(aligned) if not each.matched.all()]
+        if not len(empty) or not spare:
+            return labels
+        donor = max(spare, key=lambda number: aligned[number].nmi)
+        head, free = self.heads[donor], np.flatnonzero(~aligned[donor].matched)
+        chosen = free[np.argsort(-head.sizes[free], kind="stable")][: len(empty)]
+        renamed = np.full(head.n_clusters, -1, dtype=np.int32)
+        renamed[chosen] = empty[: len(chosen)]
+        moved = renamed[head.codes]
+        return np.where(moved >= 0, moved, labels)
+
+
+def iterate_alignment(
+    heads: Sequence[Labeling],
+    starts: Sequence[tuple[str, NDArray[np.int32]]],
+    n_labels: int,
+    soft: SoftHeads | None = None,
+) -> tuple[NDArray[np.int32], str]:
+    """Try several references and ways of voting; the highest mean NMI of all wins.
+
+    Every start gets two rounds of plain votes; the best goes on by plain votes, by likelihood, and by
+    summed probabilities where there are any.
+
+    Parameters
+    ----------
+    heads : sequence of Labeling
+        Heads of two clusters or more.
+    starts : sequence of (name, labels)
+        What to begin from, each with labels of 0 to n_labels − 1.
+    n_labels : int
+        Number of labels.
+    soft : SoftHeads, optional
+        The heads' probabilities.
+
+    Returns
+    -------
+    labels : ndarray of int32, shape (n_samples,)
+    note : str
+        Which start and which vote won.
+    """
+    alignment = Alignment(heads, n_labels)
+    trials = [alignment.iterate(start, alignment.plurality, _TRIAL_ROUNDS) for _, start in starts]
+    first = max(range(len(trials)), key=lambda number: trials[number].mean_nmi)
+    elections: dict[str, Election] = {"votes": alignment.plurality, "likelihood": alignment.likelihood}
+    if soft is not None:
+        elections["probabilities"] = lambda aligned: soft.vote([each.targets for each in aligned], n_labels)
+    settled = {
+        name: alignment.iterate(trials[first].labels, election) for name, election in elections.items()
+    }
+    winner = max(settled, key=lambda name: settled[name].mean_nmi)
+    return settled[winner].labels, f"from {starts[first][0]}, by {winner}"
