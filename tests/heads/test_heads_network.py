@@ -76,10 +76,3 @@ def test_constant_columns_are_only_centred(network):
     network.norm.set(torch.zeros(20), deviation)
     assert bool(torch.isfinite(network(torch.randn(4, 20))).all())
     assert float(network.norm.scale[3]) == 1.0
-
-
-def test_norms_and_biases_do_not_decay(network):
-    decayed, free = network.parameter_groups(1e-4)
-    assert {id(p) for p in free["params"]} == {id(network.bias1), id(network.bias2)}
-    assert free["weight_decay"] == 0
-    assert len(decayed["params"]) + len(free["params"]) == len(list(network.parameters()))

@@ -30,6 +30,14 @@ def make_trainer(schedule=SCHEDULE, identity="", dtype=torch.float32):
     return Trainer(network, TemiObjective(3, 4), schedule, device=CPU, dtype=dtype, identity=identity)
 
 
+def decay_groups(head):
+    decayed = [head.weight1, head.weight2, head.direction, head.gain]
+    return [
+        {"params": decayed, "weight_decay": 1e-4},
+        {"params": [head.bias1, head.bias2], "weight_decay": 0.0},
+    ]
+
+
 def naive_training():
     """The same training as the textbook has it: head by head, plain AdamW, float64."""
     objective = TemiObjective(3, 4)
@@ -42,7 +50,7 @@ def naive_training():
         teacher = MultiHeadNetwork(10, 4, 1, generator=torch.Generator())
         teacher.load_state_dict(source.head_tensors(h))
         heads.append((head.double(), teacher.double()))
-    optimizers = [torch.optim.AdamW(h.parameter_groups(1e-4), lr=1e-2, foreach=False) for h, _ in heads]
+    optimizers = [torch.optim.AdamW(decay_groups(h), lr=1e-2, foreach=False) for h, _ in heads]
     step = 0
     for epoch in range(4):
         for batch in MadeBatches().epoch(epoch):

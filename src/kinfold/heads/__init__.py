@@ -4,7 +4,8 @@ from kinfold.heads.losses import pair_agreement, pseudo_label_loss, scan_loss, s
 from kinfold.heads.network import MultiHeadNetwork
 from kinfold.heads.objectives import Objective, ScanObjective, TemiObjective
 from kinfold.heads.sampling import PairSampler
-from kinfold.heads.trainer import Schedule, Trainer, Training
+from kinfold.heads.trainer import Schedule, Trainer
+from kinfold.heads.training import Training
 
 __all__ = [
     "MultiHeadNetwork",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from torch.nn import functional
 
 HIDDEN = 512
 BOTTLENECK = 256
+SHORTEST = 1e-12  # what shorter vectors are divided by
 _TINY = 1e-24
 _NORM_MOMENTUM = 0.1
 _NORM_EPSILON = 1e-5
@@ -25,6 +27,13 @@ class HeadWeights(NamedTuple):
     bias2: Tensor  # (h, 1, 256)
     direction: Tensor  # (h, K, 256)
     gain: Tensor  # (h, K, 1)
+
+
+def select_heads(weights: HeadWeights, heads: slice) -> HeadWeights:
+    """Return views of the weights of some heads, a slice without steps."""
+    first, last, _ = heads.indices(len(weights.weight2))
+    rows = slice(first * HIDDEN, last * HIDDEN)
+    return HeadWeights(weights.weight1[rows], weights.bias1[rows], *(part[heads] for part in weights[2:]))
 
 
 def head_logits(x: Tensor, weights: HeadWeights) -> Tensor:
@@ -79,16 +88,16 @@ class InputNorm(nn.Module):
         """Return normalised inputs, as in prediction."""
         return (x - self.mean) * self.scale
 
-    def normalize_batch(self, x: Tensor, n_counted: int) -> Tensor:
+    def normalize_batch(self, x: Tensor, n_counted: int, out: Tensor | None = None) -> Tensor:
         """Return normalised inputs, as in training; the first ``n_counted`` rows make the batch's moments."""
         if not self.batch_norm:
-            return (x - self.mean) * self.scale
+            return torch.sub(x, self.mean, out=out).mul_(self.scale)
         variance, mean = torch.var_mean(x[:n_counted], dim=0, correction=0)
         running = (1 / self.scale.square() - self.epsilon).clamp_min(0)
         running.lerp_(variance, _NORM_MOMENTUM)
         self.mean.lerp_(mean, _NORM_MOMENTUM)
         self.scale.copy_((running + self.epsilon).rsqrt())
-        return (x - mean) * (variance + self.epsilon).rsqrt()
+        return torch.sub(x, mean, out=out).mul_((variance + self.epsilon).rsqrt())
 
 
 class MultiHeadNetwork(nn.Module):
@@ -144,30 +153,14 @@ class MultiHeadNetwork(nn.Module):
 
     def weights(self, heads: slice = slice(None)) -> HeadWeights:
         """Return views of the weights of some heads."""
-        first, last, _ = heads.indices(self.n_heads)
-        rows = slice(first * HIDDEN, last * HIDDEN)
-        return HeadWeights(
-            self.weight1[rows],
-            self.bias1[rows],
-            self.weight2[heads],
-            self.bias2[heads],
-            self.direction[heads],
-            self.gain[heads],
-        )
+        return select_heads(HeadWeights(*(getattr(self, name) for name in HeadWeights._fields)), heads)
 
-    def last_layer(self) -> list[nn.Parameter]:
-        """Return the parameters that stay frozen at the start of training."""
-        return [self.direction, self.gain]
-
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, object]]:
-        """Return optimiser groups: decay for matrices and gains, none for biases."""
-        return [
-            {
-                "params": [self.weight1, self.weight2, self.direction, self.gain],
-                "weight_decay": weight_decay,
-            },
-            {"params": [self.bias1, self.bias2], "weight_decay": 0.0},
-        ]
+    def part(self, heads: slice) -> MultiHeadNetwork:
+        """Return a network of some of the heads: a copy."""
+        tensors = {name: value.detach().clone() for name, value in self.weights(heads)._asdict().items()}
+        part = copy.deepcopy(self, {id(getattr(self, name)): nn.Parameter(t) for name, t in tensors.items()})
+        part.n_heads = len(part.weight2)
+        return part
 
     def head_tensors(self, head: int) -> dict[str, Tensor]:
         """Return the state of one head as the state of a one-head network."""

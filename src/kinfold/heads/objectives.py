@@ -38,11 +38,13 @@ class Objective(Protocol):
     def to(self, device: torch.device) -> None:
         """Move the state to a device."""
 
-    def observe(self, teacher_logits: Tensor, n_pairs: int, heads: slice) -> Tensor:
+    def observe(self, teacher_logits: Tensor, n_pairs: int, heads: slice, *, again: bool = False) -> Tensor:
         """Return the targets (h, 2B, K), log-probabilities, of teacher logits (h, n·B, K).
 
         Rows of the logits: B samples x, their neighbours x', then any further neighbours of x and of x', by
-        turns. Rows of the targets: what p(·|x) is held against, then what p(·|x') is.
+        turns. Rows of the targets: what p(·|x) is held against, then what p(·|x') is. The logits' memory is
+        used again after the call. ``again``: the same logits came before, when the targets found no room;
+        running averages have taken them in already.
         """
 
     def agreement(self, targets: Tensor) -> Tensor:
@@ -87,10 +89,11 @@ class NeighborObjective:
     def to(self, device: torch.device) -> None:
         """Move the state to a device."""
 
-    def observe(self, teacher_logits: Tensor, n_pairs: int, heads: slice) -> Tensor:
+    def observe(self, teacher_logits: Tensor, n_pairs: int, heads: slice, *, again: bool = False) -> Tensor:
         """Return the targets (h, 2B, K), log-probabilities."""
         views = self._teach(teacher_logits.float() / self.teacher_temperature, n_pairs)
-        self._count(views[:2], heads)
+        if not again:
+            self._count(views[:2], heads)
         if len(views) == 2:
             return torch.cat([views[1], views[0]], dim=1)
         # The pair's other member is one neighbour; every further view of this side is another.
