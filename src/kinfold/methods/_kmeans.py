@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,13 +13,15 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from kinfold.compute import resolve_device
+from kinfold.compute import resolve_device, resolve_precision
+from kinfold.distributed import Workers, current_workers
 from kinfold.methods._base import check_n_clusters, check_positive, check_whole
 from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._kmeans_assignment import Assigner
+from kinfold.methods._kmeans_lloyd import Lloyd, Start
+from kinfold.methods._kmeans_seeding import choose_seeds
 from kinfold.methods._rows import UnitBlocks, check_rows
 from kinfold.progress import SILENT, Progress
-
-logger = logging.getLogger(__name__)
 
 
 class SphericalKMeans(ClusterMixin, BaseEstimator):
@@ -129,20 +129,25 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         self.check_parameters()
         X = check_rows(self, X, fitting=True)
         check_n_clusters(self.n_clusters, X.shape[0])
-        rows = UnitBlocks(X, resolve_device(self.device))
-        random = check_random_state(self.random_state)
-        best: _Start | None = None
+        workers = current_workers()
+        device = resolve_device(self.device)
+        rows = UnitBlocks(X, device, workers.share(X.shape[0]))
+        assigner = Assigner(rows, self.n_clusters, resolve_precision("auto", device))
+        lloyd = Lloyd(rows, assigner, workers, max_iter=self.max_iter, tol=self.tol)
+        random = _shared_random(self.random_state, workers)
+        best: Start | None = None
         n_init = self._resolve_n_init(rows.n_samples)
         with progress.task("k-means", n_init, "starts") as task:
             for _ in range(n_init):
-                start = self._run(rows, random)
+                seeds = choose_seeds(rows, self.n_clusters, np.random.RandomState(random.randint(2**31)))
+                start = lloyd.run(rows.take(workers.broadcast(seeds)))
                 if best is None or start.objective > best.objective:
                     best = start
                 task.advance(1, similarity=best.objective)
         assert best is not None
         self.cluster_centers_ = best.centers.cpu().numpy()
         self.objective_, self.n_iter_ = best.objective, best.n_iter
-        self.labels_ = _labels(rows, best.centers)
+        self.labels_ = workers.gather(_to_numpy(best.labels))
         warn_of_collapse(self.labels_, self.n_clusters)
         return self
 
@@ -196,101 +201,23 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
             return 10 if n_samples * self.n_clusters <= 1_000_000 else 3
         return int(self.n_init)
 
-    def _run(self, rows: UnitBlocks, random: np.random.RandomState) -> _Start:
-        centers = _seed(rows, self.n_clusters, random)
-        objective = -np.inf
-        n_iter = 0
-        while n_iter < self.max_iter:
-            n_iter += 1
-            assigned = _assign(rows, centers, with_sums=True)
-            grown = assigned.objective - objective
-            objective = assigned.objective
-            if grown < self.tol:
-                break
-            centers = _update(rows, centers, assigned)
-        return _Start(centers, objective, n_iter)
 
-
-@dataclass(frozen=True)
-class _Start:
-    centers: Tensor
-    objective: float
-    n_iter: int
-
-
-@dataclass(frozen=True)
-class _Assignment:
-    labels: Tensor
-    similarities: Tensor
-    sums: Tensor
-    counts: Tensor
-
-    @property
-    def objective(self) -> float:
-        return float(self.similarities.double().mean())
-
-
-def _assign(rows: UnitBlocks, centers: Tensor, *, with_sums: bool = False) -> _Assignment:
-    """Give every row to its closest centroid (the lower index on ties) and sum the rows of each."""
-    labels, similarities = [], []
-    sums = torch.zeros(centers.shape, dtype=torch.float64, device="cpu")
-    for _, block in rows.blocks():
-        similarity, label = (block @ centers.T).max(dim=1)
-        labels.append(label)
-        similarities.append(similarity)
-        if with_sums:
-            sums += _sum_by_label(block, label, len(centers)).cpu().double()
-    label = torch.cat(labels)
-    return _Assignment(label, torch.cat(similarities), sums, torch.bincount(label, minlength=len(centers)))
+def _shared_random(
+    random_state: int | np.random.RandomState | None, workers: Workers
+) -> np.random.RandomState:
+    """Return a generator that is in the same state in every process."""
+    random: np.random.RandomState = check_random_state(random_state)
+    if workers.size > 1:
+        state = workers.broadcast(random.get_state())
+        random = np.random.RandomState()
+        random.set_state(state)
+    return random
 
 
 def _labels(rows: UnitBlocks, centers: Tensor) -> NDArray[np.int32]:
-    return _assign(rows, centers).labels.cpu().numpy().astype(np.int32)
+    assigner = Assigner(rows, len(centers), resolve_precision("auto", rows.device), keep_bounds=False)
+    return _to_numpy(torch.cat([assigned.labels for assigned in assigner.assign(centers)]))
 
 
-def _sum_by_label(block: Tensor, label: Tensor, n_clusters: int) -> Tensor:
-    if block.device.type == "cpu":
-        return block.new_zeros(n_clusters, block.shape[1]).index_add_(0, label, block)
-    # atomic additions would make the last bits depend on the order of threads
-    return torch.nn.functional.one_hot(label, n_clusters).to(block.dtype).T @ block
-
-
-def _update(rows: UnitBlocks, centers: Tensor, assigned: _Assignment) -> Tensor:
-    """Return the new unit-length centroids; an empty cluster takes the row that fits its own worst."""
-    norms = assigned.sums.norm(dim=1, keepdim=True)
-    fresh = (assigned.sums / norms.clamp_min(1e-12)).to(centers)
-    vanished = (norms[:, 0] < 1e-12).to(centers.device)
-    fresh = torch.where(vanished[:, None], centers, fresh)
-    empty = torch.nonzero(assigned.counts == 0)[:, 0]
-    if len(empty):
-        worst = torch.argsort(assigned.similarities, stable=True)[: len(empty)].cpu().numpy()
-        fresh[empty] = rows.take(worst)
-    return fresh
-
-
-def _seed(rows: UnitBlocks, n_clusters: int, random: np.random.RandomState) -> Tensor:
-    """Choose initial centroids by greedy k-means++ on the distance 1 − cosine."""
-    n_trials = 2 + int(np.log(n_clusters))
-    chosen = [int(random.randint(rows.n_samples))]
-    distance = _distances(rows, np.array(chosen))[:, 0]
-    while len(chosen) < n_clusters:
-        total = distance.sum()
-        if total <= 0:
-            candidates = random.randint(rows.n_samples, size=n_trials)
-        else:
-            draws = random.uniform(size=n_trials) * total
-            candidates = np.searchsorted(np.cumsum(distance), draws).clip(max=rows.n_samples - 1)
-        closer = np.minimum(distance[:, None], _distances(rows, candidates))
-        best = int(np.argmin(closer.sum(axis=0)))
-        chosen.append(int(candidates[best]))
-        distance = closer[:, best]
-    return rows.take(np.array(chosen))
-
-
-def _distances(rows: UnitBlocks, centers: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return 1 − cosine of every row to the given rows, rounding errors at 0 removed."""
-    points = rows.take(centers)
-    parts = [(1 - block @ points.T).clamp_min(0).double().cpu() for _, block in rows.blocks()]
-    distances = torch.cat(parts).numpy()
-    distances[distances < 1e-6] = 0.0
-    return distances
+def _to_numpy(labels: Tensor) -> NDArray[np.int32]:
+    return labels.to(torch.int32).cpu().numpy()

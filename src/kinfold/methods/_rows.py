@@ -114,14 +114,27 @@ class UnitBlocks:
         Checked features.
     device : torch.device
         Where blocks are needed.
+    part : slice, optional
+        The rows that blocks go over, by default all: one process's share of them.
+
+    Attributes
+    ----------
+    n_samples : int
+        All rows of X.
+    part : slice
+        The rows that blocks go over.
+    device : torch.device
+        Where they are.
     """
 
-    def __init__(self, X: Any, device: torch.device) -> None:
+    def __init__(self, X: Any, device: torch.device, part: slice | None = None) -> None:
         self._rows = UnitRows(X, device, n_bytes=_READ_BYTES)
+        self.device = device
         self.n_samples = self._rows.n_rows
+        self.part = slice(0, self.n_samples) if part is None else part
         self._size = block_rows(X)
         self._kept: list[Tensor] | None = None
-        if 4 * self.n_samples * self._rows.dim <= _free_bytes(device) // 2:
+        if 4 * (self.part.stop - self.part.start) * self._rows.dim <= _free_bytes(device) // 2:
             self._kept = [block for _, block in self._read()]
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
@@ -130,15 +143,15 @@ class UnitBlocks:
             yield from self._read()
         else:
             for index, block in enumerate(self._kept):
-                yield index * self._size, block
+                yield self.part.start + index * self._size, block
 
     def take(self, rows: NDArray[np.int64]) -> Tensor:
-        """Return the given unit rows."""
+        """Return the given unit rows, of all."""
         return self._rows.take(rows)
 
     def _read(self) -> Iterator[tuple[int, Tensor]]:
-        for start in range(0, self.n_samples, self._size):
-            yield start, self._rows.read(start, min(self.n_samples, start + self._size))
+        for start in range(self.part.start, self.part.stop, self._size):
+            yield start, self._rows.read(start, min(self.part.stop, start + self._size))
 
 
 def _free_bytes(device: torch.device) -> int:
