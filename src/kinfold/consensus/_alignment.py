@@ -153,25 +153,29 @@ class Alignment:
     def iterate(
         self, start: NDArray[np.int32], election: Election, max_rounds: int = _MAX_ROUNDS
     ) -> _Settled:
-        """Align and vote until the labels stand still; the round of the highest mean NMI counts.
+        """Align and vote until the labels stand still; of the elected, those of the highest mean NMI count.
 
-        A round is also the last if the mean NMI has not risen for two rounds.
+        The start itself doesn't count: a head agrees with itself. A round is also the last if the mean NMI
+        has not risen for two rounds.
         """
-        labels, best, idle = start, _Settled(start, -1.0), 0
-        for round_ in range(max_rounds + 1):
-            reference = read_labeling(labels, "reference")
-            aligned = [align(head, reference, self.n_labels) for head in self.heads]
+        labels, aligned = start, self._align(start)
+        best, idle = _Settled(start, -1.0), 0
+        for _ in range(max_rounds):
+            elected = self._revive(election(aligned), aligned)
+            stands = np.array_equal(elected, labels)
+            if not stands:
+                labels, aligned = elected, self._align(elected)
             value = float(np.mean([each.nmi for each in aligned]))
             idle = 0 if value > best.mean_nmi else idle + 1
             if value > best.mean_nmi:
                 best = _Settled(labels, value)
-            if idle == _PATIENCE or round_ == max_rounds:
+            if stands or idle == _PATIENCE:
                 break
-            elected = self._revive(election(aligned), aligned)
-            if np.array_equal(elected, labels):
-                break
-            labels = elected
         return best
+
+    def _align(self, labels: NDArray[np.int32]) -> list[Aligned]:
+        reference = read_labeling(labels, "reference")
+        return [align(head, reference, self.n_labels) for head in self.heads]
 
     def _revive(self, labels: NDArray[np.int32], aligned: Sequence[Aligned]) -> NDArray[np.int32]:
         """Give labels without samples to clusters that stand for no label of their own.
@@ -226,8 +230,10 @@ def iterate_alignment(
     elections: dict[str, Election] = {"votes": alignment.plurality, "likelihood": alignment.likelihood}
     if soft is not None:
         elections["probabilities"] = lambda aligned: soft.vote([each.targets for each in aligned], n_labels)
-    settled = {
-        name: alignment.iterate(trials[first].labels, election) for name, election in elections.items()
-    }
+    settled = {"votes": trials[first]}  # of equals the plainest wins
+    for name, election in elections.items():
+        found = alignment.iterate(trials[first].labels, election)
+        if name not in settled or found.mean_nmi > settled[name].mean_nmi:
+            settled[name] = found
     winner = max(settled, key=lambda name: settled[name].mean_nmi)
     return settled[winner].labels, f"from {starts[first][0]}, by {winner}"

@@ -18,7 +18,7 @@ from kinfold.consensus._heads import Labeling, read_heads, read_labeling
 from kinfold.consensus._mcla import MetaGraph, mcla
 from kinfold.consensus._soft import SoftHeads, read_probabilities
 from kinfold.consensus.agreement import compare_heads, score
-from kinfold.errors import InputError, nearest_name
+from kinfold.errors import InputError, count_of, nearest_name
 from kinfold.progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,8 @@ def consensus(
         "auto" tries every function that is feasible at this size, and the best head itself. "cspa" cuts
         the graph of samples that share clusters, and takes 5,000 samples at most; "hgpa" cuts the
         hypergraph of clusters, which takes minutes from a million labels on; "mcla" clusters the clusters;
-        "alignment" numbers the heads alike and lets them vote.
+        "alignment" numbers the heads alike and lets them vote. The best head agrees with itself, so that
+        among two or three heads it often wins; name a function where you want one.
     random_state : int, RandomState or None, default None
         Seed of the partitioners. The same seed gives the same labels, with any number of threads.
     progress : Progress
@@ -130,7 +131,9 @@ def consensus(
     soft = read_probabilities(probabilities, heads)
     seed = int(check_random_state(random_state).randint(2**31 - 1))
     trial = _Trial(heads, soft, int(n_clusters), seed)
-    names = (BEST_HEAD, "cspa", "hgpa", "mcla", "alignment") if method == "auto" else (method,)
+    names = (BEST_HEAD, *METHODS[1:]) if method == "auto" else (method,)
+    if not trial.telling:
+        names = names[:1]  # all would say the same
     with progress.task("consensus", len(names)) as task:
         for name in names:
             trial.run(name, forced=method != "auto")
@@ -168,9 +171,8 @@ class _Trial:
         labeling = read_labeling(labels, name)
         value = score(self.heads, labeling)
         if labeling.n_clusters < self.n_clusters:
-            note = "; ".join(
-                filter(None, [note, f"{self.n_clusters - labeling.n_clusters} clusters are empty"])
-            )
+            empty = count_of(self.n_clusters - labeling.n_clusters, "cluster")
+            note = "; ".join(filter(None, [note, f"{empty} left empty"]))
         seconds = time.perf_counter() - started
         self.candidates.append(Candidate(name, value, labeling.n_clusters, seconds, note))
         logger.info("%s: mean NMI %.4f after %.1f s. %s", name, value, seconds, note)
@@ -192,7 +194,7 @@ class _Trial:
                 f"or above {_hgpa.MAX_PINS_BY_PARTS:,} labels times clusters"
             )
         if name == BEST_HEAD and self.telling and not self._heads_in_reach():
-            return f"left out: every head has more than {self.n_clusters} clusters"
+            return f"left out: every head has more than {count_of(self.n_clusters, 'cluster')}"
         return ""
 
     def _propose(self, name: str) -> tuple[NDArray[np.int32], str]:
