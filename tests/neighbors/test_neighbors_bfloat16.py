@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinfold.errors import InputError
-from kinfold.neighbors import _bfloat16, _errors, _overlap, _plan, knn_graph, search
+from kinfold.neighbors import _bfloat16, _errors, _options, _overlap, _plan, knn_graph
 from kinfold.neighbors._packed import EMPTY, numbers_of, pack, values_of
 from kinfold.neighbors._remeasure import Source, _gathered_products, measure
 from kinfold.neighbors._reservoir import Reservoir
@@ -221,7 +221,7 @@ def test_the_automatic_precision_follows_the_units(monkeypatch):
 
 
 def test_a_device_that_cannot_bound_the_error_searches_in_float32(monkeypatch, caplog):
-    monkeypatch.setattr(search, "multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr(_options, "multiplies_bfloat16", lambda device: False)
     graph = knn_graph(made(60), 5, precision="bfloat16", device="cpu")
     assert graph.parameters["precision"] == "float32"
     assert "PyTorch 2.8" in caplog.text

@@ -96,3 +96,57 @@ def test_a_folder_without_a_graph_is_refused(tmp_path):
 def test_a_row_out_of_range_is_refused(graph):
     with pytest.raises(InputError, match="row 80"):
         graph.neighbors(80)
+
+
+def test_own_pairs_become_a_graph_of_sorted_rows():
+    graph = NeighborGraph.from_lists(
+        [0, 2, 2, 4], [2, 1, 0, 1], [0.25, 0.5, -1, 1], parameters={"from": "me"}
+    )
+    assert graph.indices.tolist() == [1, 2, 1, 0]
+    assert graph.similarities.tolist() == [0.5, 0.25, 1, -1]
+    assert (graph.indptr.dtype, graph.indices.dtype, graph.similarities.dtype) == (
+        np.int64,
+        np.int32,
+        np.float32,
+    )
+    assert graph.degrees.tolist() == [2, 0, 2]
+    assert graph.describe()["from"] == "me"
+
+
+def test_own_pairs_without_similarities_are_all_alike(tmp_path):
+    graph = NeighborGraph.from_lists(np.array([0, 2, 3, 3]), np.array([2, 1, 0], dtype=np.uint8))
+    assert graph.indices.tolist() == [1, 2, 0]
+    assert graph.similarities.tolist() == [1, 1, 1]
+    graph.save(tmp_path / "g")
+    assert NeighborGraph.open(tmp_path / "g").fingerprint() == graph.fingerprint()
+
+
+def test_a_found_graph_passes_as_own_pairs_unchanged(graph):
+    assert (
+        NeighborGraph.from_lists(graph.indptr, graph.indices, graph.similarities).fingerprint()
+        == graph.fingerprint()
+    )
+
+
+@pytest.mark.parametrize(
+    ("indptr", "indices", "similarities", "message"),
+    [
+        ([0, 1, 3], [1, 0], None, "rise from 0"),
+        ([0, 2, 1, 2], [1, 0], None, "rise from 0"),
+        ([1, 1, 2], [1, 0], None, "rise from 0"),
+        ([0], [], None, "rise from 0"),
+        ([0, 1, 2], [1, 2], None, "row 1 has a neighbour that is not among the 2"),
+        ([0, 1, 2], [-1, 0], None, "row 0 has a neighbour"),
+        ([0, 1, 2], [1, 1], None, "row 1 is its own neighbour"),
+        ([0, 1, 3, 3], [1, 2, 2], None, "row 1 has the neighbour 2 twice"),
+        ([0, 1, 2], [1.0, 0.0], None, "whole numbers"),
+        ([[0, 1, 2]], [1, 0], None, "whole numbers"),
+        ([0, 1, 2], [1, 0], [0.5], "2 numbers"),
+        ([0, 1, 2], [1, 0], [0.5, 1.5], "row 1 has a similarity"),
+        ([0, 1, 2], [1, 0], [float("nan"), 1], "row 0 has a similarity"),
+        ([0, 1, 2], [1, 0], ["a", "b"], "2 numbers"),
+    ],
+)
+def test_own_pairs_that_make_no_graph_are_refused(indptr, indices, similarities, message):
+    with pytest.raises(InputError, match=message):
+        NeighborGraph.from_lists(indptr, indices, similarities)

@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from kinfold.errors import InputError, MissingExtraError
 from kinfold.features import ShardedMatrix
-from kinfold.neighbors import _exact, _plan, knn_graph, search
+from kinfold.neighbors import _exact, _options, _plan, knn_graph, search
 
 
 def made(n: int, dim: int = 16, seed: int = 0) -> np.ndarray:
@@ -280,6 +280,8 @@ def test_what_is_no_matrix_of_numbers_is_refused(X, message):
         {"threshold": 0.5, "max_neighbors": 4},
         {"backend": "fais"},
         {"memory_budget": 0},
+        {"zero_rows": "drop"},
+        {"precision": "half"},
         {"device": "tpu"},
     ],
 )
@@ -293,16 +295,17 @@ def test_a_wrong_backend_is_told_the_nearest_name():
         knn_graph(made(20), 3, backend="fais")
 
 
-def test_faiss_missing_names_the_extra(monkeypatch):
-    monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
+@pytest.mark.parametrize("backend", ["faiss", "hnsw"])
+def test_faiss_missing_names_the_extra(monkeypatch, backend):
+    monkeypatch.setattr(_options.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"kinfold\[faiss\]"):
-        knn_graph(made(20), 3, backend="faiss")
+        knn_graph(made(20), 3, backend=backend)
 
 
 def test_auto_turns_to_faiss_above_its_limit(monkeypatch):
     pytest.importorskip("faiss")
     assert knn_graph(made(50), 5).parameters["backend"] == "exact"
-    monkeypatch.setitem(search.EXACT_LIMIT, "cpu", 40)
+    monkeypatch.setitem(_options.EXACT_LIMIT, "cpu", 40)
     assert knn_graph(made(50), 5, device="cpu").parameters["backend"] == "faiss"
 
 
@@ -313,26 +316,94 @@ def test_flat_faiss_finds_what_the_exact_search_finds(options):
     assert_same_up_to_ties(knn_graph(X, 10, **options), knn_graph(X, 10, backend="faiss", **options))
 
 
-@pytest.mark.parametrize("budget", [None, 200_000])
-def test_indexed_faiss_finds_nearly_all_and_its_similarities_are_exact(monkeypatch, budget):
+@pytest.mark.parametrize("backend", ["faiss", "hnsw"])
+@pytest.mark.parametrize("budget", [None, 900_000])
+def test_an_index_finds_nearly_all_and_its_similarities_are_exact(monkeypatch, backend, budget):
     pytest.importorskip("faiss")
     from kinfold.neighbors import _faiss
 
     monkeypatch.setattr(_faiss, "FLAT_LIMIT", 1000)
     X = made(8000, dim=32, seed=9)
     if budget is not None:
-        monkeypatch.setattr(search, "DEFAULT_BUDGET", 200_000)
+        monkeypatch.setattr(_options, "DEFAULT_BUDGET", 900_000)
     exact = knn_graph(X, 10, backend="exact", memory_budget=1 << 30)
-    found, again = (knn_graph(X, 10, backend="faiss", device="cpu") for _ in range(2))
+    found, again = (knn_graph(X, 10, backend=backend, device="cpu") for _ in range(2))
     assert found.fingerprint() == again.fingerprint()
     hits = [len(np.intersect1d(exact.neighbors(i), found.neighbors(i))) for i in range(8000)]
     assert np.mean(hits) / 10 > 0.95
+    assert found.parameters["recall"] == pytest.approx(np.mean(hits) / 10, abs=0.02)
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
     rows = np.repeat(np.arange(8000), found.degrees)
     np.testing.assert_allclose(
         found.similarities, np.sum(unit[rows] * unit[found.indices], axis=1), atol=1e-5
     )
     assert not np.any(found.indices == rows)
+
+
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.7, "max_neighbors": 60}])
+def test_the_recall_of_an_approximate_graph_is_measured_told_and_warned_of(monkeypatch, caplog, options):
+    pytest.importorskip("faiss")
+    from kinfold.neighbors import _faiss
+
+    monkeypatch.setattr(_faiss, "_LEAST_PROBED", 1)
+    monkeypatch.setattr(_faiss, "_PROBED_SHARE", 0.0)
+    monkeypatch.setattr(_faiss, "FLAT_LIMIT", 1000)
+    X = np.random.default_rng(0).normal(size=(2000, 24))
+    with caplog.at_level("INFO"), pytest.warns(UserWarning, match="found only"):
+        graph = knn_graph(X, 10, backend="faiss", device="cpu", **options)
+    exact = knn_graph(X, 10, device="cpu", **options)
+    hits = sum(len(np.intersect1d(exact.neighbors(i), graph.neighbors(i))) for i in range(2000))
+    assert graph.describe()["recall"] == pytest.approx(hits / exact.n_edges, abs=0.03)
+    assert graph.describe()["recall_sample"] == 512
+    assert "approximate search found" in caplog.text
+
+
+def test_an_index_that_sees_everything_has_full_recall():
+    pytest.importorskip("faiss")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        graph = knn_graph(np.repeat(made(100), 5, axis=0), 12, backend="faiss")
+    assert graph.parameters["recall"] == 1
+    assert "recall" not in knn_graph(made(100), 12).parameters
+
+
+@pytest.mark.parametrize("backend", ["exact", "faiss"])
+@pytest.mark.parametrize("options", [{}, {"threshold": 0.6, "max_neighbors": 30}])
+def test_isolated_zero_rows_are_nobodys_neighbours_and_change_nothing_else(tmp_path, backend, options):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    X = made(200)
+    zero = np.array([0, 17, 18, 199])
+    X[zero] = 0
+    np.save(tmp_path / "X.npy", X)
+    others = np.setdiff1d(np.arange(200), zero)
+    graph, mapped = (
+        knn_graph(x, 5, zero_rows="isolate", backend=backend, **options)
+        for x in (X, np.load(tmp_path / "X.npy", mmap_mode="r"))
+    )
+    expected = knn_graph(X[others], 5, backend=backend, **options)
+    assert (graph.degrees[zero] == 0).all()
+    assert graph.parameters["isolated_rows"] == 4
+    np.testing.assert_array_equal(graph.degrees[others], expected.degrees)
+    np.testing.assert_array_equal(graph.indices, others[expected.indices])
+    np.testing.assert_array_equal(graph.similarities, expected.similarities)
+    assert mapped.fingerprint() == graph.fingerprint()
+
+
+@pytest.mark.parametrize("n_filled", [0, 1])
+def test_a_graph_of_hardly_anything_but_zero_rows_is_empty(n_filled):
+    X = np.zeros((6, 3))
+    X[:n_filled] = 1
+    graph = knn_graph(X, 2, zero_rows="isolate")
+    assert (graph.n_samples, graph.n_edges) == (6, 0)
+
+
+def test_isolating_zero_rows_lets_nothing_else_in():
+    X = made(30)
+    assert "isolated_rows" not in knn_graph(X, 3, zero_rows="isolate").parameters
+    X[4], X[20, 1] = 0, np.inf
+    with pytest.raises(InputError, match=r"not finite: 20$"):
+        knn_graph(X, 3, zero_rows="isolate")
 
 
 MEMORY_SCRIPT = """

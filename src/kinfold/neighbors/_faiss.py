@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import NDArray
 
 from kinfold.errors import MissingExtraError
 from kinfold.features.unit_rows import UnitRows
-from kinfold.neighbors._csr import Csr
+from kinfold.neighbors._csr import Csr, CsrParts
 from kinfold.neighbors._rule import Rule
 from kinfold.progress import Progress
 
@@ -19,17 +21,23 @@ _SPARE = 1.5
 _PROBED_SHARE = 1 / 16
 _LEAST_PROBED = 16
 _TRAINING_PER_LIST = 64
+_LINKS = 32
+_BUILD_BREADTH = 80
+_LEAST_BREADTH = 128
 _BLOCK = 1024
 _GATHERED_BYTES = 1 << 27
 
 
-def faiss_neighbors(rows: UnitRows, rule: Rule, budget: int, progress: Progress) -> Csr:
+def faiss_neighbors(
+    rows: UnitRows, rule: Rule, budget: int, progress: Progress, *, hnsw: bool = False
+) -> Csr:
     """Return indptr, indices and similarities of neighbours found through an index.
 
     Up to 20,000 rows the index is flat. Above, it is an inverted file of about 4·√N lists of which a
-    sixteenth is searched (at least 16); its vectors are float32 where they fit into ``budget`` bytes, else
-    8-bit. Half as many candidates again as are needed are then ranked by their exact similarities. An HNSW
-    graph isn't used: built on several threads, it differs from run to run.
+    sixteenth is searched (at least 16). With ``hnsw`` it is a hierarchical graph of 32 links per row at any
+    size, built on one thread, since on several it would differ from run to run, and searched on all.
+    Vectors are float32 where they fit into ``budget`` bytes, else 8-bit. Half as many candidates again as
+    are needed are then ranked by their exact similarities.
 
     Raises
     ------
@@ -41,22 +49,17 @@ def faiss_neighbors(rows: UnitRows, rule: Rule, budget: int, progress: Progress)
     except ImportError as error:
         raise MissingExtraError("Approximate neighbour search", "faiss-cpu", "faiss") from error
     n = rows.n_rows
-    index = _build(faiss, rows, budget)
     wanted = min(n, int(rule.at_most * _SPARE) + 2)
-    degrees, indices, similarities = [], [], []
+    index = _build_graph(faiss, rows, budget, wanted) if hnsw else _build(faiss, rows, budget)
+    parts = CsrParts()
     with progress.task("neighbours", total=n, unit="rows") as task:
         for start in range(0, n, _BLOCK):
             stop = min(n, start + _BLOCK)
             queries = rows.read(start, stop).cpu().numpy()
             _, found = index.search(queries, wanted)
-            part = _rank(rows, rule, queries, found, start)
-            degrees.append(part[0])
-            indices.append(part[1])
-            similarities.append(part[2])
+            parts.add(*_rank(rows, rule, queries, found, start))
             task.advance(stop - start)
-    indptr = np.zeros(n + 1, dtype=np.int64)
-    np.cumsum(np.concatenate(degrees), out=indptr[1:])
-    return indptr, np.concatenate(indices), np.concatenate(similarities)
+    return parts.join()
 
 
 def _build(faiss: Any, rows: UnitRows, budget: int) -> Any:
@@ -65,20 +68,56 @@ def _build(faiss: Any, rows: UnitRows, budget: int) -> Any:
         index = faiss.IndexFlatIP(dim)
     else:
         n_lists = int(4 * np.sqrt(n))
-        storage = "Flat" if 4 * n * dim <= budget else "SQ8"
-        index = faiss.index_factory(dim, f"IVF{n_lists},{storage}", faiss.METRIC_INNER_PRODUCT)
+        index = faiss.index_factory(dim, f"IVF{n_lists},{_storage(rows, budget)}", faiss.METRIC_INNER_PRODUCT)
         index.cp.seed = _SEED
         index.nprobe = min(n_lists, max(_LEAST_PROBED, int(n_lists * _PROBED_SHARE)))
-        size = min(n, n_lists * _TRAINING_PER_LIST)
-        sample = np.random.default_rng(_SEED).choice(n, size, replace=False)
-        index.train(rows.take(np.sort(sample)).cpu().numpy())
-    for start in range(0, n, _BLOCK * 16):
-        index.add(rows.read(start, min(n, start + _BLOCK * 16)).cpu().numpy())
+        index.train(_draw(rows, n_lists * _TRAINING_PER_LIST))
+    _fill(index, rows)
     return index
 
 
-def _rank(rows: UnitRows, rule: Rule, queries: NDArray[Any], found: NDArray[Any], start: int) -> Csr:
-    """Rank candidates ``(rows, width)`` by exact similarity and keep what the rule keeps; −1 marks none."""
+def _build_graph(faiss: Any, rows: UnitRows, budget: int, wanted: int) -> Any:
+    index = faiss.index_factory(
+        rows.dim, f"HNSW{_LINKS},{_storage(rows, budget)}", faiss.METRIC_INNER_PRODUCT
+    )
+    index.hnsw.efConstruction = _BUILD_BREADTH
+    index.hnsw.efSearch = max(_LEAST_BREADTH, 2 * wanted)
+    if not index.is_trained:
+        index.train(_draw(rows, FLAT_LIMIT))
+    with _one_thread(faiss):
+        _fill(index, rows)
+    return index
+
+
+def _storage(rows: UnitRows, budget: int) -> str:
+    return "Flat" if 4 * rows.n_rows * rows.dim <= budget else "SQ8"
+
+
+def _draw(rows: UnitRows, size: int) -> NDArray[Any]:
+    """Return a fixed sample of rows to train an index with."""
+    sample = np.random.default_rng(_SEED).choice(rows.n_rows, min(rows.n_rows, size), replace=False)
+    return rows.take(np.sort(sample)).cpu().numpy()
+
+
+def _fill(index: Any, rows: UnitRows) -> None:
+    for start in range(0, rows.n_rows, _BLOCK * 16):
+        index.add(rows.read(start, min(rows.n_rows, start + _BLOCK * 16)).cpu().numpy())
+
+
+@contextmanager
+def _one_thread(faiss: Any) -> Iterator[None]:
+    n_threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(n_threads)
+
+
+def _rank(
+    rows: UnitRows, rule: Rule, queries: NDArray[Any], found: NDArray[Any], start: int
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return degrees, indices and similarities of candidates ``(rows, width)``, of which −1 marks none."""
     own = np.arange(start, start + len(found))[:, None]
     found = np.sort(np.where(found == own, -1, found), axis=1)
     exact = _similarities(rows, queries, found)

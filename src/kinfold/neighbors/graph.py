@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from kinfold.errors import FormatError, InputError
 from kinfold.features.matrix import map_npy
+from kinfold.neighbors._lists import check_lists
 from kinfold.storage import (
     atomic_directory,
     check_format_version,
@@ -42,13 +43,47 @@ class NeighborGraph:
     similarities : float32 array of shape (n_edges,)
         Cosine similarities in [-1, 1], descending within a row.
     parameters : mapping
-        How the graph was made: ``n_neighbors``, ``threshold``, ``max_neighbors``, ``backend``.
+        How the graph was made: ``n_neighbors``, ``threshold``, ``max_neighbors``, ``backend``; of an exact
+        search ``precision``, and in bfloat16 ``share_searched_again`` (rows that the error bound did not
+        clear); of an approximate one ``recall`` on ``recall_sample`` rows; ``isolated_rows`` where all-zero
+        rows were let in.
     """
 
     indptr: NDArray[np.int64]
     indices: NDArray[np.int32]
     similarities: NDArray[np.float32]
     parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_lists(
+        cls,
+        indptr: ArrayLike,
+        indices: ArrayLike,
+        similarities: ArrayLike | None = None,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> NeighborGraph:
+        """Make a graph of one's own pairs, which ``fit`` takes as it takes one of :func:`knn_graph`.
+
+        Parameters
+        ----------
+        indptr : array-like of int, shape (n_samples + 1,)
+            Where each row begins and ends, from 0 to the number of pairs.
+        indices : array-like of int, shape (n_edges,)
+            The neighbours of one row after another, in any order; a row may have none.
+        similarities : array-like of float, shape (n_edges,), optional
+            In [-1, 1]; by default 1 everywhere.
+        parameters : mapping, optional
+            What the graph should say of itself, as JSON values.
+
+        Raises
+        ------
+        InputError
+            The arrays don't fit each other, a neighbour isn't among the samples, is the sample itself or
+            stands twice in a row, or a similarity is out of range; the first wrong row is named.
+        """
+        arrays = check_lists(indptr, indices, similarities)
+        return cls(*arrays, {"backend": "own pairs", **(parameters or {})})
 
     @property
     def n_samples(self) -> int:
