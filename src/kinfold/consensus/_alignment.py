@@ -19,6 +19,7 @@ from kinfold.consensus._voting import Ballot, vote
 N_REFERENCES = 3
 _TRIAL_ROUNDS = 2
 _MAX_ROUNDS = 20
+_ALL_STARTS = 5_000_000  # labels in all heads, up to which every start goes on after its trial
 _PATIENCE = 2  # rounds without a better mean NMI before an iteration that doesn't stand still is ended
 _CHOICES = 3  # labels that a cluster may vote for by likelihood
 _MAX_DENSE = 2_048  # clusters, above which the one-to-one map is sought on the sparse table
@@ -204,8 +205,8 @@ def iterate_alignment(
 ) -> tuple[NDArray[np.int32], str]:
     """Try several references and ways of voting; the highest mean NMI of all wins.
 
-    Every start gets two rounds of plain votes; the best goes on by plain votes, by likelihood, and by
-    summed probabilities where there are any.
+    Every start gets two rounds of plain votes. All of them, or with more than five million labels in all
+    heads the best alone, go on by plain votes, by likelihood, and by summed probabilities if there are any.
 
     Parameters
     ----------
@@ -225,15 +226,17 @@ def iterate_alignment(
         Which start and which vote won.
     """
     alignment = Alignment(heads, n_labels)
-    trials = [alignment.iterate(start, alignment.plurality, _TRIAL_ROUNDS) for _, start in starts]
-    first = max(range(len(trials)), key=lambda number: trials[number].mean_nmi)
     elections: dict[str, Election] = {"votes": alignment.plurality, "likelihood": alignment.likelihood}
     if soft is not None:
         elections["probabilities"] = lambda aligned: soft.vote([each.targets for each in aligned], n_labels)
-    settled = {"votes": trials[first]}  # of equals the plainest wins
-    for name, election in elections.items():
-        found = alignment.iterate(trials[first].labels, election)
-        if name not in settled or found.mean_nmi > settled[name].mean_nmi:
-            settled[name] = found
-    winner = max(settled, key=lambda name: settled[name].mean_nmi)
-    return settled[winner].labels, f"from {starts[first][0]}, by {winner}"
+    trials = [alignment.iterate(start, alignment.plurality, _TRIAL_ROUNDS) for _, start in starts]
+    going_on = sorted(range(len(trials)), key=lambda number: -trials[number].mean_nmi)
+    if sum(head.n_samples for head in heads) > _ALL_STARTS:
+        going_on = going_on[:1]
+    best, note = trials[going_on[0]], f"from {starts[going_on[0]][0]}, by votes"
+    for number in going_on:
+        for name, election in elections.items():
+            found = alignment.iterate(trials[number].labels, election)
+            if found.mean_nmi > best.mean_nmi:
+                best, note = found, f"from {starts[number][0]}, by {name}"
+    return best.labels, note
