@@ -154,7 +154,7 @@ class Trainer:
             File to continue from, and to save to every half minute. Of several processes each has its own,
             whose name is this one and the rank.
         stop : callable, optional
-            Asked after every epoch with the history so far (epochs, H), whether to end here. A function of
+            Asked before every epoch but the first, with the history so far (epochs, H), whether to end here. A function of
             the history alone, or a resumed training may end elsewhere.
 
         Returns
@@ -168,19 +168,20 @@ class Trainer:
             if history:
                 task.advance(len(history), loss=float(np.min(history[-1])))
             for epoch in range(len(history), self.schedule.n_epochs):
+                if stopped := self._is_over(history, stop):
+                    logger.info("stopped after epoch %d of %d", epoch, self.schedule.n_epochs)
+                    break
                 started = time.perf_counter()
                 losses = self._epoch(batches, epoch)
                 history.append(losses)
                 rate = 1 / max(time.perf_counter() - started, 1e-9)
                 task.advance(1, loss=float(losses.min()), rate=f"{rate:.2f} epochs/s")
-                if epoch + 1 == self.schedule.n_epochs:
-                    break
-                if stop and (stopped := bool(self.workers.broadcast(stop(np.stack(history))))):
-                    logger.info("stopped after epoch %d of %d", epoch + 1, self.schedule.n_epochs)
-                    break
-                if saved:
+                if saved and epoch + 1 < self.schedule.n_epochs:
                     saved.save_if_due(history)
         return Training(self.teacher, np.stack(history), stopped, self.workers)
+
+    def _is_over(self, history: list[NDArray[np.float32]], stop: StopRule | None) -> bool:
+        return bool(stop and history and self.workers.broadcast(bool(stop(np.stack(history)))))
 
     def _epoch(self, batches: Batches, epoch: int) -> NDArray[np.float32]:
         """Return the mean loss of every head, of all processes, over one epoch."""
