@@ -258,6 +258,7 @@ def test_the_manifest_tells_what_was_done(photos, tmp_path):
     assert manifest["backbone"]["card"]["name"] == "pixels"
     assert list(manifest["stages"]) == ["embed", "neighbors", "fit", "assign", "report"]
     assert manifest["timings"]["total_seconds"] > 0
+    assert manifest["neighbors"].items() >= {"n_neighbors": 10, "backend": "exact", "n_samples": 45}.items()
     assert "torch" in manifest["libraries"]
     assert manifest["metrics"] == {}
 

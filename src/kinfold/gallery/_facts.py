@@ -12,6 +12,7 @@ _TITLES = {
     "source": "Source",
     "backbone": "Backbone",
     "parameters": "Grouping",
+    "neighbors": "Neighbours",
     "metrics": "Against labels",
     "timings": "Time",
     "machine": "Machine",

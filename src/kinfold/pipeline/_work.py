@@ -184,6 +184,7 @@ class Work:
             remove_partials(home)
             found = _open_graph(path)
             if found is not None and self.stages.is_current("neighbors", inputs):
+                self.stages.declare(neighbors=found.describe())
                 return found
 
             def work() -> None:
@@ -195,7 +196,9 @@ class Work:
 
             self.stages.forget("neighbors")
             self.stages.run("neighbors", inputs, (), work)
-            return NeighborGraph.open(path)
+            graph = NeighborGraph.open(path)
+            self.stages.declare(neighbors=graph.describe())
+            return graph
 
     def _neighbors_home(self, features: Features) -> Path:
         """Return where graphs of these features are kept: beside them where that can be written."""
