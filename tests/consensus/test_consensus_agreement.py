@@ -91,6 +91,7 @@ def test_counted_pairs_are_the_counts_with_few_and_with_many_clusters(n_clusters
         (np.empty((0, 3), dtype=int), "shape"),
         (np.empty((3, 0), dtype=int), "shape"),
         ([[0.0, 1.0]], "integers"),
+        (np.uint64([[0, 2**63]]), "64-bit signed"),
         ([[0, 1], [1, -1]], "head 1 holds the label -1 at position 1"),
     ],
 )

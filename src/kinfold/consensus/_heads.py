@@ -53,15 +53,17 @@ def read_labeling(labels: NDArray[np.integer], name: str) -> Labeling:
     Raises
     ------
     InputError
-        A label is negative.
+        A label is negative, or 2^63 or more.
     """
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0:
         where = int(np.argmax(labels < 0))
         raise InputError(
-            f"{name} holds the label {lowest if labels[where] == lowest else int(labels[where])} at position "
-            f"{where}; every sample needs a cluster (0 or more) in every head, so leave such samples out"
+            f"{name} holds the label {int(labels[where])} at position {where}; "
+            "every sample needs a cluster (0 or more) in every head, so leave such samples out"
         )
+    if highest > np.iinfo(np.int64).max:
+        raise InputError(f"{name} holds the label {highest}; labels must fit 64-bit signed integers")
     if highest - lowest > max(4 * len(labels), 1 << 16):  # too many possible labels for a lookup table
         ids, codes = np.unique(labels, return_inverse=True)
         return Labeling(codes.reshape(-1).astype(np.int32), ids.astype(np.int64))
