@@ -87,3 +87,41 @@ def test_a_graph_without_edges_pairs_everyone_with_themselves():
     sampler = PairSampler(np.arange(5.0)[:, None], made_graph([0] * 5, 5), batch_size=5, seed=0, device=CPU)
     anchors, partners = drawn(sampler, 0)
     np.testing.assert_array_equal(anchors, partners)
+
+
+def test_further_targets_are_neighbors_of_both_members(numbered):
+    X, graph = numbered
+    sampler = PairSampler(X, graph, batch_size=8, seed=4, device=CPU, n_targets=3)
+    for batch in sampler.epoch(0):
+        views = batch[:, 0].long().numpy().reshape(6, 8)
+        for origin, further in ((views[0], views[[1, 2, 4]]), (views[1], views[[3, 5]])):
+            for i, sample in enumerate(origin):
+                own = graph.neighbors(sample)
+                assert all(x in own if len(own) else x == sample for x in further[:, i])
+
+
+def test_the_draws_stay_the_same_from_release_to_release(numbered):
+    sampler = PairSampler(*numbered, batch_size=20, seed=4, device=CPU)
+    anchors, partners = drawn(sampler, 0)
+    assert anchors[:6].tolist() == [9, 24, 14, 27, 39, 5]
+    assert partners[:6].tolist() == [9, 10, 17, 31, 19, 5]
+
+
+def test_rows_that_must_be_read_come_in_order_and_failures_come_through(numbered):
+    class Slow:
+        shape, dtype = (40, 1), np.dtype(np.float32)
+        n_reads = 0
+
+        def __getitem__(self, rows):
+            Slow.n_reads += 1
+            if Slow.n_reads == 4:
+                raise OSError("the disk is gone")
+            return numbered[0][rows]
+
+    sampler = PairSampler(Slow(), numbered[1], batch_size=8, seed=4, device=CPU)
+    expected = PairSampler(*numbered, batch_size=8, seed=4, device=CPU).epoch(0)
+    read = sampler.epoch(0)
+    for _ in range(3):
+        assert torch.equal(next(read), next(expected))
+    with pytest.raises(OSError, match="disk is gone"):
+        next(read)

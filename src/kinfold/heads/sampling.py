@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kinfold.neighbors import NeighborGraph
+
+_BATCHES_AHEAD = 2
 
 
 class PairSampler:
     """Batches of (sample, random neighbour) pairs.
 
     Every epoch visits every sample once, in an order that depends on the seed and the epoch's number
-    alone, so that training can resume at any epoch. The last partial batch is dropped.
+    alone, so that training can resume at any epoch. The last partial batch is dropped. All of an epoch is
+    drawn at once; rows that are on the device are gathered there, others are read ahead in the background.
 
     Parameters
     ----------
-    X : array or row matrix (N, D)
+    X : array, tensor or row matrix (N, D)
         Features: anything that gives rows for an integer array; kept where it is (a memory map stays one).
     graph : NeighborGraph
         Neighbours of the N samples. A sample without neighbours is paired with itself.
@@ -46,9 +52,8 @@ class PairSampler:
     ) -> None:
         self._rows = X
         self._tensor = _resident(X, device)
-        self._starts = torch.from_numpy(np.array(graph.indptr[:-1]))
-        self._degrees = torch.from_numpy(np.diff(graph.indptr))
-        self._neighbors = torch.from_numpy(np.array(graph.indices))
+        self._starts, self._degrees = np.asarray(graph.indptr[:-1]), np.diff(graph.indptr)
+        self._neighbors = graph.indices
         self.batch_size, self._seed, self._device = batch_size, seed, device
         self._n_targets = n_targets
 
@@ -63,34 +68,63 @@ class PairSampler:
         Rows: B samples, a neighbour of each, then further neighbours of the samples and of their
         neighbours, by turns.
         """
+        rows = torch.from_numpy(self._draw(number))
+        if self._tensor is None:
+            yield from self._read_ahead(rows)
+            return
+        if self._device.type == "cuda":
+            rows = rows.pin_memory().to(self._device, non_blocking=True)
+        for chosen in rows:
+            yield self._tensor.index_select(0, chosen).float()
+
+    def _draw(self, number: int) -> NDArray[np.int64]:
+        """Return the rows of all batches of an epoch, (steps, 2B · n_targets)."""
         seed = np.random.SeedSequence([self._seed, number]).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+        n_steps, n_pairs, n_draws = self.steps_per_epoch, self.batch_size, 2 * self._n_targets - 1
         order = torch.randperm(len(self._starts), generator=generator)
-        for step in range(self.steps_per_epoch):
-            anchors = order[step * self.batch_size : (step + 1) * self.batch_size]
-            partners = self._draw_neighbors(anchors, generator)
-            views = [anchors, partners]
-            for _ in range(self._n_targets - 1):
-                views += [self._draw_neighbors(side, generator) for side in (anchors, partners)]
-            yield self._gather(torch.cat(views))
+        draws = torch.rand((n_steps, n_draws, n_pairs), generator=generator, dtype=torch.float64).numpy()
+        anchors = order[: n_steps * n_pairs].numpy().reshape(n_steps, n_pairs)
+        partners = self._pick(anchors, draws[:, 0])
+        views = [anchors, partners]
+        for index in range(1, n_draws, 2):
+            views += [self._pick(anchors, draws[:, index]), self._pick(partners, draws[:, index + 1])]
+        return np.stack(views, axis=1).reshape(n_steps, -1)
 
-    def _draw_neighbors(self, anchors: Tensor, generator: torch.Generator) -> Tensor:
-        degrees = self._degrees[anchors]
-        draws = (torch.rand(len(anchors), generator=generator, dtype=torch.float64) * degrees).long()
+    def _pick(self, samples: NDArray[np.int64], draws: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return a neighbour of every sample, by draws in [0, 1); the sample itself where it has none."""
+        degrees = self._degrees[samples]
+        position = self._starts[samples] + (draws * degrees).astype(np.int64)
+        position = np.minimum(position, len(self._neighbors) - 1)
         if not len(self._neighbors):
-            return anchors
-        position = (self._starts[anchors] + draws).clamp_(max=len(self._neighbors) - 1)
-        return torch.where(degrees > 0, self._neighbors[position].long(), anchors)
+            return samples
+        return np.where(degrees > 0, self._neighbors[position], samples)
 
-    def _gather(self, rows: Tensor) -> Tensor:
-        if self._tensor is not None:
-            return self._tensor.index_select(0, rows.to(self._device)).float()
-        values = torch.from_numpy(np.ascontiguousarray(self._rows[rows.numpy()]))
-        return values.to(self._device).float()
+    def _read_ahead(self, rows: Tensor) -> Iterator[Tensor]:
+        with ThreadPoolExecutor(1, thread_name_prefix="kinfold-rows") as pool:
+            pending: deque[Future[Tensor]] = deque()
+            for chosen in rows:
+                pending.append(pool.submit(self._read, chosen))
+                if len(pending) > _BATCHES_AHEAD:
+                    yield self._deliver(pending.popleft().result())
+            while pending:
+                yield self._deliver(pending.popleft().result())
+
+    def _read(self, chosen: Tensor) -> Tensor:
+        values = torch.from_numpy(np.ascontiguousarray(self._rows[chosen.numpy()]))
+        if self._device.type == "cuda":
+            with torch.cuda.device(self._device):
+                values = values.pin_memory()
+        return values
+
+    def _deliver(self, values: Tensor) -> Tensor:
+        return values.to(self._device, non_blocking=True).float()
 
 
 def _resident(X: Any, device: torch.device) -> Tensor | None:
     """Return the features as a tensor where they are in memory, or fit a GPU; else None."""
+    if isinstance(X, Tensor):
+        return X.to(device)
     if not isinstance(X, np.ndarray) or (isinstance(X, np.memmap) and device.type == "cpu"):
         return None
     if device.type == "cuda" and X.nbytes > 0.5 * torch.cuda.get_device_properties(device).total_memory:

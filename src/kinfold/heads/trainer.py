@@ -154,8 +154,8 @@ class Trainer:
             File to continue from, and to save to every half minute. Of several processes each has its own,
             whose name is this one and the rank.
         stop : callable, optional
-            Asked before every epoch but the first, with the history so far (epochs, H), whether to end here. A function of
-            the history alone, or a resumed training may end elsewhere.
+            Asked before every epoch but the first, with the history so far (epochs, H), whether to end
+            here. A function of the history alone, or a resumed training may end elsewhere.
 
         Returns
         -------
