@@ -8,6 +8,9 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from kinfold import SphericalKMeans
 from kinfold.errors import InputError
+from kinfold.methods import predict_top
+from kinfold.methods._kmeans_assignment import Assigner
+from kinfold.methods._rows import UnitBlocks
 from kinfold.metrics import adjusted_rand_index
 
 
@@ -169,3 +172,142 @@ def test_opposite_rows_that_cancel_stay_finite():
     X = np.array([[1.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [-1.0, 0.0]])
     model = SphericalKMeans(n_clusters=1, random_state=0).fit(X)
     assert np.isfinite(model.cluster_centers_).all()
+
+
+def drifting_centers(X, k, n_steps):
+    """Return the centroids of Lloyd iterations from random rows, with a jump in between."""
+    unit = torch.from_numpy(X / np.linalg.norm(X, axis=1, keepdims=True)).float()
+    random = np.random.default_rng(0)
+    centers = [unit[random.choice(len(X), k, replace=False)]]
+    for step in range(n_steps):
+        labels = (unit @ centers[-1].T).argmax(dim=1)
+        sums = torch.zeros_like(centers[0]).index_add_(0, labels, unit)
+        sums[labels.bincount(minlength=k) == 0] = unit[0]
+        fresh = torch.nn.functional.normalize(sums, dim=1)
+        if step == n_steps // 2:
+            fresh[3] = unit[7]
+        centers.append(fresh)
+    return unit, centers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block_bytes", [4 * 64 * 101, 64 << 20])
+def test_bounds_and_rounding_never_change_an_assignment(dtype, block_bytes, monkeypatch):
+    X = load_digits().data
+    unit, centers = drifting_centers(X, 90, 14)
+    monkeypatch.setattr("kinfold.methods._rows.BLOCK_BYTES", block_bytes)
+    rows = UnitBlocks(X, torch.device("cpu"))
+    assigner = Assigner(rows, 90, dtype, keep_bounds=True)
+    exact = unit.double()
+    for these in centers:
+        found = torch.cat([assigned.labels for assigned in assigner.assign(these)])
+        similarity = exact @ these.double().T
+        lost = similarity.max(dim=1).values - similarity.gather(1, found[:, None])[:, 0]
+        assert lost.max() < 1e-6
+        plain = Assigner(rows, 90, torch.float32, keep_bounds=False)
+        again = torch.cat([assigned.labels for assigned in plain.assign(these)])
+        torch.testing.assert_close(found, again, rtol=0, atol=0)
+
+
+def test_most_similarities_are_never_computed(monkeypatch):
+    from kinfold.methods import _kmeans_assignment as module
+
+    X, _ = blobs(n=4000, k=100, dim=40, spread=1.0)
+    computed = {"products": 0, "dots": 0}
+    product, dots = module._product, module._dots
+
+    def count_product(block, centers, *rest):
+        computed["products"] += len(block) * len(centers)
+        return product(block, centers, *rest)
+
+    def count_dots(block, centers, pairs):
+        computed["dots"] += pairs.shape[1]
+        return dots(block, centers, pairs)
+
+    monkeypatch.setattr(module, "_product", count_product)
+    monkeypatch.setattr(module, "_dots", count_dots)
+    model = SphericalKMeans(n_clusters=100, n_init=1, max_iter=25, tol=0, random_state=0).fit(X)
+    assert sum(computed.values()) < 0.5 * model.n_iter_ * X.shape[0] * 100
+
+
+def test_labels_do_not_depend_on_threads():
+    X = np.random.default_rng(0).normal(size=(3000, 48))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(SphericalKMeans(n_clusters=70, n_init=1, max_iter=12, random_state=0).fit(X).labels_)
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(*found)
+
+
+def test_many_clusters_are_as_good_as_scikit_learns():
+    X = load_digits().data
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    reference = KMeans(150, n_init=1, random_state=0).fit(unit)
+    centers = reference.cluster_centers_ / np.linalg.norm(reference.cluster_centers_, axis=1, keepdims=True)
+    model = SphericalKMeans(n_clusters=150, n_init=1, random_state=0).fit(X)
+    assert model.objective_ >= (unit @ centers.T).max(axis=1).mean() - 1e-3
+
+
+def test_the_objective_belongs_to_the_final_labels_and_centers_after_the_last_iteration():
+    X = load_digits().data
+    model = SphericalKMeans(n_clusters=80, n_init=1, max_iter=3, random_state=0).fit(X)
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    similarity = unit @ model.cluster_centers_.T
+    np.testing.assert_array_equal(model.labels_, model.predict(X))
+    assert model.n_iter_ == 3
+    assert model.objective_ == pytest.approx(similarity.max(axis=1).mean(), abs=1e-6)
+
+
+def test_the_top_five_are_the_closest_centroids():
+    X = load_digits().data
+    model = SphericalKMeans(n_clusters=12, n_init=1, random_state=0).fit(X)
+    unit = X[:200] / np.linalg.norm(X[:200], axis=1, keepdims=True)
+    closest = np.argsort(-(unit @ model.cluster_centers_.T.astype(np.float64)), axis=1)[:, :5]
+    np.testing.assert_array_equal(predict_top(model, X[:200], 5).clusters, closest)
+
+
+def test_all_rows_equal_end_in_one_cluster_with_a_warning():
+    X = np.ones((2000, 8), dtype=np.float32)
+    with pytest.warns(ConvergenceWarning, match="clusters are empty"):
+        model = SphericalKMeans(n_clusters=100, random_state=0).fit(X)
+    assert len(np.unique(model.labels_)) == 1
+    assert model.objective_ == pytest.approx(1, abs=1e-6)
+
+
+def test_two_far_points_among_copies_get_their_own_clusters():
+    X = np.zeros((1000, 6), dtype=np.float32)
+    X[:, 0], X[17], X[503] = 1, [0, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0]
+    labels = SphericalKMeans(n_clusters=3, random_state=0).fit(X).labels_
+    assert np.bincount(labels, minlength=3).tolist().count(1) == 2
+    assert labels[17] != labels[503]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_ninety_percent_duplicates_leave_the_others_their_clusters():
+    random = np.random.default_rng(0)
+    X = np.concatenate([np.tile(random.normal(size=(1, 20)), (900, 1)), random.normal(size=(100, 20))])
+    model = SphericalKMeans(n_clusters=80, random_state=0).fit(X)
+    sizes = np.bincount(model.labels_, minlength=80)
+    assert (sizes > 0).all()
+    assert sizes.max() >= 900
+    assert len(np.unique(model.labels_[:900])) == 1
+    assert np.isfinite(model.cluster_centers_).all()
+
+
+def test_almost_as_many_clusters_as_rows_fill_them_all():
+    X = np.random.default_rng(0).normal(size=(600, 16))
+    model = SphericalKMeans(n_clusters=500, n_init=1, random_state=0).fit(X)
+    assert len(np.unique(model.labels_)) == 500
+    assert model.n_iter_ < 100
+
+
+def test_a_small_kind_beside_a_thousandfold_one_is_found():
+    random = np.random.default_rng(0)
+    truth = np.repeat([0, 1], [5000, 5])
+    X = np.eye(2, 10)[truth] + 0.1 * random.normal(size=(5005, 10))
+    labels = SphericalKMeans(n_clusters=2, random_state=0).fit(X).labels_
+    assert adjusted_rand_index(truth, labels) == 1.0

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 TIMEOUT = 180
+_SHOWN = 12_000  # characters
 
 
 def run_under_torchrun(
@@ -70,8 +71,8 @@ def _run(command: list[str]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         printed, _ = process.communicate()
-        raise AssertionError(f"no end after {TIMEOUT} s; printed so far:\n{printed[-4000:]}") from None
-    assert process.returncode == 0, f"exit status {process.returncode}:\n{printed[-4000:]}"
+        raise AssertionError(f"no end after {TIMEOUT} s; printed so far:\n{printed[-_SHOWN:]}") from None
+    assert process.returncode == 0, f"exit status {process.returncode}:\n{printed[-_SHOWN:]}"
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

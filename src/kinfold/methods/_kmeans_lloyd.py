@@ -80,13 +80,15 @@ class Lloyd:
         return Start(centers, found.labels, found.objective, self._max_iter)
 
     def _assign(self, centers: Tensor, sums: _Sums) -> _Assignment:
-        blocks = []
+        labels = [torch.empty(0, dtype=torch.int64, device=centers.device)]  # a process may have no rows
+        similarities = [torch.empty(0, device=centers.device)]
         sums.begin()
         for assigned in self._assigner.assign(centers):
             sums.add(assigned)
-            blocks.append((assigned.labels, assigned.similarities))
-        labels, similarities = (torch.cat(parts) for parts in zip(*blocks, strict=True))
-        return _Assignment(labels, similarities, *sums.total(self._workers), self._rows.n_samples)
+            labels.append(assigned.labels)
+            similarities.append(assigned.similarities)
+        total = sums.total(self._workers)
+        return _Assignment(torch.cat(labels), torch.cat(similarities), *total, self._rows.n_samples)
 
     def _update(self, centers: Tensor, found: _Assignment) -> tuple[Tensor, bool]:
         """Return new unit-length centroids, and whether empty clusters took rows that fit badly."""
