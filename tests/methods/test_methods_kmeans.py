@@ -308,6 +308,6 @@ def test_almost_as_many_clusters_as_rows_fill_them_all():
 def test_a_small_kind_beside_a_thousandfold_one_is_found():
     random = np.random.default_rng(0)
     truth = np.repeat([0, 1], [5000, 5])
-    X = np.eye(2, 10)[truth] + 0.1 * random.normal(size=(5005, 10))
+    X = np.eye(2, 10)[truth] + 0.02 * random.normal(size=(5005, 10))
     labels = SphericalKMeans(n_clusters=2, random_state=0).fit(X).labels_
     assert adjusted_rand_index(truth, labels) == 1.0

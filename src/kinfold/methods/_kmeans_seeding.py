@@ -15,7 +15,7 @@ MIN_SAMPLE = 8192
 SAMPLE_PER_CLUSTER = 8
 _MAX_TABLE = 16384
 _STEPS_PER_ROW = 1 / 16  # a table of all similarities pays from this many steps on
-_TABLE_BLOCK = 2048
+_TABLE_BLOCK = 512
 
 Similarities = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
@@ -72,10 +72,12 @@ def _similarities(points: Tensor, chosen: NDArray[np.int64]) -> NDArray[np.float
 
 def _all_similarities(points: Tensor) -> NDArray[np.float32]:
     """Return the products of all points, each pair computed once."""
-    table = np.empty((len(points), len(points)), dtype=np.float32)
+    table = points.new_empty(len(points), len(points))
     for start in range(0, len(points), _TABLE_BLOCK):
-        stop = start + _TABLE_BLOCK
-        part = (points[start:stop] @ points[: start + _TABLE_BLOCK].T).cpu().numpy()
-        table[start:stop, : part.shape[1]] = part
-        table[:start, start:stop] = part[:, :start].T
-    return table
+        rows = slice(start, start + _TABLE_BLOCK)
+        torch.mm(points[rows], points[: rows.stop].T, out=table[rows, : rows.stop])
+        for first in range(0, start, _TABLE_BLOCK):  # small squares: they stay in cache
+            columns = slice(first, first + _TABLE_BLOCK)
+            table[columns, rows] = table[rows, columns].T
+    values: NDArray[np.float32] = table.cpu().numpy()
+    return values
