@@ -15,12 +15,13 @@ from kinfold._version import __version__
 if TYPE_CHECKING:
     from kinfold import consensus, metrics, neighbors
     from kinfold.features import FeatureStore
-    from kinfold.methods import TEMI, SphericalKMeans
+    from kinfold.methods import TEMI, TURTLE, SphericalKMeans
     from kinfold.pipeline import cluster
     from kinfold.run import Run
 
 __all__ = [
     "TEMI",
+    "TURTLE",
     "FeatureStore",
     "Run",
     "SphericalKMeans",
@@ -36,6 +37,7 @@ _HOME = {
     "Run": "kinfold.run",
     "SphericalKMeans": "kinfold.methods",
     "TEMI": "kinfold.methods",
+    "TURTLE": "kinfold.methods",
     "cluster": "kinfold.pipeline",
 }
 _ROOMS = ("consensus", "metrics", "neighbors")

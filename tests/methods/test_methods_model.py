@@ -12,7 +12,7 @@ from kinfold.methods import METHODS, diagnose, get_method, load_model, predict_t
 @pytest.fixture(params=sorted(METHODS))
 def fitted(request):
     X = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
-    options = {"n_heads": 2, "n_epochs": 3} if request.param == "temi" else {}
+    options = {"temi": {"n_heads": 2, "n_epochs": 3}, "turtle": {"n_steps": 10}}.get(request.param, {})
     return METHODS[request.param](n_clusters=6, random_state=0, **options).fit(X), X
 
 

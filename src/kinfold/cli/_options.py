@@ -12,7 +12,7 @@ from kinfold.errors import InputError
 
 # Said here again, so that `kinfold --help` loads no PyTorch; tests hold them against the library.
 DEFAULT_BACKBONE = "dinov2-small"
-METHODS = ("temi", "kmeans")
+METHODS = ("temi", "turtle", "kmeans")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MOST_SEED = 2**32 - 1

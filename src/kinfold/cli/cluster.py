@@ -28,7 +28,7 @@ def cluster(
             "--method",
             "-m",
             metavar="METHOD",
-            help="temi (learns from neighbours) or kmeans (quick).",
+            help="temi (learns from neighbours), turtle (labels that are easily learnt) or kmeans (quick).",
             autocompletion=options.complete_from(options.METHODS),
         ),
     ] = "temi",

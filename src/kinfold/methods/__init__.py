@@ -5,10 +5,12 @@ from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._model import METHODS, TopClusters, get_method, load_model, predict_top, save_model
 from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
 from kinfold.methods._temi import TEMI
+from kinfold.methods._turtle import TURTLE
 
 __all__ = [
     "METHODS",
     "TEMI",
+    "TURTLE",
     "Diagnosis",
     "Plan",
     "SphericalKMeans",

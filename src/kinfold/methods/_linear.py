@@ -19,8 +19,8 @@ CLOSED = -1e4  # bias of a class without members: its probability is exactly 0, 
 _READ_BYTES = 8 << 20
 
 
-class StandardRows:
-    """Rows with columns of mean 0 and deviation 1, as float32 on a device, read when they are asked for.
+class FloatRows:
+    """Rows of a matrix as float32 on a device, read when they are asked for.
 
     Parameters
     ----------
@@ -28,6 +28,22 @@ class StandardRows:
         Checked features; what is on disk stays there.
     device : torch.device
         Where rows are wanted.
+    """
+
+    def __init__(self, X: Any, device: torch.device) -> None:
+        self._X, self._device = X, device
+        self.n_rows, self.dim = int(X.shape[0]), int(X.shape[1])
+        self._resident = _resident(X, device)
+
+    def take(self, rows: Tensor) -> Tensor:
+        """Return the rows of the given numbers (B,), a tensor of int64 in main memory, as a new (B, D)."""
+        if self._resident is None:
+            return torch.from_numpy(np.array(self._X[rows.numpy()], dtype=np.float32)).to(self._device)
+        return self._resident.index_select(0, rows.to(self._device)).float()
+
+
+class StandardRows(FloatRows):
+    """The same with columns of mean 0 and deviation 1.
 
     Attributes
     ----------
@@ -36,20 +52,14 @@ class StandardRows:
     """
 
     def __init__(self, X: Any, device: torch.device) -> None:
-        self._X, self._device = X, device
-        self.n_rows, self.dim = int(X.shape[0]), int(X.shape[1])
+        super().__init__(X, device)
         self.mean, self.scale = column_moments(X)
         self._mean = torch.from_numpy(self.mean).to(device)
         self._inverse = torch.from_numpy(1 / self.scale).to(device)
-        self._resident = _resident(X, device)
 
     def take(self, rows: Tensor) -> Tensor:
-        """Return the rows of the given numbers (B,), a tensor of int64 in main memory, as (B, D)."""
-        if self._resident is not None:
-            block = self._resident.index_select(0, rows.to(self._device)).float()
-        else:
-            block = torch.from_numpy(np.array(self._X[rows.numpy()], dtype=np.float32)).to(self._device)
-        return block.sub_(self._mean).mul_(self._inverse)
+        """Return the standardised rows of the given numbers (B,) as a new (B, D)."""
+        return super().take(rows).sub_(self._mean).mul_(self._inverse)
 
 
 class SoftmaxStack:

@@ -1,0 +1,301 @@
+"""TURTLE: the labels that linear classifiers learn best."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from kinfold.compute import resolve_device, resolve_precision
+from kinfold.errors import InputError
+from kinfold.methods._base import check_n_clusters, check_positive, check_whole
+from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._rows import check_rows, numpy_blocks, refuse_beyond_float32
+from kinfold.methods._self_training import cross_validated_agreement
+from kinfold.methods._task_encoder import TaskEncoder
+from kinfold.methods._turtle_training import (
+    TurtlePlan,
+    TurtleTraining,
+    column_factors,
+    fingerprint_columns,
+    plan_turtle,
+    space_sizes,
+)
+from kinfold.progress import SILENT, Progress
+from kinfold.storage import hash_json
+
+logger = logging.getLogger(__name__)
+
+_PREDICT_BYTES = 8 << 20
+
+
+class TURTLE(ClusterMixin, BaseEstimator):
+    """Labels that linear classifiers in one or several feature spaces learn best.
+
+    A task encoder proposes soft labels. Linear classifiers, one per feature space, try to learn them in a few
+    steps; the encoder is then changed so that they would have succeeded better, while all labels stay in use.
+
+    Parameters
+    ----------
+    n_clusters : int, default 8
+        K, at most the number of samples.
+    space_dims : sequence of int, optional
+        Widths of the feature spaces that stand side by side in X, D together: ``(1024, 768)``. By default X
+        is one space.
+    inner_start : {"cold", "warm"}, default "cold"
+        Whether inner classifiers start afresh in every outer step, or go on from the last one.
+    n_inner_steps : int, default 10
+        Steps of the inner classifiers per outer step.
+    n_steps : int, optional
+        Outer steps. By default training ends when the objective has levelled off, at the paper's 6,000 at the
+        latest.
+    batch_size : int, optional
+        Samples per outer step, cut to N; by default 2,500, more for many clusters. The paper takes 10,000.
+    gamma : float, default 10.0
+        Weight of the entropy that keeps all clusters in use.
+    learning_rate, inner_learning_rate : float, optional
+        Of Adam, for the encoder and for the inner classifiers; by default the paper's 1e-3, and more in
+        proportion in spaces of less than 1,280 columns, which move logits by less in a step.
+    feature_scale : float or "rms", default "rms"
+        What features are multiplied by: a number for all of them, or "rms", which divides every space by the
+        root of the mean square of its entries. The authors change nothing (``1.0``), and the method depends
+        on it: with entries around 1 or below it works as they report; 8-bit features (entries around 40) or
+        larger ones saturate every softmax at once, and the labels stay where they started.
+    device : str, default "auto"
+        "cpu", "cuda", "mps", or the best there is.
+    precision : str, default "auto"
+        Of matrix products: "float32", "bfloat16", or bfloat16 where the device has units for it.
+    random_state : int, RandomState or None, default None
+        Seed; the same integer gives the same labels on the same machine.
+
+    Attributes
+    ----------
+    labels_ : ndarray (N,) int32
+        Cluster of every training sample: the arg max of the task encoder.
+    generalization_score_ : float
+        10-fold cross-validated accuracy of a linear classifier on ``labels_``, in [0, 1]: the authors'
+        choice among several fits, without labels. Read it beside the number of live clusters.
+    history_ : ndarray (rounds,) float32
+        Mean objective of every 50 outer steps.
+    plan_ : TurtlePlan
+        Batch size, length and rates as used.
+    n_features_in_ : int
+        D.
+
+    Raises
+    ------
+    InputError
+        From ``fit``: more clusters than samples, rows that are not finite, ``space_dims`` that don't fit.
+
+    References
+    ----------
+    Gadetsky, Jiang & Brbić (2024), "Let Go of Your Labels with Unsupervised Transfer", ICML. The authors'
+    settings: ``TURTLE(n_steps=6000, batch_size=10000, learning_rate=1e-3, inner_learning_rate=1e-3,
+    feature_scale=1.0)``.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from kinfold import TURTLE
+    >>> X, _ = make_blobs(300, centers=3, n_features=16, random_state=0)
+    >>> TURTLE(n_clusters=3, space_dims=(8, 8), random_state=0).fit(X).predict_proba(X[:5]).shape
+    (5, 3)
+    """
+
+    needs_graph: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        *,
+        n_clusters: int = 8,
+        space_dims: Sequence[int] | None = None,
+        inner_start: str = "cold",
+        n_inner_steps: int = 10,
+        n_steps: int | None = None,
+        batch_size: int | None = None,
+        gamma: float = 10.0,
+        learning_rate: float | None = None,
+        inner_learning_rate: float | None = None,
+        feature_scale: float | str = "rms",
+        device: str = "auto",
+        precision: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.space_dims = space_dims
+        self.inner_start = inner_start
+        self.n_inner_steps = n_inner_steps
+        self.n_steps = n_steps
+        self.batch_size = batch_size
+        self.gamma = gamma
+        self.learning_rate = learning_rate
+        self.inner_learning_rate = inner_learning_rate
+        self.feature_scale = feature_scale
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        graph: Any = None,
+        progress: Progress = SILENT,
+        checkpoint: Path | None = None,
+    ) -> TURTLE:
+        """Find labels for X (N, D).
+
+        Parameters
+        ----------
+        X : array-like or row matrix (N, D)
+            Features; memory maps and sharded matrices stay on disk.
+        y, graph : ignored
+            Present for a common interface; labels never reach a fit.
+        progress : Progress
+            Shows rounds of steps and the objective.
+        checkpoint : Path, optional
+            File to save training to, and to continue from: the result is the same as without a stop.
+
+        Returns
+        -------
+        self
+        """
+        self.check_parameters()
+        X = check_rows(self, X, fitting=True)
+        refuse_beyond_float32(X)
+        check_n_clusters(self.n_clusters, int(X.shape[0]))
+        widths = self._widths()
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.plan_ = self._plan(int(X.shape[0]), widths)
+        logger.info("training plan: %s", self.plan_)
+        self._factors = self._make_factors(X, widths)
+        device = resolve_device(self.device)
+        training = TurtleTraining(
+            X,
+            widths,
+            self._factors,
+            self.n_clusters,
+            self.plan_,
+            seed=seed,
+            device=device,
+            dtype=resolve_precision(self.precision, device),
+        )
+        self.history_ = training.run(self._identity(X), progress=progress, checkpoint=checkpoint)
+        self._encoder = training.encoder
+        self.labels_ = self._probabilities(X).argmax(axis=1).astype(np.int32)
+        self.generalization_score_ = cross_validated_agreement(
+            X, self.labels_, self.n_clusters, seed=seed, device=device
+        )
+        warn_of_collapse(self.labels_, self.n_clusters)
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.int32]:
+        """Return the most probable cluster of every row of X (N, D), int32."""
+        labels: NDArray[np.int32] = self.predict_proba(X).argmax(axis=1).astype(np.int32)
+        return labels
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """Return the task encoder's probabilities (N, K) for the rows of X (N, D)."""
+        check_is_fitted(self, "n_features_in_")
+        X = check_rows(self, X, fitting=False)
+        refuse_beyond_float32(X)
+        return self._probabilities(X)
+
+    def _probabilities(self, X: Any) -> NDArray[np.float32]:
+        """Return the probabilities of rows that were checked already."""
+        device = resolve_device(self.device)
+        factors = column_factors(self._factors, self._encoder.widths).to(device)
+        parts = []
+        with torch.inference_mode():
+            for _, block in numpy_blocks(X, _PREDICT_BYTES):
+                rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(device).mul_(factors)
+                parts.append(torch.stack(self._encoder(rows)).mean(dim=0).cpu())
+        return torch.cat(parts).numpy()
+
+    def model_config(self) -> dict[str, Any]:
+        """Return what ``model.json`` holds."""
+        return {
+            "n_clusters": int(self.n_clusters),
+            "space_dims": list(self._encoder.widths),
+            "generalization_score": self.generalization_score_,
+        }
+
+    def model_tensors(self) -> dict[str, NDArray[Any]]:
+        """Return what ``model.safetensors`` holds: the task encoder."""
+        tensors = {name: value.detach().cpu().numpy() for name, value in self._encoder.tensors().items()}
+        return {**tensors, "factors": self._factors}
+
+    @classmethod
+    def from_model(
+        cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]], *, device: str = "auto"
+    ) -> TURTLE:
+        """Return an estimator that predicts, from a saved model."""
+        widths = tuple(config["space_dims"])
+        model = cls(n_clusters=config["n_clusters"], space_dims=widths, device=device)
+        model.generalization_score_ = config["generalization_score"]
+        model.n_features_in_ = sum(widths)
+        model._factors = tensors["factors"]
+        model._encoder = TaskEncoder(widths, model.n_clusters, torch.Generator(), resolve_device(device))
+        model._encoder.load({name: torch.from_numpy(value) for name, value in tensors.items()})
+        return model
+
+    def check_parameters(self) -> None:
+        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
+        for width in self.space_dims or ():
+            check_whole(space_dims=width)
+        if self.inner_start not in ("cold", "warm"):
+            raise InputError(f"inner_start must be 'cold' or 'warm', not {self.inner_start!r}")
+        check_whole(n_inner_steps=self.n_inner_steps)
+        for name in ("n_steps", "batch_size"):
+            if (value := getattr(self, name)) is not None:
+                check_whole(**{name: value})
+        check_positive(gamma=self.gamma)
+        for name in ("learning_rate", "inner_learning_rate"):
+            if (value := getattr(self, name)) is not None:
+                check_positive(**{name: value})
+        if self.feature_scale != "rms":
+            check_positive(feature_scale=self.feature_scale)
+        resolve_precision(self.precision, resolve_device(self.device))
+
+    def _widths(self) -> tuple[int, ...]:
+        if self.space_dims is None:
+            return (self.n_features_in_,)
+        widths = tuple(int(width) for width in self.space_dims)
+        if sum(widths) != self.n_features_in_:
+            raise InputError(
+                f"space_dims {widths} add up to {sum(widths)}, but X has {self.n_features_in_} features"
+            )
+        return widths
+
+    def _plan(self, n_samples: int, widths: Sequence[int]) -> TurtlePlan:
+        return plan_turtle(
+            n_samples,
+            self.n_clusters,
+            widths,
+            n_steps=self.n_steps,
+            batch_size=self.batch_size,
+            n_inner_steps=self.n_inner_steps,
+            warm=self.inner_start == "warm",
+            gamma=self.gamma,
+            learning_rate=self.learning_rate,
+            inner_learning_rate=self.inner_learning_rate,
+        )
+
+    def _make_factors(self, X: Any, widths: Sequence[int]) -> NDArray[np.float32]:
+        if self.feature_scale != "rms":
+            return np.full(len(widths), self.feature_scale, dtype=np.float32)
+        sizes = space_sizes(X, widths)
+        return (1 / np.where(sizes > 0, sizes, 1.0)).astype(np.float32)
+
+    def _identity(self, X: Any) -> str:
+        parameters = [int(self.n_clusters), list(self._widths()), [float(f) for f in self._factors]]
+        return hash_json({"parameters": parameters, "columns": fingerprint_columns(X)})

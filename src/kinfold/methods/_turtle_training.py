@@ -1,0 +1,277 @@
+"""How TURTLE trains: rounds of outer steps, each step a function of the seed and its number alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kinfold.distributed import current_workers
+from kinfold.heads.checkpoint import Checkpoint
+from kinfold.methods._linear import FloatRows
+from kinfold.methods._rows import numpy_blocks
+from kinfold.methods._task_encoder import (
+    InnerClassifiers,
+    TaskEncoder,
+    adam_state,
+    labeling_loss,
+    split_columns,
+)
+from kinfold.progress import SILENT, Progress
+from kinfold.storage import hash_array, hash_json
+
+logger = logging.getLogger(__name__)
+
+ROUND = 50  # steps between looks at the objective
+PATIENCE = 4  # rounds compared with as many before them
+PAPER_STEPS, PAPER_BATCH, PAPER_RATE = 6000, 10_000, 1e-3
+_WIDE = 1280
+_BATCH, _PER_CLUSTER = 2500, 10
+_TOLERANCE = 0.02  # of the objective, per space
+_READ_BYTES = 8 << 20
+
+
+@dataclass(frozen=True)
+class TurtlePlan:
+    """How long and how fast to train.
+
+    Attributes
+    ----------
+    n_steps : int
+        Outer steps at most.
+    batch_size : int
+        Samples per outer step.
+    n_inner_steps : int
+        Steps of the inner classifiers per outer step.
+    warm : bool
+        Whether inner classifiers go on from step to step, rather than start afresh.
+    gamma : float
+        Weight of the entropy.
+    learning_rate, inner_learning_rate : float
+        Of Adam, for the encoder and for the inner classifiers.
+    tolerance : float
+        Training ends when the objective's mean over 4 rounds of 50 steps is lower by less than this than over
+        the 4 rounds before; 0 to make all steps.
+    """
+
+    n_steps: int
+    batch_size: int
+    n_inner_steps: int
+    warm: bool
+    gamma: float
+    learning_rate: float
+    inner_learning_rate: float
+    tolerance: float
+
+
+def plan_turtle(
+    n_samples: int,
+    n_clusters: int,
+    widths: Sequence[int],
+    *,
+    n_steps: int | None,
+    batch_size: int | None,
+    n_inner_steps: int,
+    warm: bool,
+    gamma: float,
+    learning_rate: float | None,
+    inner_learning_rate: float | None,
+) -> TurtlePlan:
+    """Choose what was left open.
+
+    Adam moves every weight by about its rate, so a step moves a logit by about rate · D: the paper's 1e-3 is
+    meant for spaces of 768 columns and more. In narrower ones the rate grows in proportion, up to 20 times.
+
+    Parameters
+    ----------
+    n_samples, n_clusters : int
+        N and K.
+    widths : sequence of int
+        Columns of every space.
+    n_steps, batch_size, learning_rate, inner_learning_rate : optional
+        What the user fixed; a fixed number of steps is made in full.
+    n_inner_steps, warm, gamma
+        As in :class:`TurtlePlan`.
+    """
+    rate = PAPER_RATE * float(np.clip(_WIDE / max(widths), 1, 20))
+    wanted = max(_BATCH, _PER_CLUSTER * n_clusters) if batch_size is None else batch_size
+    if batch_size is None:
+        wanted = min(wanted, PAPER_BATCH)
+    return TurtlePlan(
+        n_steps=PAPER_STEPS if n_steps is None else int(n_steps),
+        batch_size=min(int(wanted), n_samples),
+        n_inner_steps=int(n_inner_steps),
+        warm=warm,
+        gamma=float(gamma),
+        learning_rate=rate if learning_rate is None else float(learning_rate),
+        inner_learning_rate=rate if inner_learning_rate is None else float(inner_learning_rate),
+        tolerance=_TOLERANCE * len(widths) if n_steps is None else 0.0,
+    )
+
+
+class TurtleTraining:
+    """One training of a task encoder.
+
+    Parameters
+    ----------
+    X : array or row matrix (N, D)
+        Checked features.
+    widths : sequence of int
+        Columns of every space.
+    factors : ndarray (spaces,)
+        What the features of every space are multiplied by.
+    n_clusters : int
+        K.
+    plan : TurtlePlan
+        Length and rates.
+    seed : int
+        Of initial values and batches.
+    device : torch.device
+        Where to train.
+    dtype : torch.dtype
+        Of matrix products; everything else is float32.
+
+    Attributes
+    ----------
+    encoder : TaskEncoder
+        What training changes.
+    """
+
+    def __init__(
+        self,
+        X: Any,
+        widths: Sequence[int],
+        factors: NDArray[np.float32],
+        n_clusters: int,
+        plan: TurtlePlan,
+        *,
+        seed: int,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        self.plan, self._seed, self._dtype = plan, seed, dtype
+        self._rows = FloatRows(X, device)
+        self._factors = column_factors(factors, widths).to(device)
+        everything = plan.batch_size >= self._rows.n_rows
+        self._whole = self._prepare(torch.arange(self._rows.n_rows)) if everything else None
+        generator = torch.Generator().manual_seed(seed)
+        self.encoder = TaskEncoder(widths, n_clusters, generator, device)
+        self._inner = InnerClassifiers(widths, n_clusters, plan.inner_learning_rate, device)
+        self._inner.restart(generator)
+        parameters = list(self.encoder.tensors().values())
+        self._optimizer = torch.optim.Adam(parameters, lr=plan.learning_rate, fused=True)
+
+    def run(
+        self, identity: str, *, progress: Progress = SILENT, checkpoint: Path | None = None
+    ) -> NDArray[Any]:
+        """Train until the objective has levelled off, and return it for every round (rounds,), float32.
+
+        Parameters
+        ----------
+        identity : str
+            Names the data; a checkpoint with another one is not continued from.
+        progress : Progress
+            Shows steps and objective.
+        checkpoint : Path, optional
+            File to continue from, and to save to every half minute.
+        """
+        saved = self._checkpoint(checkpoint, identity) if checkpoint else None
+        history = saved.restore() if saved else []
+        n_rounds = -(-self.plan.n_steps // ROUND)
+        with progress.task("TURTLE", n_rounds, f"rounds of {ROUND} steps") as task:
+            task.advance(len(history))
+            while len(history) < n_rounds and not self._done(history):
+                history.append(self._round(len(history)))
+                task.advance(1, objective=float(history[-1][0]))
+                if saved:
+                    saved.save_if_due(history)
+        logger.info("objective %.4f after %d rounds of %d steps", history[-1][0], len(history), ROUND)
+        return np.concatenate(history)
+
+    def step(self, number: int) -> Tensor:
+        """Make one outer step and return its objective, a scalar on the device."""
+        rows = self._whole if self._whole is not None else self._prepare(self._draw(number))
+        spaces = split_columns(rows, self.encoder.widths)
+        proposed = self.encoder(rows)
+        if not self.plan.warm:
+            self._inner.restart(torch.Generator().manual_seed(_derive(self._seed, number, 1)))
+        labels = torch.stack([part.detach() for part in proposed]).mean(dim=0)
+        self._inner.learn(spaces, labels, self.plan.n_inner_steps)
+        loss = labeling_loss(self._inner.log_probabilities(spaces), proposed, self.plan.gamma)
+        self._optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        self._optimizer.step()
+        return loss.detach()
+
+    def _round(self, number: int) -> NDArray[np.float32]:
+        first = number * ROUND
+        losses = [self.step(step) for step in range(first, min(first + ROUND, self.plan.n_steps))]
+        return torch.stack(losses).mean(dim=0, keepdim=True).cpu().numpy()
+
+    def _done(self, history: Sequence[NDArray[np.float32]]) -> bool:
+        return self.plan.tolerance > 0 and levelled_off(history, self.plan.tolerance)
+
+    def _draw(self, number: int) -> Tensor:
+        random = np.random.default_rng(_derive(self._seed, number, 0))
+        drawn = random.choice(self._rows.n_rows, self.plan.batch_size, replace=False, shuffle=False)
+        return torch.from_numpy(np.sort(drawn))
+
+    def _prepare(self, numbers: Tensor) -> Tensor:
+        return self._rows.take(numbers).mul_(self._factors).to(self._dtype)
+
+    def _checkpoint(self, path: Path, identity: str) -> Checkpoint:
+        parts = {"encoder": self.encoder.tensors(), "inner": self._inner.tensors()}
+        live = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        live |= adam_state(self._optimizer, "encoder.adam.")
+        live |= adam_state(self._inner.optimizer, "inner.adam.")
+        description = {
+            "plan": asdict(self.plan),
+            "seed": self._seed,
+            "dtype": str(self._dtype),
+            "data": identity,
+        }
+        return Checkpoint(path, live, description, current_workers())
+
+
+def levelled_off(history: Sequence[NDArray[np.float32]], tolerance: float) -> bool:
+    """Tell whether the last 4 rounds improved the objective by less than ``tolerance`` over the 4 before."""
+    if len(history) < 2 * PATIENCE:
+        return False
+    recent = np.concatenate(history[-2 * PATIENCE :]).reshape(2, PATIENCE).mean(axis=1)
+    return bool(recent[0] - recent[1] < tolerance)
+
+
+def column_factors(factors: NDArray[np.float32], widths: Sequence[int]) -> Tensor:
+    """Return the factor of every column (D,) from those of the spaces."""
+    return torch.from_numpy(np.repeat(np.asarray(factors, dtype=np.float32), widths))
+
+
+def space_sizes(X: Any, widths: Sequence[int]) -> NDArray[np.float64]:
+    """Return the root of the mean square of the entries in every space (spaces,)."""
+    squares = np.zeros(X.shape[1])
+    for _, block in numpy_blocks(X, _READ_BYTES):
+        squares += np.square(block, dtype=np.float64).sum(axis=0)
+    edges = np.cumsum([0, *widths[:-1]])
+    sizes: NDArray[np.float64] = np.sqrt(np.add.reduceat(squares, edges) / (np.array(widths) * X.shape[0]))
+    return sizes
+
+
+def fingerprint_columns(X: Any) -> str:
+    """Return a SHA-256 that stands for the shape of X and the sums of its columns."""
+    sums = np.zeros(X.shape[1])
+    for _, block in numpy_blocks(X, _READ_BYTES):
+        sums += block.sum(axis=0, dtype=np.float64)
+    return hash_json([list(X.shape), hash_array(sums)])
+
+
+def _derive(seed: int, number: int, purpose: int) -> int:
+    return int(
+        np.random.SeedSequence([seed, number, purpose]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )
