@@ -10,16 +10,31 @@ from __future__ import annotations
 import argparse
 import copy
 import time
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from kinfold.compute import resolve_device, resolve_precision
-from kinfold.heads import MultiHeadNetwork, Schedule, TemiObjective, Trainer, pair_agreement, temi_loss
+from kinfold.heads import (
+    MultiHeadNetwork,
+    PairSampler,
+    ScanObjective,
+    Schedule,
+    TemiObjective,
+    Trainer,
+    pair_agreement,
+    pseudo_label_loss,
+    scan_loss,
+    sinkhorn,
+    temi_loss,
+)
+from kinfold.neighbors import NeighborGraph
 from perf.ceilings import Ceilings, measure_ceilings
 from perf.table import Table, median_ratio
 
@@ -52,6 +67,22 @@ class Shape:
         return 2.0 * 2 * self.batch_size * self.n_heads * (3 * first + 4 * rest)
 
 
+SHAPES = {
+    "cifar10": Shape(),
+    "imagenet": Shape(1_281_167, 2048, 1000, 50, 1024),
+    "imagenet21k": Shape(1_281_167, 1024, 10_450, 32, 512),  # of as many samples as fit beside the heads
+}
+
+
+def make_objective(name: str, shape: Shape) -> TemiObjective | ScanObjective:
+    """Return what is minimised: ``temi``, ``scan`` or ``icce``."""
+    if name == "scan":
+        return ScanObjective()
+    if name == "icce":
+        return TemiObjective(shape.n_heads, shape.n_clusters, balanced=True, cross_entropy_weight=1.0)
+    return TemiObjective(shape.n_heads, shape.n_clusters)
+
+
 class LoopedHead(nn.Module):
     """One head as the textbook has it."""
 
@@ -70,8 +101,8 @@ class LoopedHead(nn.Module):
 class LoopedReference:
     """The loop over heads, trained on the same objective."""
 
-    def __init__(self, shape: Shape, device: torch.device) -> None:
-        self.shape = shape
+    def __init__(self, shape: Shape, objective: str, device: torch.device) -> None:
+        self.shape, self.objective = shape, objective
         self.students = nn.ModuleList(LoopedHead(shape) for _ in range(shape.n_heads)).to(device)
         self.teachers = copy.deepcopy(self.students).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.students.parameters(), lr=4e-4, weight_decay=1e-4)
@@ -82,11 +113,7 @@ class LoopedReference:
         with torch.no_grad():
             teacher = torch.stack([head(batch) for head in self.teachers])
         student = torch.stack([head(batch) for head in self.students])
-        log_student = torch.log_softmax(student / 0.1, dim=2)
-        log_teacher = torch.log_softmax(teacher / 0.1, dim=2)
-        self.marginal = 0.9 * self.marginal + 0.1 * log_teacher.exp().mean(dim=1)
-        weights = pair_agreement(*log_teacher.chunk(2, 1)) / self.shape.n_heads
-        loss = temi_loss(*log_student.chunk(2, 1), *log_teacher.chunk(2, 1), self.marginal, weights).mean()
+        loss = self._loss(student / 0.1, teacher / 0.1).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -94,71 +121,143 @@ class LoopedReference:
             for target, source in zip(self.teachers.parameters(), self.students.parameters(), strict=True):
                 target.mul_(0.996).add_(0.004 * source)
 
+    def _loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        balanced = self.objective == "icce"
+        p = torch.log_softmax(student, dim=2).chunk(2, 1)
+        views = teacher.chunk(2, 1)
+        q = [sinkhorn(view) if balanced else torch.log_softmax(view, dim=2) for view in views]
+        if self.objective == "scan":
+            return scan_loss(*p, *q)
+        self.marginal = 0.9 * self.marginal + 0.1 * torch.cat(q, 1).exp().mean(dim=1)
+        losses = temi_loss(*p, *q, self.marginal, pair_agreement(*q) / self.shape.n_heads)
+        return losses + 0.5 * pseudo_label_loss(*p, *q) if balanced else losses
 
-def main(arguments: list[str] | None = None) -> Table:
-    """Measure, and return the table."""
+
+@dataclass
+class Tables:
+    """Several tables, printed one after the other."""
+
+    tables: list[Table]
+
+    def markdown(self) -> str:
+        """Return the tables."""
+        return "\n".join(table.markdown() for table in self.tables)
+
+
+@dataclass
+class Turns:
+    """Seconds and processor seconds per step, turn by turn, of each side."""
+
+    wall: dict[str, list[float]]
+    cpu: dict[str, list[float]]
+    rates: list[Ceilings]
+
+
+def main(arguments: list[str] | None = None) -> Table | Tables:
+    """Measure, and return the table; of a GPU, unless a shape is asked for, those of the ImageNet shapes."""
+    options = _parse(arguments)
+    device = resolve_device(options.device)
+    if options.shape is None and device.type == "cuda":
+        return Tables([_measure(options, SHAPES[name], device) for name in ("imagenet", "imagenet21k")])
+    return _measure(options, SHAPES[options.shape or "cifar10"], device)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="what the sizes below change")
+    for name in ("samples", "features", "clusters", "heads"):
+        parser.add_argument(f"--n-{name}", type=int)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--objective", choices=("temi", "scan", "icce"), default="temi")
     parser.add_argument("--steps", type=int, default=6, help="steps per turn")
     parser.add_argument("--turns", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=16)
-    parser.add_argument("--batch-size", type=int, default=1024)
+    parser.add_argument("--epochs", type=int, default=400, help="whose time is told")
     parser.add_argument("--device", default="auto")
-    options = parser.parse_args(arguments)
-    shape = Shape(n_heads=options.heads, batch_size=options.batch_size)
-    device = resolve_device(options.device)
+    parser.add_argument("--no-reference", action="store_true", help="measure ours alone")
+    return parser.parse_args(arguments)
+
+
+def _measure(options: argparse.Namespace, shape: Shape, device: torch.device) -> Table:
+    given = {name: getattr(options, name) for name in Shape.__dataclass_fields__ if getattr(options, name)}
+    shape = replace(shape, **given)
     dtype = resolve_precision("auto", device)
-    ours, reference = _make_trainer(shape, device, dtype), LoopedReference(shape, device)
-    batches = [torch.randn(2 * shape.batch_size, shape.n_features, device=device) for _ in range(2)]
-    times: dict[str, list[float]] = {"ours": [], "reference": []}
-    rates: list[Ceilings] = []
+    trainer, sampler = _make_trainer(shape, options.objective, device, dtype), _make_sampler(shape, device)
+    sides = {"ours": lambda batch: trainer.step(batch, shape.batch_size, 100, 0.5)}
+    if not options.no_reference:
+        sides["reference"] = LoopedReference(shape, options.objective, device).step
+    turns = Turns({name: [] for name in sides}, {name: [] for name in sides}, [])
     for turn in range(options.turns + 1):
-        rates.append(measure_ceilings(device, dtype))
-        taken = {
-            "ours": _time(
-                lambda i: ours.step(batches[i % 2], shape.batch_size, 100, 0.5), options.steps, device
-            ),
-            "reference": _time(lambda i: reference.step(batches[i % 2]), options.steps, device),
-        }
-        if turn:  # the first turn warms up
-            for name, seconds in taken.items():
-                times[name].append(seconds)
-    return _table(shape, times, rates[1:], dtype)
+        rates = measure_ceilings(device, dtype)
+        for name, step in sides.items():
+            wall, cpu = _time(step, sampler.epoch(turn), options.steps, device)
+            if turn:  # the first turn warms up
+                turns.wall[name].append(wall)
+                turns.cpu[name].append(cpu)
+        turns.rates += [rates] if turn else []
+    return _table(options, shape, turns, device, dtype)
 
 
-def _make_trainer(shape: Shape, device: torch.device, dtype: torch.dtype) -> Trainer:
+def _make_trainer(shape: Shape, objective: str, device: torch.device, dtype: torch.dtype) -> Trainer:
     network = MultiHeadNetwork(
         shape.n_features, shape.n_clusters, shape.n_heads, generator=torch.Generator().manual_seed(0)
     )
     schedule = Schedule(n_epochs=1, learning_rate=4e-4, warmup_steps=0, frozen_steps=0)
-    objective = TemiObjective(shape.n_heads, shape.n_clusters)
-    return Trainer(network, objective, schedule, device=device, dtype=dtype)
+    return Trainer(network, make_objective(objective, shape), schedule, device=device, dtype=dtype)
 
 
-def _time(step: Any, steps: int, device: torch.device) -> float:
+def _make_sampler(shape: Shape, device: torch.device) -> PairSampler:
+    """Return batches of features made on the device, with random neighbours."""
+    generator = torch.Generator(device).manual_seed(0)
+    X = torch.randn(shape.n_samples, shape.n_features, device=device, generator=generator)
+    indices = np.random.default_rng(0).integers(shape.n_samples, size=10 * shape.n_samples, dtype=np.int32)
+    indptr = np.arange(shape.n_samples + 1, dtype=np.int64) * 10
+    graph = NeighborGraph(indptr, indices, np.ones(len(indices), np.float32))
+    return PairSampler(X, graph, batch_size=shape.batch_size, seed=0, device=device)
+
+
+def _time(
+    step: Callable[[Tensor], object], batches: Iterator[Tensor], steps: int, device: torch.device
+) -> tuple[float, float]:
+    """Return seconds and processor seconds per step, drawing of batches included."""
+    step(next(batches))  # whatever the other side left in the caches
+    _wait(device)
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(steps):
+        step(next(batches))
+    _wait(device)
+    return (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
+
+
+def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    for index in range(steps):
-        step(index)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - started) / steps
 
 
-def _table(shape: Shape, times: dict[str, list[float]], rates: list[Ceilings], dtype: torch.dtype) -> Table:
+def _table(
+    options: argparse.Namespace, shape: Shape, turns: Turns, device: torch.device, dtype: torch.dtype
+) -> Table:
     table = Table(
-        f"TEMI heads: N = {shape.n_samples:,}, D = {shape.n_features}, K = {shape.n_clusters}, "
-        f"H = {shape.n_heads}, B = {shape.batch_size}, {str(dtype).removeprefix('torch.')}",
-        ("", "s per epoch", "share of matrix-product rate", "time ÷ reference"),
+        f"{options.objective.upper()} heads: N = {shape.n_samples:,}, D = {shape.n_features:,}, "
+        f"K = {shape.n_clusters:,}, H = {shape.n_heads}, B = {shape.batch_size:,}, "
+        f"{str(dtype).removeprefix('torch.')} on {device.type}, {torch.get_num_threads()} threads",
+        ("", "s per epoch", "share of matrix-product rate", "time ÷ reference", "processor time ÷ reference"),
     )
-    for name, label in (("ours", "Kinfold"), ("reference", "looped heads, float32")):
-        seconds = sorted(times[name])[len(times[name]) // 2]
-        shares = [shape.flops_per_step / t / r.matmul for t, r in zip(times[name], rates, strict=True)]
+    labels = {"ours": "Kinfold", "reference": "looped heads, float32"}
+    for name, wall in turns.wall.items():
+        shares = [shape.flops_per_step / t / r.matmul for t, r in zip(wall, turns.rates, strict=True)]
         table.add(
-            label,
-            f"{seconds * shape.steps_per_epoch:.1f}",
-            f"{sorted(shares)[len(shares) // 2]:.0%}",
-            f"{median_ratio(times[name], times['reference']):.2f}",
+            labels[name],
+            f"{median(wall) * shape.steps_per_epoch:.1f}",
+            f"{median(shares):.0%}",
+            *(
+                f"{median_ratio(times[name], times['reference']):.2f}" if "reference" in times else "–"
+                for times in (turns.wall, turns.cpu)
+            ),
         )
-    table.note_ceilings(rates)
+    hours = median(turns.wall["ours"]) * shape.steps_per_epoch * options.epochs / 3600
+    table.notes.append(f"{options.epochs} epochs of Kinfold would take {hours:.1f} hours.")
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device) / 2**30
+        table.notes.append(f"Peak of the GPU's memory, both sides counted: {peak:.1f} GiB.")
+    table.note_ceilings(turns.rates)
     return table
