@@ -7,9 +7,11 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import check_estimator
 
 from kinfold import SphericalKMeans
+from kinfold.distributed import Workers
 from kinfold.errors import InputError
 from kinfold.methods import predict_top
-from kinfold.methods._kmeans_assignment import Assigner
+from kinfold.methods._kmeans_assignment import Assigned, Assigner, _closest_on_accelerator
+from kinfold.methods._kmeans_lloyd import _Sums
 from kinfold.methods._rows import UnitBlocks
 from kinfold.metrics import adjusted_rand_index
 
@@ -311,3 +313,37 @@ def test_a_small_kind_beside_a_thousandfold_one_is_found():
     X = np.eye(2, 10)[truth] + 0.02 * random.normal(size=(5005, 10))
     labels = SphericalKMeans(n_clusters=2, random_state=0).fit(X).labels_
     assert adjusted_rand_index(truth, labels) == 1.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_accelerators_way_finds_the_closest_centroids(dtype):
+    unit, centers = drifting_centers(load_digits().data, 60, 3)
+    labels, similarities = _closest_on_accelerator(unit, centers[-1], dtype)
+    exact = unit.double() @ centers[-1].double().T
+    torch.testing.assert_close(
+        similarities.double(), exact.gather(1, labels[:, None])[:, 0], rtol=0, atol=1e-6
+    )
+    lost = exact.max(dim=1).values - similarities.double()
+    assert lost.max() < (1e-6 if dtype == torch.float32 else 2**-6)
+    assert (lost < 1e-6).double().mean() > 0.99
+
+
+def test_sums_of_changes_are_the_sums_of_all_members():
+    unit, centers = drifting_centers(load_digits().data, 60, 6)
+    by_changes, anew = _Sums(centers[0]), _Sums(centers[0])
+    anew._changes_only = False
+    previous = None
+    for these in centers:
+        similarity, labels = (unit @ these.T).max(dim=1)
+        totals = []
+        for sums in (by_changes, anew):
+            sums.begin()
+            for rows in (slice(0, 700), slice(700, None)):
+                before = None if previous is None else previous[rows]
+                sums.add(Assigned(unit[rows], labels[rows], before, similarity[rows]))
+            totals.append(sums.total(Workers()))
+        torch.testing.assert_close(totals[0][0], totals[1][0], rtol=0, atol=1e-4)
+        torch.testing.assert_close(totals[0][1], labels.bincount(minlength=60).double(), rtol=0, atol=0)
+        torch.testing.assert_close(totals[1][1], totals[0][1], rtol=0, atol=0)
+        assert totals[0][2] == (len(unit) if previous is None else int((labels != previous).sum()))
+        previous = labels

@@ -28,8 +28,9 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
     """K-means on the unit sphere.
 
     Samples are scaled to unit length, similarity is the cosine, and centroids are scaled back to unit
-    length after every iteration. Seeding is k-means++ on the cosine distance; empty clusters are seeded
-    again from the samples that fit worst; the best of several starts is kept.
+    length after every iteration. Seeding is greedy k-means++ on the cosine distance over a sample of the
+    rows; empty clusters are seeded again from the samples that fit worst; the best of several starts is
+    kept. Started by ``torchrun``, every process works on its share of the rows and ends with all labels.
 
     Parameters
     ----------
@@ -40,7 +41,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
     max_iter : int, default 100
         Iterations per start at most.
     tol : float, default 1e-6
-        A start ends when its mean similarity grows by less than this.
+        A start ends when its mean similarity grows by less than this, or when no label changes.
     temperature : float, default 0.1
         Of the softmax over cosine similarities in :meth:`predict_proba`.
     device : str, default "auto"
@@ -55,7 +56,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
     cluster_centers_ : ndarray (K, D) float32
         Unit-length centroids.
     objective_ : float
-        Mean cosine similarity of samples to their centroids, in [-1, 1].
+        Mean cosine similarity of samples to their centroids, in [-1, 1], for these labels and centroids.
     n_iter_ : int
         Iterations of the best start.
     n_features_in_ : int
@@ -69,7 +70,8 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
     References
     ----------
     Dhillon & Modha (2001), "Concept decompositions for large sparse text data using clustering".
-    Seeding: Arthur & Vassilvitskii (2007), "k-means++".
+    Seeding: Arthur & Vassilvitskii (2007), "k-means++". Bounds: Elkan (2003), "Using the triangle
+    inequality to accelerate k-means".
 
     Examples
     --------

@@ -20,8 +20,8 @@ from torch import Tensor
 from kinfold.compute import available_memory
 from kinfold.methods._rows import UnitBlocks
 
-MIN_CLUSTERS_FOR_BOUNDS = 64
-_CHUNK_ELEMENTS = 1 << 18  # of products or bounds: they stay in a core's cache
+MIN_CLUSTERS_FOR_BOUNDS = 32
+_CHUNK_ELEMENTS = 1 << 21  # of products or bounds: they stay in a shared cache
 _DENSE_SHARE = 1 / 12  # so many dot products one by one cost as much as all of them at once
 _TIED_SHARE = 1 / 4  # where nearly everything is equal, the products decide
 _RERANKED = 4
@@ -50,7 +50,7 @@ class Assigned:
 class Assigner:
     """Assigns the same rows again and again to centroids that move less and less.
 
-    On CPUs, from 64 clusters on and while a quarter of the free memory holds them, an upper bound on the
+    On CPUs, from 32 clusters on and while a quarter of the free memory holds them, an upper bound on the
     similarity of every row to every centroid is kept (Elkan's idea), and only centroids whose bound
     reaches the similarity to the row's own centroid are compared. Bounds follow the centroids' steps
     (:class:`Step`). A whole product makes the bounds of a block tight again once the comparisons since
@@ -104,7 +104,7 @@ class Assigner:
 
     def _assign_by_product(self, state: _BlockState, block: Tensor, centers: Tensor) -> None:
         slack = _slack(self._dtype, block.shape[1])
-        size = len(block) if self._keeps_bounds else max(1, 8 * _CHUNK_ELEMENTS // len(centers))
+        size = len(block) if self._keeps_bounds else max(1, _CHUNK_ELEMENTS // len(centers))
         labels, similarities = [], []
         for chunk in torch.split(block, size):
             products = _product(chunk, centers, self._dtype, state.bounds)
