@@ -44,8 +44,7 @@ def bfloat16_neighbors(
     n_unproven = 0
     with progress.task("neighbours", total=plan.count_products(n), unit="tiles") as task:
         for start, stop in plan.panels(n):
-            panel = _Panel.read(rows, start, stop)
-            for low, ranking in _search(rows, panel, rule, wide, plan, task):
+            for low, ranking in _search(rows, (start, stop), rule, wide, plan, task):
                 parts.add_packed(ranking.best, ranking.degrees)
                 unproven.append(np.flatnonzero(~ranking.proven.cpu().numpy()) + start + low)
             n_unproven = sum(map(len, unproven))
@@ -89,9 +88,10 @@ class _Panel:
 
 
 def _search(
-    rows: UnitRows, panel: _Panel, rule: Rule, wide: Rule, plan: Plan, task: ProgressTask
+    rows: UnitRows, span: tuple[int, int], rule: Rule, wide: Rule, plan: Plan, task: ProgressTask
 ) -> Iterator[tuple[int, Ranking]]:
     """Search for the rows of a panel, and yield what a tile of them keeps, and the tile's first row."""
+    panel = _Panel.read(rows, *span)  # here, so that it goes before the next one comes
     device, size = panel.unit.device, len(panel.unit)
     farthest = [panel.distances.max()]
 

@@ -18,7 +18,7 @@ WORST_DISTANCE = 1.01 * 2.0**-8
 
 _SUM_BFLOAT16 = 2.0**-22  # per element: tensor cores truncate, and align a few products at a time
 _SUM_FLOAT32 = 1.01 * 2.0**-24
-_BLOCK = 1024
+_BLOCK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 26}
 _OUTPUT = 2.0**-9  # half of the spacing just below 1, the highest value that counts
 
 
@@ -26,8 +26,9 @@ def round_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return rows (n, D) of unit length in bfloat16, and the distance (n,) of each from its rounding."""
     rounded = rows.to(torch.bfloat16)
     distances = torch.empty(len(rows), device=rows.device)
-    for start in range(0, len(rows), _BLOCK):
-        block = slice(start, start + _BLOCK)
+    step = max(1, _BLOCK_BYTES.get(rows.device.type, 1 << 19) // (4 * rows.shape[1]))
+    for start in range(0, len(rows), step):
+        block = slice(start, start + step)
         torch.linalg.vector_norm(rows[block] - rounded[block], dim=1, out=distances[block])
     return rounded, distances * (1 + rows.shape[1] * _SUM_BFLOAT16)
 

@@ -35,6 +35,7 @@ class OverlappedProducts:
         self._in_float32 = dtype != torch.float32 and not is_output_rounded(device)
         n_buffers = 0 if self._in_float32 else count_buffers(device)
         self._buffers = deque(torch.empty(tile * tile, device=device, dtype=dtype) for _ in range(n_buffers))
+        self._widened = torch.empty(tile * tile if n_buffers and dtype != torch.float32 else 0, device=device)
         self._pending: deque[Future[None]] = deque()
         overlapped = device.type == "cpu"
         self._thread = ThreadPoolExecutor(1, initializer=_use_one_core) if overlapped else None
@@ -62,7 +63,12 @@ class OverlappedProducts:
         if self._thread is None:
             select(block)
         else:
-            self._pending.append(self._thread.submit(lambda: select(block.float())))
+            self._pending.append(self._thread.submit(self._select, select, block))
+
+    def _select(self, select: Select, block: torch.Tensor) -> None:
+        if block.dtype != torch.float32:  # one buffer will do, since there is one thread
+            block = self._widened[: block.numel()].view(block.shape).copy_(block)
+        select(block)
 
     def finish(self) -> None:
         """Wait until everything is selected."""
