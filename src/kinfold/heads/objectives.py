@@ -15,14 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kinfold.heads.losses import (
-    half_cosine,
-    pair_agreement,
-    pseudo_label_loss,
-    scan_loss,
-    sinkhorn,
-    temi_loss,
-)
+from kinfold.heads._pair_loss import pair_loss
+from kinfold.heads.losses import half_cosine, pair_agreement, sinkhorn
 
 TEMPERATURE = 0.1
 
@@ -91,31 +85,31 @@ class NeighborObjective:
 
     def observe(self, teacher_logits: Tensor, n_pairs: int, heads: slice, *, again: bool = False) -> Tensor:
         """Return the targets (h, 2B, K), log-probabilities."""
-        views = self._teach(teacher_logits.float() / self.teacher_temperature, n_pairs)
+        of_x, of_partner, *further = torch.split(teacher_logits.float(), n_pairs, dim=1)
+        # Each row of the targets is what the row of the pair's other member says.
+        logits = torch.cat([of_partner, of_x, *further], dim=1).div_(self.teacher_temperature)
+        outputs = self._teach(logits, n_pairs)
         if not again:
-            self._count(views[:2], heads)
-        if len(views) == 2:
-            return torch.cat([views[1], views[0]], dim=1)
-        # The pair's other member is one neighbour; every further view of this side is another.
-        of_a = torch.stack([views[1], *views[2::2]]).logsumexp(0)
-        of_b = torch.stack([views[0], *views[3::2]]).logsumexp(0)
-        return torch.log_softmax(torch.cat([of_a, of_b], dim=1), dim=2)
+            self._count(outputs[:, : 2 * n_pairs], heads)
+        if not further:
+            return outputs
+        views = torch.split(outputs, n_pairs, dim=1)
+        smoothed = [torch.stack(views[side::2]).logsumexp(0) for side in (0, 1)]
+        return torch.log_softmax(torch.cat(smoothed, dim=1), dim=2)
 
     def agreement(self, targets: Tensor) -> Tensor:
         """Return Σ_h Σ_c of the product of both views' targets, (B,)."""
         return pair_agreement(*targets.chunk(2, dim=1))
 
-    def _teach(self, logits: Tensor, n_pairs: int) -> list[Tensor]:
-        """Return the teacher's log-probabilities, view by view."""
-        views = list(torch.split(logits, n_pairs, dim=1))
-        return [sinkhorn(view) if self.balanced else torch.log_softmax(view, dim=2) for view in views]
+    def _teach(self, logits: Tensor, n_pairs: int) -> Tensor:
+        """Return the teacher's log-probabilities (h, n·B, K)."""
+        if not self.balanced:
+            return torch.log_softmax(logits, dim=2)
+        views = logits.view(-1, n_pairs, logits.shape[2])  # each is balanced on its own
+        return sinkhorn(views).view_as(logits)
 
-    def _count(self, views: list[Tensor], heads: slice) -> None:
-        """Take in what the teacher says of the pairs."""
-
-    def _student(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        first, second = torch.log_softmax(logits.float() / self.temperature, dim=2).chunk(2, dim=1)
-        return first, second
+    def _count(self, outputs: Tensor, heads: slice) -> None:
+        """Take in what the teacher says of the pairs, log-probabilities (h, 2B, K)."""
 
 
 class TemiObjective(NeighborObjective):
@@ -167,19 +161,18 @@ class TemiObjective(NeighborObjective):
         self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, progress: float
     ) -> Tensor:
         """Return the loss (h,) of student logits (h, 2B, K)."""
-        student_a, student_b = self._student(student_logits)
-        target_a, target_b = targets.chunk(2, dim=1)
-        losses = temi_loss(
-            student_a, student_b, target_b, target_a, self.marginal[heads], weights, beta=self.beta
+        return pair_loss(
+            student_logits.float(),
+            targets,
+            temperature=self.temperature,
+            beta=self.beta,
+            log_marginal=self.marginal[heads].log(),
+            weights=weights,
+            label_weight=self.cross_entropy_weight * half_cosine(progress),
         )
-        share = self.cross_entropy_weight * half_cosine(progress)
-        if share > 0:
-            losses = losses + share * pseudo_label_loss(student_a, student_b, target_b, target_a)
-        return losses
 
-    def _count(self, views: list[Tensor], heads: slice) -> None:
-        batch_mean = torch.stack([view.exp().mean(dim=1) for view in views]).mean(dim=0)
-        self.marginal[heads].lerp_(batch_mean, 1 - self.momentum)
+    def _count(self, outputs: Tensor, heads: slice) -> None:
+        self.marginal[heads].lerp_(outputs.exp().mean(dim=1), 1 - self.momentum)
 
 
 class ScanObjective(NeighborObjective):
@@ -201,6 +194,10 @@ class ScanObjective(NeighborObjective):
         self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, progress: float
     ) -> Tensor:
         """Return the loss (h,) of student logits (h, 2B, K)."""
-        student_a, student_b = self._student(student_logits)
-        target_a, target_b = targets.chunk(2, dim=1)
-        return scan_loss(student_a, student_b, target_b, target_a, entropy_weight=self.entropy_weight)
+        return pair_loss(
+            student_logits.float(),
+            targets,
+            temperature=self.temperature,
+            weights=weights,
+            entropy_weight=self.entropy_weight,
+        )
