@@ -23,7 +23,6 @@ from kinfold.methods._rows import UnitBlocks
 MIN_CLUSTERS_FOR_BOUNDS = 32
 _CHUNK_ELEMENTS = 1 << 21  # of products or bounds: they stay in a shared cache
 _DENSE_SHARE = 1 / 12  # so many dot products one by one cost as much as all of them at once
-_TIED_SHARE = 1 / 4  # where nearly everything is equal, the products decide
 _RERANKED = 4
 
 
@@ -103,23 +102,32 @@ class Assigner:
             yield Assigned(block, state.labels, previous, state.similarities)
 
     def _assign_by_product(self, state: _BlockState, block: Tensor, centers: Tensor) -> None:
-        slack = _slack(self._dtype, block.shape[1])
         size = len(block) if self._keeps_bounds else max(1, _CHUNK_ELEMENTS // len(centers))
         labels, similarities = [], []
         for chunk in torch.split(block, size):
-            products = _product(chunk, centers, self._dtype, state.bounds)
-            largest, label = products.max(dim=1)
-            candidates = _above(products, largest - 2 * slack)
-            if not self._keeps_bounds:
-                candidates = _drop_single(candidates, len(chunk))
-            if candidates.shape[1] <= _TIED_SHARE * products.numel():
-                largest[candidates[0]] = -torch.inf
-                largest, label, _ = _decide(chunk, centers, candidates, largest, label)
+            bounds, label, similarity = self._closest(chunk, centers, self._dtype, state.bounds)
             labels.append(label)
-            similarities.append(largest)
+            similarities.append(similarity)
             if self._keeps_bounds:
-                state.bounds, state.spent = products.add_(slack).scatter_(1, label[:, None], -torch.inf), 0
+                state.bounds, state.spent = bounds.scatter_(1, label[:, None], -torch.inf), 0
         state.labels, state.similarities = torch.cat(labels), torch.cat(similarities)
+
+    def _closest(
+        self, rows: Tensor, centers: Tensor, dtype: torch.dtype, out: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return upper bounds on all similarities, and every row's closest centroid and similarity."""
+        slack = _slack(dtype, rows.shape[1])
+        products = _product(rows, centers, dtype, out)
+        largest, label = products.max(dim=1)
+        candidates = _above(products, largest - 2 * slack, len(rows) + int(_DENSE_SHARE * products.numel()))
+        if candidates is None and dtype != torch.float32:
+            return self._closest(rows, centers, torch.float32, products)
+        if candidates is not None:  # else nearly everything ties, and the products decide
+            if not self._keeps_bounds:
+                candidates = _drop_single(candidates, len(rows))
+            largest[candidates[0]] = -torch.inf
+            largest, label, _ = _decide(rows, centers, candidates, largest, label)
+        return products.add_(slack), label, largest
 
     def _assign_by_bounds(self, state: _BlockState, block: Tensor, step: Step) -> bool:
         """Assign a block by its bounds, unless a product is due: then return False."""
@@ -222,16 +230,16 @@ def _slack(dtype: torch.dtype, dim: int) -> float:
     return adding if dtype == torch.float32 else adding + 2 * float(torch.finfo(dtype).eps)
 
 
-def _above(products: Tensor, thresholds: Tensor) -> Tensor:
-    """Return the (row, column) pairs, (2, n), where products reach the row's threshold."""
+def _above(products: Tensor, thresholds: Tensor, limit: int) -> Tensor | None:
+    """Return the (row, column) pairs, (2, n), where products reach thresholds; None beyond a limit."""
     size = max(1, _CHUNK_ELEMENTS // products.shape[1])
-    return torch.cat(
-        [
-            _reaching(products[start : start + size], thresholds[start : start + size], start)
-            for start in range(0, len(products), size)
-        ],
-        dim=1,
-    )
+    found, n_found = [], 0
+    for start in range(0, len(products), size):
+        found.append(_reaching(products[start : start + size], thresholds[start : start + size], start))
+        n_found += found[-1].shape[1]
+        if n_found > limit:
+            return None
+    return torch.cat(found, dim=1)
 
 
 def _reaching(values: Tensor, thresholds: Tensor, first: int) -> Tensor:
