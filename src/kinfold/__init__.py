@@ -15,11 +15,13 @@ from kinfold._version import __version__
 if TYPE_CHECKING:
     from kinfold import consensus, metrics, neighbors
     from kinfold.features import FeatureStore
-    from kinfold.methods import TEMI, TURTLE, SphericalKMeans
+    from kinfold.methods import ICCE, SCAN, TEMI, TURTLE, SphericalKMeans
     from kinfold.pipeline import cluster
     from kinfold.run import Run
 
 __all__ = [
+    "ICCE",
+    "SCAN",
     "TEMI",
     "TURTLE",
     "FeatureStore",
@@ -35,6 +37,8 @@ __all__ = [
 _HOME = {
     "FeatureStore": "kinfold.features",
     "Run": "kinfold.run",
+    "ICCE": "kinfold.methods",
+    "SCAN": "kinfold.methods",
     "SphericalKMeans": "kinfold.methods",
     "TEMI": "kinfold.methods",
     "TURTLE": "kinfold.methods",

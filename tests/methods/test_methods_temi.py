@@ -91,14 +91,14 @@ def test_a_resumed_fit_gives_the_same_probabilities(tmp_path, monkeypatch):
     from kinfold.heads import PairSampler
 
     X, _ = blobs()
-    expected = TEMI(n_clusters=3, **QUICK).fit(X).predict_proba(X)
+    expected = TEMI(n_clusters=3, tol=0, **QUICK).fit(X).predict_proba(X)
     monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
     whole = PairSampler.epoch
     monkeypatch.setattr(PairSampler, "epoch", lambda self, n: whole(self, n) if n != 5 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        TEMI(n_clusters=3, **QUICK).fit(X, checkpoint=tmp_path / "checkpoint")
+        TEMI(n_clusters=3, tol=0, **QUICK).fit(X, checkpoint=tmp_path / "checkpoint")
     monkeypatch.setattr(PairSampler, "epoch", whole)
-    resumed = TEMI(n_clusters=3, **QUICK).fit(X, checkpoint=tmp_path / "checkpoint")
+    resumed = TEMI(n_clusters=3, tol=0, **QUICK).fit(X, checkpoint=tmp_path / "checkpoint")
     np.testing.assert_array_equal(resumed.predict_proba(X), expected)
 
 

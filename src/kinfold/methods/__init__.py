@@ -1,14 +1,18 @@
 """The methods: one estimator per file, one table of their names."""
 
 from kinfold.methods._diagnosis import Diagnosis, diagnose
+from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._model import METHODS, TopClusters, get_method, load_model, predict_top, save_model
+from kinfold.methods._scan import SCAN
 from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
 from kinfold.methods._temi import TEMI
 from kinfold.methods._turtle import TURTLE
 
 __all__ = [
+    "ICCE",
     "METHODS",
+    "SCAN",
     "TEMI",
     "TURTLE",
     "Diagnosis",

@@ -6,6 +6,8 @@ import math
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
+
 from kinfold.errors import InputError
 
 
@@ -32,3 +34,10 @@ def check_n_clusters(n_clusters: Any, n_samples: int) -> None:
             f"n_clusters={n_clusters} is more than n_samples={n_samples}: every cluster needs at least one "
             "sample. Ask for fewer clusters or give more images."
         )
+
+
+def check_flags(**parameters: Any) -> None:
+    """Raise :class:`InputError` for the first parameter that is neither true nor false."""
+    for name, value in parameters.items():
+        if not isinstance(value, bool | np.bool_):
+            raise InputError(f"{name} must be true or false, not {value!r}")

@@ -13,14 +13,22 @@ from safetensors.numpy import load_file, save
 
 from kinfold.compute import resolve_device
 from kinfold.errors import FormatError, InputError, nearest_name
+from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
+from kinfold.methods._scan import SCAN
 from kinfold.methods._temi import TEMI
 from kinfold.methods._turtle import TURTLE
 from kinfold.storage import atomic_file, check_format_version, read_json, write_json
 
 FORMAT = "kinfold-model"
 FORMAT_VERSION = 1
-METHODS: dict[str, type[Any]] = {"kmeans": SphericalKMeans, "temi": TEMI, "turtle": TURTLE}
+METHODS: dict[str, type[Any]] = {
+    "icce": ICCE,
+    "kmeans": SphericalKMeans,
+    "scan": SCAN,
+    "temi": TEMI,
+    "turtle": TURTLE,
+}
 
 _BLOCK_VALUES = 16 << 20
 _MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kinfold.heads import Schedule
 
 PAPER_MOMENTUM = 0.996
@@ -71,6 +74,34 @@ def plan_training(
         momentum=momentum,
     )
     return Plan(batch_size, steps_per_epoch, schedule)
+
+
+@dataclass(frozen=True)
+class StopWhenLevel:
+    """Rule that ends a training whose loss has levelled off; it reads no labels.
+
+    After half of the planned epochs: stop when the mean loss of all heads, averaged over the last eighth of
+    the plan, lies less than ``tol`` times the whole fall so far below its average over the eighth before.
+
+    Parameters
+    ----------
+    tol : float
+        Share of the fall, in (0, 1).
+    n_epochs : int
+        Planned epochs.
+    """
+
+    tol: float
+    n_epochs: int
+
+    def __call__(self, history: NDArray[np.float32]) -> bool:
+        """Tell whether to stop after the epochs of ``history`` (epochs, H)."""
+        window = max(1, self.n_epochs // 8)
+        if len(history) < max(self.n_epochs // 2, 2 * window + 1):
+            return False
+        losses = history.mean(axis=1, dtype=np.float64)
+        now, before = losses[-window:].mean(), losses[-2 * window : -window].mean()
+        return bool(before - now < self.tol * (losses[0] - now))
 
 
 def default_n_neighbors(n_samples: int, n_clusters: int) -> int:

@@ -1,0 +1,276 @@
+"""What all methods that train heads on neighbours share: one fit, one prediction, one saved form."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from numbers import Real
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+from typing_extensions import Self
+
+from kinfold.compute import resolve_device, resolve_precision
+from kinfold.errors import InputError
+from kinfold.heads import MultiHeadNetwork, Objective, PairSampler, Trainer, Training
+from kinfold.methods._base import check_n_clusters, check_positive, check_whole
+from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._rows import check_rows, numpy_blocks, refuse_beyond_float32
+from kinfold.methods._schedule import Plan, StopWhenLevel, default_n_neighbors, plan_training
+from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.progress import SILENT, Progress
+from kinfold.storage import hash_json
+
+logger = logging.getLogger(__name__)
+
+TEMPERATURE = 0.1
+PREDICT_BYTES = 8 << 20
+_NORM = ("mean", "scale")
+
+
+class HeadMethod(ClusterMixin, BaseEstimator):
+    """Base of the methods that train heads; a method brings its parameters and its objective.
+
+    The parameters that every such method has are ``n_clusters``, ``n_heads``, ``n_neighbors``, ``n_epochs``,
+    ``batch_size``, ``learning_rate``, ``momentum``, ``tol``, ``device``, ``precision`` and
+    ``random_state``.
+    """
+
+    needs_graph: ClassVar[bool] = True
+    batch_norm: Any = False
+
+    n_clusters: int
+    n_heads: int
+    n_neighbors: int | None
+    n_epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    momentum: float | None
+    tol: float
+    device: str
+    precision: str
+    random_state: Any
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        graph: NeighborGraph | None = None,
+        progress: Progress = SILENT,
+        checkpoint: Path | None = None,
+    ) -> Self:
+        """Train the heads on X (N, D).
+
+        Parameters
+        ----------
+        X : array-like or row matrix (N, D)
+            Features; memory maps and sharded matrices stay on disk.
+        y : ignored
+            Labels never reach a fit.
+        graph : NeighborGraph, optional
+            Neighbours of the N samples, or pairs of one's own; made here where it is missing.
+        progress : Progress
+            Shows epochs and loss.
+        checkpoint : Path, optional
+            File to save training to, and to continue from: the result is the same as without a stop.
+
+        Returns
+        -------
+        self
+        """
+        self.check_parameters()
+        X = check_rows(self, X, fitting=True)
+        refuse_beyond_float32(X)
+        n_samples = int(X.shape[0])
+        check_n_clusters(self.n_clusters, n_samples)
+        if graph is None:
+            options = self.graph_options(n_samples)
+            graph = knn_graph(X, **options, zero_rows="isolate", device=self.device, progress=progress)
+        elif graph.n_samples != n_samples:
+            raise InputError(f"the graph has {graph.n_samples} samples, but X has {n_samples} rows")
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        self.plan_ = self._plan(n_samples)
+        training = self._train(X, graph, seed, progress, checkpoint)
+        self.history_, self.head_losses_ = training.history, training.head_losses
+        self.best_head_ = int(self.head_losses_.argmin())
+        self.head_labels_ = training.predict_labels(_blocks(X))
+        self._network = self._one_head(training.head_tensors(self.best_head_))
+        self._conclude(X, seed, progress)
+        warn_of_collapse(self.labels_, self.n_clusters)
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.int32]:
+        """Return the most probable cluster of every row of X (N, D), int32."""
+        return most_probable(self.predict_proba(X))
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """Return the probabilities (N, K) of the clusters for the rows of X (N, D)."""
+        check_is_fitted(self, "n_features_in_")
+        X = check_rows(self, X, fitting=False)
+        refuse_beyond_float32(X)
+        return self._probabilities(X)
+
+    def model_config(self) -> dict[str, Any]:
+        """Return what ``model.json`` holds."""
+        return {
+            "n_clusters": int(self.n_clusters),
+            "best_head": self.best_head_,
+            "head_losses": [float(loss) for loss in self.head_losses_],
+        }
+
+    def model_tensors(self) -> dict[str, NDArray[Any]]:
+        """Return what ``model.safetensors`` holds: the best head alone."""
+        state = self._network.state_dict()
+        return {name.removeprefix("norm."): value.cpu().numpy() for name, value in state.items()}
+
+    @classmethod
+    def from_model(
+        cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]], *, device: str = "auto"
+    ) -> Self:
+        """Return an estimator that predicts, from a saved model."""
+        model = cls(n_clusters=config["n_clusters"], device=device)
+        model.head_losses_ = np.array(config["head_losses"], dtype=np.float32)
+        model.best_head_ = config["best_head"]
+        model.n_features_in_ = int(tensors["mean"].shape[0])
+        model._load(config, tensors)
+        return model
+
+    def check_parameters(self) -> None:
+        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
+        check_whole(n_heads=self.n_heads)
+        for name in ("n_neighbors", "n_epochs", "batch_size"):
+            if (value := getattr(self, name, None)) is not None:
+                check_whole(**{name: value})
+        if self.learning_rate is not None:
+            check_positive(learning_rate=self.learning_rate)
+        if self.momentum is not None and not (isinstance(self.momentum, Real) and 0 <= self.momentum < 1):
+            raise InputError(f"momentum must be in [0, 1); got {self.momentum!r}")
+        if not (isinstance(self.tol, Real) and 0 <= self.tol < 1):
+            raise InputError(f"tol must be in [0, 1); got {self.tol!r}")
+        resolve_precision(self.precision, resolve_device(self.device))
+
+    def graph_options(self, n_samples: int) -> dict[str, Any]:
+        """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
+        k = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
+        return {"n_neighbors": k}
+
+    def _count_targets(self) -> int:
+        """Return how many neighbours' teacher outputs make one target."""
+        return 1
+
+    def _make_objective(self) -> Objective:
+        raise AssertionError("every method has its own objective")
+
+    def _describe_objective(self) -> list[Any]:
+        """Return the parameters, JSON-ready, that decide the training besides those of the plan."""
+        return []
+
+    def _conclude(self, X: Any, seed: int, progress: Progress) -> None:
+        """Learn ``labels_`` from the trained heads."""
+        self.labels_ = most_probable(self._probabilities(X))
+
+    def _probabilities(self, X: Any) -> NDArray[np.float32]:
+        """Return the probabilities of rows that were checked already."""
+        with torch.inference_mode():
+            parts = [torch.softmax(self._logits(self._to_device(block)), dim=1).cpu() for block in _blocks(X)]
+        return torch.cat(parts).numpy()
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        """Return the logits (n, K) of what predicts; probabilities are their plain softmax."""
+        logits: Tensor = self._network(rows)[0] / TEMPERATURE
+        return logits
+
+    def _plan(self, n_samples: int) -> Plan:
+        plan = plan_training(
+            n_samples,
+            self.n_clusters,
+            n_epochs=self.n_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+        )
+        logger.info("training plan: %s", plan)
+        return plan
+
+    def _train(
+        self, X: Any, graph: NeighborGraph, seed: int, progress: Progress, checkpoint: Path | None
+    ) -> Training:
+        device = resolve_device(self.device)
+        network = MultiHeadNetwork(
+            self.n_features_in_,
+            self.n_clusters,
+            self.n_heads,
+            generator=torch.Generator().manual_seed(seed),
+            batch_norm=bool(self.batch_norm),
+        )
+        mean, deviation = _mean_and_deviation(X)
+        network.norm.set(mean, deviation)
+        identity = {
+            "method": type(self).__name__,
+            "parameters": [*self._describe_objective(), bool(self.batch_norm), self._count_targets()],
+            "draws": [seed, self.plan_.batch_size],
+            "rows": [list(X.shape), float(mean.double().sum()), float(deviation.double().sum())],
+            "graph": [graph.n_samples, len(graph.indices), int(graph.indices.sum(dtype=np.int64))],
+        }
+        trainer = Trainer(
+            network,
+            self._make_objective(),
+            self.plan_.schedule,
+            device=device,
+            dtype=resolve_precision(self.precision, device),
+            identity=hash_json(identity),
+        )
+        batches = PairSampler(
+            X,
+            graph,
+            batch_size=self.plan_.batch_size,
+            seed=seed,
+            device=device,
+            n_targets=self._count_targets(),
+        )
+        stop = StopWhenLevel(self.tol, self.plan_.schedule.n_epochs) if self.tol else None
+        return trainer.fit(batches, progress=progress, checkpoint=checkpoint, stop=stop)
+
+    def _load(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+        """Become what a saved model describes."""
+        named = {f"norm.{name}" if name in _NORM else name: value for name, value in tensors.items()}
+        self._network = self._one_head({name: torch.from_numpy(value) for name, value in named.items()})
+
+    def _one_head(self, tensors: dict[str, Tensor]) -> MultiHeadNetwork:
+        network = MultiHeadNetwork(self.n_features_in_, self.n_clusters, 1, generator=torch.Generator())
+        network.load_state_dict(tensors)
+        return network.to(resolve_device(self.device)).requires_grad_(False).eval()
+
+    def _to_device(self, block: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.array(block, dtype=np.float32)).to(resolve_device(self.device))
+
+
+def most_probable(probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Return the arg max of every row, the lower number on ties."""
+    labels: NDArray[np.int32] = probabilities.argmax(axis=1).astype(np.int32)
+    return labels
+
+
+def _blocks(X: Any) -> Iterator[NDArray[Any]]:
+    return (block for _, block in numpy_blocks(X, PREDICT_BYTES))
+
+
+def _mean_and_deviation(X: Any) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the columns of X, (D,) each, computed in float64."""
+    count, total = 0, np.zeros(X.shape[1])
+    for _, block in numpy_blocks(X):
+        total += block.sum(axis=0, dtype=np.float64)
+        count += len(block)
+    mean = total / count
+    squares = np.zeros(X.shape[1])
+    for _, block in numpy_blocks(X):
+        squares += np.square(block - mean).sum(axis=0)
+    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(squares / count)).float()

@@ -1,0 +1,337 @@
+"""ICCE: better neighbours and targets for many heads, one consensus of them, one classifier trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kinfold.consensus import METHODS as CONSENSUS_METHODS
+from kinfold.consensus import consensus
+from kinfold.distributed import current_workers
+from kinfold.errors import InputError, nearest_name
+from kinfold.heads import Objective, TemiObjective
+from kinfold.methods._base import check_flags, check_positive, check_whole
+from kinfold.methods._heads import HeadMethod
+from kinfold.methods._schedule import default_n_neighbors
+from kinfold.methods._self_training import SelfTraining, fit_self_training
+from kinfold.progress import Progress
+
+_CLASSIFIER = ("weight", "bias", "mean", "scale")
+_NEIGHBORS_CAP = 40  # times the least number, where max_neighbors is open: the papers' 50 and 2,000
+
+
+class ICCE(HeadMethod):
+    """Unsupervised classification in three stages: heads, their consensus, a classifier trained on it.
+
+    Stage 1 trains heads as :class:`~kinfold.TEMI` does, on neighbours that adapt to how dense a sample's
+    surroundings are, against a teacher that is balanced over clusters. Stage 2 finds the labeling that
+    shares most information with all heads. Stage 3 trains a linear classifier on that labeling; it is what
+    predicts, the training samples included. Every part can be switched off on its own.
+
+    Parameters
+    ----------
+    n_clusters : int, default 8
+        K, at most the number of samples.
+    n_heads : int, default 16
+        H. The paper trains 50.
+    similarity_threshold : float, "auto" or None, default "auto"
+        Cosine similarity from which on samples are neighbours. The paper's 0.3 suits DINOv2; "auto" takes
+        the one that yields a mean number of neighbours of 4 × ``min_neighbors``. None keeps exactly
+        ``min_neighbors``.
+    min_neighbors : int, optional
+        Least number of neighbours; by default the paper's 50, or fewer in data where half an average cluster
+        is smaller.
+    max_neighbors : int, optional
+        Most neighbours of a sample; by default 40 × ``min_neighbors``, and no more than an average cluster.
+    beta : float, default 0.6
+        Exponent in (0, 1] of the pointwise mutual information.
+    weighted : bool, default True
+        Weigh pairs by the teachers' agreement; else all pairs count the same.
+    sinkhorn : bool, default True
+        Balance the teacher's outputs over the clusters of a batch by Sinkhorn–Knopp.
+    teacher_temperature : float, default 0.1
+        Softmax temperature of the teacher in training; the student's is 0.1.
+    cross_entropy_weight : float, default 0.0
+        λ of the cross-entropy towards the teacher's choice, reached on a half cosine at the end of training.
+    batch_norm : bool, default True
+        Normalise features by the batch in training; else by the mean and deviation of the training set.
+    smoothing_neighbors : int, default 1
+        m: a target is the mean of the teacher's outputs on so many random neighbours.
+    consensus : bool or str, default True
+        Stage 2: False for none (the best head's labels go on), True or "auto" for the best of all functions,
+        or the name of one: "cspa", "hgpa", "mcla", "alignment".
+    self_training : bool, default True
+        Stage 3. Without it, the best head predicts.
+    self_training_dims : sequence of int, optional
+        Widths of blocks of columns of X. Stage 3 tries the first block, the first two, and so on, and keeps
+        what predicts held-out pseudo-labels best. By default all columns.
+    self_training_iterations : int, optional
+        Steps of stage 3; by default up to the paper's 12,500, fewer for few samples.
+    n_epochs : int, optional
+        Passes over the data; by default as many as make a fixed number of steps.
+    batch_size : int, optional
+        Pairs per step, cut to N; by default 128 to 512 with growing N, more for many clusters.
+    learning_rate : float, optional
+        Of AdamW after the warm-up; by default 1e-3.
+    momentum : float, optional
+        Of the teacher, in [0, 1); by default the paper's 0.996 in long trainings, less in short ones.
+    tol : float, default 0.01
+        Training ends early when the mean loss has levelled off, see :class:`~kinfold.TEMI`; 0 never ends
+        early.
+    device : str, default "auto"
+        "cpu", "cuda", "mps", or the best there is.
+    precision : str, default "auto"
+        Of matrix products: "float32", "bfloat16", or bfloat16 where the device has units for it.
+    random_state : int, RandomState or None, default None
+        Seed; the same integer gives the same labels on the same machine.
+
+    Attributes
+    ----------
+    labels_ : ndarray (N,) int32
+        Cluster of every training sample, by the final classifier.
+    consensus_labels_ : ndarray (N,) int32
+        Cluster of every training sample in the consensus (stage 2); only with ``consensus``.
+    consensus_ : Consensus
+        The consensus with its table of candidates; only with ``consensus``.
+    self_training_ : SelfTraining
+        The classifier with its table of settings; only with ``self_training``.
+    head_labels_ : ndarray (H, N) int32
+        Cluster of every training sample by every head (stage 1).
+    head_losses_ : ndarray (H,) float32
+        Training loss of every head over the last epoch.
+    best_head_ : int
+        The head with the lowest loss.
+    history_ : ndarray (epochs, H) float32
+        Loss of every head in every epoch.
+    plan_ : Plan
+        Batch size and schedule as used.
+    n_features_in_ : int
+        D.
+
+    Raises
+    ------
+    InputError
+        From ``fit``: more clusters than samples, rows that are not finite, a graph of another size, column
+        blocks that don't add up to D.
+
+    References
+    ----------
+    "ICCE", sections 3.1 (stage 1, Equations 1 to 3), 3.2 (stage 2, Equations 4 to 7) and 3.3 (stage 3).
+    Differences: threshold, length, rate, batch and momentum adapt to the data; docs/methods.md lists them.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from kinfold import ICCE
+    >>> X, _ = make_blobs(300, centers=3, n_features=16, random_state=0)
+    >>> ICCE(n_clusters=3, n_heads=4, n_epochs=20, random_state=0).fit(X).predict_proba(X[:5]).shape
+    (5, 3)
+    """
+
+    def __init__(
+        self,
+        *,
+        n_clusters: int = 8,
+        n_heads: int = 16,
+        similarity_threshold: float | str | None = "auto",
+        min_neighbors: int | None = None,
+        max_neighbors: int | None = None,
+        beta: float = 0.6,
+        weighted: bool = True,
+        sinkhorn: bool = True,
+        teacher_temperature: float = 0.1,
+        cross_entropy_weight: float = 0.0,
+        batch_norm: bool = True,
+        smoothing_neighbors: int = 1,
+        consensus: bool | str = True,
+        self_training: bool = True,
+        self_training_dims: Sequence[int] | None = None,
+        self_training_iterations: int | None = None,
+        n_epochs: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        momentum: float | None = None,
+        tol: float = 0.01,
+        device: str = "auto",
+        precision: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.n_heads = n_heads
+        self.similarity_threshold = similarity_threshold
+        self.min_neighbors = min_neighbors
+        self.max_neighbors = max_neighbors
+        self.beta = beta
+        self.weighted = weighted
+        self.sinkhorn = sinkhorn
+        self.teacher_temperature = teacher_temperature
+        self.cross_entropy_weight = cross_entropy_weight
+        self.batch_norm = batch_norm
+        self.smoothing_neighbors = smoothing_neighbors
+        self.consensus = consensus
+        self.self_training = self_training
+        self.self_training_dims = self_training_dims
+        self.self_training_iterations = self_training_iterations
+        self.n_epochs = n_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.tol = tol
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+
+    def graph_options(self, n_samples: int) -> dict[str, Any]:
+        """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
+        least = self.min_neighbors or default_n_neighbors(n_samples, self.n_clusters)
+        options: dict[str, Any] = {"n_neighbors": least, "threshold": self.similarity_threshold}
+        if self.similarity_threshold is not None:
+            most = self.max_neighbors or min(_NEIGHBORS_CAP * least, n_samples // self.n_clusters)
+            options["max_neighbors"] = max(least, most)
+        return options
+
+    def check_parameters(self) -> None:
+        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
+        super().check_parameters()
+        check_positive(beta=self.beta, teacher_temperature=self.teacher_temperature)
+        if self.beta > 1:
+            raise InputError(f"beta must be in (0, 1]; got {self.beta!r}")
+        check_whole(smoothing_neighbors=self.smoothing_neighbors)
+        for name in ("min_neighbors", "max_neighbors", "self_training_iterations"):
+            if (value := getattr(self, name)) is not None:
+                check_whole(**{name: value})
+        check_flags(
+            weighted=self.weighted,
+            sinkhorn=self.sinkhorn,
+            batch_norm=self.batch_norm,
+            self_training=self.self_training,
+        )
+        if self.cross_entropy_weight != 0:
+            check_positive(cross_entropy_weight=self.cross_entropy_weight)
+        _check_threshold(self.similarity_threshold)
+        _check_consensus(self.consensus)
+
+    def model_config(self) -> dict[str, Any]:
+        """Return what ``model.json`` holds."""
+        content = super().model_config()
+        if self.consensus is not False:
+            content["consensus"] = {"method": self.consensus_.method, "mean_nmi": self.consensus_.mean_nmi}
+        if self.self_training:
+            found = self.self_training_
+            content["self_training"] = {
+                "learning_rate": found.learning_rate,
+                "dims": list(found.dims),
+                "agreement": found.agreement,
+            }
+        return content
+
+    def model_tensors(self) -> dict[str, NDArray[Any]]:
+        """Return what ``model.safetensors`` holds: the classifier, or the best head."""
+        if not self.self_training:
+            return super().model_tensors()
+        return {name: getattr(self.self_training_, name) for name in _CLASSIFIER}
+
+    def _load(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+        self.self_training = "self_training" in config
+        if not self.self_training:
+            super()._load(config, tensors)
+            return
+        chosen = config["self_training"]
+        self.self_training_ = SelfTraining(
+            **{name: tensors[name] for name in _CLASSIFIER},
+            learning_rate=chosen["learning_rate"],
+            dims=tuple(chosen["dims"]),
+            agreement=chosen["agreement"],
+            table=(),
+        )
+
+    def _count_targets(self) -> int:
+        return int(self.smoothing_neighbors)
+
+    def _make_objective(self) -> Objective:
+        return TemiObjective(
+            self.n_heads,
+            self.n_clusters,
+            beta=self.beta,
+            weighted=bool(self.weighted),
+            cross_entropy_weight=float(self.cross_entropy_weight),
+            teacher_temperature=self.teacher_temperature,
+            balanced=bool(self.sinkhorn),
+        )
+
+    def _describe_objective(self) -> list[Any]:
+        return [
+            self.beta,
+            bool(self.weighted),
+            float(self.cross_entropy_weight),
+            self.teacher_temperature,
+            bool(self.sinkhorn),
+        ]
+
+    def _conclude(self, X: Any, seed: int, progress: Progress) -> None:
+        """Stages 2 and 3, by the first process for all."""
+        workers = current_workers()
+        if workers.is_first:
+            self._find_consensus(seed, progress)
+            self._train_classifier(X, seed, progress)
+        for name in ("consensus_", "consensus_labels_", "self_training_"):
+            found = workers.broadcast(getattr(self, name, None))
+            if found is not None:
+                setattr(self, name, found)
+        super()._conclude(X, seed, progress)
+
+    def _find_consensus(self, seed: int, progress: Progress) -> None:
+        if self.consensus is False:
+            return
+        method = "auto" if self.consensus is True else str(self.consensus)
+        self.consensus_ = consensus(
+            self.head_labels_,
+            n_clusters=self.n_clusters,
+            method=method,
+            random_state=seed,
+            progress=progress,
+        )
+        self.consensus_labels_ = self.consensus_.labels
+
+    def _train_classifier(self, X: Any, seed: int, progress: Progress) -> None:
+        if not self.self_training:
+            return
+        best = self.head_labels_[self.best_head_]
+        self.self_training_ = fit_self_training(
+            X,
+            best if self.consensus is False else self.consensus_labels_,
+            self.n_clusters,
+            dims=self.self_training_dims,
+            n_iterations=self.self_training_iterations,
+            seed=seed,
+            device=self.device,
+            progress=progress,
+        )
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        if not self.self_training:
+            return super()._logits(rows)
+        return self.self_training_.logits(rows)
+
+
+def _check_threshold(threshold: Any) -> None:
+    if threshold is None or threshold == "auto":
+        return
+    if not isinstance(threshold, Real) or isinstance(threshold, bool) or not -1 <= float(threshold) <= 1:
+        raise InputError(
+            f"similarity_threshold must be a cosine similarity in [-1, 1], 'auto' or None; got {threshold!r}"
+        )
+
+
+def _check_consensus(consensus: Any) -> None:
+    if isinstance(consensus, bool | np.bool_) or consensus in CONSENSUS_METHODS:
+        return
+    raise InputError(
+        f"consensus must be true, false or one of {', '.join(CONSENSUS_METHODS)}, not {consensus!r}"
+        f"{nearest_name(str(consensus), list(CONSENSUS_METHODS))}"
+    )

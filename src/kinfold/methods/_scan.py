@@ -1,0 +1,125 @@
+"""SCANv2: heads trained to agree on neighbours while using all clusters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kinfold.heads import Objective, ScanObjective
+from kinfold.methods._base import check_positive
+from kinfold.methods._heads import HeadMethod
+
+
+class SCAN(HeadMethod):
+    """SCANv2: neighbours get one cluster, and the entropy of the clusters' use stays high.
+
+    The network, the slowly following teacher and the choice of the best head are those of
+    :class:`~kinfold.TEMI`; the loss is SCAN's consistency of neighbours with an entropy term over the batch,
+    which wants batches that are large beside the number of clusters.
+
+    Parameters
+    ----------
+    n_clusters : int, default 8
+        K, at most the number of samples.
+    n_heads : int, default 16
+        H. The paper trains 32.
+    n_neighbors : int, optional
+        Neighbours per sample where ``fit`` makes the graph itself; by default the paper's 50, or fewer in
+        data where half an average cluster is smaller.
+    entropy_weight : float, default 5.0
+        α, what an even use of the clusters is worth.
+    n_epochs : int, optional
+        Passes over the data; by default as many as make a fixed number of steps.
+    batch_size : int, optional
+        Pairs per step, cut to N; by default 128 to 512 with growing N, more for many clusters. The paper
+        takes 4,096 on ImageNet-1K.
+    learning_rate : float, optional
+        Of AdamW after the warm-up; by default 1e-3.
+    momentum : float, optional
+        Of the teacher, in [0, 1); by default the paper's 0.996 in long trainings, less in short ones.
+    tol : float, default 0.01
+        Training ends early when the mean loss has levelled off, see :class:`~kinfold.TEMI`; 0 never ends
+        early.
+    device : str, default "auto"
+        "cpu", "cuda", "mps", or the best there is.
+    precision : str, default "auto"
+        Of matrix products: "float32", "bfloat16", or bfloat16 where the device has units for it.
+    random_state : int, RandomState or None, default None
+        Seed; the same integer gives the same labels on the same machine.
+
+    Attributes
+    ----------
+    labels_ : ndarray (N,) int32
+        Cluster of every training sample: the arg max of the best head's teacher.
+    head_labels_ : ndarray (H, N) int32
+        Cluster of every training sample by every head.
+    head_losses_ : ndarray (H,) float32
+        Training loss of every head over the last epoch.
+    best_head_ : int
+        The head with the lowest loss.
+    history_ : ndarray (epochs, H) float32
+        Loss of every head in every epoch.
+    plan_ : Plan
+        Batch size and schedule as used.
+    n_features_in_ : int
+        D.
+
+    Raises
+    ------
+    InputError
+        From ``fit``: more clusters than samples, rows that are not finite, a graph of another size.
+
+    References
+    ----------
+    "Scaling Up Deep Clustering Methods Beyond ImageNet-1K", Equation 2 and section 5; after Van Gansbeke et
+    al. (2020), "SCAN". Differences: length, rate, batch and momentum adapt to N.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from kinfold import SCAN
+    >>> X, _ = make_blobs(300, centers=3, n_features=16, random_state=0)
+    >>> SCAN(n_clusters=3, n_heads=2, n_epochs=20, random_state=0).fit(X).predict_proba(X[:5]).shape
+    (5, 3)
+    """
+
+    def __init__(
+        self,
+        *,
+        n_clusters: int = 8,
+        n_heads: int = 16,
+        n_neighbors: int | None = None,
+        entropy_weight: float = 5.0,
+        n_epochs: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float | None = None,
+        momentum: float | None = None,
+        tol: float = 0.01,
+        device: str = "auto",
+        precision: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.n_heads = n_heads
+        self.n_neighbors = n_neighbors
+        self.entropy_weight = entropy_weight
+        self.n_epochs = n_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.tol = tol
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+
+    def check_parameters(self) -> None:
+        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
+        super().check_parameters()
+        check_positive(entropy_weight=self.entropy_weight)
+
+    def _make_objective(self) -> Objective:
+        return ScanObjective(entropy_weight=self.entropy_weight)
+
+    def _describe_objective(self) -> list[Any]:
+        return [self.entropy_weight]
