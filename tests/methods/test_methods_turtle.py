@@ -19,7 +19,7 @@ from kinfold.methods._turtle_training import TurtleTraining, levelled_off, plan_
 from kinfold.metrics import adjusted_rand_index, clustering_accuracy
 
 CPU = torch.device("cpu")
-QUICK = {"n_steps": 60, "random_state": 0, "device": "cpu"}
+QUICK = {"n_steps": 30, "random_state": 0, "device": "cpu"}
 
 
 def blobs(n=240, k=3, dim=16, spread=0.3, seed=0):
@@ -168,6 +168,12 @@ def test_check_estimator_passes():
     check_estimator(TURTLE(n_steps=20))
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_check_estimator_passes_with_all_defaults():
+    check_estimator(TURTLE())
+
+
 def test_clear_kinds_are_found_in_one_space_and_in_two():
     X, truth = blobs()
     for dims in (None, (10, 6)):
@@ -179,7 +185,7 @@ def test_clear_kinds_are_found_in_one_space_and_in_two():
 @pytest.mark.parametrize("inner_start", ["cold", "warm"])
 def test_digits_are_sorted_and_the_score_is_high(inner_start):
     X, y = load_digits(return_X_y=True)
-    model = TURTLE(n_clusters=10, inner_start=inner_start, n_steps=500, random_state=0).fit(X)
+    model = TURTLE(n_clusters=10, inner_start=inner_start, n_steps=400, random_state=0).fit(X)
     assert clustering_accuracy(y, model.labels_) > 0.65
     assert model.generalization_score_ > 0.93
 
