@@ -14,7 +14,7 @@ from kinfold.methods._rows import UnitBlocks
 MIN_SAMPLE = 8192
 SAMPLE_PER_CLUSTER = 8
 _MAX_TABLE = 16384
-_STEPS_PER_ROW = 1 / 16  # a table of all similarities pays from this many steps on
+_STEPS_PER_ROW = 1 / 64  # a table of all similarities pays from this many steps on
 _TABLE_BLOCK = 512
 
 Similarities = Callable[[NDArray[np.int64]], NDArray[np.float32]]
