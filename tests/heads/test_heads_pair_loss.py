@@ -23,7 +23,11 @@ def defined(logits, targets, temperature, beta, marginal, weights, label_weight,
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize(("label_weight", "entropy_weight"), [(0.0, 0.0), (0.7, 0.0), (0.0, 5.0), (0.3, 2.0)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_loss_and_gradient_equal_the_definitions(scale, beta, weighted, label_weight, entropy_weight, dtype):
+@pytest.mark.parametrize("block", [2 << 20, 4 * H * K * 3])
+def test_loss_and_gradient_equal_the_definitions(
+    scale, beta, weighted, label_weight, entropy_weight, dtype, block, monkeypatch
+):
+    monkeypatch.setattr("kinfold.heads._pair_loss._BLOCK_BYTES", block)
     generator = torch.Generator().manual_seed(0)
     logits = scale * torch.randn(H, 2 * B, K, generator=generator, dtype=torch.float64)
     targets = torch.log_softmax(scale * torch.randn(H, 2 * B, K, generator=generator).double(), 2)
@@ -60,3 +64,11 @@ def test_extreme_logits_give_finite_numbers(size):
     (gradient,) = torch.autograd.grad(loss.sum(), logits)
     assert bool(torch.isfinite(loss).all())
     assert bool(torch.isfinite(gradient).all())
+
+
+def test_the_gradient_is_given_once():
+    logits = torch.randn(1, 2 * B, K).requires_grad_()
+    loss = pair_loss(logits, torch.log_softmax(torch.randn(1, 2 * B, K), 2), temperature=0.1).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="taken before"):
+        loss.backward()

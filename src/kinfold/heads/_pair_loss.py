@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _TINY = 1e-30
+_BLOCK_BYTES = 2 << 20
 
 
 def pair_loss(
@@ -66,30 +67,58 @@ class _PairLoss(torch.autograd.Function):
         label_weight: float,
         entropy_weight: float,
     ) -> Tensor:
-        log_p = torch.log_softmax(logits / temperature, dim=2)
-        loss, gradient = _similarity(log_p, targets, beta, log_marginal, weights)
-        p = log_p.exp()
-        gradient.sub_(p).mul_(beta)
-        if weights is not None:
-            gradient.mul_(weights.repeat(2).unsqueeze(1))
-        scale = 1 / p.shape[1]  # 1 / 2B
-        if label_weight > 0:
-            chosen = targets.argmax(dim=2, keepdim=True)
-            loss = loss + label_weight * log_p.gather(2, chosen).sum(dim=(1, 2))
-            gradient.sub_(p, alpha=label_weight)
-            gradient.scatter_add_(2, chosen, torch.full_like(p[:, :, :1], label_weight))
-        loss = -scale * loss
-        gradient.mul_(-scale / temperature)
+        scale = 1 / logits.shape[1]  # 1 / 2B
+        gradient = torch.empty_like(logits)
+        loss = logits.new_zeros(len(logits))
+        log_mean = None
         if entropy_weight > 0:
-            loss = loss + entropy_weight * _add_entropy(p, gradient, scale * entropy_weight / temperature)
-        ctx.save_for_backward(gradient)
-        return loss
+            log_mean, negative_entropy = _mean_prediction(logits, temperature)
+            loss = loss - entropy_weight / scale * negative_entropy
+        pair_weights = None if weights is None else weights.repeat(2)
+        for rows in row_blocks(logits):
+            log_p = torch.log_softmax(logits[:, rows] / temperature, dim=2)
+            p = log_p.exp()
+            similar, pull = _similarity(
+                log_p,
+                targets[:, rows],
+                beta,
+                log_marginal,
+                None if pair_weights is None else pair_weights[rows],
+            )
+            loss += similar
+            pull.sub_(p).mul_(beta)
+            if pair_weights is not None:
+                pull.mul_(pair_weights[rows].unsqueeze(1))
+            if label_weight > 0:
+                chosen = targets[:, rows].argmax(dim=2, keepdim=True)
+                loss += label_weight * log_p.gather(2, chosen).sum(dim=(1, 2))
+                pull.sub_(p, alpha=label_weight)
+                pull.scatter_add_(2, chosen, torch.full_like(p[:, :, :1], label_weight))
+            if log_mean is not None:
+                surprise = p * _of_rows(log_mean, rows, logits.shape[1])
+                surprise.addcmul_(p, surprise.sum(dim=2, keepdim=True), value=-1)
+                pull.sub_(surprise, alpha=entropy_weight)
+            torch.mul(pull, -scale / temperature, out=gradient[:, rows])
+        ctx.gradient = gradient
+        return loss.mul_(-scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * upstream.view(-1, 1, 1), *[None] * 7
+        gradient: Tensor | None = ctx.gradient
+        if gradient is None:
+            raise RuntimeError("the gradient of this loss was taken before; compute the loss again")
+        ctx.gradient = None  # its memory becomes the result
+        return gradient.mul_(upstream.view(-1, 1, 1)), *[None] * 7
+
+
+def row_blocks(tensor: Tensor) -> list[slice]:
+    """Return blocks of the rows of (h, R, K) whose temporaries stay in a CPU's cache; elsewhere all rows."""
+    n_heads, n_rows, n_clusters = tensor.shape
+    size = n_rows
+    if tensor.device.type == "cpu":
+        size = max(1, _BLOCK_BYTES // (4 * n_heads * n_clusters))
+    return [slice(start, min(n_rows, start + size)) for start in range(0, n_rows, size)]
 
 
 def _similarity(
@@ -102,17 +131,23 @@ def _similarity(
     log_share = torch.log_softmax(z, dim=2)
     rows = z[:, :, 0] - log_share[:, :, 0]
     if weights is not None:
-        rows = rows * weights.repeat(2)
+        rows = rows * weights
     return rows.sum(dim=1), log_share.exp_()
 
 
-def _add_entropy(p: Tensor, gradient: Tensor, scale: float) -> Tensor:
-    """Return ½ Σ_views Σ_c p̄ log p̄ of every head; add ``scale`` times 2Bτ of its gradient."""
-    n_heads, n_rows, n_clusters = p.shape
-    views = p.view(n_heads, 2, n_rows // 2, n_clusters)
-    mean = views.mean(dim=2, keepdim=True)
+def _mean_prediction(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Return log p̄ (h, 2, K) of both views, and ½ Σ_views Σ_c p̄ log p̄ of every head."""
+    n_pairs = logits.shape[1] // 2
+    sums = []
+    for view in torch.chunk(logits, 2, dim=1):
+        parts = [torch.softmax(view[:, rows] / temperature, dim=2).sum(dim=1) for rows in row_blocks(view)]
+        sums.append(torch.stack(parts).sum(dim=0))
+    mean = torch.stack(sums, dim=1) / n_pairs
     log_mean = mean.clamp_min(_TINY).log()
-    pull = views * log_mean
-    pull.addcmul_(views, pull.sum(dim=3, keepdim=True), value=-1)
-    gradient.view_as(views).add_(pull, alpha=scale)
-    return 0.5 * (mean * log_mean).sum(dim=(1, 2, 3))
+    return log_mean, 0.5 * (mean * log_mean).sum(dim=(1, 2))
+
+
+def _of_rows(by_view: Tensor, rows: slice, n_rows: int) -> Tensor:
+    """Return what (h, 2, K) holds for each of some rows of both views together."""
+    view = torch.arange(rows.start, rows.stop, device=by_view.device) // (n_rows // 2)
+    return by_view[:, view]

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kinfold.heads._pair_loss import pair_loss
+from kinfold.heads._pair_loss import pair_loss, row_blocks
 from kinfold.heads.losses import half_cosine, pair_agreement, sinkhorn
 
 TEMPERATURE = 0.1
@@ -172,7 +172,8 @@ class TemiObjective(NeighborObjective):
         )
 
     def _count(self, outputs: Tensor, heads: slice) -> None:
-        self.marginal[heads].lerp_(outputs.exp().mean(dim=1), 1 - self.momentum)
+        sums = torch.stack([outputs[:, rows].exp().sum(dim=1) for rows in row_blocks(outputs)])
+        self.marginal[heads].lerp_(sums.sum(dim=0) / outputs.shape[1], 1 - self.momentum)
 
 
 class ScanObjective(NeighborObjective):
