@@ -74,26 +74,15 @@ class _PairLoss(torch.autograd.Function):
         if entropy_weight > 0:
             log_mean, negative_entropy = _mean_prediction(logits, temperature)
             loss = loss - entropy_weight / scale * negative_entropy
-        pair_weights = None if weights is None else weights.repeat(2)
+        row_weights = None if weights is None else weights.repeat(2)
         for rows in row_blocks(logits):
             log_p = torch.log_softmax(logits[:, rows] / temperature, dim=2)
             p = log_p.exp()
-            similar, pull = _similarity(
-                log_p,
-                targets[:, rows],
-                beta,
-                log_marginal,
-                None if pair_weights is None else pair_weights[rows],
-            )
+            some_weights = None if row_weights is None else row_weights[rows]
+            similar, pull = _similarity(log_p, p, targets[:, rows], beta, log_marginal, some_weights)
             loss += similar
-            pull.sub_(p).mul_(beta)
-            if pair_weights is not None:
-                pull.mul_(pair_weights[rows].unsqueeze(1))
             if label_weight > 0:
-                chosen = targets[:, rows].argmax(dim=2, keepdim=True)
-                loss += label_weight * log_p.gather(2, chosen).sum(dim=(1, 2))
-                pull.sub_(p, alpha=label_weight)
-                pull.scatter_add_(2, chosen, torch.full_like(p[:, :, :1], label_weight))
+                loss += label_weight * _add_labels(log_p, p, targets[:, rows], pull, label_weight)
             if log_mean is not None:
                 surprise = p * _of_rows(log_mean, rows, logits.shape[1])
                 surprise.addcmul_(p, surprise.sum(dim=2, keepdim=True), value=-1)
@@ -122,17 +111,32 @@ def row_blocks(tensor: Tensor) -> list[slice]:
 
 
 def _similarity(
-    log_p: Tensor, targets: Tensor, beta: float, log_marginal: Tensor | None, weights: Tensor | None
+    log_p: Tensor,
+    p: Tensor,
+    targets: Tensor,
+    beta: float,
+    log_marginal: Tensor | None,
+    weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return Σ_rows w · log Σ_c exp(z) of every head, z = β(targets + log p) − log q̄, and softmax(z)."""
+    """Return Σ_rows w · log Σ_c exp(z) of every head, z = β(targets + log p) − log q̄, and τ its gradient."""
     z = (targets + log_p).mul_(beta)
     if log_marginal is not None:
         z.sub_(log_marginal.unsqueeze(1))
     log_share = torch.log_softmax(z, dim=2)
-    rows = z[:, :, 0] - log_share[:, :, 0]
+    similar = z[:, :, 0] - log_share[:, :, 0]
+    pull = log_share.exp_().sub_(p).mul_(beta)
     if weights is not None:
-        rows = rows * weights
-    return rows.sum(dim=1), log_share.exp_()
+        similar = similar * weights
+        pull.mul_(weights.unsqueeze(1))
+    return similar.sum(dim=1), pull
+
+
+def _add_labels(log_p: Tensor, p: Tensor, targets: Tensor, pull: Tensor, label_weight: float) -> Tensor:
+    """Return Σ_rows log p(ŷ) of every head; add ``label_weight`` · τ of its gradient to ``pull``."""
+    chosen = targets.argmax(dim=2, keepdim=True)
+    pull.sub_(p, alpha=label_weight)
+    pull.scatter_add_(2, chosen, torch.full_like(p[:, :, :1], label_weight))
+    return log_p.gather(2, chosen).sum(dim=(1, 2))
 
 
 def _mean_prediction(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
