@@ -1,0 +1,156 @@
+"""What is said of one fit: agreement with the classes, and the criteria that know none, stage by stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinfold.consensus import consensus, pairwise_nmi
+from kinfold.heads.training import Training
+from kinfold.metrics import adjusted_rand_index, clustering_accuracy, normalized_mutual_info
+from kinfold.neighbors import NeighborGraph, knn_graph
+from studies.criteria import N_NEAREST, Nearest, describe_labels, nearest_pairs, neighbor_agreement
+from studies.data import Data
+
+Labels = NDArray[np.int32]
+Stages = dict[str, Labels]
+SCORES = ("acc", "nmi", "ari")
+_JUDGED = ("labels", "best head", "consensus")  # the stages that get label-free criteria
+
+
+def judge(
+    estimator: Any, training: Training | None, graph: NeighborGraph | None, data: Data, seed: int
+) -> dict[str, Any]:
+    """Return the figures of a fitted estimator.
+
+    ``stages`` holds, by name: ``labels`` (``labels_``, and on the test set ``predict``); of methods with
+    heads ``best head`` (chosen by loss), ``mean head`` (mean over heads), ``oracle head`` (chosen by training
+    accuracy) and ``test consensus`` (of all heads on the test set); of ICCE ``consensus`` and ``classifier``.
+    Each has ``train`` and ``test`` scores and ``criteria`` where they apply.
+    """
+    nearest = nearest_pairs(_nearest_graph(graph, data))
+    train: Stages = {"labels": estimator.labels_}
+    test: Stages = {} if data.test is None else {"labels": estimator.predict(data.test.X)}
+    found: dict[str, Any] = {}
+    means: dict[str, Any] = {}
+    heads = None
+    if training is not None:
+        heads = estimator.head_labels_
+        tested = None if data.test is None else training.predict_labels([data.test.X])
+        found |= {
+            "epochs": [len(estimator.history_), estimator.plan_.schedule.n_epochs],
+            "stopped_early": training.stopped_early,
+            "heads": _judge_heads(estimator, data, tested, nearest),
+        }
+        means = _mean_over_heads(data, heads, tested)
+        _add_heads(estimator, found["heads"], tested, train, test, seed)
+    found |= _add_later_stages(estimator, train, test)
+    found["stages"] = {
+        name: _judge_stage(name, train, test, data, estimator, heads, nearest, seed)
+        for name in dict.fromkeys([*train, *test])
+    }
+    if means:
+        found["stages"]["mean head"] = means
+    return found
+
+
+def score(classes: NDArray[np.integer], labels: Labels) -> dict[str, float]:
+    """Return ACC, NMI (arithmetic) and ARI."""
+    return {
+        "acc": float(clustering_accuracy(classes, labels)),
+        "nmi": float(normalized_mutual_info(classes, labels)),
+        "ari": float(adjusted_rand_index(classes, labels)),
+    }
+
+
+def _nearest_graph(graph: NeighborGraph | None, data: Data) -> NeighborGraph:
+    """Return a graph whose first neighbours are the nearest: the fit's own, if similarities made it."""
+    fits = graph is not None and graph.parameters.get("backend") == "exact"
+    if graph is not None and fits and graph.parameters["n_neighbors"] >= N_NEAREST:
+        return graph
+    return knn_graph(data.train.X, min(N_NEAREST, len(data.train.X) - 1), zero_rows="isolate")
+
+
+def _judge_heads(estimator: Any, data: Data, tested: Labels | None, nearest: Nearest) -> dict[str, Any]:
+    """Return lists with one figure per head, and the mean NMI of every two heads."""
+    heads = estimator.head_labels_
+    agreement = pairwise_nmi(heads)
+    others = max(1, len(heads) - 1)
+    found = {
+        "loss": estimator.head_losses_.tolist(),
+        "mean_nmi": ((agreement.sum(axis=1) - 1) / others).tolist(),
+        "neighbors": [neighbor_agreement(labels, nearest) for labels in heads],
+        "live": [len(np.unique(labels)) for labels in heads],
+        "acc": [float(clustering_accuracy(data.train.y, labels)) for labels in heads],
+        "pairwise_nmi": float((agreement.sum() - len(heads)) / (len(heads) * others)),
+    }
+    if tested is not None and data.test is not None:
+        found["acc_test"] = [float(clustering_accuracy(data.test.y, labels)) for labels in tested]
+    return found
+
+
+def _mean_over_heads(data: Data, heads: Labels, tested: Labels | None) -> dict[str, Any]:
+    means = {"train": _mean_score(data.train.y, heads)}
+    if tested is not None and data.test is not None:
+        means["test"] = _mean_score(data.test.y, tested)
+    return means
+
+
+def _mean_score(classes: NDArray[np.integer], heads: Labels) -> dict[str, float]:
+    scores = [score(classes, labels) for labels in heads]
+    return {name: float(np.mean([one[name] for one in scores])) for name in SCORES}
+
+
+def _add_heads(
+    estimator: Any, heads: dict[str, Any], tested: Labels | None, train: Stages, test: Stages, seed: int
+) -> None:
+    chosen = {"best head": estimator.best_head_, "oracle head": int(np.argmax(heads["acc"]))}
+    for name, number in chosen.items():
+        train[name] = estimator.head_labels_[number]
+        if tested is not None:
+            test[name] = tested[number]
+    if tested is not None:
+        together = consensus(tested, n_clusters=estimator.n_clusters, random_state=seed)
+        test["test consensus"] = together.labels
+
+
+def _add_later_stages(estimator: Any, train: Stages, test: Stages) -> dict[str, Any]:
+    """Add stages 2 and 3 of ICCE, and return how they were chosen."""
+    found: dict[str, Any] = {}
+    if (won := getattr(estimator, "consensus_", None)) is not None:
+        train["consensus"] = estimator.consensus_labels_
+        candidates = {candidate.name: candidate.mean_nmi for candidate in won.candidates}
+        found["consensus"] = {"method": won.method, "mean_nmi": won.mean_nmi, "candidates": candidates}
+    if (classifier := getattr(estimator, "self_training_", None)) is not None:
+        train["classifier"] = estimator.labels_
+        if "labels" in test:
+            test["classifier"] = test["labels"]
+        found["self_training"] = {
+            "learning_rate": classifier.learning_rate,
+            "agreement": classifier.agreement,
+        }
+    return found
+
+
+def _judge_stage(
+    name: str,
+    train: Stages,
+    test: Stages,
+    data: Data,
+    estimator: Any,
+    heads: Labels | None,
+    nearest: Nearest,
+    seed: int,
+) -> dict[str, Any]:
+    stage: dict[str, Any] = {}
+    if name in train:
+        stage["train"] = score(data.train.y, train[name])
+    if name in train and name in (_JUDGED if "consensus" in train else _JUDGED[:1]):
+        stage["criteria"] = describe_labels(
+            train[name], estimator.n_clusters, X=data.train.X, nearest=nearest, heads=heads, seed=seed
+        )
+    if name in test and data.test is not None:
+        stage["test"] = score(data.test.y, test[name])
+    return stage

@@ -1,0 +1,180 @@
+"""Runs pending cells one after the other, each in a process of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from studies.cells import Cell, Table, make_cells
+from studies.data import DATA_SETS
+from studies.results import Line, Results
+
+ROOT = Path(__file__).parent.parent
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cells are run.
+
+    Attributes
+    ----------
+    folder : Path or None
+        Of the CIFAR-10 features; without it their cells stay pending.
+    threads : int
+        Of each cell.
+    timeout : float
+        Seconds per cell.
+    minutes : float or None
+        After which no cell is started, nor one before whose estimate reaches beyond.
+    retry : bool
+        Run cells again that failed.
+    """
+
+    folder: Path | None
+    threads: int = 2
+    timeout: float = 4 * 3600.0
+    minutes: float | None = None
+    retry: bool = False
+
+
+def pending(tables: Sequence[Table], seeds: Sequence[int], results: Results, *, retry: bool) -> list[Cell]:
+    """Return the cells that have no line, in the order of priority; failed ones only to ``retry``."""
+    lines = results.read()
+    return [
+        cell
+        for cell in make_cells(tables, seeds)
+        if cell.key not in lines or (retry and "failed" in lines[cell.key])
+    ]
+
+
+def estimate(cell: Cell, lines: Mapping[tuple[str, int], Line]) -> float | None:
+    """Return the seconds that a cell may take: as the same fit with other seeds, else as a similar fit."""
+    done = [line for line in lines.values() if "total_seconds" in line]
+    same = [line for line in done if line["key"] == cell.row.key]
+    alike = [line for line in done if (line["data"], line["method"]) == (cell.row.data, cell.row.method)]
+    if not (chosen := same or alike):
+        return None
+    return mean(float(line["total_seconds"]) * _share_of_heads(cell, line) for line in chosen)
+
+
+def run(
+    tables: Sequence[Table],
+    seeds: Sequence[int],
+    results: Results,
+    settings: Settings,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Run what is pending and append a line for each cell; return how many were run."""
+    started, count = time.monotonic(), 0
+    tried: set[tuple[str, int]] = set()
+    for cell in pending(tables, seeds, results, retry=settings.retry):
+        if DATA_SETS[cell.row.data].source != "digits" and settings.folder is None:
+            say(f"{cell.title}: left out, KINFOLD_DATA names no folder")
+            continue
+        lines = results.read()
+        if cell.key in tried or not _is_open(cell, lines, settings):
+            continue
+        if not _is_time(started, estimate(cell, lines), settings):
+            say(f"{cell.title}: no time left")
+            continue
+        with _claim(cell, results) as mine:
+            if not mine or not _is_open(cell, results.read(), settings):
+                continue  # another run has it, or had it
+            say(f"{cell.title} …")
+            line = run_one(cell, settings)
+            results.append(line)
+        tried.add(cell.key)
+        count += 1
+        say(f"    {line.get('failed') or _brief(line)}")
+    return count
+
+
+def run_one(cell: Cell, settings: Settings) -> Line:
+    """Run one cell in a fresh process and return its line, which says why if it failed."""
+    order = {
+        **cell.describe(),
+        "threads": settings.threads,
+        "folder": None if settings.folder is None else str(settings.folder.resolve()),
+    }
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
+    environment |= {name: str(settings.threads) for name in _THREAD_SETTINGS}
+    environment.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages, as the command line has them
+    started = time.monotonic()
+    line: Line = {**cell.describe(), "finished": datetime.now(timezone.utc).date().isoformat()}
+    try:
+        process = subprocess.run(
+            [sys.executable, "-m", "studies.fit"],
+            input=json.dumps(order),
+            capture_output=True,
+            text=True,
+            timeout=settings.timeout,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {**line, "failed": f"not done after {settings.timeout:.0f} s"}
+    if process.returncode:
+        return {**line, "failed": _why(process.returncode, process.stderr, settings.folder)}
+    facts: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return {**line, "total_seconds": round(time.monotonic() - started, 1), **facts}
+
+
+def _is_open(cell: Cell, lines: Mapping[tuple[str, int], Line], settings: Settings) -> bool:
+    return cell.key not in lines or (settings.retry and "failed" in lines[cell.key])
+
+
+def _is_time(started: float, needed: float | None, settings: Settings) -> bool:
+    if settings.minutes is None:
+        return True
+    return time.monotonic() - started + (needed or 0) < 60 * settings.minutes
+
+
+def _share_of_heads(cell: Cell, line: Line) -> float:
+    """Return how many times the heads of a measured fit this one has, where both say."""
+    ours, theirs = cell.row.parameters.get("n_heads"), line["parameters"].get("n_heads")
+    return float(ours / theirs) if ours and theirs else 1.0
+
+
+@contextmanager
+def _claim(cell: Cell, results: Results) -> Iterator[bool]:
+    """Yield whether no other run works on the cell; a claim ends with its process, however that ends."""
+    name = hashlib.sha256(f"{results.path.resolve()}{cell.key}".encode()).hexdigest()[:24]
+    with (Path(tempfile.gettempdir()) / f"kinfold-study-{name}.lock").open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _why(code: int, errors: str, folder: Path | None) -> str:
+    if code < 0:
+        return f"ended by signal {-code}"
+    last = (errors.strip().splitlines() or ["no message"])[-1]
+    for path in filter(None, (folder, ROOT)):
+        last = last.replace(str(path.resolve()), "…")
+    return last[:200]
+
+
+def _brief(line: Line) -> str:
+    stages = line["stages"]
+    found = ", ".join(
+        f"{name} {stage['train']['acc']:.3f}" for name, stage in stages.items() if "train" in stage
+    )
+    return f"{line['total_seconds']:.0f} s: {found}"
