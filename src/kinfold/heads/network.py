@@ -16,6 +16,7 @@ SHORTEST = 1e-12  # what shorter vectors are divided by
 _TINY = 1e-24
 _NORM_MOMENTUM = 0.1
 _NORM_EPSILON = 1e-5
+_FREE_SHIFT, _MOST_SHIFT = 20, 100  # binary orders of magnitude
 
 
 class HeadWeights(NamedTuple):
@@ -73,15 +74,19 @@ class InputNorm(nn.Module):
     def __init__(self, n_features: int, *, batch_norm: bool) -> None:
         super().__init__()
         self.batch_norm = batch_norm
-        self.epsilon = _NORM_EPSILON
+        self.epsilon, self.unit = _NORM_EPSILON, 1.0
         self.register_buffer("mean", torch.zeros(n_features))
         self.register_buffer("scale", torch.ones(n_features))
 
     def set(self, mean: Tensor, deviation: Tensor) -> None:
         """Take mean and deviation (D,) of the training set; constant columns are only centred."""
         self.mean.copy_(mean)
+        spread = float(deviation.double().square().mean().sqrt()) or 1.0
+        # Squares of what lies far from 1 leave float32: batches are measured in a power of two near it.
+        exponent = max(-_MOST_SHIFT, min(_MOST_SHIFT, -round(math.log2(spread))))
+        self.unit = 1.0 if abs(exponent) < _FREE_SHIFT else 2.0**exponent
         # Relative to the features' own variance, so that features of any scale are treated alike.
-        self.epsilon = _NORM_EPSILON * float(deviation.square().mean().clamp_min(_TINY))
+        self.epsilon = _NORM_EPSILON * (spread * self.unit) ** 2
         self.scale.copy_(torch.where(deviation > 0, 1 / deviation, torch.ones_like(deviation)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,11 +97,13 @@ class InputNorm(nn.Module):
         """Return normalised inputs, as in training; the first ``n_counted`` rows make the batch's moments."""
         if not self.batch_norm:
             return torch.sub(x, self.mean, out=out).mul_(self.scale)
+        if self.unit != 1:
+            x = torch.mul(x, self.unit, out=out)
         variance, mean = torch.var_mean(x[:n_counted], dim=0, correction=0)
-        running = (1 / self.scale.square() - self.epsilon).clamp_min(0)
+        running = ((self.unit / self.scale).square() - self.epsilon).clamp_min(0)
         running.lerp_(variance, _NORM_MOMENTUM)
-        self.mean.lerp_(mean, _NORM_MOMENTUM)
-        self.scale.copy_((running + self.epsilon).rsqrt())
+        self.mean.lerp_(mean / self.unit, _NORM_MOMENTUM)
+        self.scale.copy_((running + self.epsilon).rsqrt() * self.unit)
         return torch.sub(x, mean, out=out).mul_((variance + self.epsilon).rsqrt())
 
 

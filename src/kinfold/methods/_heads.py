@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,18 +15,21 @@ from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
-from typing_extensions import Self
 
 from kinfold.compute import resolve_device, resolve_precision
+from kinfold.distributed import current_workers
 from kinfold.errors import InputError
 from kinfold.heads import MultiHeadNetwork, Objective, PairSampler, Trainer, Training
 from kinfold.methods._base import check_n_clusters, check_positive, check_whole
 from kinfold.methods._diagnosis import warn_of_collapse
-from kinfold.methods._rows import check_rows, numpy_blocks, refuse_beyond_float32
+from kinfold.methods._rows import check_rows, column_moments, refuse_beyond_float32
 from kinfold.methods._schedule import Plan, StopWhenLevel, default_n_neighbors, plan_training
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +41,11 @@ _NORM = ("mean", "scale")
 class HeadMethod(ClusterMixin, BaseEstimator):
     """Base of the methods that train heads; a method brings its parameters and its objective.
 
-    The parameters that every such method has are ``n_clusters``, ``n_heads``, ``n_neighbors``, ``n_epochs``,
-    ``batch_size``, ``learning_rate``, ``momentum``, ``tol``, ``device``, ``precision`` and
-    ``random_state``.
+    A subclass has the parameters ``n_clusters``, ``n_heads``, ``n_epochs``, ``batch_size``,
+    ``learning_rate``, ``momentum``, ``tol``, ``device``, ``precision`` and ``random_state``, and
+    ``n_neighbors`` unless it has a :meth:`graph_options` of its own; what it calls ``batch_norm`` makes its
+    networks normalise by the batch. It overrides :meth:`check_parameters`, ``_make_objective`` and
+    ``_describe_objective``.
     """
 
     needs_graph: ClassVar[bool] = True
@@ -88,20 +93,19 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         """
         self.check_parameters()
         X = check_rows(self, X, fitting=True)
-        refuse_beyond_float32(X)
         n_samples = int(X.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
+        self._check_fit(X, graph)
         if graph is None:
             options = self.graph_options(n_samples)
             graph = knn_graph(X, **options, zero_rows="isolate", device=self.device, progress=progress)
-        elif graph.n_samples != n_samples:
-            raise InputError(f"the graph has {graph.n_samples} samples, but X has {n_samples} rows")
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = int(current_workers().broadcast(drawn))  # without a seed every process draws another
         self.plan_ = self._plan(n_samples)
         training = self._train(X, graph, seed, progress, checkpoint)
         self.history_, self.head_losses_ = training.history, training.head_losses
         self.best_head_ = int(self.head_losses_.argmin())
-        self.head_labels_ = training.predict_labels(_blocks(X))
+        self.head_labels_ = training.predict_labels(_blocks(X, self.n_clusters))
         self._network = self._one_head(training.head_tensors(self.best_head_))
         self._conclude(X, seed, progress)
         warn_of_collapse(self.labels_, self.n_clusters)
@@ -109,14 +113,11 @@ class HeadMethod(ClusterMixin, BaseEstimator):
 
     def predict(self, X: Any) -> NDArray[np.int32]:
         """Return the most probable cluster of every row of X (N, D), int32."""
-        return most_probable(self.predict_proba(X))
+        return self._labels(self._check_predict(X))
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """Return the probabilities (N, K) of the clusters for the rows of X (N, D)."""
-        check_is_fitted(self, "n_features_in_")
-        X = check_rows(self, X, fitting=False)
-        refuse_beyond_float32(X)
-        return self._probabilities(X)
+        return np.concatenate(list(self._probabilities(self._check_predict(X))))
 
     def model_config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds."""
@@ -162,6 +163,24 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         k = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
         return {"n_neighbors": k}
 
+    def _check_fit(self, X: Any, graph: NeighborGraph | None) -> None:
+        """Raise :class:`InputError` where checked rows don't go with the graph or the parameters."""
+        if graph is not None and not isinstance(graph, NeighborGraph):
+            raise InputError(
+                f"graph must be a NeighborGraph, not {type(graph).__name__}; "
+                "NeighborGraph.from_lists(indptr, indices) makes one of your pairs"
+            )
+        if graph is not None and graph.n_samples != X.shape[0]:
+            raise InputError(f"the graph has {graph.n_samples} samples, but X has {X.shape[0]} rows")
+        refuse_beyond_float32(X)
+
+    def _check_predict(self, X: Any) -> Any:
+        """Return rows to predict for, checked."""
+        check_is_fitted(self, "best_head_")
+        X = check_rows(self, X, fitting=False)
+        refuse_beyond_float32(X)
+        return X
+
     def _count_targets(self) -> int:
         """Return how many neighbours' teacher outputs make one target."""
         return 1
@@ -175,13 +194,17 @@ class HeadMethod(ClusterMixin, BaseEstimator):
 
     def _conclude(self, X: Any, seed: int, progress: Progress) -> None:
         """Learn ``labels_`` from the trained heads."""
-        self.labels_ = most_probable(self._probabilities(X))
+        self.labels_ = self._labels(X)
 
-    def _probabilities(self, X: Any) -> NDArray[np.float32]:
-        """Return the probabilities of rows that were checked already."""
-        with torch.inference_mode():
-            parts = [torch.softmax(self._logits(self._to_device(block)), dim=1).cpu() for block in _blocks(X)]
-        return torch.cat(parts).numpy()
+    def _labels(self, X: Any) -> NDArray[np.int32]:
+        """Return the most probable cluster of rows that were checked already, the lower number on ties."""
+        return np.concatenate([block.argmax(axis=1).astype(np.int32) for block in self._probabilities(X)])
+
+    def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
+        """Yield the probabilities (n, K) of blocks of rows that were checked already."""
+        for block in _blocks(X, self.n_clusters):
+            with torch.inference_mode():
+                yield torch.softmax(self._logits(self._to_device(block)), dim=1).cpu().numpy()
 
     def _logits(self, rows: Tensor) -> Tensor:
         """Return the logits (n, K) of what predicts; probabilities are their plain softmax."""
@@ -211,13 +234,13 @@ class HeadMethod(ClusterMixin, BaseEstimator):
             generator=torch.Generator().manual_seed(seed),
             batch_norm=bool(self.batch_norm),
         )
-        mean, deviation = _mean_and_deviation(X)
-        network.norm.set(mean, deviation)
+        mean, deviation = column_moments(X)
+        network.norm.set(torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
         identity = {
             "method": type(self).__name__,
             "parameters": [*self._describe_objective(), bool(self.batch_norm), self._count_targets()],
             "draws": [seed, self.plan_.batch_size],
-            "rows": [list(X.shape), float(mean.double().sum()), float(deviation.double().sum())],
+            "rows": [list(X.shape), float(mean.sum()), float(deviation.sum())],
             "graph": [graph.n_samples, len(graph.indices), int(graph.indices.sum(dtype=np.int64))],
         }
         trainer = Trainer(
@@ -253,24 +276,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         return torch.from_numpy(np.array(block, dtype=np.float32)).to(resolve_device(self.device))
 
 
-def most_probable(probabilities: NDArray[np.float32]) -> NDArray[np.int32]:
-    """Return the arg max of every row, the lower number on ties."""
-    labels: NDArray[np.int32] = probabilities.argmax(axis=1).astype(np.int32)
-    return labels
-
-
-def _blocks(X: Any) -> Iterator[NDArray[Any]]:
-    return (block for _, block in numpy_blocks(X, PREDICT_BYTES))
-
-
-def _mean_and_deviation(X: Any) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of the columns of X, (D,) each, computed in float64."""
-    count, total = 0, np.zeros(X.shape[1])
-    for _, block in numpy_blocks(X):
-        total += block.sum(axis=0, dtype=np.float64)
-        count += len(block)
-    mean = total / count
-    squares = np.zeros(X.shape[1])
-    for _, block in numpy_blocks(X):
-        squares += np.square(block - mean).sum(axis=0)
-    return torch.from_numpy(mean).float(), torch.from_numpy(np.sqrt(squares / count)).float()
+def _blocks(X: Any, n_clusters: int) -> Iterator[NDArray[Any]]:
+    """Yield blocks of rows of which neither values nor logits take more than some MiB."""
+    size = max(1, PREDICT_BYTES // (4 * max(n_clusters, int(X.shape[1]))))
+    return (np.asarray(X[start : start + size]) for start in range(0, X.shape[0], size))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -11,14 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinfold.consensus import METHODS as CONSENSUS_METHODS
-from kinfold.consensus import consensus
+from kinfold.consensus import Consensus, consensus
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
 from kinfold.heads import Objective, TemiObjective
 from kinfold.methods._base import check_flags, check_positive, check_whole
 from kinfold.methods._heads import HeadMethod
 from kinfold.methods._schedule import default_n_neighbors
-from kinfold.methods._self_training import SelfTraining, fit_self_training
+from kinfold.methods._self_training import SelfTraining, check_dims, fit_self_training
+from kinfold.neighbors import NeighborGraph
 from kinfold.progress import Progress
 
 _CLASSIFIER = ("weight", "bias", "mean", "scale")
@@ -45,9 +47,10 @@ class ICCE(HeadMethod):
         ``min_neighbors``.
     min_neighbors : int, optional
         Least number of neighbours; by default the paper's 50, or fewer in data where half an average cluster
-        is smaller.
+        is smaller, and at most ``max_neighbors``.
     max_neighbors : int, optional
-        Most neighbours of a sample; by default 40 × ``min_neighbors``, and no more than an average cluster.
+        Most neighbours of a sample, where there is a threshold; by default 40 × ``min_neighbors``, and no
+        more than an average cluster.
     beta : float, default 0.6
         Exponent in (0, 1] of the pointwise mutual information.
     weighted : bool, default True
@@ -189,11 +192,14 @@ class ICCE(HeadMethod):
     def graph_options(self, n_samples: int) -> dict[str, Any]:
         """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
         least = self.min_neighbors or default_n_neighbors(n_samples, self.n_clusters)
-        options: dict[str, Any] = {"n_neighbors": least, "threshold": self.similarity_threshold}
-        if self.similarity_threshold is not None:
-            most = self.max_neighbors or min(_NEIGHBORS_CAP * least, n_samples // self.n_clusters)
-            options["max_neighbors"] = max(least, most)
-        return options
+        if self.similarity_threshold is None:
+            return {"n_neighbors": least, "threshold": None}
+        most = self.max_neighbors or max(least, min(_NEIGHBORS_CAP * least, n_samples // self.n_clusters))
+        return {
+            "n_neighbors": min(least, most),
+            "threshold": self.similarity_threshold,
+            "max_neighbors": most,
+        }
 
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
@@ -211,18 +217,23 @@ class ICCE(HeadMethod):
             batch_norm=self.batch_norm,
             self_training=self.self_training,
         )
-        if self.cross_entropy_weight != 0:
-            check_positive(cross_entropy_weight=self.cross_entropy_weight)
+        if not isinstance(self.cross_entropy_weight, Real) or not 0 <= self.cross_entropy_weight < math.inf:
+            raise InputError(
+                f"cross_entropy_weight must be 0 or a positive number, not {self.cross_entropy_weight!r}"
+            )
+        if self.min_neighbors and self.max_neighbors and self.max_neighbors < self.min_neighbors:
+            raise InputError(
+                f"max_neighbors ({self.max_neighbors}) is below min_neighbors ({self.min_neighbors})"
+            )
         _check_threshold(self.similarity_threshold)
         _check_consensus(self.consensus)
 
     def model_config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds."""
         content = super().model_config()
-        if self.consensus is not False:
-            content["consensus"] = {"method": self.consensus_.method, "mean_nmi": self.consensus_.mean_nmi}
-        if self.self_training:
-            found = self.self_training_
+        if self._agreed:
+            content["consensus"] = self._agreed
+        if found := self._classifier:
             content["self_training"] = {
                 "learning_rate": found.learning_rate,
                 "dims": list(found.dims),
@@ -232,11 +243,12 @@ class ICCE(HeadMethod):
 
     def model_tensors(self) -> dict[str, NDArray[Any]]:
         """Return what ``model.safetensors`` holds: the classifier, or the best head."""
-        if not self.self_training:
+        if self._classifier is None:
             return super().model_tensors()
-        return {name: getattr(self.self_training_, name) for name in _CLASSIFIER}
+        return {name: getattr(self._classifier, name) for name in _CLASSIFIER}
 
     def _load(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+        self._agreed = config.get("consensus")
         self.self_training = "self_training" in config
         if not self.self_training:
             super()._load(config, tensors)
@@ -249,6 +261,10 @@ class ICCE(HeadMethod):
             agreement=chosen["agreement"],
             table=(),
         )
+
+    def _check_fit(self, X: Any, graph: NeighborGraph | None) -> None:
+        check_dims(self.self_training_dims, int(X.shape[1]), name="self_training_dims")
+        super()._check_fit(X, graph)
 
     def _count_targets(self) -> int:
         return int(self.smoothing_neighbors)
@@ -275,36 +291,46 @@ class ICCE(HeadMethod):
 
     def _conclude(self, X: Any, seed: int, progress: Progress) -> None:
         """Stages 2 and 3, by the first process for all."""
-        workers = current_workers()
-        if workers.is_first:
-            self._find_consensus(seed, progress)
-            self._train_classifier(X, seed, progress)
         for name in ("consensus_", "consensus_labels_", "self_training_"):
-            found = workers.broadcast(getattr(self, name, None))
-            if found is not None:
-                setattr(self, name, found)
+            if hasattr(self, name):  # of an earlier fit
+                delattr(self, name)
+        workers = current_workers()
+        found = None
+        if workers.is_first:
+            agreed = self._find_consensus(seed, progress)
+            labels = agreed.labels if agreed else self.head_labels_[self.best_head_]
+            found = agreed, self._train_classifier(X, labels, seed, progress)
+        agreed, classifier = workers.broadcast(found)
+        self._agreed = {"method": agreed.method, "mean_nmi": agreed.mean_nmi} if agreed else None
+        if agreed:
+            self.consensus_, self.consensus_labels_ = agreed, agreed.labels
+        if classifier:
+            self.self_training_ = classifier
         super()._conclude(X, seed, progress)
 
-    def _find_consensus(self, seed: int, progress: Progress) -> None:
-        if self.consensus is False:
-            return
-        method = "auto" if self.consensus is True else str(self.consensus)
-        self.consensus_ = consensus(
+    def _find_consensus(self, seed: int, progress: Progress) -> Consensus | None:
+        if isinstance(self.consensus, str):
+            method = self.consensus
+        elif self.consensus:
+            method = "auto"
+        else:
+            return None
+        return consensus(
             self.head_labels_,
             n_clusters=self.n_clusters,
             method=method,
             random_state=seed,
             progress=progress,
         )
-        self.consensus_labels_ = self.consensus_.labels
 
-    def _train_classifier(self, X: Any, seed: int, progress: Progress) -> None:
+    def _train_classifier(
+        self, X: Any, labels: NDArray[np.int32], seed: int, progress: Progress
+    ) -> SelfTraining | None:
         if not self.self_training:
-            return
-        best = self.head_labels_[self.best_head_]
-        self.self_training_ = fit_self_training(
+            return None
+        return fit_self_training(
             X,
-            best if self.consensus is False else self.consensus_labels_,
+            labels,
             self.n_clusters,
             dims=self.self_training_dims,
             n_iterations=self.self_training_iterations,
@@ -313,10 +339,15 @@ class ICCE(HeadMethod):
             progress=progress,
         )
 
+    @property
+    def _classifier(self) -> SelfTraining | None:
+        """What predicts, as it was fitted, whatever the parameters say by now; None for the best head."""
+        return getattr(self, "self_training_", None)
+
     def _logits(self, rows: Tensor) -> Tensor:
-        if not self.self_training:
+        if self._classifier is None:
             return super()._logits(rows)
-        return self.self_training_.logits(rows)
+        return self._classifier.logits(rows)
 
 
 def _check_threshold(threshold: Any) -> None:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinfold.methods._rows import numpy_blocks
+from kinfold.methods._rows import column_moments, numpy_blocks
 from kinfold.progress import SILENT, Progress
 
 MOMENTUM = 0.9
@@ -53,7 +53,9 @@ class StandardRows(FloatRows):
 
     def __init__(self, X: Any, device: torch.device) -> None:
         super().__init__(X, device)
-        self.mean, self.scale = column_moments(X)
+        mean, deviation = column_moments(X)
+        self.mean = mean.astype(np.float32)
+        self.scale = np.where(deviation > 0, deviation, 1.0).astype(np.float32)
         self._mean = torch.from_numpy(self.mean).to(device)
         self._inverse = torch.from_numpy(1 / self.scale).to(device)
 
@@ -207,20 +209,6 @@ def agreements(stack: SoftmaxStack, rows: StandardRows, labels: Tensor, members:
         for part, logits in enumerate(stack.logits(rows.take(batch))):
             hits[part] += (logits.argmax(dim=2) == expected).sum(dim=0)
     return hits.double().cpu() / len(members)
-
-
-def column_moments(X: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return mean and deviation (D,) of the columns, computed in float64; a constant column deviates by 1."""
-    total = np.zeros(X.shape[1])
-    for _, block in numpy_blocks(X, _READ_BYTES):
-        total += block.sum(axis=0, dtype=np.float64)
-    mean = total / X.shape[0]
-    squares = np.zeros(X.shape[1])
-    for _, block in numpy_blocks(X, _READ_BYTES):
-        squares += np.square(block - mean).sum(axis=0)
-    deviation = np.sqrt(squares / X.shape[0])
-    deviation[deviation <= 1e-6 * np.abs(mean)] = 1.0
-    return mean.astype(np.float32), deviation.astype(np.float32)
 
 
 def _batches(members: Tensor, batch_size: int, n_batches: int, seed: int) -> Iterator[Tensor]:

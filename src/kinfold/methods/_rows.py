@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 BLOCK_BYTES = 64 << 20
 _READ_BYTES = 8 << 20
 _HUGE = 1e37
+_CONSTANT = 1e-6  # deviation beside the mean, below which a column varies by rounding alone
 
 
 def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
@@ -100,6 +101,28 @@ def numpy_blocks(X: Any, n_bytes: int | None = None) -> Iterator[tuple[int, NDAr
 def block_rows(X: Any, n_bytes: int | None = None) -> int:
     """Return how many float32 rows make a block of ``n_bytes`` (by default 64 MiB)."""
     return max(1, (n_bytes or BLOCK_BYTES) // (4 * max(1, int(X.shape[1]))))
+
+
+def column_moments(X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation (D,) of the columns of X, in one pass over it.
+
+    The deviation of a column that is constant up to float32 rounding is exactly 0.
+
+    References
+    ----------
+    Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance": joining blocks.
+    """
+    count, mean, squares = 0, np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    for _, block in numpy_blocks(X, _READ_BYTES):
+        rows = block.astype(np.float64)
+        own = rows.mean(axis=0)
+        shift, total = own - mean, count + len(rows)
+        squares += np.square(rows - own).sum(axis=0) + np.square(shift) * (count * len(rows) / total)
+        mean += shift * (len(rows) / total)
+        count = total
+    deviation = np.sqrt(squares / count)
+    deviation[deviation <= _CONSTANT * np.abs(mean)] = 0.0
+    return mean, deviation
 
 
 class UnitBlocks:

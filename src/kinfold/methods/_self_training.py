@@ -124,7 +124,7 @@ def fit_self_training(
     "ICCE", section 3.3 and "self-training" of 4.2; the grid follows the linear evaluation of DINOv2 (Oquab
     et al., 2023). The paper's rates are not given; ours are.
     """
-    blocks = _check_dims(dims, int(X.shape[1]))
+    blocks = check_dims(dims, int(X.shape[1]))
     rates = _check_rates(learning_rates)
     place = resolve_device(device)
     rows, targets = StandardRows(X, place), torch.from_numpy(np.array(labels, dtype=np.int64))
@@ -237,14 +237,15 @@ def cross_validated_agreement(
     return float(np.mean(shares))
 
 
-def _check_dims(dims: Sequence[int] | None, dim: int) -> tuple[int, ...]:
+def check_dims(dims: Sequence[int] | None, dim: int, *, name: str = "dims") -> tuple[int, ...]:
+    """Return the widths of column blocks, one of all columns by default; InputError unless they make D."""
     if dims is None:
         return (dim,)
-    blocks = tuple(dims)
+    blocks = tuple(np.atleast_1d(dims).tolist())
     for width in blocks:
-        check_whole(dims=width)
+        check_whole(**{name: width})
     if sum(blocks) != dim:
-        raise InputError(f"dims {blocks} add up to {sum(blocks)}, but X has {dim} features")
+        raise InputError(f"{name} {blocks} add up to {sum(blocks)}, but X has {dim} features")
     return tuple(int(width) for width in blocks)
 
 
