@@ -8,11 +8,20 @@ from kinfold import TEMI, SphericalKMeans
 from kinfold.errors import FormatError, InputError
 from kinfold.methods import METHODS, diagnose, get_method, load_model, predict_top, save_model
 
+HEADS = {"n_heads": 2, "n_epochs": 3}
+QUICK = {
+    "auto": {"candidates": ("kmeans", "temi"), "parameters": {"temi": HEADS}},
+    "icce": {**HEADS, "self_training_iterations": 20},
+    "scan": HEADS,
+    "temi": HEADS,
+    "turtle": {"n_steps": 10},
+}
+
 
 @pytest.fixture(params=sorted(METHODS))
 def fitted(request):
     X = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
-    options = {"temi": {"n_heads": 2, "n_epochs": 3}, "turtle": {"n_steps": 10}}.get(request.param, {})
+    options = QUICK.get(request.param, {})
     return METHODS[request.param](n_clusters=6, random_state=0, **options).fit(X), X
 
 

@@ -1,9 +1,12 @@
 """The methods: one estimator per file, one table of their names."""
 
+from kinfold.methods._auto import Auto, choose
+from kinfold.methods._criteria import Criteria, assess, neighbor_agreement
 from kinfold.methods._diagnosis import Diagnosis, diagnose
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._model import METHODS, TopClusters, get_method, load_model, predict_top, save_model
+from kinfold.methods._presets import PRESETS, preset_parameters
 from kinfold.methods._scan import SCAN
 from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
 from kinfold.methods._temi import TEMI
@@ -12,18 +15,25 @@ from kinfold.methods._turtle import TURTLE
 __all__ = [
     "ICCE",
     "METHODS",
+    "PRESETS",
     "SCAN",
     "TEMI",
     "TURTLE",
+    "Auto",
+    "Criteria",
     "Diagnosis",
     "Plan",
     "SphericalKMeans",
     "TopClusters",
+    "assess",
+    "choose",
     "default_n_neighbors",
     "diagnose",
     "get_method",
     "load_model",
+    "neighbor_agreement",
     "plan_training",
     "predict_top",
+    "preset_parameters",
     "save_model",
 ]

@@ -43,6 +43,11 @@ def warn_of_collapse(labels: NDArray[np.integer], n_clusters: int) -> None:
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
+def is_giant(share: float, n_clusters: int) -> bool:
+    """Tell whether a cluster of this share of all samples is a giant, see :func:`diagnose`."""
+    return n_clusters > 1 and share > GIANT_SHARE and share > 3 / n_clusters
+
+
 def diagnose(labels: NDArray[np.integer], n_clusters: int) -> Diagnosis:
     """Look for dead clusters and for one giant cluster.
 
@@ -66,7 +71,7 @@ def diagnose(labels: NDArray[np.integer], n_clusters: int) -> Diagnosis:
             f"{len(dead)} of {n_clusters} clusters are empty. Ask for fewer clusters, or try another method "
             "or backbone: the features may not hold that many kinds."
         )
-    if n_clusters > 1 and share > GIANT_SHARE and share > 3 / n_clusters:
+    if is_giant(share, n_clusters):
         messages.append(
             f"Cluster {largest} holds {share:.0%} of all samples. If the kinds are not that uneven, try a "
             "stronger backbone, more clusters, or another seed."

@@ -12,23 +12,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from kinfold.compute import resolve_device
-from kinfold.errors import FormatError, InputError, nearest_name
-from kinfold.methods._icce import ICCE
-from kinfold.methods._kmeans import SphericalKMeans
-from kinfold.methods._scan import SCAN
-from kinfold.methods._temi import TEMI
-from kinfold.methods._turtle import TURTLE
+from kinfold.errors import FormatError
+from kinfold.methods._auto import Auto
+from kinfold.methods._table import SINGLE_METHODS, find_named
 from kinfold.storage import atomic_file, check_format_version, read_json, write_json
 
 FORMAT = "kinfold-model"
 FORMAT_VERSION = 1
-METHODS: dict[str, type[Any]] = {
-    "icce": ICCE,
-    "kmeans": SphericalKMeans,
-    "scan": SCAN,
-    "temi": TEMI,
-    "turtle": TURTLE,
-}
+METHODS: dict[str, type[Any]] = {**SINGLE_METHODS, "auto": Auto}
 
 _BLOCK_VALUES = 16 << 20
 _MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
@@ -42,15 +33,19 @@ def get_method(name: str) -> type[Any]:
     InputError
         The name is unknown; the error names the nearest one.
     """
-    if name not in METHODS:
-        raise InputError(
-            f"method {name!r} is unknown{nearest_name(name, list(METHODS))}; known: {', '.join(METHODS)}"
-        )
-    return METHODS[name]
+    return find_named(METHODS, name)
 
 
 def save_model(estimator: Any, directory: Path) -> None:
-    """Write ``model.safetensors`` and ``model.json``, which together are enough to predict."""
+    """Write ``model.safetensors`` and ``model.json``, which together are enough to predict.
+
+    Of :class:`~kinfold.methods.Auto` the chosen method is saved, under its own name, with the table of
+    candidates that it was chosen by.
+    """
+    chosen = {}
+    if isinstance(estimator, Auto):
+        chosen["chosen_from"] = {name: found.as_dict() for name, found in estimator.table_.items()}
+        estimator = estimator.chosen_
     name = next(name for name, known in METHODS.items() if type(estimator) is known)
     tensors = {key: np.ascontiguousarray(value) for key, value in estimator.model_tensors().items()}
     with atomic_file(directory / "model.safetensors") as partial:
@@ -61,6 +56,7 @@ def save_model(estimator: Any, directory: Path) -> None:
         "method": name,
         "n_features": int(estimator.n_features_in_),
         "config": estimator.model_config(),
+        **chosen,
     }
     write_json(directory / "model.json", content)
 

@@ -1,0 +1,275 @@
+"""Several methods fitted on the same features, and the one kept that looks best without labels."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from kinfold.compute import resolve_device, resolve_precision
+from kinfold.distributed import current_workers
+from kinfold.errors import InputError, nearest_name
+from kinfold.methods._base import check_n_clusters, check_whole
+from kinfold.methods._criteria import Criteria, assess
+from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._rows import check_rows, refuse_beyond_float32
+from kinfold.methods._table import SINGLE_METHODS, find_named
+from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.progress import SILENT, Progress
+from kinfold.storage import hash_json
+
+logger = logging.getLogger(__name__)
+
+_SHARED = ("n_clusters", "random_state", "device")
+
+
+def choose(criteria: Mapping[str, Criteria]) -> str:
+    """Return the name of the fit that looks best without labels.
+
+    Fits with dead clusters or one giant cluster are out; where that is all of them, those with the most live
+    clusters stay. The highest neighbour agreement wins, the earlier one of equals.
+    """
+    healthy = {name: found for name, found in criteria.items() if found.healthy}
+    if not healthy:
+        most = max(found.live_clusters for found in criteria.values())
+        healthy = {name: found for name, found in criteria.items() if found.live_clusters == most}
+    return max(healthy, key=lambda name: healthy[name].neighbor_agreement)
+
+
+class Auto(ClusterMixin, BaseEstimator):
+    """Fit several methods and keep the one that looks best without labels.
+
+    Parameters
+    ----------
+    n_clusters : int, default 8
+        K, at most the number of samples.
+    candidates : sequence of str, default ("kmeans", "temi", "icce")
+        Names of methods, as ``--method`` takes them.
+    parameters : mapping, optional
+        More parameters of candidates: ``{"icce": {"n_heads": 32}}``.
+    n_neighbors : int, optional
+        Neighbours per sample in the graphs, at least, of candidates that learn from neighbours; by default
+        each candidate's own choice.
+    device : str, default "auto"
+        "cpu", "cuda", "mps", or the best there is.
+    precision : str, default "auto"
+        Of matrix products: "float32", "bfloat16", or bfloat16 where the device has units for it.
+    random_state : int, RandomState or None, default None
+        Seed of every candidate; the same integer gives the same labels on the same machine.
+
+    Attributes
+    ----------
+    chosen_ : estimator
+        The fitted candidate that was chosen.
+    method_ : str
+        Its name.
+    table_ : dict of str to Criteria
+        What the choice was made by, of every candidate.
+    labels_ : ndarray (N,) int32
+        Cluster of every training sample, by the chosen candidate.
+    n_features_in_ : int
+        D.
+
+    Raises
+    ------
+    InputError
+        From ``fit``: an unknown candidate or parameter, and what the candidates raise.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_blobs
+    >>> from kinfold.methods import Auto
+    >>> X, _ = make_blobs(300, centers=3, n_features=16, random_state=0)
+    >>> model = Auto(n_clusters=3, candidates=("kmeans", "turtle"), random_state=0).fit(X)
+    >>> sorted(model.table_), model.predict(X[:5]).shape
+    (['kmeans', 'turtle'], (5,))
+    """
+
+    def __init__(
+        self,
+        *,
+        n_clusters: int = 8,
+        candidates: Sequence[str] = ("kmeans", "temi", "icce"),
+        parameters: Mapping[str, Mapping[str, Any]] | None = None,
+        n_neighbors: int | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.candidates = candidates
+        self.parameters = parameters
+        self.n_neighbors = n_neighbors
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether a candidate learns from a neighbour graph."""
+        return any(find_named(SINGLE_METHODS, name).needs_graph for name in self.candidates)
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        graph: NeighborGraph | Mapping[str, NeighborGraph] | None = None,
+        progress: Progress = SILENT,
+        checkpoint: Path | None = None,
+    ) -> Auto:
+        """Fit all candidates on X (N, D) and choose one.
+
+        Parameters
+        ----------
+        X : array-like or row matrix (N, D)
+            Features; memory maps and sharded matrices stay on disk.
+        y : ignored
+            Labels never reach a fit.
+        graph : NeighborGraph or mapping of str to NeighborGraph, optional
+            Neighbours of the N samples for all candidates, or for each one that needs them, by its name; made
+            here where they are missing, once where candidates want the same.
+        progress : Progress
+            Shows the candidates' work.
+        checkpoint : Path, optional
+            Every candidate saves its training to this name with its own added, ``<checkpoint>.icce``, and
+            continues from there.
+
+        Returns
+        -------
+        self
+        """
+        self.check_parameters()
+        X = check_rows(self, X, fitting=True)
+        refuse_beyond_float32(X)
+        n_samples = int(X.shape[0])
+        check_n_clusters(self.n_clusters, n_samples)
+        seed = self._seed()
+        graphs = self._make_graphs(X, graph, progress)
+        judge = next(iter(graphs.values()), None)
+        fitted, table = {}, {}
+        for name, estimator in self.build(seed).items():
+            file = checkpoint.with_name(f"{checkpoint.name}.{name}") if checkpoint else None
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # told of the chosen one alone
+                estimator.fit(X, graph=graphs.get(name), progress=progress, checkpoint=file)
+            fitted[name] = estimator
+            table[name] = self._assess(estimator, X, judge, seed)
+            logger.info("%s: %s", name, table[name])
+        self.table_, self.method_ = table, choose(table)
+        self.chosen_ = fitted[self.method_]
+        self.labels_: NDArray[np.int32] = self.chosen_.labels_
+        warn_of_collapse(self.labels_, self.n_clusters)
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.int32]:
+        """Return the most probable cluster of every row of X (N, D), int32, by the chosen candidate."""
+        check_is_fitted(self, "chosen_")
+        labels: NDArray[np.int32] = self.chosen_.predict(check_rows(self, X, fitting=False))
+        return labels
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """Return the chosen candidate's probabilities (N, K) for the rows of X (N, D)."""
+        check_is_fitted(self, "chosen_")
+        found: NDArray[np.float32] = self.chosen_.predict_proba(check_rows(self, X, fitting=False))
+        return found
+
+    def check_parameters(self) -> None:
+        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
+        if isinstance(self.candidates, str) or not self.candidates:
+            raise InputError(
+                f"candidates must be a list of methods, like ('kmeans', 'icce'), not {self.candidates!r}"
+            )
+        if self.n_neighbors is not None:
+            check_whole(n_neighbors=self.n_neighbors)
+        resolve_precision(self.precision, resolve_device(self.device))
+        for name in self.parameters or {}:
+            if name not in self.candidates:
+                raise InputError(
+                    f"parameters are given for {name!r}, which is no candidate"
+                    f"{nearest_name(str(name), list(self.candidates))}"
+                )
+        for estimator in self.build(0).values():
+            estimator.check_parameters()
+
+    def build(self, seed: int) -> dict[str, Any]:
+        """Return the candidates, not fitted, by name and in order."""
+        return {name: self._build_one(name, seed) for name in self.candidates}
+
+    def candidate_graphs(self, n_samples: int) -> dict[str, dict[str, Any]]:
+        """Return, of each candidate that needs one, how ``knn_graph`` should make its graph of N samples."""
+        built = self.build(0)
+        return {
+            name: candidate.graph_options(n_samples)
+            for name, candidate in built.items()
+            if candidate.needs_graph
+        }
+
+    def model_config(self) -> dict[str, Any]:
+        """Return the chosen candidate's; a saved model is the candidate's own."""
+        config: dict[str, Any] = self.chosen_.model_config()
+        return config
+
+    def model_tensors(self) -> dict[str, NDArray[Any]]:
+        """Return the chosen candidate's."""
+        tensors: dict[str, NDArray[Any]] = self.chosen_.model_tensors()
+        return tensors
+
+    def _build_one(self, name: str, seed: int) -> Any:
+        method = find_named(SINGLE_METHODS, name)
+        known = list(method().get_params())
+        neighbors = "min_neighbors" if "min_neighbors" in known else "n_neighbors"
+        shared = {"precision": self.precision, neighbors: self.n_neighbors}
+        values = {key: value for key, value in shared.items() if key in known and value is not None}
+        for key, value in (self.parameters or {}).get(name, {}).items():
+            if key not in known or key in _SHARED:
+                free = [parameter for parameter in known if parameter not in _SHARED]
+                raise InputError(
+                    f"method {name!r} has no parameter {key!r}{nearest_name(str(key), free)}; "
+                    f"it has {', '.join(free)}"
+                )
+            values[key] = value
+        return method(n_clusters=self.n_clusters, random_state=seed, device=self.device, **values)
+
+    def _seed(self) -> int:
+        """Return the candidates' seed: the one given, so that each is what it would be alone."""
+        if isinstance(self.random_state, int | np.integer):
+            return int(self.random_state)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        return int(current_workers().broadcast(seed))
+
+    def _make_graphs(
+        self, X: Any, given: NeighborGraph | Mapping[str, NeighborGraph] | None, progress: Progress
+    ) -> dict[str, NeighborGraph]:
+        """Return the graph of each candidate that needs one."""
+        graphs: dict[str, NeighborGraph] = {}
+        made: dict[str, NeighborGraph] = {}
+        for name, options in self.candidate_graphs(int(X.shape[0])).items():
+            if isinstance(given, NeighborGraph):
+                graphs[name] = given
+            elif given is not None and name in given:
+                graphs[name] = given[name]
+            else:
+                key = hash_json(options)
+                if key not in made:
+                    made[key] = knn_graph(
+                        X, **options, zero_rows="isolate", device=self.device, progress=progress
+                    )
+                graphs[name] = made[key]
+        return graphs
+
+    def _assess(self, estimator: Any, X: Any, graph: NeighborGraph | None, seed: int) -> Criteria:
+        """Return the criteria, measured by the first process for all."""
+        workers = current_workers()
+        found = assess(estimator, X, graph=graph, seed=seed, device=self.device) if workers.is_first else None
+        criteria: Criteria = workers.broadcast(found)
+        return criteria

@@ -1,0 +1,197 @@
+"""What can be told of a fit without any label: how far its heads agree, how well its groups hold together."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinfold.consensus import mean_nmi, pairwise_nmi
+from kinfold.methods._base import check_whole
+from kinfold.methods._diagnosis import diagnose, is_giant
+from kinfold.methods._self_training import cross_validated_agreement
+from kinfold.neighbors import NeighborGraph, knn_graph
+
+N_CLOSEST = 10
+N_FOLDS = 5
+_FOLD_ROWS = 5_000  # at most, for the cross-validation; more where clusters are many
+_FOLD_ROWS_PER_CLUSTER = 10
+_OWN_GRAPH_ROWS = 10_000  # at most, where a graph has to be made
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """How good a fit looks, without labels.
+
+    Attributes
+    ----------
+    n_clusters : int
+        K that was asked for.
+    live_clusters : int
+        Clusters with a member.
+    largest_share : float
+        Share of all samples in the largest cluster, in [0, 1].
+    neighbor_agreement : float
+        Share a of the 10 closest neighbours (of all neighbours, where a sample has fewer) that have their
+        sample's label, less what chance would give: (a − Σ p²) / (1 − Σ p²), where p are the clusters' shares
+        of all samples. At most 1; 0 is chance, a single cluster, or no neighbours at all.
+    cross_validated_accuracy : float
+        Share of the labels that a linear classifier finds again on samples that it has not seen, in [0, 1].
+        Read it beside ``live_clusters``: a single cluster scores 1.
+    best_head_loss, mean_head_loss : float or None
+        Of the training losses of all heads; None where a method has no heads. Only losses of the same
+        objective on the same data compare.
+    head_nmi : float or None
+        Mean geometric NMI of every two heads, in [0, 1]; None where there are no two heads.
+    consensus_nmi : float or None
+        Mean geometric NMI of the consensus to the heads, or of ``labels_`` where a method makes no consensus,
+        in [0, 1]; None where a method has no heads.
+    """
+
+    n_clusters: int
+    live_clusters: int
+    largest_share: float
+    neighbor_agreement: float
+    cross_validated_accuracy: float
+    best_head_loss: float | None = None
+    mean_head_loss: float | None = None
+    head_nmi: float | None = None
+    consensus_nmi: float | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all clusters are alive and none is a giant, see :func:`~kinfold.methods.diagnose`."""
+        return self.live_clusters == self.n_clusters and not is_giant(self.largest_share, self.n_clusters)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready data."""
+        return asdict(self)
+
+
+def assess(
+    estimator: Any,
+    X: Any,
+    *,
+    graph: NeighborGraph | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    max_rows: int = 20_000,
+) -> Criteria:
+    """Measure a fit without labels, in seconds.
+
+    Parameters
+    ----------
+    estimator : fitted method
+        Its ``labels_`` are judged, and its heads where it has some.
+    X : array or row matrix (N, D)
+        The features that it was fitted on.
+    graph : NeighborGraph, optional
+        Neighbours of the N samples. Where it is missing, the neighbours within at most 10,000 rows are found,
+        which lie farther apart: compare fits by the same graph.
+    seed : int, default 0
+        Of the rows that are drawn, and of the folds.
+    device : str, default "auto"
+        Where to compute.
+    max_rows : int, default 20000
+        Where N is larger, neighbours and heads are looked at for so many samples, always the same ones; the
+        cross-validation has 5 folds of at most 5,000 rows, or 10 per cluster.
+
+    Returns
+    -------
+    Criteria
+    """
+    check_whole(max_rows=max_rows)
+    labels = np.asarray(estimator.labels_)
+    n_clusters = int(estimator.n_clusters)
+    drawn = draw_rows(len(labels), max_rows, seed)
+    found = diagnose(labels, n_clusters)
+    fold_rows = min(max_rows, max(_FOLD_ROWS, _FOLD_ROWS_PER_CLUSTER * n_clusters))
+    accuracy = cross_validated_agreement(
+        X, labels, n_clusters, n_folds=N_FOLDS, seed=seed, device=device, max_rows=fold_rows
+    )
+    if graph is None:
+        some = draw_rows(len(labels), min(max_rows, _OWN_GRAPH_ROWS), seed)
+        agreement = neighbor_agreement(_make_graph(X, some, device), labels[some])
+    else:
+        agreement = neighbor_agreement(graph, labels, drawn)
+    return Criteria(
+        n_clusters=n_clusters,
+        live_clusters=n_clusters - len(found.dead),
+        largest_share=found.largest_share,
+        neighbor_agreement=agreement,
+        cross_validated_accuracy=accuracy,
+        **_judge_heads(estimator, labels, drawn),
+    )
+
+
+def neighbor_agreement(
+    graph: NeighborGraph,
+    labels: NDArray[np.integer],
+    rows: NDArray[np.int64] | None = None,
+    *,
+    n_closest: int = N_CLOSEST,
+) -> float:
+    """Return how much more often than by chance close neighbours have the same label.
+
+    Parameters
+    ----------
+    graph : NeighborGraph
+        Neighbours of N samples.
+    labels : ndarray (N,)
+        Labels of 0 or more.
+    rows : ndarray of int64, optional
+        The samples whose neighbours are looked at; by default all.
+    n_closest : int, default 10
+        Neighbours per sample at most.
+
+    Returns
+    -------
+    float
+        (a − Σ p²) / (1 − Σ p²), see :class:`Criteria`.
+    """
+    rows = np.arange(len(labels)) if rows is None else rows
+    starts = np.asarray(graph.indptr)[rows]
+    counts = np.minimum(np.asarray(graph.indptr)[rows + 1] - starts, n_closest)
+    chance = float(np.sum((np.bincount(labels) / len(labels)) ** 2))
+    if not counts.sum() or chance >= 1:
+        return 0.0
+    places = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(
+        counts.sum()
+    )
+    same = labels[np.asarray(graph.indices[places])] == np.repeat(labels[rows], counts)
+    return float((same.mean() - chance) / (1 - chance))
+
+
+def draw_rows(n_rows: int, most: int, seed: int) -> NDArray[np.int64]:
+    """Return all rows, or ``most`` of them drawn by the seed, in ascending order."""
+    if n_rows <= most:
+        return np.arange(n_rows)
+    return np.sort(np.random.default_rng(seed).choice(n_rows, most, replace=False))
+
+
+def _make_graph(X: Any, rows: NDArray[np.int64], device: str) -> NeighborGraph:
+    """Return the closest neighbours of some rows among themselves."""
+    part = X if len(rows) == X.shape[0] else np.asarray(X[rows])
+    n_neighbors = max(1, min(N_CLOSEST, len(rows) - 1))
+    return knn_graph(part, n_neighbors, zero_rows="isolate", device=device)
+
+
+def _judge_heads(
+    estimator: Any, labels: NDArray[np.integer], rows: NDArray[np.int64]
+) -> dict[str, float | None]:
+    """Return the criteria that only a method with heads has."""
+    heads = getattr(estimator, "head_labels_", None)
+    if heads is None:
+        return {}
+    losses = np.asarray(estimator.head_losses_, dtype=np.float64)
+    some = np.asarray(heads)[:, rows]
+    pairs = pairwise_nmi(some)[np.triu_indices(len(some), 1)]
+    found = getattr(estimator, "consensus_", None)
+    return {
+        "best_head_loss": float(losses.min()),
+        "mean_head_loss": float(losses.mean()),
+        "head_nmi": float(pairs.mean()) if len(pairs) else None,
+        "consensus_nmi": float(found.mean_nmi) if found is not None else mean_nmi(some, labels[rows]),
+    }
