@@ -18,6 +18,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import kinfold
 from studies.cells import Cell, Table, make_cells
 from studies.data import DATA_SETS
 from studies.results import Line, Results
@@ -110,12 +111,13 @@ def run_one(cell: Cell, settings: Settings) -> Line:
         "threads": settings.threads,
         "folder": None if settings.folder is None else str(settings.folder.resolve()),
     }
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(Path(kinfold.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
     environment |= {name: str(settings.threads) for name in _THREAD_SETTINGS}
     environment.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages, as the command line has them
     started = time.monotonic()
-    line: Line = {**cell.describe(), "finished": datetime.now(timezone.utc).date().isoformat()}
+    today = datetime.now(timezone.utc).date().isoformat()
+    line: Line = {**cell.describe(), "finished": today, "commit": _commit()}
     try:
         process = subprocess.run(
             [sys.executable, "-m", "studies.fit"],
@@ -170,6 +172,16 @@ def _why(code: int, errors: str, folder: Path | None) -> str:
     for path in filter(None, (folder, ROOT)):
         last = last.replace(str(path.resolve()), "…")
     return last[:200]
+
+
+def _commit() -> str | None:
+    """Return the commit of the code, with a mark where files were changed since; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def _brief(line: Line) -> str:
