@@ -16,8 +16,8 @@ PROTOCOL = 1  # raise it when a cell measures something else than before: all ce
 # Raise a method's number when its results change though its parameters don't: its cells run again.
 REVISIONS: Mapping[str, int] = {"kmeans": 1, "temi": 1, "scan": 1, "icce": 1, "turtle": 1}
 
-# Parameters that came after lines were recorded, with the value that means what was before: at this value
-# they don't count, so that the lines stay valid. Example: {"icce": {"new_switch": False}}.
+# Parameters, and fields of a plan, that came after lines were recorded, with the value that means what was
+# before: at this value they don't count, so that the lines stay valid. Example: {"icce": {"new_switch": False}}.
 LATER_PARAMETERS: Mapping[str, Mapping[str, Any]] = {}
 
 _NOT_HASHED = ("random_state", "device")
@@ -61,20 +61,17 @@ class Row:
 
     def _identity(self) -> dict[str, Any]:
         data, estimator = DATA_SETS[self.data], self.make_estimator()
-        later = LATER_PARAMETERS.get(self.method, {})
-        parameters = {
-            name: value
-            for name, value in estimator.get_params(deep=False).items()
-            if name not in _NOT_HASHED and not (name in later and later[name] == value)
-        }
-        return {
+        parameters = estimator.get_params(deep=False)
+        identity = {
             "protocol": [PROTOCOL, REVISIONS.get(self.method, 1)],
             "data": dataclasses.asdict(data),
             "method": self.method,
-            "parameters": parameters,
+            "parameters": {name: value for name, value in parameters.items() if name not in _NOT_HASHED},
             "graph": dict(self.graph),
             "resolved": _resolve(estimator, data.n_samples, data.n_features),
         }
+        counted: dict[str, Any] = _without(identity, LATER_PARAMETERS.get(self.method, {}))
+        return counted
 
 
 @dataclass(frozen=True)
@@ -157,3 +154,11 @@ def _resolve(estimator: Any, n_samples: int, n_features: int) -> dict[str, Any]:
         "plan": dataclasses.asdict(estimator._plan(n_samples)),
         "graph": estimator.graph_options(n_samples),
     }
+
+
+def _without(content: Any, neutral: Mapping[str, Any]) -> Any:
+    """Return nested mappings without the entries that have a neutral value."""
+    if not isinstance(content, Mapping):
+        return content
+    kept = {name: value for name, value in content.items() if name not in neutral or neutral[name] != value}
+    return {name: _without(value, neutral) for name, value in kept.items()}

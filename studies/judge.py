@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,17 @@ from numpy.typing import NDArray
 
 from kinfold.consensus import consensus, pairwise_nmi
 from kinfold.heads.training import Training
+from kinfold.methods import neighbor_agreement
 from kinfold.metrics import adjusted_rand_index, clustering_accuracy, normalized_mutual_info
 from kinfold.neighbors import NeighborGraph, knn_graph
-from studies.criteria import N_NEAREST, Nearest, describe_labels, nearest_pairs, neighbor_agreement
+from studies.criteria import judge_labels
 from studies.data import Data
 
 Labels = NDArray[np.int32]
 Stages = dict[str, Labels]
 SCORES = ("acc", "nmi", "ari")
+N_NEAREST = 10
+_BLOCK = 2000
 _JUDGED = ("labels", "best head", "consensus")  # the stages that get label-free criteria
 
 
@@ -30,25 +34,23 @@ def judge(
     accuracy) and ``test consensus`` (of all heads on the test set); of ICCE ``consensus`` and ``classifier``.
     Each has ``train`` and ``test`` scores and ``criteria`` where they apply.
     """
-    nearest = nearest_pairs(_nearest_graph(graph, data))
+    nearest = _nearest_graph(graph, data)
     train: Stages = {"labels": estimator.labels_}
     test: Stages = {} if data.test is None else {"labels": estimator.predict(data.test.X)}
     found: dict[str, Any] = {}
     means: dict[str, Any] = {}
-    heads = None
     if training is not None:
-        heads = estimator.head_labels_
-        tested = None if data.test is None else training.predict_labels([data.test.X])
+        tested = None if data.test is None else training.predict_labels(_blocks(data.test.X))
         found |= {
             "epochs": [len(estimator.history_), estimator.plan_.schedule.n_epochs],
             "stopped_early": training.stopped_early,
             "heads": _judge_heads(estimator, data, tested, nearest),
         }
-        means = _mean_over_heads(data, heads, tested)
+        means = _mean_over_heads(data, estimator.head_labels_, tested)
         _add_heads(estimator, found["heads"], tested, train, test, seed)
     found |= _add_later_stages(estimator, train, test)
     found["stages"] = {
-        name: _judge_stage(name, train, test, data, estimator, heads, nearest, seed)
+        name: _judge_stage(name, train, test, data, estimator, nearest, seed)
         for name in dict.fromkeys([*train, *test])
     }
     if means:
@@ -73,7 +75,7 @@ def _nearest_graph(graph: NeighborGraph | None, data: Data) -> NeighborGraph:
     return knn_graph(data.train.X, min(N_NEAREST, len(data.train.X) - 1), zero_rows="isolate")
 
 
-def _judge_heads(estimator: Any, data: Data, tested: Labels | None, nearest: Nearest) -> dict[str, Any]:
+def _judge_heads(estimator: Any, data: Data, tested: Labels | None, nearest: NeighborGraph) -> dict[str, Any]:
     """Return lists with one figure per head, and the mean NMI of every two heads."""
     heads = estimator.head_labels_
     agreement = pairwise_nmi(heads)
@@ -81,7 +83,7 @@ def _judge_heads(estimator: Any, data: Data, tested: Labels | None, nearest: Nea
     found = {
         "loss": estimator.head_losses_.tolist(),
         "mean_nmi": ((agreement.sum(axis=1) - 1) / others).tolist(),
-        "neighbors": [neighbor_agreement(labels, nearest) for labels in heads],
+        "neighbor_agreement": [neighbor_agreement(nearest, labels) for labels in heads],
         "live": [len(np.unique(labels)) for labels in heads],
         "acc": [float(clustering_accuracy(data.train.y, labels)) for labels in heads],
         "pairwise_nmi": float((agreement.sum() - len(heads)) / (len(heads) * others)),
@@ -140,17 +142,18 @@ def _judge_stage(
     test: Stages,
     data: Data,
     estimator: Any,
-    heads: Labels | None,
-    nearest: Nearest,
+    nearest: NeighborGraph,
     seed: int,
 ) -> dict[str, Any]:
     stage: dict[str, Any] = {}
     if name in train:
         stage["train"] = score(data.train.y, train[name])
     if name in train and name in (_JUDGED if "consensus" in train else _JUDGED[:1]):
-        stage["criteria"] = describe_labels(
-            train[name], estimator.n_clusters, X=data.train.X, nearest=nearest, heads=heads, seed=seed
-        )
+        stage["criteria"] = judge_labels(train[name], estimator, data.train.X, nearest, seed).as_dict()
     if name in test and data.test is not None:
         stage["test"] = score(data.test.y, test[name])
     return stage
+
+
+def _blocks(X: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    return (X[start : start + _BLOCK] for start in range(0, len(X), _BLOCK))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from kinfold.methods import Criteria, choose
 from studies.cells import Row, Table
-from studies.choices import choose, choose_head
+from studies.choices import choose_by, choose_head
 from studies.report import BEGIN, END, MISSING, render, spread, write_page
 from studies.results import Results
 
@@ -18,7 +19,13 @@ def scores(acc):
 
 
 def criteria(neighbors, live=10):
-    return {"live": live, "neighbors": neighbors, "cross_validated": 1 - neighbors}
+    return {
+        "n_clusters": 10,
+        "live_clusters": live,
+        "largest_share": 0.2,
+        "neighbor_agreement": neighbors,
+        "cross_validated_accuracy": 1 - neighbors,
+    }
 
 
 def measured(row, seed, acc, **more):
@@ -85,10 +92,17 @@ def test_every_stage_has_its_line(results):
     assert "12 of 20" in lines[-5]
 
 
-def test_most_live_clusters_come_first_and_then_the_criterion():
-    candidates = {"a": criteria(0.9, live=9), "b": criteria(0.5), "c": criteria(0.6)}
-    assert choose(candidates, "neighbors") == "c"
-    assert choose(candidates, "cross_validated") == "b"
+def test_healthy_fits_come_first_and_then_the_criterion():
+    found = {"a": criteria(0.9, live=9), "b": criteria(0.5), "c": criteria(0.6)}
+    candidates = {name: Criteria(**values) for name, values in found.items()}
+    assert choose_by(candidates, "cross_validated_accuracy") == "b"
+    assert choose_by(candidates, "neighbor_agreement") == choose(candidates) == "c"
+
+
+def test_among_sick_fits_the_most_live_clusters_win():
+    found = {"a": criteria(0.9, live=8), "b": criteria(0.5, live=9), "c": criteria(0.6, live=9)}
+    candidates = {name: Criteria(**values) for name, values in found.items()}
+    assert choose_by(candidates, "neighbor_agreement") == choose(candidates) == "c"
 
 
 def test_heads_are_chosen_by_the_lowest_loss_or_the_highest_agreement():
@@ -102,7 +116,7 @@ def test_the_choice_among_methods_stands_beside_the_oracles(results):
     results.append(measured(ICCE, 0, 0.6))
     results.append(measured(ICCE, 1, 0.7))  # k-means lacks this seed
     text = render([Table("a", "Auto", (KMEANS, ICCE), view="auto")], results)
-    neighbors, validated = (line for line in text.splitlines() if line.startswith("| digits |"))
+    neighbors, validated = (line for line in text.splitlines() if line.startswith("| digits, "))
     assert "| ICCE | 0.600 | 0.600 | 0.000 |" in neighbors
     assert "| k-means | 0.400 | 0.600 | 0.200 |" in validated
 
