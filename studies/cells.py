@@ -17,7 +17,7 @@ PROTOCOL = 1  # raise it when a cell measures something else than before: all ce
 REVISIONS: Mapping[str, int] = {"kmeans": 1, "temi": 1, "scan": 1, "icce": 1, "turtle": 1}
 
 # Parameters, and fields of a plan, that came after lines were recorded, with the value that means what was
-# before: at this value they don't count, so that the lines stay valid. Example: {"icce": {"new_switch": False}}.
+# before: at this value they don't count, so that the lines stay valid: {"icce": {"new_switch": False}}.
 LATER_PARAMETERS: Mapping[str, Mapping[str, Any]] = {}
 
 _NOT_HASHED = ("random_state", "device")

@@ -156,13 +156,17 @@ def _share_of_heads(cell: Cell, line: Line) -> float:
 def _claim(cell: Cell, results: Results) -> Iterator[bool]:
     """Yield whether no other run works on the cell; a claim ends with its process, however that ends."""
     name = hashlib.sha256(f"{results.path.resolve()}{cell.key}".encode()).hexdigest()[:24]
-    with (Path(tempfile.gettempdir()) / f"kinfold-study-{name}.lock").open("w") as stream:
+    path = Path(tempfile.gettempdir()) / f"kinfold-study-{name}.lock"
+    with path.open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
-        yield True
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _why(code: int, errors: str, folder: Path | None) -> str:
