@@ -7,6 +7,7 @@ and every exchange is the identity, so that callers need no second code path.
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
+
+PATIENCE = timedelta(days=30)  # others may wait while the first embeds; lost connections end it at once
 
 
 class Workers:
@@ -79,7 +82,7 @@ def current_workers() -> Workers:
         return Workers()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("cpu:gloo,cuda:nccl")
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=PATIENCE)
     else:
-        dist.init_process_group("gloo")
+        dist.init_process_group("gloo", timeout=PATIENCE)
     return Workers(dist.get_rank(), dist.get_world_size())

@@ -26,6 +26,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from kinfold._version import __version__
+from kinfold.cli._options import is_first_process
 from kinfold.errors import KinfoldError
 
 EXIT_BUG = 1
@@ -47,7 +48,7 @@ class _KinfoldGroup(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Note whether errors are wanted as JSON too, before anything can fail."""
-        ctx.meta[_AS_JSON] = "--json" in args
+        ctx.meta[_AS_JSON] = "--json" in args and is_first_process()
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

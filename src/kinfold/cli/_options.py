@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from kinfold.errors import InputError
 
 # Said here again, so that `kinfold --help` loads no PyTorch; tests hold them against the library.
 DEFAULT_BACKBONE = "dinov2-small"
-METHODS = ("temi", "turtle", "kmeans")
+METHODS = ("icce", "temi", "scan", "turtle", "kmeans", "auto")
+PRESETS = ("paper", "cifar", "cifar20", "stl10", "imagenet1k", "imagenet21k")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MOST_SEED = 2**32 - 1
@@ -146,6 +148,11 @@ Json = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show warnings and errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell what is being done.")]
+
+
+def is_first_process() -> bool:
+    """Tell whether this process talks: of several that ``torchrun`` started, the first alone."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def read_parameters(settings: list[str]) -> dict[str, Any]:

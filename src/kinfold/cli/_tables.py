@@ -94,6 +94,8 @@ def summarise_run(run: Run) -> dict[str, Any]:
         "run": str(run.path),
         "method": run.manifest["parameters"].get("method"),
         "n_clusters": run.n_clusters,
+        "criteria": run.manifest.get("criteria") or None,
+        "chosen": run.manifest.get("fit", {}).get("chosen"),
         "n_images": run.assignments.num_rows,
         "groups": count_groups(run.assignments, run.n_clusters),
         "skipped": {"total": run.skipped.num_rows, "reasons": count_reasons(run.skipped)},

@@ -14,8 +14,7 @@ from kinfold.cli._terminal import Terminal
 
 
 @app.command(
-    epilog="Example: [bold]kinfold cluster photos/ -k 10 --method temi --out run[/bold]  "
-    "(then open run/report.html)"
+    epilog="Example: [bold]kinfold cluster photos/ -k 10 --out run[/bold]  (then open run/report.html)"
 )
 def cluster(
     source: options.Source,
@@ -28,10 +27,11 @@ def cluster(
             "--method",
             "-m",
             metavar="METHOD",
-            help="temi (learns from neighbours), turtle (labels that are easily learnt) or kmeans (quick).",
+            help="icce (heads, their consensus, a classifier), temi or scan (heads alone), turtle (labels "
+            "that are easily learnt), kmeans (quick), or auto (the one that looks best without labels).",
             autocompletion=options.complete_from(options.METHODS),
         ),
-    ] = "temi",
+    ] = "icce",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -52,7 +52,23 @@ def cluster(
     precision: options.Precision = "auto",
     neighbors: Annotated[
         int | None,
-        typer.Option("--neighbors", min=1, help="Neighbours per image in the graph.", show_default=False),
+        typer.Option(
+            "--neighbors",
+            min=1,
+            help="Neighbours per image in the graph (for icce at least).",
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="Named parameters of the method: paper for those that its authors report, others in the "
+            "guide. --set and --neighbors win over it.",
+            autocompletion=options.complete_from(options.PRESETS),
+            show_default=False,
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -77,7 +93,8 @@ def cluster(
 
     Killed or stopped, the same command goes on where it was.
     """
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    first = options.is_first_process()
+    terminal = Terminal(as_json=as_json and first, quiet=quiet or not first, verbose=verbose)
     from kinfold import pipeline
 
     run = pipeline.cluster(
@@ -93,6 +110,7 @@ def cluster(
         n_neighbors=neighbors,
         n_workers=workers,
         method_parameters=options.read_parameters(settings or []),
+        preset=preset,
         source_options={
             "path_column": path_column,
             "image_column": image_column,

@@ -13,7 +13,7 @@ from kinfold.cli._tables import make_list, make_table
 from kinfold.cli._terminal import Terminal
 
 
-@app.command(epilog="Example: [bold]kinfold demo --out demo[/bold]  (then open demo/temi/report.html)")
+@app.command(epilog="Example: [bold]kinfold demo --out demo[/bold]  (then open demo/icce/report.html)")
 def demo(
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.", show_default=False)

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
+from kinfold.distributed import current_workers
 from kinfold.pipeline._backbone import as_backbone, as_spec
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
-from kinfold.pipeline._method import check_n_samples, prepare_method
+from kinfold.pipeline._method import DEFAULT_METHOD, check_n_samples, prepare_method
 from kinfold.pipeline._source import SourceLike, default_out, resolve_source
 from kinfold.pipeline._stages import open_stages
+from kinfold.pipeline._team import Team
 from kinfold.pipeline._work import Work
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run
@@ -24,7 +26,7 @@ def cluster(
     source: SourceLike,
     n_clusters: int,
     *,
-    method: str = "temi",
+    method: str = DEFAULT_METHOD,
     out: str | Path | None = None,
     backbone: str | Path | Backbone = DEFAULT_BACKBONE,
     variant: str = "cls",
@@ -34,6 +36,7 @@ def cluster(
     n_neighbors: int | None = None,
     n_workers: int | None = None,
     method_parameters: Mapping[str, Any] | None = None,
+    preset: str | None = None,
     source_options: Mapping[str, Any] | None = None,
     report: bool = True,
     on_estimate: Callable[[Estimate], None] | None = None,
@@ -44,6 +47,9 @@ def cluster(
     The work goes on where it was interrupted: call it again with the same arguments. With the same seed
     on the same machine the result is the same to the byte, interrupted or not.
 
+    Started by ``torchrun``, the first process does the work and writes, and all join for the fit; each gets
+    the run.
+
     Parameters
     ----------
     source : path, ImageSource or Features
@@ -51,8 +57,8 @@ def cluster(
         features.
     n_clusters : int
         Groups to find, at most the number of usable images.
-    method : {"temi", "kmeans"}, default "temi"
-        How to group.
+    method : {"icce", "temi", "scan", "turtle", "kmeans", "auto"}, default "icce"
+        How to group. "auto" fits k-means, TEMI and ICCE and keeps what looks best without labels.
     out : path, optional
         The run directory; by default ``<source name>.kinfold`` in the current folder. It must be new,
         empty, or a run of the same source.
@@ -65,12 +71,15 @@ def cluster(
     device, precision : str, default "auto"
         Where and how exactly to compute.
     n_neighbors : int, optional
-        Neighbours of each image in the graph, for methods that learn from one; by default the method's
-        own choice.
+        Neighbours of each image in the graph, for methods that learn from one (for ICCE at least); by
+        default the method's own choice.
     n_workers : int, optional
         Processes that decode images; by default as many as there are cores.
     method_parameters : Mapping, optional
         More parameters of the method, ``{"n_heads": 8}``.
+    preset : str, optional
+        Named parameters, like "paper" for those that the method's authors report; see
+        :func:`~kinfold.methods.preset_parameters`. What is given explicitly wins.
     source_options : Mapping, optional
         For tables: ``path_column``, ``image_column``, ``key_column``; for features in Parquet: ``column``.
     report : bool, default True
@@ -97,30 +106,47 @@ def cluster(
     >>> import kinfold
     >>> run = kinfold.cluster("photos/", n_clusters=10)  # doctest: +SKIP
     """
-    prepared = prepare_method(
-        method, n_clusters, random_state, device, precision, n_neighbors, method_parameters
-    )
-    opened = resolve_source(source, source_options)
-    check_n_samples(n_clusters, opened.n_rows, "image", opened.uri)
-    out = Path(out) if out is not None else default_out(opened)
-    loaded = None
-    if opened.images is not None:
-        loaded = as_backbone(backbone, device, precision)
-        loaded.check_variants([variant])
-    with open_stages(out, opened, variant) as stages:
-        work = Work(stages, opened, prepared, variant, device, n_workers, progress)
-        expected = estimate_work(
-            opened, prepared, variant, loaded, device=device, n_workers=n_workers, done=work.find_done(loaded)
+    workers = current_workers()
+    team = Team(workers)
+    if not workers.is_first:
+        return Run.open(team.follow(source))
+    with team.leading():
+        prepared = prepare_method(
+            method, n_clusters, random_state, device, precision, n_neighbors, method_parameters, preset
         )
-        logger.info("%s", expected)
-        if on_estimate is not None:
-            on_estimate(expected)
-        check_disk(expected, out)
-        features = opened.features if loaded is None else work.embed(loaded)
-        assert features is not None
-        check_n_samples(n_clusters, len(features.rows), "usable image", opened.uri)
-        work.fit(features, None if loaded is None else as_spec(backbone))
-        work.assign(features)
-        if report:
-            work.report()
+        opened = resolve_source(source, source_options)
+        check_n_samples(n_clusters, opened.n_rows, "image", opened.uri)
+        out = Path(out) if out is not None else default_out(opened)
+        loaded = None
+        if opened.images is not None:
+            loaded = as_backbone(backbone, device, precision)
+            loaded.check_variants([variant])
+        with open_stages(out, opened, variant) as stages:
+            work = Work(stages, opened, prepared, variant, device, n_workers, progress, team)
+            _announce(work, loaded, on_estimate)
+            features = opened.features if loaded is None else work.embed(loaded)
+            assert features is not None
+            check_n_samples(n_clusters, len(features.rows), "usable image", opened.uri)
+            work.fit(features, None if loaded is None else as_spec(backbone))
+            work.assign(features)
+            if report:
+                work.report()
+        team.finish(out.absolute())
     return Run.open(out)
+
+
+def _announce(work: Work, backbone: Backbone | None, on_estimate: Callable[[Estimate], None] | None) -> None:
+    """Tell what the work is expected to take, and refuse what won't fit on the disk."""
+    expected = estimate_work(
+        work.source,
+        work.method,
+        work.variant,
+        backbone,
+        device=work.device,
+        n_workers=work.n_workers,
+        done=work.find_done(backbone),
+    )
+    logger.info("%s", expected)
+    if on_estimate is not None:
+        on_estimate(expected)
+    check_disk(expected, work.stages.path)

@@ -10,56 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
-from kinfold.compute import cpu_count, resolve_device, resolve_precision
+from kinfold.compute import cpu_count, resolve_device
 from kinfold.errors import InputError
-from kinfold.heads.network import BOTTLENECK, HIDDEN
 from kinfold.images import ImageSource, UnusableImage, count_workers, decode_image
-from kinfold.methods import plan_training
 from kinfold.pipeline._backbone import as_backbone
-from kinfold.pipeline._method import Method, prepare_method
+from kinfold.pipeline._estimate_fit import BASE_MEMORY, StageEstimate, estimate_grouping
+from kinfold.pipeline._method import DEFAULT_METHOD, Method, prepare_method
 from kinfold.pipeline._source import Source, SourceLike, resolve_source
 
 _SAMPLE_IMAGES = 16
 _SAMPLE_SECONDS = 2.0
-_RATE_SIDE = 1024
-_BASE_MEMORY = 600 << 20  # the interpreter with PyTorch loaded
 _WORKER_MEMORY = 150 << 20
-_NEIGHBOR_MEMORY = 2 << 30
-_BLOCK_MEMORY = 256 << 20
-_KMEANS_PASSES = 60
-_KMEANS_READS = 3  # of the matrix in each pass
-_COPY_BYTES = 64 << 20
-_TRAINING_SHARE = 0.6  # of the matrix-product rate
-_ASSIGNMENT_BYTES = 60
-_ASSIGN_SECONDS = 1e-6
-_STATE_COPIES = 4  # of the weights in a checkpoint: student, teacher, two moments
 _DISK_MARGIN = 1.1
-
-
-@dataclass(frozen=True)
-class StageEstimate:
-    """What one stage is expected to take.
-
-    Attributes
-    ----------
-    name : str
-        The stage.
-    seconds : float
-        Wall-clock time on this machine as busy as it is now: a rough guide, not a promise.
-    memory_bytes : int
-        Peak of main memory, all processes together.
-    disk_bytes : int
-        What it needs on disk at its most, checkpoints counted.
-    """
-
-    name: str
-    seconds: float
-    memory_bytes: int
-    disk_bytes: int
 
 
 @dataclass(frozen=True)
@@ -111,7 +76,7 @@ def estimate(
     source: SourceLike,
     n_clusters: int,
     *,
-    method: str = "temi",
+    method: str = DEFAULT_METHOD,
     backbone: str | Path | Backbone = DEFAULT_BACKBONE,
     variant: str = "cls",
     device: str = "auto",
@@ -119,6 +84,7 @@ def estimate(
     n_neighbors: int | None = None,
     n_workers: int | None = None,
     method_parameters: Mapping[str, Any] | None = None,
+    preset: str | None = None,
     source_options: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """Tell what :func:`cluster` with the same arguments would take, without writing anything.
@@ -126,7 +92,9 @@ def estimate(
     A few images are embedded and one matrix product is timed; this takes some seconds, and the time to
     load the backbone. The parameters are those of :func:`cluster`.
     """
-    prepared = prepare_method(method, n_clusters, 0, device, precision, n_neighbors, method_parameters)
+    prepared = prepare_method(
+        method, n_clusters, 0, device, precision, n_neighbors, method_parameters, preset
+    )
     opened = resolve_source(source, source_options)
     loaded = as_backbone(backbone, device, precision) if opened.images is not None else None
     return estimate_work(opened, prepared, variant, loaded, device=device, n_workers=n_workers)
@@ -153,7 +121,7 @@ def estimate_work(
         n, dim = (int(length) for length in source.features.matrix(variant).shape)
     if "fit" in done:
         return Estimate(tuple(stages))
-    stages += _estimate_grouping(method, n, dim, resolve_device(device))
+    stages += estimate_grouping(method, n, dim, resolve_device(device))
     return Estimate(tuple(stages))
 
 
@@ -190,7 +158,7 @@ def estimate_embed(
     return StageEstimate(
         "embed",
         n * per_image,
-        _BASE_MEMORY * 2 + workers * _WORKER_MEMORY + 2 * key_bytes,
+        BASE_MEMORY * 2 + workers * _WORKER_MEMORY + 2 * key_bytes,
         matrix_bytes + key_bytes,
     )
 
@@ -217,74 +185,6 @@ def _measure_image(images: ImageSource, backbone: Backbone, variants: Sequence[s
     started = time.perf_counter()
     backbone.embed(np.stack(prepared), variants)
     return read_seconds, (time.perf_counter() - started) / len(prepared)
-
-
-def _estimate_grouping(method: Method, n: int, dim: int, device: torch.device) -> list[StageEstimate]:
-    """Estimate all that follows the features, ``n`` rows of ``dim`` values."""
-    stages = []
-    matrix_bytes, model_bytes = 4 * n * dim, _count_model_bytes(method, dim)
-    if method.needs_graph:
-        k = min(method.graph_neighbors(n), n - 1)
-        memory = _BASE_MEMORY + matrix_bytes + min(_NEIGHBOR_MEMORY, 4 * n * n) + 8 * n * k
-        seconds = 4 * n * n * dim / _measure_rate(device, "float32")  # half of it to find the best
-        stages.append(StageEstimate("neighbors", seconds, memory, 8 * n * (k + 1)))
-    rate = _measure_rate(device, method.estimator.get_params().get("precision", "float32"))
-    seconds = _estimate_fit_seconds(method, n, dim, rate, device)
-    memory = _BASE_MEMORY + _BLOCK_MEMORY + matrix_bytes + 8 * model_bytes
-    stages.append(StageEstimate("fit", seconds, memory, _STATE_COPIES * model_bytes))
-    seconds = n * (model_bytes / 2 / rate + _ASSIGN_SECONDS)
-    memory = _BASE_MEMORY + _BLOCK_MEMORY + _ASSIGNMENT_BYTES * n
-    stages.append(StageEstimate("assign", seconds, memory, _ASSIGNMENT_BYTES * n))
-    return stages
-
-
-def _measure_rate(device: torch.device, precision: str) -> float:
-    """Return the floating-point operations per second of a matrix product."""
-    generator = torch.Generator().manual_seed(0)
-    matrix = torch.rand(_RATE_SIDE, _RATE_SIDE, generator=generator)
-    matrix = matrix.to(device, resolve_precision(precision, device))
-    best = float("inf")
-    for _ in range(3):
-        started = time.perf_counter()
-        (matrix @ matrix)[0, 0].item()
-        best = min(best, time.perf_counter() - started)
-    return 2 * _RATE_SIDE**3 / best
-
-
-def _measure_bandwidth(device: torch.device) -> float:
-    """Return the bytes per second at which memory is read and written."""
-    values = torch.zeros(_COPY_BYTES // 4, device=device)
-    best = float("inf")
-    for _ in range(3):
-        started = time.perf_counter()
-        values.clone()[0].item()
-        best = min(best, time.perf_counter() - started)
-    return 2 * _COPY_BYTES / best
-
-
-def _estimate_fit_seconds(method: Method, n: int, dim: int, rate: float, device: torch.device) -> float:
-    parameters = method.estimator.get_params()
-    if not method.needs_graph:
-        n_init = parameters.get("n_init")
-        starts = n_init if isinstance(n_init, int) else 10 if n * method.n_clusters <= 1_000_000 else 3
-        product = 2 * n * dim * method.n_clusters / rate
-        reading = _KMEANS_READS * 4 * n * dim / _measure_bandwidth(device)
-        return starts * _KMEANS_PASSES * (product + reading)
-    plan = plan_training(
-        n, method.n_clusters, n_epochs=parameters.get("n_epochs"), batch_size=parameters.get("batch_size")
-    )
-    n_seen = plan.schedule.n_epochs * plan.steps_per_epoch * plan.batch_size
-    weights = _count_model_bytes(method, dim) / 4
-    # Two views of each sample; student forward and backward are three products, the teacher's is a fourth.
-    return 2 * 2 * 4 * n_seen * weights / (_TRAINING_SHARE * rate)
-
-
-def _count_model_bytes(method: Method, dim: int) -> int:
-    """Return the bytes of all heads while they are trained, or of all centroids."""
-    if not method.needs_graph:
-        return 4 * dim * method.n_clusters
-    heads = method.estimator.get_params().get("n_heads", 1)
-    return int(4 * heads * (dim * HIDDEN + HIDDEN * BOTTLENECK + BOTTLENECK * method.n_clusters))
 
 
 def _show_seconds(seconds: float) -> str:

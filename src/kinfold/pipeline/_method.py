@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -9,9 +10,11 @@ from typing import Any
 
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError, count_of, nearest_name
-from kinfold.methods import default_n_neighbors, get_method
+from kinfold.methods import Auto, get_method, preset_parameters
 
+DEFAULT_METHOD = "icce"
 _OWN_ARGUMENTS = ("n_clusters", "random_state", "device")
+_NEIGHBORS = ("n_neighbors", "min_neighbors")  # what methods call the least number of neighbours
 MOST_SEED = 2**32 - 1  # NumPy takes no larger one
 
 
@@ -29,15 +32,15 @@ class Method:
         Groups.
     random_state : int
         Seed.
-    n_neighbors : int or None
-        Neighbours per sample in the graph, where that was asked for.
+    preset : str or None
+        Named parameters that it was built from, where that was asked for.
     """
 
     name: str
     estimator: Any
     n_clusters: int
     random_state: int
-    n_neighbors: int | None
+    preset: str | None = None
 
     @property
     def needs_graph(self) -> bool:
@@ -48,24 +51,26 @@ class Method:
         """Return a new estimator with these parameters."""
         return type(self.estimator)(**self.estimator.get_params())
 
-    def graph_neighbors(self, n_samples: int) -> int:
-        """Return the neighbours per sample of the graph."""
-        if self.n_neighbors is not None:
-            return self.n_neighbors
-        return default_n_neighbors(n_samples, self.n_clusters)
+    def graphs(self, n_samples: int) -> dict[str, dict[str, Any]]:
+        """Return how ``knn_graph`` makes the graph of N samples, by the name of the method that needs it."""
+        if isinstance(self.estimator, Auto):
+            return self.estimator.candidate_graphs(n_samples)
+        return {self.name: self.estimator.graph_options(n_samples)} if self.needs_graph else {}
 
     def describe(self, n_samples: int) -> dict[str, Any]:
-        """Return all that decides the result besides the features, JSON-ready."""
-        parameters = self.estimator.get_params()
+        """Return all that decides the result besides the features and the graph, JSON-ready."""
+        parameters = self.estimator.get_params(deep=False)
         own = {name: value for name, value in parameters.items() if name not in _OWN_ARGUMENTS}
-        if self.needs_graph:
-            own["n_neighbors"] = self.graph_neighbors(n_samples)
-        return {
+        graph = self.graphs(n_samples).get(self.name, {})
+        own |= {name: graph["n_neighbors"] for name in _NEIGHBORS if name in own and graph}
+        own |= {"max_neighbors": graph["max_neighbors"]} if "max_neighbors" in graph else {}
+        described = {
             "n_clusters": self.n_clusters,
             "method": self.name,
             "random_state": self.random_state,
-            "method_parameters": own,
+            "method_parameters": json.loads(json.dumps(own)),
         }
+        return {**described, "preset": self.preset} if self.preset else described
 
 
 def prepare_method(
@@ -76,13 +81,14 @@ def prepare_method(
     precision: str,
     n_neighbors: int | None,
     parameters: Mapping[str, Any] | None,
+    preset: str | None = None,
 ) -> Method:
-    """Check the method and its parameters.
+    """Check the method and its parameters: explicit ones win over those of the preset.
 
     Raises
     ------
     InputError
-        The method or a parameter is unknown, or a value is impossible.
+        The method, the preset or a parameter is unknown, or a value is impossible.
     """
     _check_whole("n_clusters", n_clusters, 1)
     _check_whole("random_state", random_state, 0, MOST_SEED)
@@ -98,16 +104,34 @@ def prepare_method(
             raise InputError(
                 f"method {name!r} has no parameter {key!r}{nearest_name(key, free)}; it has {', '.join(free)}"
             )
-    shared = {"precision": precision, "n_neighbors": n_neighbors}
-    shared = {key: value for key, value in shared.items() if key in known and value is not None}
-    values = {**shared, **given}
-    if (neighbors := values.get("n_neighbors")) is not None:
-        _check_whole("n_neighbors", neighbors, 1)
+    if n_neighbors is not None:
+        _check_whole("n_neighbors", n_neighbors, 1)
+    values = _read_preset(name, preset, given, n_neighbors, estimator_class)
+    shared = {"precision": precision, **dict.fromkeys(_NEIGHBORS, n_neighbors)}
+    values |= {key: value for key, value in shared.items() if key in known and value is not None}
     estimator = estimator_class(
-        n_clusters=int(n_clusters), random_state=int(random_state), device=device, **values
+        n_clusters=int(n_clusters), random_state=int(random_state), device=device, **{**values, **given}
     )
     estimator.check_parameters()
-    return Method(name, estimator, int(n_clusters), int(random_state), neighbors)
+    return Method(name, estimator, int(n_clusters), int(random_state), preset)
+
+
+def _read_preset(
+    name: str, preset: str | None, given: dict[str, Any], n_neighbors: int | None, estimator_class: type[Any]
+) -> dict[str, Any]:
+    """Return the preset's parameters; those of candidates are merged into what was given for them."""
+    if preset is None:
+        return {}
+    if estimator_class is not Auto:
+        return preset_parameters(name, preset)
+    candidates = given.get("candidates", Auto().candidates)
+    values = preset_parameters(name, preset, candidates=tuple(candidates))
+    merged = dict(given.get("parameters") or {})
+    for candidate, own in values["parameters"].items():
+        free = {key: value for key, value in own.items() if n_neighbors is None or key not in _NEIGHBORS}
+        merged[candidate] = {**free, **merged.get(candidate, {})}
+    given["parameters"] = merged
+    return {}
 
 
 def check_n_samples(n_clusters: int, n_samples: int, noun: str, where: str) -> None:

@@ -102,6 +102,9 @@ class Stages:
         gone = STAGES[first:] if first >= _RESULT else (name,)
         for stage in gone:
             self.manifest["stages"].pop(stage, None)
+        if "fit" in gone:
+            self.manifest["criteria"] = {}
+            self.manifest["fit"] = {}
         if "assign" in gone:
             self.manifest["metrics"] = {}
             self.manifest["diagnosis"] = {}

@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 import logging
-import os
-import shutil
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.backbones import Backbone, list_cards
 from kinfold.compute import describe_machine, resolve_device
 from kinfold.errors import FormatError, InputError
 from kinfold.features import Features, FeatureStore, extract_features, open_features
 from kinfold.methods import diagnose, load_model, predict_top, save_model
-from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.pipeline._fitting import FitOrder, describe_fit
+from kinfold.pipeline._graphs import GraphCache
 from kinfold.pipeline._method import Method
 from kinfold.pipeline._report import find_images, render
 from kinfold.pipeline._source import Source
 from kinfold.pipeline._stages import Stages
+from kinfold.pipeline._team import Team
 from kinfold.progress import Progress
-from kinfold.run import ASSIGNMENTS_NAME, SKIPPED_NAME, Run, lock_directory, write_assignments, write_skipped
-from kinfold.storage import hash_json, remove_partials
+from kinfold.run import ASSIGNMENTS_NAME, SKIPPED_NAME, Run, write_assignments, write_skipped
+from kinfold.storage import hash_json
 
 logger = logging.getLogger(__name__)
 
 FEATURES_NAME = "features"
-NEIGHBORS_NAME = "neighbors"
 REPORT_NAME = "report.html"
 MODEL_FILES = ("model.json", "model.safetensors")
 N_TOP = 5
@@ -56,6 +53,8 @@ class Work:
         Processes that decode.
     progress : Progress
         Shows every stage.
+    team : Team
+        The processes that fit together.
     """
 
     stages: Stages
@@ -65,6 +64,7 @@ class Work:
     device: str
     n_workers: int | None
     progress: Progress
+    team: Team
 
     def find_done(self, backbone: Backbone | None) -> frozenset[str]:
         """Return the stages that need not run again, as far as that can be told before any runs."""
@@ -105,10 +105,9 @@ class Work:
             self.stages.forget("fit")  # before the manifest says what the new result is made of
         self._declare(features, backbone_spec)
         if not current:
-            graph = self._find_neighbors(features) if self.method.needs_graph else None
-            checkpoint = self.stages.path / f"checkpoint-{hash_json(inputs)[:12]}"
-            self._clear_checkpoints(keep=checkpoint)
-            self.stages.run("fit", inputs, MODEL_FILES, lambda: self._fit(features, graph, checkpoint))
+            order = self._order(features, self.stages.path / f"checkpoint-{hash_json(inputs)[:12]}")
+            self._clear_checkpoints(keep=order.checkpoint)
+            self.stages.run("fit", inputs, MODEL_FILES, lambda: self._fit(features, order))
         self._clear_checkpoints()
 
     def assign(self, features: Features) -> None:
@@ -170,56 +169,33 @@ class Work:
         return {
             "features": features.fingerprint(self.variant),
             "parameters": self.method.describe(len(features.rows)),
+            "graphs": self.method.graphs(len(features.rows)),
             "device": resolve_device(self.device).type,
         }
 
-    def _find_neighbors(self, features: Features) -> NeighborGraph:
-        """Return the graph of these features, from where it's kept or newly made."""
-        n_neighbors = self.method.graph_neighbors(len(features.rows))
-        inputs = {"features": features.fingerprint(self.variant), "n_neighbors": n_neighbors}
-        home = self._neighbors_home(features)
-        path = home / f"{self.variant.replace('/', '-')}-{hash_json(inputs)[:12]}"
-        home.mkdir(parents=True, exist_ok=True)
-        with lock_directory(home, wait=True):
-            remove_partials(home)
-            found = _open_graph(path)
-            if found is not None and self.stages.is_current("neighbors", inputs):
-                self.stages.declare(neighbors=found.describe())
-                return found
+    def _order(self, features: Features, checkpoint: Path) -> FitOrder:
+        """Return what the fit needs, its graphs found."""
+        wanted = self.method.graphs(len(features.rows))
+        cache = GraphCache(self.stages, features, self.variant, self.device, self.progress)
+        return FitOrder(
+            method=self.method,
+            features=Path(features.path).absolute(),
+            variant=self.variant,
+            checkpoint=checkpoint.absolute(),
+            graphs={name: path.absolute() for name, path in cache.find(wanted).items()} if wanted else {},
+            options=dict(self.source.options) if self.source.features is not None else {},
+        )
 
-            def work() -> None:
-                if found is None:
-                    graph = knn_graph(
-                        features.matrix(self.variant), n_neighbors, device=self.device, progress=self.progress
-                    )
-                    graph.save(path)
-
-            self.stages.forget("neighbors")
-            self.stages.run("neighbors", inputs, (), work)
-            graph = NeighborGraph.open(path)
-            self.stages.declare(neighbors=graph.describe())
-            return graph
-
-    def _neighbors_home(self, features: Features) -> Path:
-        """Return where graphs of these features are kept: beside them where that can be written."""
-        home = features.neighbors_path
-        if home is None:
-            return self.stages.path / NEIGHBORS_NAME
-        nearest = next(folder for folder in (home, *home.parents) if folder.exists())
-        return home if os.access(nearest, os.W_OK) else self.stages.path / NEIGHBORS_NAME
-
-    def _fit(self, features: Features, graph: NeighborGraph | None, checkpoint: Path) -> None:
-        estimator = self.method.build()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the diagnosis says it, with advice
-            estimator.fit(
-                features.matrix(self.variant), graph=graph, progress=self.progress, checkpoint=checkpoint
-            )
+    def _fit(self, features: Features, order: FitOrder) -> None:
+        estimator = self.team.fit(order, features, self.progress)
+        criteria = order.assess(estimator, features).as_dict()
+        self.stages.manifest |= {"criteria": criteria, "fit": describe_fit(estimator)}
         save_model(estimator, self.stages.path)
 
     def _clear_checkpoints(self, keep: Path | None = None) -> None:
+        """Remove checkpoints but those of ``keep``: its parts have its name and an ending each."""
         for left in self.stages.path.glob("checkpoint-*"):
-            if left != keep:
+            if keep is None or left.name.partition(".")[0] != keep.name:
                 left.unlink()
 
     def _describe_features(self, features: Features) -> dict[str, Any]:
@@ -263,19 +239,6 @@ def _open_whole(path: Path) -> Features | None:
         return open_features(path)
     except (FormatError, InputError) as error:
         logger.warning("embedding again: %s", error)
-        return None
-
-
-def _open_graph(path: Path) -> NeighborGraph | None:
-    """Open a kept graph; None if there is none that is whole."""
-    if not path.exists():
-        return None
-    try:
-        NeighborGraph.verify(path)
-        return NeighborGraph.open(path)
-    except FormatError as error:
-        logger.warning("finding neighbours again: %s", error)
-        shutil.rmtree(path)
         return None
 
 

@@ -24,7 +24,7 @@ from kinfold.progress import SILENT, Progress
 from kinfold.run import Run
 from kinfold.storage import atomic_directory, atomic_file, remove_partials
 
-METHODS = ("kmeans", "temi")
+METHODS = ("kmeans", "temi", "icce")
 N_DIGITS = 10
 
 _BACKBONE = "pixels"
@@ -104,7 +104,7 @@ def run_demo(
     ----------
     out : path
         The folder to write: new, empty, or an earlier demo's.
-    methods : sequence of str, default ("kmeans", "temi")
+    methods : sequence of str, default ("kmeans", "temi", "icce")
         What to compare.
     random_state : int, default 0
         Seed of all methods.
