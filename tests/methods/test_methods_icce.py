@@ -1,0 +1,417 @@
+"""Every switch of ICCE; what it shares with other heads is in test_methods_heads.py."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning
+
+import kinfold.methods._heads as heads_module
+import kinfold.methods._icce as icce_module
+from kinfold import ICCE, TEMI
+from kinfold.consensus import consensus, mean_nmi
+from kinfold.errors import InputError
+from kinfold.heads import PairSampler, Trainer
+from kinfold.methods import load_model, save_model
+from kinfold.metrics import clustering_accuracy
+from kinfold.neighbors import knn_graph
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+QUICK = {
+    "n_clusters": 3,
+    "n_heads": 3,
+    "n_epochs": 4,
+    "batch_size": 64,
+    "tol": 0,
+    "self_training_iterations": 60,
+    "random_state": 0,
+}
+#: Every part switched off: what remains is TEMI.
+BARE = {
+    "similarity_threshold": None,
+    "beta": 0.6,
+    "weighted": True,
+    "sinkhorn": False,
+    "teacher_temperature": 0.1,
+    "cross_entropy_weight": 0.0,
+    "batch_norm": False,
+    "smoothing_neighbors": 1,
+    "consensus": False,
+    "self_training": False,
+}
+
+
+def blobs(n=240, k=3, dim=12, spread=1.0, seed=0):
+    random = np.random.default_rng(seed)
+    truth = np.arange(n) % k
+    centers = random.normal(size=(k, dim))
+    return (centers[truth] + spread * random.normal(size=(n, dim))).astype(np.float32), truth
+
+
+def quick(**parameters):
+    return ICCE(**{**QUICK, **parameters})
+
+
+def bare(**parameters):
+    return quick(**{**BARE, **parameters})
+
+
+@pytest.fixture
+def trainers(monkeypatch):
+    """Collect the trainers that fits make."""
+    made = []
+
+    class Recorded(Trainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            made.append(self)
+
+    monkeypatch.setattr(heads_module, "Trainer", Recorded)
+    return made
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_digits_are_sorted_and_consensus_is_better_than_the_mean_head():
+    X, y = load_digits(return_X_y=True)
+    model = ICCE(n_clusters=10, random_state=0).fit(X)
+    heads = [clustering_accuracy(y, labels) for labels in model.head_labels_]
+    assert clustering_accuracy(y, model.consensus_labels_) > np.mean(heads)
+    assert clustering_accuracy(y, model.labels_) > 0.7
+
+
+def test_with_everything_off_it_is_temi():
+    X, _ = blobs()
+    model, temi = (
+        bare(),
+        TEMI(**{name: value for name, value in QUICK.items() if name in TEMI().get_params()}),
+    )
+    model.fit(X), temi.fit(X)
+    np.testing.assert_array_equal(model.predict_proba(X), temi.predict_proba(X))
+    np.testing.assert_array_equal(model.history_, temi.history_)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"similarity_threshold": 0.5},
+        {"beta": 1.0},
+        {"weighted": False},
+        {"sinkhorn": True},
+        {"teacher_temperature": 0.05},
+        {"cross_entropy_weight": 1.0},
+        {"batch_norm": True},
+        {"smoothing_neighbors": 2},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_every_part_of_stage_1_can_be_switched_on_alone(change):
+    X, _ = blobs()
+    changed = bare(**change).fit(X)
+    assert np.isfinite(changed.history_).all()
+    assert not np.allclose(changed.history_, bare().fit(X).history_, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sinkhorn": True},
+        {"beta": 0.9},
+        {"cross_entropy_weight": 1.0},
+        {"smoothing_neighbors": 2},
+        {"batch_norm": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_checkpoint_of_another_switch_is_not_continued(change, tmp_path, monkeypatch, caplog):
+    X, _ = blobs()
+    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    bare().fit(X, checkpoint=tmp_path / "checkpoint")
+    other = bare(**change).fit(X, checkpoint=tmp_path / "checkpoint")
+    assert "made with other parameters" in caplog.text
+    np.testing.assert_array_equal(other.history_, bare(**change).fit(X).history_)
+
+
+def test_the_objective_is_made_as_the_switches_say(trainers):
+    X, _ = blobs()
+    switched = {"beta": 0.8, "weighted": False, "cross_entropy_weight": 0.3, "teacher_temperature": 0.07}
+    bare(**switched, sinkhorn=True).fit(X)
+    objective = trainers[0].objective
+    assert objective.balanced
+    for name, value in switched.items():
+        assert getattr(objective, name) == value
+    bare().fit(X)
+    assert not trainers[1].objective.balanced
+
+
+def test_batch_normalisation_learns_from_batches_and_predicts_by_running_averages(trainers):
+    X, _ = blobs(n=256)
+    X[:, 0] *= 50
+    seen, whole = [], Trainer.step
+
+    def step(trainer, batch, *rest):
+        seen.append(batch.numpy().astype(np.float64))
+        return whole(trainer, batch, *rest)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Trainer, "step", step)
+        model = bare(batch_norm=True).fit(X)
+    mean, variance = X.astype(np.float64).mean(axis=0), X.astype(np.float64).var(axis=0)
+    epsilon = 1e-5 * variance.mean()
+    variance = np.maximum(variance - epsilon, 0)  # the start: exactly the training set's deviation
+    for batch in seen:
+        mean = 0.9 * mean + 0.1 * batch.mean(axis=0)
+        variance = 0.9 * variance + 0.1 * batch.var(axis=0)
+    np.testing.assert_allclose(model.model_tensors()["mean"], mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.model_tensors()["scale"], 1 / np.sqrt(variance + epsilon), rtol=1e-3)
+    alone = np.concatenate([model.predict_proba(X[i : i + 1]) for i in range(5)])
+    np.testing.assert_allclose(alone, model.predict_proba(X)[:5], atol=1e-5)  # other rows don't matter
+
+
+def test_without_batch_normalisation_the_training_sets_moments_stay():
+    X, _ = blobs()
+    tensors = bare().fit(X).model_tensors()
+    np.testing.assert_allclose(tensors["mean"], X.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(tensors["scale"], 1 / X.std(axis=0), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "options"),
+    [
+        ({"similarity_threshold": 0.3}, {"n_neighbors": 40, "threshold": 0.3, "max_neighbors": 80}),
+        ({"similarity_threshold": "auto"}, {"n_neighbors": 40, "threshold": "auto", "max_neighbors": 80}),
+        ({"similarity_threshold": None}, {"n_neighbors": 40, "threshold": None}),
+        (
+            {"similarity_threshold": 0.3, "min_neighbors": 7, "max_neighbors": 9},
+            {"n_neighbors": 7, "threshold": 0.3, "max_neighbors": 9},
+        ),
+        (
+            {"similarity_threshold": 0.3, "max_neighbors": 4},
+            {"n_neighbors": 4, "threshold": 0.3, "max_neighbors": 4},
+        ),
+        (
+            {"similarity_threshold": 0.3, "min_neighbors": 100},
+            {"n_neighbors": 100, "threshold": 0.3, "max_neighbors": 100},
+        ),
+        (
+            {"similarity_threshold": None, "min_neighbors": 7, "max_neighbors": 9},
+            {"n_neighbors": 7, "threshold": None},
+        ),
+    ],
+)
+def test_the_threshold_and_the_bounds_reach_the_neighbour_search(parameters, options, monkeypatch):
+    asked = []
+
+    def search(X, **given):
+        asked.append(given)
+        return knn_graph(X, 5)
+
+    monkeypatch.setattr(heads_module, "knn_graph", search)
+    bare(**parameters).fit(blobs()[0])
+    assert {name: asked[0].get(name) for name in options} == options
+    assert ("max_neighbors" in asked[0]) == ("max_neighbors" in options)
+
+
+@pytest.mark.parametrize("m", [1, 3])
+def test_smoothing_draws_so_many_neighbours_for_each_target(m, trainers):
+    X, _ = blobs()
+    drawn, whole = [], PairSampler._draw
+
+    def draw(sampler, number):
+        drawn.append(whole(sampler, number).reshape(-1, 2 * m, 64))
+        return drawn[-1].reshape(len(drawn[-1]), -1)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PairSampler, "_draw", draw)
+        bare(smoothing_neighbors=m, min_neighbors=5).fit(X)
+    graph = knn_graph(X, 5)
+    for batch in np.concatenate(drawn):
+        anchors, partners, *further = batch
+        # A target of x: its partner, then every second of the others; of the partner: x, and the rest.
+        for samples, theirs in ((anchors, [partners, *further[::2]]), (partners, further[1::2])):
+            assert len(theirs) == (m if samples is anchors else m - 1)
+            for drawn_ones in theirs:
+                assert all(j in graph.neighbors(i) for i, j in zip(samples, drawn_ones, strict=True))
+
+
+def spread_of_stages(**parameters):
+    """Fit, and return the model with the labels that stage 3 was given."""
+    given, whole = [], icce_module.fit_self_training
+
+    def train(X, labels, *rest, **options):
+        given.append(labels)
+        return whole(X, labels, *rest, **options)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(icce_module, "fit_self_training", train)
+        return quick(**parameters).fit(blobs(spread=2.0)[0]), given
+
+
+def test_without_a_consensus_the_classifier_learns_the_best_head():
+    model, given = spread_of_stages(consensus=False)
+    np.testing.assert_array_equal(given[0], model.head_labels_[model.best_head_])
+    assert not hasattr(model, "consensus_")
+    assert not hasattr(model, "consensus_labels_")
+
+
+@pytest.mark.parametrize("method", [True, "auto", "cspa", "hgpa", "mcla", "alignment"])
+def test_the_classifier_learns_the_consensus_of_the_function_that_was_named(method):
+    model, given = spread_of_stages(consensus=method, n_heads=5)
+    np.testing.assert_array_equal(given[0], model.consensus_labels_)
+    np.testing.assert_array_equal(model.consensus_.labels, model.consensus_labels_)
+    assert model.consensus_.mean_nmi == pytest.approx(mean_nmi(model.head_labels_, model.consensus_labels_))
+    if method in (True, "auto"):
+        assert len(model.consensus_.candidates) > 3
+    else:
+        assert [candidate.name for candidate in model.consensus_.candidates] == [method]
+        alone = consensus(model.head_labels_, n_clusters=3, method=method, random_state=0)
+        assert alone.mean_nmi == pytest.approx(model.consensus_.mean_nmi, abs=0.05)
+
+
+def test_without_self_training_the_best_head_predicts_and_the_consensus_stays_readable():
+    X, _ = blobs(spread=2.0)
+    model = quick(self_training=False).fit(X)
+    head_alone = quick(self_training=False, consensus=False).fit(X)
+    np.testing.assert_array_equal(model.predict_proba(X), head_alone.predict_proba(X))
+    assert (model.labels_ == model.head_labels_[model.best_head_]).mean() > 0.99
+    assert not hasattr(model, "self_training_")
+    assert model.consensus_labels_.shape == (240,)
+    assert "weight1" in model.model_tensors()
+
+
+def test_with_self_training_the_classifier_predicts_the_training_rows_too():
+    X, _ = blobs(spread=2.0)
+    model = quick().fit(X)
+    found = model.self_training_
+    logits = ((X - found.mean) / found.scale) @ found.weight.T + found.bias
+    np.testing.assert_array_equal(model.labels_, logits.argmax(axis=1))
+    assert (model.labels_ != model.consensus_labels_).any()
+    assert set(model.model_tensors()) == {"weight", "bias", "mean", "scale"}
+
+
+def test_the_grid_of_feature_variants_is_made_of_the_leading_blocks():
+    X, truth = blobs(spread=0.3)
+    noise = np.random.default_rng(1).normal(size=(240, 20)).astype(np.float32)
+    model = quick(self_training_dims=(12, 20), n_epochs=40).fit(
+        np.concatenate([X, noise], axis=1), graph=knn_graph(X, 20)
+    )
+    tried = {dims for _, dims, _ in model.self_training_.table}
+    assert tried == {(12,), (12, 20)}
+    assert model.self_training_.dims == (12,)  # the noise tells nothing: on ties the narrower wins
+    assert not model.self_training_.weight[:, 12:].any()
+    assert clustering_accuracy(truth, model.labels_) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("dims", "words"),
+    [
+        ((6, 7), r"self_training_dims \(6, 7\) add up to 13, but X has 12"),
+        ((6, -6, 12), "self_training_dims must be"),
+        ("all", "self_training_dims must be"),
+    ],
+)
+def test_wrong_blocks_are_refused_before_any_training(dims, words, monkeypatch):
+    monkeypatch.setattr(Trainer, "fit", lambda *_, **__: pytest.fail("trained"))
+    monkeypatch.setattr(heads_module, "knn_graph", lambda *_, **__: pytest.fail("searched"))
+    with pytest.raises(InputError, match=words):
+        quick(self_training_dims=dims).fit(blobs()[0])
+
+
+def test_nothing_of_an_earlier_fit_remains():
+    X, _ = blobs()
+    model = quick().fit(X)
+    model.set_params(consensus=False, self_training=False).fit(X)
+    for name in ("consensus_", "consensus_labels_", "self_training_"):
+        assert not hasattr(model, name)
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
+
+
+def test_parameters_set_after_a_fit_change_no_prediction(tmp_path):
+    X, _ = blobs(spread=2.0)
+    for fitted in (quick(), quick(self_training=False, consensus=False)):
+        before = fitted.fit(X).predict_proba(X)
+        fitted.set_params(self_training=not fitted.self_training, consensus=not fitted.consensus)
+        np.testing.assert_array_equal(fitted.predict_proba(X), before)
+        save_model(fitted, tmp_path)
+        np.testing.assert_array_equal(load_model(tmp_path).predict_proba(X), before)
+
+
+@pytest.mark.parametrize("stages", [{}, {"consensus": False}, {"self_training": False}])
+def test_a_saved_model_tells_how_it_was_found(stages, tmp_path):
+    X, _ = blobs()
+    model = quick(**stages).fit(X)
+    save_model(model, tmp_path)
+    loaded = load_model(tmp_path)
+    np.testing.assert_array_equal(loaded.predict(X), model.labels_)
+    assert loaded.model_config() == model.model_config()
+    assert ("consensus" in model.model_config()) == (stages.get("consensus") is not False)
+    assert ("self_training" in model.model_config()) == ("self_training" not in stages)
+
+
+@pytest.mark.parametrize("stage", ["consensus", "fit_self_training"])
+def test_a_fit_that_is_killed_in_a_later_stage_continues_to_the_same_bytes(stage, tmp_path, monkeypatch):
+    X, _ = blobs()
+    expected = quick().fit(X)
+    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    with monkeypatch.context() as patched:
+        patched.setattr(icce_module, stage, lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            quick().fit(X, checkpoint=tmp_path / "checkpoint")
+    resumed = quick().fit(X, checkpoint=tmp_path / "checkpoint")
+    np.testing.assert_array_equal(resumed.predict_proba(X), expected.predict_proba(X))
+    np.testing.assert_array_equal(resumed.consensus_labels_, expected.consensus_labels_)
+    assert resumed.self_training_.table == expected.self_training_.table
+
+
+def test_one_head_has_a_consensus_with_itself():
+    X, _ = blobs()
+    model = quick(n_heads=1).fit(X)
+    np.testing.assert_array_equal(model.consensus_labels_, model.head_labels_[0])
+    assert model.consensus_.mean_nmi == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"similarity_threshold": 1.5}, "similarity_threshold must be a cosine"),
+        ({"similarity_threshold": "automatic"}, "similarity_threshold must be a cosine"),
+        ({"similarity_threshold": True}, "similarity_threshold must be a cosine"),
+        ({"min_neighbors": 0}, "min_neighbors must be a positive whole"),
+        ({"max_neighbors": 2.5}, "max_neighbors must be a positive whole"),
+        ({"min_neighbors": 20, "max_neighbors": 10}, r"max_neighbors \(10\) is below min_neighbors \(20\)"),
+        ({"beta": 0}, "beta must be a positive"),
+        ({"beta": 1.1}, "beta must be in"),
+        ({"weighted": "yes"}, "weighted must be true or false"),
+        ({"sinkhorn": 1}, "sinkhorn must be true or false"),
+        ({"batch_norm": None}, "batch_norm must be true or false"),
+        ({"self_training": "no"}, "self_training must be true or false"),
+        ({"teacher_temperature": 0}, "teacher_temperature must be a positive"),
+        ({"cross_entropy_weight": -1}, "cross_entropy_weight must be 0 or"),
+        ({"cross_entropy_weight": "some"}, "cross_entropy_weight must be 0 or"),
+        ({"cross_entropy_weight": float("nan")}, "cross_entropy_weight must be 0 or"),
+        ({"smoothing_neighbors": 0}, "smoothing_neighbors must be a positive whole"),
+        ({"self_training_iterations": 0}, "self_training_iterations must be a positive whole"),
+        ({"consensus": "mlca"}, "consensus must be true.*did you mean 'mcla'"),
+        ({"consensus": 3}, "consensus must be true"),
+        ({"consensus": None}, "consensus must be true"),
+    ],
+)
+def test_impossible_parameters_are_refused_by_name(parameters, words):
+    with pytest.raises(InputError, match=words):
+        quick(**parameters).fit(blobs()[0])
+
+
+def test_a_full_fit_warns_of_nothing_but_collapse():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        quick(cross_entropy_weight=1.0, smoothing_neighbors=2, batch_norm=True, sinkhorn=True).fit(blobs()[0])
+
+
+def test_switches_of_numpy_and_whole_numbers_of_numpy_are_taken():
+    X, _ = blobs()
+    model = quick(consensus=np.bool_(False), sinkhorn=np.bool_(True), n_clusters=np.int64(3)).fit(X)
+    assert not hasattr(model, "consensus_")
+    np.testing.assert_array_equal(model.predict(X), model.labels_)
