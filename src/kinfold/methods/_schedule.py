@@ -81,7 +81,7 @@ class StopWhenLevel:
     """Rule that ends a training whose loss has levelled off; it reads no labels.
 
     After half of the planned epochs: stop when the mean loss of all heads, averaged over the last eighth of
-    the plan, lies less than ``tol`` times the whole fall so far below its average over the eighth before.
+    the plan, lies at most ``tol`` times the whole fall so far below its average over the eighth before.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ class StopWhenLevel:
             return False
         losses = history.mean(axis=1, dtype=np.float64)
         now, before = losses[-window:].mean(), losses[-2 * window : -window].mean()
-        return bool(before - now < self.tol * (losses[0] - now))
+        return bool(before - now <= self.tol * (losses[0] - now))
 
 
 def default_n_neighbors(n_samples: int, n_clusters: int) -> int:
