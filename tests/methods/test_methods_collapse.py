@@ -8,7 +8,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from kinfold import ICCE, SCAN, TEMI, TURTLE, SphericalKMeans
 
-HEADS = {"n_heads": 2, "n_epochs": 4}
+HEADS = {"n_heads": 2, "n_epochs": 2}
 EVERYTHING = {"cross_entropy_weight": 1.0, "smoothing_neighbors": 3, "sinkhorn": True, "batch_norm": True}
 MADE = {
     "kmeans": (SphericalKMeans, {}),
@@ -17,7 +17,6 @@ MADE = {
     "scan": (SCAN, HEADS),
     "icce": (ICCE, {**HEADS, "self_training_iterations": 60}),
     "icce with everything": (ICCE, {**HEADS, **EVERYTHING, "self_training_iterations": 60}),
-    "icce's stage 1": (ICCE, {**HEADS, "consensus": False, "self_training": False}),
 }
 
 RANDOM = np.random.default_rng(0)

@@ -48,7 +48,7 @@ def test_check_estimator_passes_with_all_defaults(method):
 @METHODS
 def test_clear_kinds_are_found(method):
     X, truth = blobs(spread=0.3)
-    model = quick(method, n_epochs=60).fit(X)
+    model = quick(method, n_heads=1, n_epochs=60).fit(X)
     assert adjusted_rand_index(truth, model.labels_) > 0.95
 
 
@@ -235,7 +235,9 @@ def test_pairs_of_the_same_label_are_the_upper_bound(method):
     X, blob = blobs(k=6, spread=0.5)
     truth = blob % 3  # which blobs belong together, only these pairs tell
     told = same_label_graph(truth, 20, random_state=0)
-    bound, found = (quick(method, n_epochs=60).fit(X, graph=graph).labels_ for graph in (told, None))
+    bound, found = (
+        quick(method, n_heads=1, n_epochs=60).fit(X, graph=graph).labels_ for graph in (told, None)
+    )
     assert clustering_accuracy(truth, bound) > 0.97
     assert clustering_accuracy(truth, found) < 0.9
 
@@ -312,7 +314,7 @@ def test_short_plans_are_never_cut_below_three_epochs(n_epochs):
 @METHODS
 def test_a_wide_tolerance_stops_earlier_and_none_never(method):
     X, _ = blobs(spread=0.3)
-    lengths = [len(quick(method, n_epochs=40, tol=tol).fit(X).history_) for tol in (0, 0.9)]
+    lengths = [len(quick(method, n_heads=1, n_epochs=40, tol=tol).fit(X).history_) for tol in (0, 0.9)]
     assert lengths[0] == 40
     assert 20 <= lengths[1] < 40
 
@@ -321,7 +323,7 @@ def test_a_wide_tolerance_stops_earlier_and_none_never(method):
 def test_features_of_any_scale_are_grouped_alike(method):
     X, truth = blobs(spread=0.3)
     for factor in (2.0**100, 2.0**-100):
-        model = quick(method, n_epochs=40).fit(X * factor)
+        model = quick(method, n_heads=1, n_epochs=40).fit(X * factor)
         assert adjusted_rand_index(truth, model.predict(X * factor)) > 0.95
 
 

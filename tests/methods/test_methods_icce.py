@@ -294,7 +294,7 @@ def test_with_self_training_the_classifier_predicts_the_training_rows_too():
 def test_the_grid_of_feature_variants_is_made_of_the_leading_blocks():
     X, truth = blobs(spread=0.3)
     noise = np.random.default_rng(1).normal(size=(240, 20)).astype(np.float32)
-    model = quick(self_training_dims=(12, 20), n_epochs=40).fit(
+    model = quick(self_training_dims=(12, 20), n_heads=1, n_epochs=40).fit(
         np.concatenate([X, noise], axis=1), graph=knn_graph(X, 20)
     )
     tried = {dims for _, dims, _ in model.self_training_.table}

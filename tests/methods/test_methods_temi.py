@@ -11,6 +11,8 @@ from kinfold.heads import Trainer
 from kinfold.methods import plan_training
 from kinfold.metrics import clustering_accuracy
 
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
 QUICK = {"n_clusters": 3, "n_heads": 2, "n_epochs": 4, "tol": 0, "random_state": 0}
 
 
