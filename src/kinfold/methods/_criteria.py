@@ -46,7 +46,7 @@ class Criteria:
     head_nmi : float or None
         Mean geometric NMI of every two heads, in [0, 1]; None where there are no two heads.
     consensus_nmi : float or None
-        Mean geometric NMI of the consensus to the heads, or of ``labels_`` where a method makes no consensus,
+        Mean geometric NMI of the consensus to all heads, or of ``labels_`` where a method makes no consensus,
         in [0, 1]; None where a method has no heads.
     """
 
@@ -188,10 +188,10 @@ def _judge_heads(
     losses = np.asarray(estimator.head_losses_, dtype=np.float64)
     some = np.asarray(heads)[:, rows]
     pairs = pairwise_nmi(some)[np.triu_indices(len(some), 1)]
-    found = getattr(estimator, "consensus_", None)
+    agreed = getattr(estimator, "consensus_labels_", labels)
     return {
         "best_head_loss": float(losses.min()),
         "mean_head_loss": float(losses.mean()),
         "head_nmi": float(pairs.mean()) if len(pairs) else None,
-        "consensus_nmi": float(found.mean_nmi) if found is not None else mean_nmi(some, labels[rows]),
+        "consensus_nmi": mean_nmi(some, agreed[rows]),
     }
