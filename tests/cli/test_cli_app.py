@@ -17,7 +17,7 @@ from kinfold.cli import main
 from kinfold.cli._options import read_parameters
 from kinfold.compute import DEVICES, PRECISIONS
 from kinfold.errors import InputError
-from kinfold.methods import METHODS
+from kinfold.methods import METHODS, PRESETS
 from kinfold.pipeline._method import MOST_SEED
 
 
@@ -178,14 +178,25 @@ def test_completion_knows_commands_backbones_and_methods():
     assert complete("kinfold clu") == ["cluster"]
     assert complete("kinfold cluster --method k") == ["kmeans"]
     assert complete("kinfold cluster --backbone ho") == ["hog"]
+    assert complete("kinfold cluster --preset imagenet2") == ["imagenet21k"]
 
 
 def test_what_is_said_twice_is_the_same():
     assert options.DEFAULT_BACKBONE == DEFAULT_BACKBONE
     assert set(options.METHODS) == set(METHODS)
+    assert set(options.PRESETS) == {name for presets in PRESETS.values() for name in presets}
     assert options.DEVICES == DEVICES
     assert options.PRECISIONS == PRECISIONS
     assert options.MOST_SEED == MOST_SEED
+
+
+@pytest.mark.parametrize(("rank", "says"), [("0", True), ("1", False)])
+def test_of_several_processes_the_first_alone_writes_errors_to_stdout(kinfold, monkeypatch, rank, says):
+    monkeypatch.setenv("RANK", rank)
+    result = kinfold("report", "nowhere", "--json")
+    assert result.exit_code == 2
+    assert bool(result.stdout) == says
+    assert "nowhere" in result.stderr
 
 
 def test_settings_are_read_as_json_or_text():

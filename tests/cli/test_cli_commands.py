@@ -38,6 +38,34 @@ def test_json_is_all_that_stdout_gets(kinfold, photos, tmp_path):
     assert found["report"].endswith("report.html")
 
 
+def test_json_tells_what_can_be_told_without_labels(kinfold, photos, tmp_path):
+    found = json.loads(kinfold(*cluster_words(photos, tmp_path / "out", "--json")).stdout)
+    assert found["criteria"]["live_clusters"] == 3
+    assert found["criteria"] == Run.open(tmp_path / "out").manifest["criteria"]
+    assert found["chosen"] is None
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "agreement of neighbours" in page
+
+
+def test_auto_says_what_it_chose(kinfold, photos, tmp_path):
+    words = ("cluster", photos / "photos", "-k", 3, "-b", "pixels", "--workers", 1, "--method", "auto")
+    settings = ("--set", 'candidates=["kmeans", "turtle"]', "--set", 'parameters={"turtle": {"n_steps": 5}}')
+    result = kinfold(*words, *settings, "--out", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["chosen"] in ("kmeans", "turtle")
+
+
+def test_a_preset_reaches_the_method_and_set_wins(kinfold, photos, tmp_path):
+    result = kinfold(*cluster_words(photos, tmp_path / "out", "--preset", "paper", "--set", "n_init=2"))
+    assert result.exit_code == 0, result.output
+    parameters = Run.open(tmp_path / "out").manifest["parameters"]
+    assert parameters["preset"] == "paper"
+    assert (parameters["method_parameters"]["tol"], parameters["method_parameters"]["n_init"]) == (0, 2)
+    result = kinfold(*cluster_words(photos, tmp_path / "other", "--preset", "papr"))
+    assert result.exit_code == 2
+    assert "did you mean 'paper'?" in result.stderr
+
+
 def test_quiet_says_nothing(kinfold, photos, tmp_path):
     result = kinfold(*cluster_words(photos, tmp_path / "out", "--quiet"))
     assert result.exit_code == 0

@@ -10,6 +10,8 @@ from sklearn import datasets
 
 from kinfold.errors import InputError
 from kinfold.pipeline import run_demo
+from kinfold.pipeline._method import DEFAULT_METHOD, prepare_method
+from kinfold.pipeline.demo import METHODS, PARAMETERS
 from kinfold.run import Run
 
 
@@ -43,6 +45,12 @@ def test_the_demo_measures_against_the_true_digits_and_writes_reports(few_digits
     assert 0.5 < row.accuracy < 1
     assert row.accuracy == Run.open(row.run).metrics["accuracy"]
     assert f"{row.accuracy:.3f}" in row.report.read_text(encoding="utf-8")
+
+
+def test_the_demo_ends_with_the_default_method():
+    assert METHODS[-1] == DEFAULT_METHOD
+    for method, parameters in PARAMETERS.items():
+        prepare_method(method, 10, 0, "cpu", "auto", None, parameters)
 
 
 def test_a_second_demo_does_nothing_again(few_digits, tmp_path):

@@ -11,6 +11,7 @@ import torch
 from kinfold.compute import resolve_precision
 from kinfold.heads.network import BOTTLENECK, HIDDEN
 from kinfold.methods import Auto, plan_training
+from kinfold.neighbors.search import TARGET_DEGREE
 from kinfold.pipeline._method import Method
 from kinfold.storage import hash_json
 
@@ -22,7 +23,6 @@ _KMEANS_PASSES = 60
 _KMEANS_READS = 3  # of the matrix in each pass
 _COPY_BYTES = 64 << 20
 _TRAINING_SHARE = 0.6  # of the matrix-product rate
-_AUTO_DEGREE = 4  # times the least neighbours, which threshold="auto" aims at
 _ASSIGNMENT_BYTES = 60
 _ASSIGN_SECONDS = 1e-6
 _STATE_COPIES = 4  # of the weights in a checkpoint: student, teacher, two moments
@@ -97,7 +97,7 @@ def _expect_degree(options: dict[str, Any]) -> int:
     if threshold is None:
         return least
     most = int(options["max_neighbors"])
-    return min(most, _AUTO_DEGREE * least) if threshold == "auto" else most
+    return min(most, TARGET_DEGREE * least) if threshold == "auto" else most
 
 
 def _measure_rate(device: torch.device, precision: str) -> float:
