@@ -14,7 +14,8 @@ from kinfold.consensus import consensus, mean_nmi
 from kinfold.errors import InputError
 from kinfold.heads import PairSampler, Trainer
 from kinfold.methods import load_model, save_model
-from kinfold.metrics import clustering_accuracy
+from kinfold.methods._criteria import neighbor_agreement
+from kinfold.metrics import clustering_accuracy, normalized_mutual_info
 from kinfold.neighbors import knn_graph
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -38,6 +39,7 @@ BARE = {
     "cross_entropy_weight": 0.0,
     "batch_norm": False,
     "smoothing_neighbors": 1,
+    "head_choice": "loss",
     "consensus": False,
     "self_training": False,
 }
@@ -85,8 +87,8 @@ def test_digits_are_sorted_and_consensus_is_better_than_the_mean_head():
 def test_with_everything_off_it_is_temi():
     X, _ = blobs()
     model, temi = (
-        bare(),
-        TEMI(**{name: value for name, value in QUICK.items() if name in TEMI().get_params()}),
+        bare(min_neighbors=20),
+        TEMI(n_neighbors=20, **{name: value for name, value in QUICK.items() if name in TEMI().get_params()}),
     )
     model.fit(X), temi.fit(X)
     np.testing.assert_array_equal(model.predict_proba(X), temi.predict_proba(X))
@@ -180,24 +182,16 @@ def test_without_batch_normalisation_the_training_sets_moments_stay():
 @pytest.mark.parametrize(
     ("parameters", "options"),
     [
-        ({"similarity_threshold": 0.3}, {"n_neighbors": 40, "threshold": 0.3, "max_neighbors": 80}),
-        ({"similarity_threshold": "auto"}, {"n_neighbors": 40, "threshold": "auto", "max_neighbors": 80}),
-        ({"similarity_threshold": None}, {"n_neighbors": 40, "threshold": None}),
+        ({"similarity_threshold": 0.3, "min_neighbors": 7}, {"n_neighbors": 7, "threshold": 0.3}),
+        ({"similarity_threshold": "auto", "min_neighbors": 100}, {"n_neighbors": 100, "threshold": "auto"}),
+        ({"similarity_threshold": None, "min_neighbors": 7}, {"n_neighbors": 7, "threshold": None}),
         (
             {"similarity_threshold": 0.3, "min_neighbors": 7, "max_neighbors": 9},
             {"n_neighbors": 7, "threshold": 0.3, "max_neighbors": 9},
         ),
         (
-            {"similarity_threshold": 0.3, "max_neighbors": 4},
-            {"n_neighbors": 4, "threshold": 0.3, "max_neighbors": 4},
-        ),
-        (
-            {"similarity_threshold": 0.3, "min_neighbors": 100},
-            {"n_neighbors": 100, "threshold": 0.3, "max_neighbors": 100},
-        ),
-        (
-            {"similarity_threshold": None, "min_neighbors": 7, "max_neighbors": 9},
-            {"n_neighbors": 7, "threshold": None},
+            {"similarity_threshold": 0.3, "max_neighbors": 2},
+            {"n_neighbors": 2, "threshold": 0.3, "max_neighbors": 2},
         ),
     ],
 )
@@ -210,8 +204,8 @@ def test_the_threshold_and_the_bounds_reach_the_neighbour_search(parameters, opt
 
     monkeypatch.setattr(heads_module, "knn_graph", search)
     bare(**parameters).fit(blobs()[0])
-    assert {name: asked[0].get(name) for name in options} == options
-    assert ("max_neighbors" in asked[0]) == ("max_neighbors" in options)
+    assert {name: asked[0][name] for name in options} == options
+    assert asked[0].get("max_neighbors", asked[0]["n_neighbors"]) >= asked[0]["n_neighbors"]
 
 
 @pytest.mark.parametrize("m", [1, 3])
@@ -236,7 +230,7 @@ def test_smoothing_draws_so_many_neighbours_for_each_target(m, trainers):
                 assert all(j in graph.neighbors(i) for i, j in zip(samples, drawn_ones, strict=True))
 
 
-def spread_of_stages(**parameters):
+def fit_and_watch_stage_3(**parameters):
     """Fit, and return the model with the labels that stage 3 was given."""
     given, whole = [], icce_module.fit_self_training
 
@@ -250,7 +244,7 @@ def spread_of_stages(**parameters):
 
 
 def test_without_a_consensus_the_classifier_learns_the_best_head():
-    model, given = spread_of_stages(consensus=False)
+    model, given = fit_and_watch_stage_3(consensus=False)
     np.testing.assert_array_equal(given[0], model.head_labels_[model.best_head_])
     assert not hasattr(model, "consensus_")
     assert not hasattr(model, "consensus_labels_")
@@ -258,7 +252,7 @@ def test_without_a_consensus_the_classifier_learns_the_best_head():
 
 @pytest.mark.parametrize("method", [True, "auto", "cspa", "hgpa", "mcla", "alignment"])
 def test_the_classifier_learns_the_consensus_of_the_function_that_was_named(method):
-    model, given = spread_of_stages(consensus=method, n_heads=5)
+    model, given = fit_and_watch_stage_3(consensus=method, n_heads=5, consensus_shares=(1.0,))
     np.testing.assert_array_equal(given[0], model.consensus_labels_)
     np.testing.assert_array_equal(model.consensus_.labels, model.consensus_labels_)
     assert model.consensus_.mean_nmi == pytest.approx(mean_nmi(model.head_labels_, model.consensus_labels_))
@@ -268,6 +262,25 @@ def test_the_classifier_learns_the_consensus_of_the_function_that_was_named(meth
         assert [candidate.name for candidate in model.consensus_.candidates] == [method]
         alone = consensus(model.head_labels_, n_clusters=3, method=method, random_state=0)
         assert alone.mean_nmi == pytest.approx(model.consensus_.mean_nmi, abs=0.05)
+
+
+def test_the_best_head_is_chosen_as_asked():
+    X, _ = blobs(spread=2.0)
+    by_loss, by_agreement = (quick(n_heads=6, head_choice=by).fit(X) for by in ("loss", "agreement"))
+    assert by_loss.best_head_ == by_loss.head_losses_.argmin()
+    assert by_agreement.best_head_ == by_agreement.head_agreements_.argmax()
+    np.testing.assert_array_equal(by_loss.head_labels_, by_agreement.head_labels_)
+
+
+def test_the_consensus_that_holds_neighbours_together_best_goes_on():
+    X, _ = blobs(spread=2.0)
+    graph, shares = knn_graph(X, 8), (1.0, 0.5, 0.0)
+    model = quick(n_heads=6, consensus_shares=shares).fit(X, graph=graph)
+    single = [quick(n_heads=6, consensus_shares=(share,)).fit(X, graph=graph) for share in shares]
+    scores = [neighbor_agreement(graph, one.consensus_labels_) for one in single]
+    np.testing.assert_array_equal(model.consensus_labels_, single[int(np.argmax(scores))].consensus_labels_)
+    best = model.head_labels_[model.head_agreements_.argmax()]  # what a share of 0 is
+    assert normalized_mutual_info(single[2].consensus_labels_, best) == pytest.approx(1)
 
 
 def test_without_self_training_the_best_head_predicts_and_the_consensus_stays_readable():
@@ -368,7 +381,7 @@ def test_a_fit_that_is_killed_in_a_later_stage_continues_to_the_same_bytes(stage
 def test_one_head_has_a_consensus_with_itself():
     X, _ = blobs()
     model = quick(n_heads=1).fit(X)
-    np.testing.assert_array_equal(model.consensus_labels_, model.head_labels_[0])
+    assert normalized_mutual_info(model.consensus_labels_, model.head_labels_[0]) == pytest.approx(1)
     assert model.consensus_.mean_nmi == pytest.approx(1)
 
 
@@ -393,6 +406,10 @@ def test_one_head_has_a_consensus_with_itself():
         ({"cross_entropy_weight": float("nan")}, "cross_entropy_weight must be 0 or"),
         ({"smoothing_neighbors": 0}, "smoothing_neighbors must be a positive whole"),
         ({"self_training_iterations": 0}, "self_training_iterations must be a positive whole"),
+        ({"head_choice": "los"}, "head_choice must be one of.*did you mean 'loss'"),
+        ({"consensus_shares": ()}, "consensus_shares must be numbers"),
+        ({"consensus_shares": (1.0, 1.5)}, "consensus_shares must be numbers"),
+        ({"consensus_shares": 0.5}, "consensus_shares must be numbers"),
         ({"consensus": "mlca"}, "consensus must be true.*did you mean 'mcla'"),
         ({"consensus": 3}, "consensus must be true"),
         ({"consensus": None}, "consensus must be true"),

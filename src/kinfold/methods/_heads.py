@@ -21,6 +21,7 @@ from kinfold.distributed import current_workers
 from kinfold.errors import InputError
 from kinfold.heads import MultiHeadNetwork, Objective, PairSampler, Trainer, Training
 from kinfold.methods._base import check_n_clusters, check_positive, check_whole
+from kinfold.methods._criteria import draw_rows, neighbor_agreement
 from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._rows import check_rows, column_moments, refuse_beyond_float32
 from kinfold.methods._schedule import Plan, StopWhenLevel, default_n_neighbors, plan_training
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+JUDGED_ROWS = 20_000
 TEMPERATURE = 0.1
 PREDICT_BYTES = 8 << 20
 _NORM = ("mean", "scale")
@@ -104,10 +106,11 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         self.plan_ = self._plan(n_samples)
         training = self._train(X, graph, seed, progress, checkpoint)
         self.history_, self.head_losses_ = training.history, training.head_losses
-        self.best_head_ = int(self.head_losses_.argmin())
         self.head_labels_ = training.predict_labels(_blocks(X, self.n_clusters))
+        self.head_agreements_ = self._find_agreements(graph)
+        self.best_head_ = self._choose_head()
         self._network = self._one_head(training.head_tensors(self.best_head_))
-        self._conclude(X, seed, progress)
+        self._conclude(X, graph, seed, progress)
         warn_of_collapse(self.labels_, self.n_clusters)
         return self
 
@@ -192,7 +195,15 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         """Return the parameters, JSON-ready, that decide the training besides those of the plan."""
         return []
 
-    def _conclude(self, X: Any, seed: int, progress: Progress) -> None:
+    def _find_agreements(self, graph: NeighborGraph) -> NDArray[np.float64]:
+        rows = draw_rows(graph.n_samples, JUDGED_ROWS, seed=0)
+        return np.array([neighbor_agreement(graph, labels, rows) for labels in self.head_labels_])
+
+    def _choose_head(self) -> int:
+        """Return the head that predicts: the one of the lowest loss."""
+        return int(self.head_losses_.argmin())
+
+    def _conclude(self, X: Any, graph: NeighborGraph, seed: int, progress: Progress) -> None:
         """Learn ``labels_`` from the trained heads."""
         self.labels_ = self._labels(X)
 

@@ -17,12 +17,14 @@ from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
 from kinfold.heads import Objective, TemiObjective
 from kinfold.methods._base import check_flags, check_positive, check_whole
-from kinfold.methods._heads import HeadMethod
-from kinfold.methods._schedule import default_n_neighbors
+from kinfold.methods._criteria import draw_rows, neighbor_agreement
+from kinfold.methods._heads import JUDGED_ROWS, HeadMethod
+from kinfold.methods._schedule import default_min_neighbors
 from kinfold.methods._self_training import SelfTraining, check_dims, fit_self_training
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import Progress
 
+HEAD_CHOICES = ("agreement", "loss")
 _CLASSIFIER = ("weight", "bias", "mean", "scale")
 _NEIGHBORS_CAP = 40  # times the least number, where max_neighbors is open: the papers' 50 and 2,000
 
@@ -39,15 +41,15 @@ class ICCE(HeadMethod):
     ----------
     n_clusters : int, default 8
         K, at most the number of samples.
-    n_heads : int, default 16
+    n_heads : int, default 12
         H. The paper trains 50.
     similarity_threshold : float, "auto" or None, default "auto"
         Cosine similarity from which on samples are neighbours. The paper's 0.3 suits DINOv2; "auto" takes
-        the one that yields a mean number of neighbours of 4 × ``min_neighbors``. None keeps exactly
+        the one that yields a mean number of neighbours of 2 × ``min_neighbors``. None keeps exactly
         ``min_neighbors``.
     min_neighbors : int, optional
-        Least number of neighbours; by default the paper's 50, or fewer in data where half an average cluster
-        is smaller, and at most ``max_neighbors``.
+        Least number of neighbours; by default the paper's 50, or fewer in data where a 16th of an average
+        cluster is smaller, and at most ``max_neighbors``.
     max_neighbors : int, optional
         Most neighbours of a sample, where there is a threshold; by default 40 × ``min_neighbors``, and no
         more than an average cluster.
@@ -55,19 +57,26 @@ class ICCE(HeadMethod):
         Exponent in (0, 1] of the pointwise mutual information.
     weighted : bool, default True
         Weigh pairs by the teachers' agreement; else all pairs count the same.
-    sinkhorn : bool, default True
+    sinkhorn : bool, default False
         Balance the teacher's outputs over the clusters of a batch by Sinkhorn–Knopp.
     teacher_temperature : float, default 0.1
         Softmax temperature of the teacher in training; the student's is 0.1.
     cross_entropy_weight : float, default 0.0
         λ of the cross-entropy towards the teacher's choice, reached on a half cosine at the end of training.
-    batch_norm : bool, default True
+    batch_norm : bool, default False
         Normalise features by the batch in training; else by the mean and deviation of the training set.
-    smoothing_neighbors : int, default 1
+    smoothing_neighbors : int, default 2
         m: a target is the mean of the teacher's outputs on so many random neighbours.
+    head_choice : {"agreement", "loss"}, default "agreement"
+        Which head is the best one: that whose clusters hold close neighbours together best, or that of the
+        lowest training loss, as in the paper.
     consensus : bool or str, default True
         Stage 2: False for none (the best head's labels go on), True or "auto" for the best of all functions,
         or the name of one: "cspa", "hgpa", "mcla", "alignment".
+    consensus_shares : sequence of float, default (1.0, 0.5, 0.25, 0.0)
+        Shares of the heads, in [0, 1], of which a consensus is made, those heads first that hold close
+        neighbours together best (0 is the best head alone). The consensus that does so best goes on. The
+        paper's is that of all heads, (1.0,).
     self_training : bool, default True
         Stage 3. Without it, the best head predicts.
     self_training_dims : sequence of int, optional
@@ -78,7 +87,7 @@ class ICCE(HeadMethod):
     n_epochs : int, optional
         Passes over the data; by default as many as make a fixed number of steps.
     batch_size : int, optional
-        Pairs per step, cut to N; by default 128 to 512 with growing N, more for many clusters.
+        Pairs per step, cut to N; by default 128 to 256 with growing N, more for many clusters.
     learning_rate : float, optional
         Of AdamW after the warm-up; by default 1e-3.
     momentum : float, optional
@@ -107,8 +116,11 @@ class ICCE(HeadMethod):
         Cluster of every training sample by every head (stage 1).
     head_losses_ : ndarray (H,) float32
         Training loss of every head over the last epoch.
+    head_agreements_ : ndarray (H,) float64
+        How much more often than by chance each head gives close neighbours one cluster, see
+        :class:`~kinfold.methods.Criteria`.
     best_head_ : int
-        The head with the lowest loss.
+        The head chosen by ``head_choice``.
     history_ : ndarray (epochs, H) float32
         Loss of every head in every epoch.
     plan_ : Plan
@@ -140,18 +152,20 @@ class ICCE(HeadMethod):
         self,
         *,
         n_clusters: int = 8,
-        n_heads: int = 16,
+        n_heads: int = 12,
         similarity_threshold: float | str | None = "auto",
         min_neighbors: int | None = None,
         max_neighbors: int | None = None,
         beta: float = 0.6,
         weighted: bool = True,
-        sinkhorn: bool = True,
+        sinkhorn: bool = False,
         teacher_temperature: float = 0.1,
         cross_entropy_weight: float = 0.0,
-        batch_norm: bool = True,
-        smoothing_neighbors: int = 1,
+        batch_norm: bool = False,
+        smoothing_neighbors: int = 2,
+        head_choice: str = "agreement",
         consensus: bool | str = True,
+        consensus_shares: Sequence[float] = (1.0, 0.5, 0.25, 0.0),
         self_training: bool = True,
         self_training_dims: Sequence[int] | None = None,
         self_training_iterations: int | None = None,
@@ -176,7 +190,9 @@ class ICCE(HeadMethod):
         self.cross_entropy_weight = cross_entropy_weight
         self.batch_norm = batch_norm
         self.smoothing_neighbors = smoothing_neighbors
+        self.head_choice = head_choice
         self.consensus = consensus
+        self.consensus_shares = consensus_shares
         self.self_training = self_training
         self.self_training_dims = self_training_dims
         self.self_training_iterations = self_training_iterations
@@ -191,7 +207,7 @@ class ICCE(HeadMethod):
 
     def graph_options(self, n_samples: int) -> dict[str, Any]:
         """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
-        least = self.min_neighbors or default_n_neighbors(n_samples, self.n_clusters)
+        least = self.min_neighbors or default_min_neighbors(n_samples, self.n_clusters)
         if self.similarity_threshold is None:
             return {"n_neighbors": least, "threshold": None}
         most = self.max_neighbors or max(least, min(_NEIGHBORS_CAP * least, n_samples // self.n_clusters))
@@ -227,6 +243,12 @@ class ICCE(HeadMethod):
             )
         _check_threshold(self.similarity_threshold)
         _check_consensus(self.consensus)
+        if self.head_choice not in HEAD_CHOICES:
+            raise InputError(
+                f"head_choice must be one of {', '.join(HEAD_CHOICES)}, not {self.head_choice!r}"
+                f"{nearest_name(str(self.head_choice), list(HEAD_CHOICES))}"
+            )
+        _check_shares(self.consensus_shares)
 
     def model_config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds."""
@@ -289,7 +311,12 @@ class ICCE(HeadMethod):
             bool(self.sinkhorn),
         ]
 
-    def _conclude(self, X: Any, seed: int, progress: Progress) -> None:
+    def _choose_head(self) -> int:
+        if self.head_choice == "loss":
+            return super()._choose_head()
+        return int(self.head_agreements_.argmax())
+
+    def _conclude(self, X: Any, graph: NeighborGraph, seed: int, progress: Progress) -> None:
         """Stages 2 and 3, by the first process for all."""
         for name in ("consensus_", "consensus_labels_", "self_training_"):
             if hasattr(self, name):  # of an earlier fit
@@ -297,7 +324,7 @@ class ICCE(HeadMethod):
         workers = current_workers()
         found = None
         if workers.is_first:
-            agreed = self._find_consensus(seed, progress)
+            agreed = self._find_consensus(graph, seed, progress)
             labels = agreed.labels if agreed else self.head_labels_[self.best_head_]
             found = agreed, self._train_classifier(X, labels, seed, progress)
         agreed, classifier = workers.broadcast(found)
@@ -306,22 +333,27 @@ class ICCE(HeadMethod):
             self.consensus_, self.consensus_labels_ = agreed, agreed.labels
         if classifier:
             self.self_training_ = classifier
-        super()._conclude(X, seed, progress)
+        super()._conclude(X, graph, seed, progress)
 
-    def _find_consensus(self, seed: int, progress: Progress) -> Consensus | None:
-        if isinstance(self.consensus, str):
-            method = self.consensus
-        elif self.consensus:
-            method = "auto"
-        else:
+    def _find_consensus(self, graph: NeighborGraph, seed: int, progress: Progress) -> Consensus | None:
+        """Return the consensus of all heads, or of a share of them that holds neighbours better together."""
+        if not self.consensus:
             return None
-        return consensus(
-            self.head_labels_,
-            n_clusters=self.n_clusters,
-            method=method,
-            random_state=seed,
-            progress=progress,
-        )
+        order = np.argsort(-self.head_agreements_, kind="stable")
+        sizes = sorted({max(1, round(share * len(order))) for share in self.consensus_shares}, reverse=True)
+        found = [
+            consensus(
+                self.head_labels_[np.sort(order[:size])],
+                n_clusters=self.n_clusters,
+                method=self.consensus if isinstance(self.consensus, str) else "auto",
+                random_state=seed,
+                progress=progress,
+            )
+            for size in sizes
+        ]
+        rows = draw_rows(graph.n_samples, JUDGED_ROWS, seed=0)
+        judged = [neighbor_agreement(graph, candidate.labels, rows) for candidate in found]
+        return found[int(np.argmax(judged))]  # the first on ties: the larger share
 
     def _train_classifier(
         self, X: Any, labels: NDArray[np.int32], seed: int, progress: Progress
@@ -357,6 +389,14 @@ def _check_threshold(threshold: Any) -> None:
         raise InputError(
             f"similarity_threshold must be a cosine similarity in [-1, 1], 'auto' or None; got {threshold!r}"
         )
+
+
+def _check_shares(shares: Any) -> None:
+    entries = (
+        list(shares) if isinstance(shares, Sequence | np.ndarray) and not isinstance(shares, str) else []
+    )
+    if not entries or not all(isinstance(share, Real) and 0 <= float(share) <= 1 for share in entries):
+        raise InputError(f"consensus_shares must be numbers in [0, 1], at least one, not {shares!r}")
 
 
 def _check_consensus(consensus: Any) -> None:

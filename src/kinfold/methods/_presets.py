@@ -45,7 +45,9 @@ def _icce(n_epochs: int, batch_size: int) -> dict[str, Any]:
         "batch_norm": True,
         "sinkhorn": True,
         "cross_entropy_weight": 1.0,
+        "head_choice": "loss",
         "consensus": True,
+        "consensus_shares": (1.0,),
         "self_training": True,
         "self_training_iterations": PAPER_ITERATIONS,
     }

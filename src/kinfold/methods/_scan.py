@@ -22,7 +22,7 @@ class SCAN(HeadMethod):
     ----------
     n_clusters : int, default 8
         K, at most the number of samples.
-    n_heads : int, default 16
+    n_heads : int, default 12
         H. The paper trains 32.
     n_neighbors : int, optional
         Neighbours per sample where ``fit`` makes the graph itself; by default the paper's 50, or fewer in
@@ -32,7 +32,7 @@ class SCAN(HeadMethod):
     n_epochs : int, optional
         Passes over the data; by default as many as make a fixed number of steps.
     batch_size : int, optional
-        Pairs per step, cut to N; by default 128 to 512 with growing N, more for many clusters. The paper
+        Pairs per step, cut to N; by default 128 to 256 with growing N, more for many clusters. The paper
         takes 4,096 on ImageNet-1K.
     learning_rate : float, optional
         Of AdamW after the warm-up; by default 1e-3.
@@ -56,6 +56,9 @@ class SCAN(HeadMethod):
         Cluster of every training sample by every head.
     head_losses_ : ndarray (H,) float32
         Training loss of every head over the last epoch.
+    head_agreements_ : ndarray (H,) float64
+        How much more often than by chance each head gives close neighbours one cluster, see
+        :class:`~kinfold.methods.Criteria`.
     best_head_ : int
         The head with the lowest loss.
     history_ : ndarray (epochs, H) float32
@@ -88,7 +91,7 @@ class SCAN(HeadMethod):
         self,
         *,
         n_clusters: int = 8,
-        n_heads: int = 16,
+        n_heads: int = 12,
         n_neighbors: int | None = None,
         entropy_weight: float = 5.0,
         n_epochs: int | None = None,

@@ -109,8 +109,13 @@ def default_n_neighbors(n_samples: int, n_clusters: int) -> int:
     return max(1, min(50, max(5, n_samples // (2 * n_clusters)), n_samples - 1))
 
 
+def default_min_neighbors(n_samples: int, n_clusters: int) -> int:
+    """Return the least neighbours of the adaptive rule: a 16th of an average cluster, in 5 … 50."""
+    return max(1, min(50, max(5, n_samples // (16 * n_clusters)), n_samples - 1))
+
+
 def _default_batch_size(n_samples: int, n_clusters: int) -> int:
-    wanted = max(min(512, n_samples / 16), 2 * n_clusters, 128)
+    wanted = max(min(256, n_samples / 16), 2 * n_clusters, 128)
     return int(2 ** round(math.log2(min(wanted, 4096))))
 
 

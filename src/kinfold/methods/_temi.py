@@ -23,7 +23,7 @@ class TEMI(HeadMethod):
     ----------
     n_clusters : int, default 8
         K, at most the number of samples.
-    n_heads : int, default 16
+    n_heads : int, default 12
         H. The paper trains 50.
     n_neighbors : int, optional
         Neighbours per sample where ``fit`` makes the graph itself; by default the paper's 50, or fewer in
@@ -35,7 +35,7 @@ class TEMI(HeadMethod):
     n_epochs : int, optional
         Passes over the data; by default as many as make a fixed number of steps.
     batch_size : int, optional
-        Pairs per step, cut to N; by default 128 to 512 with growing N, more for many clusters.
+        Pairs per step, cut to N; by default 128 to 256 with growing N, more for many clusters.
     learning_rate : float, optional
         Of AdamW after the warm-up; by default 1e-3.
     momentum : float, optional
@@ -56,6 +56,9 @@ class TEMI(HeadMethod):
         Cluster of every training sample: the arg max of the best head's teacher.
     head_losses_ : ndarray (H,) float32
         Training loss of every head over the last epoch.
+    head_agreements_ : ndarray (H,) float64
+        How much more often than by chance each head gives close neighbours one cluster, see
+        :class:`~kinfold.methods.Criteria`.
     best_head_ : int
         The head with the lowest loss.
     head_labels_ : ndarray (H, N) int32
@@ -91,7 +94,7 @@ class TEMI(HeadMethod):
         self,
         *,
         n_clusters: int = 8,
-        n_heads: int = 16,
+        n_heads: int = 12,
         n_neighbors: int | None = None,
         beta: float = 0.6,
         weighted: bool = True,

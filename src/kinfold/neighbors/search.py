@@ -25,7 +25,7 @@ from kinfold.progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)
 
-TARGET_DEGREE = 4
+TARGET_DEGREE = 2
 DEFAULT_MAX_NEIGHBORS = 2000
 _SAMPLE = 1024
 
@@ -60,7 +60,7 @@ def knn_graph(
         None keeps exactly ``n_neighbors`` (TEMI). A number in [-1, 1] keeps every row at least that
         similar, but no fewer than ``n_neighbors`` and no more than ``max_neighbors`` (the adaptive rule of
         ICCE, where 0.3 suits DINOv2 features). ``"auto"`` chooses the number without labels: the quantile
-        of similarity at which the mean degree, floor and cap included, is 4 × ``n_neighbors`` on a fixed
+        of similarity at which the mean degree, floor and cap included, is 2 × ``n_neighbors`` on a fixed
         sample of 1,024 rows.
     max_neighbors : int, default 2000
         Cap of the adaptive rule, at least ``n_neighbors``; unused without a threshold.
