@@ -12,7 +12,7 @@ EIGHT_HEADS = {"n_heads": 8}
 STUDY = "cifar-10000"  # where ICCE's studies are made
 LADDER_CROSS_ENTROPY = 1.0  # the paper's values of these two are lost
 LADDER_SMOOTHING = 4
-THRESHOLD_HEADS = 8
+PAPER_CHOICES: dict[str, Any] = {"n_heads": 8, "head_choice": "loss", "consensus_shares": (1.0,)}
 THRESHOLD_CAP = 4000
 # Share of all pairs that are more similar than the threshold; a class holds a tenth of all samples.
 PAIR_SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3)
@@ -43,6 +43,7 @@ def _ladder() -> tuple[Row, ...]:
         "sinkhorn": False,
         "cross_entropy_weight": 0.0,
         "smoothing_neighbors": 1,
+        **PAPER_CHOICES,
     }
     rungs: list[tuple[str, dict[str, Any]]] = [("TEMI baseline", {})]
     rungs += [("+ batch norm", {"batch_norm": True})]
@@ -58,7 +59,7 @@ def _ladder() -> tuple[Row, ...]:
 
 
 def _thresholds() -> tuple[Row, ...]:
-    common = {"n_heads": THRESHOLD_HEADS}
+    common = PAPER_CHOICES
     rows = [Row("50 neighbours, no threshold", STUDY, "icce", {**common, "similarity_threshold": None})]
     for share in PAIR_SHARES:
         parameters = {**common, "max_neighbors": THRESHOLD_CAP}
