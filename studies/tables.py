@@ -124,7 +124,7 @@ TABLES: tuple[Table, ...] = (
         "The similarity threshold (ICCE, Table 11)",
         _thresholds(),
         "Thresholds are quantiles of the similarity of random pairs, read without labels; at most "
-        f"{THRESHOLD_CAP:,} neighbours, {THRESHOLD_HEADS} heads. A class holds 10 % of all samples.",
+        f"{THRESHOLD_CAP:,} neighbours, {PAPER_CHOICES['n_heads']} heads. A class holds 10 % of all samples.",
         view="neighbors",
     ),
     Table(
