@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kinfold.compute import resolve_device
 from kinfold.consensus import mean_nmi, pairwise_nmi
 from kinfold.methods._base import check_whole
+from kinfold.methods._closest import closest_rows
 from kinfold.methods._diagnosis import diagnose, is_giant
 from kinfold.methods._self_training import cross_validated_agreement
-from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.neighbors import NeighborGraph
 
 N_CLOSEST = 10
 N_FOLDS = 5
 _FOLD_ROWS = 5_000  # at most, for the cross-validation; more where clusters are many
 _FOLD_ROWS_PER_CLUSTER = 10
-_OWN_GRAPH_ROWS = 10_000  # at most, where a graph has to be made
+_SEARCH_PRODUCTS = 100_000_000_000  # of numbers, at most, where neighbours have to be found
+_FEWEST_ROWS = 500
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,8 @@ def assess(
     X : array or row matrix (N, D)
         The features that it was fitted on.
     graph : NeighborGraph, optional
-        Neighbours of the N samples. Where it is missing, the neighbours within at most 10,000 rows are found,
-        which lie farther apart: compare fits by the same graph.
+        Neighbours of the N samples. Where it is missing, the closest ones are found, of as many samples as
+        takes seconds. A graph of fewer than 10 neighbours per sample tells of these alone.
     seed : int, default 0
         Of the rows that are drawn, and of the folds.
     device : str, default "auto"
@@ -112,8 +115,9 @@ def assess(
         X, labels, n_clusters, n_folds=N_FOLDS, seed=seed, device=device, max_rows=fold_rows
     )
     if graph is None:
-        some = draw_rows(len(labels), min(max_rows, _OWN_GRAPH_ROWS), seed)
-        agreement = neighbor_agreement(_make_graph(X, some, device), labels[some])
+        affordable = max(_FEWEST_ROWS, _SEARCH_PRODUCTS // (X.shape[0] * X.shape[1]))
+        some = draw_rows(len(labels), min(max_rows, affordable), seed)
+        agreement = _beyond_chance(labels, *closest_rows(X, some, N_CLOSEST, resolve_device(device)))
     else:
         agreement = neighbor_agreement(graph, labels, drawn)
     return Criteria(
@@ -154,14 +158,10 @@ def neighbor_agreement(
     rows = np.arange(len(labels)) if rows is None else rows
     starts = np.asarray(graph.indptr)[rows]
     counts = np.minimum(np.asarray(graph.indptr)[rows + 1] - starts, n_closest)
-    chance = float(np.sum((np.bincount(labels) / len(labels)) ** 2))
-    if not counts.sum() or chance >= 1:
-        return 0.0
     places = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(
         counts.sum()
     )
-    same = labels[np.asarray(graph.indices[places])] == np.repeat(labels[rows], counts)
-    return float((same.mean() - chance) / (1 - chance))
+    return _beyond_chance(labels, np.repeat(rows, counts), np.asarray(graph.indices[places]))
 
 
 def draw_rows(n_rows: int, most: int, seed: int) -> NDArray[np.int64]:
@@ -171,11 +171,14 @@ def draw_rows(n_rows: int, most: int, seed: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(seed).choice(n_rows, most, replace=False))
 
 
-def _make_graph(X: Any, rows: NDArray[np.int64], device: str) -> NeighborGraph:
-    """Return the closest neighbours of some rows among themselves."""
-    part = X if len(rows) == X.shape[0] else np.asarray(X[rows])
-    n_neighbors = max(1, min(N_CLOSEST, len(rows) - 1))
-    return knn_graph(part, n_neighbors, zero_rows="isolate", device=device)
+def _beyond_chance(
+    labels: NDArray[np.integer], owners: NDArray[np.int64], others: NDArray[np.integer]
+) -> float:
+    """Return the share of pairs with the same label, less what chance would give, see :class:`Criteria`."""
+    chance = float(np.sum((np.bincount(labels) / len(labels)) ** 2))
+    if not len(owners) or chance >= 1:
+        return 0.0
+    return float((np.mean(labels[owners] == labels[others]) - chance) / (1 - chance))
 
 
 def _judge_heads(
