@@ -184,6 +184,10 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         refuse_beyond_float32(X)
         return X
 
+    def _may_stop(self) -> bool:
+        """Tell whether a levelled loss may end training early."""
+        return self.tol > 0
+
     def _count_targets(self) -> int:
         """Return how many neighbours' teacher outputs make one target."""
         return 1
@@ -270,7 +274,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
             device=device,
             n_targets=self._count_targets(),
         )
-        stop = StopWhenLevel(self.tol, self.plan_.schedule.n_epochs) if self.tol else None
+        stop = StopWhenLevel(self.tol, self.plan_.schedule.n_epochs) if self._may_stop() else None
         return trainer.fit(batches, progress=progress, checkpoint=checkpoint, stop=stop)
 
     def _load(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:

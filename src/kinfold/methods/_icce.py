@@ -94,7 +94,7 @@ class ICCE(HeadMethod):
         Of the teacher, in [0, 1); by default the paper's 0.996 in long trainings, less in short ones.
     tol : float, default 0.01
         Training ends early when the mean loss has levelled off, see :class:`~kinfold.TEMI`; 0 never ends
-        early.
+        early, nor does a training with a cross-entropy, whose weight lifts the loss as it rises.
     device : str, default "auto"
         "cpu", "cuda", "mps", or the best there is.
     precision : str, default "auto"
@@ -287,6 +287,10 @@ class ICCE(HeadMethod):
     def _check_fit(self, X: Any, graph: NeighborGraph | None) -> None:
         check_dims(self.self_training_dims, int(X.shape[1]), name="self_training_dims")
         super()._check_fit(X, graph)
+
+    def _may_stop(self) -> bool:
+        # The cross-entropy's rising weight lifts the loss: that it stands still then says nothing.
+        return super()._may_stop() and not self.cross_entropy_weight
 
     def _count_targets(self) -> int:
         return int(self.smoothing_neighbors)
