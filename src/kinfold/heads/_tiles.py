@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kinfold.heads.network import BOTTLENECK, HIDDEN, SHORTEST, HeadWeights
 
-_CPU_TILE_BYTES = 4 << 20
+_CPU_TILE_BYTES = 16 << 20
 _GPU_TILE_BYTES = 1 << 30
 
 
