@@ -336,7 +336,7 @@ def test_no_process_outlives_a_killed_parent(folder, transform):
     assert len(workers) == 2
     process.kill()
     process.communicate()
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=120)
     assert not alive
 
 
@@ -346,11 +346,11 @@ def test_ctrl_c_ends_cleanly(folder):
     workers = psutil.Process(process.pid).children(recursive=True)
     for target in (*workers, process):  # a terminal sends it to the whole group
         target.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert errors.count(b"Traceback") == 1
     assert errors.rstrip().endswith(b"KeyboardInterrupt")
-    _, alive = psutil.wait_procs(workers, timeout=30)
+    _, alive = psutil.wait_procs(workers, timeout=120)
     assert not alive
 
 
