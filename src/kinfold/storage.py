@@ -72,7 +72,9 @@ def remove_partials(directory: Path) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented UTF-8 JSON, atomically, keys in their given order."""
     with atomic_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(
+            json.dumps(content, indent=2, ensure_ascii=False, default=as_plain) + "\n", encoding="utf-8"
+        )
 
 
 def read_json(path: Path) -> Any:
@@ -102,9 +104,16 @@ def check_format_version(path: Path, version: object, newest: int) -> None:
         )
 
 
+def as_plain(value: Any) -> Any:
+    """Return a NumPy number or array as what JSON knows; for ``json.dumps(..., default=as_plain)``."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} can't be written as JSON")
+
+
 def hash_json(content: Any) -> str:
     """Return the SHA-256 of ``content`` in canonical JSON (sorted keys, no spaces)."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=as_plain)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

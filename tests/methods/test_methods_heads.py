@@ -53,9 +53,8 @@ def test_clear_kinds_are_found(method):
 
 
 @METHODS
-def test_the_best_head_is_the_one_with_the_lowest_last_loss(method):
-    by_loss = {"head_choice": "loss"} if method is ICCE else {}
-    model = quick(method, n_heads=5, n_epochs=4, **by_loss).fit(blobs()[0])
+def test_by_loss_the_best_head_is_the_one_with_the_lowest_last_loss(method):
+    model = quick(method, n_heads=5, n_epochs=4, head_choice="loss").fit(blobs()[0])
     assert model.history_.shape == (4, 5)
     np.testing.assert_array_equal(model.head_losses_, model.history_[-1])
     assert model.best_head_ == int(np.argmin(model.history_[-1]))
@@ -341,3 +340,12 @@ def test_collapse_is_told_with_advice(method):
         quick(method, n_clusters=5).fit(np.ones((50, 8)))
     assert any("4 of 5 clusters are empty" in str(warning.message) for warning in told)
     assert {warning.filename for warning in told} == {__file__}
+
+
+@METHODS
+def test_numbers_of_numpy_are_numbers(method, tmp_path):
+    X, _ = blobs()
+    plain = quick(method, n_epochs=3, batch_size=32, learning_rate=0.5**10).fit(X)
+    of_numpy = {"n_epochs": np.int64(3), "batch_size": np.int32(32), "learning_rate": np.float32(0.5**10)}
+    model = quick(method, **of_numpy).fit(X, checkpoint=tmp_path / "checkpoint")
+    np.testing.assert_array_equal(model.labels_, plain.labels_)

@@ -88,7 +88,11 @@ def test_with_everything_off_it_is_temi():
     X, _ = blobs()
     model, temi = (
         bare(min_neighbors=20),
-        TEMI(n_neighbors=20, **{name: value for name, value in QUICK.items() if name in TEMI().get_params()}),
+        TEMI(
+            n_neighbors=20,
+            head_choice="loss",
+            **{name: value for name, value in QUICK.items() if name in TEMI().get_params()},
+        ),
     )
     model.fit(X), temi.fit(X)
     np.testing.assert_array_equal(model.predict_proba(X), temi.predict_proba(X))

@@ -334,3 +334,12 @@ def test_impossible_parameters_are_refused(parameters, words):
     X = np.random.default_rng(0).normal(size=(30, 4))
     with pytest.raises(InputError, match=words):
         TURTLE(**{"n_clusters": 2, **QUICK, **parameters}).fit(X)
+
+
+def test_widths_of_spaces_may_be_an_array():
+    X = np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
+    as_tuple, as_array = (
+        TURTLE(n_clusters=2, n_steps=10, space_dims=dims, random_state=0).fit(X).labels_
+        for dims in ((5, 3), np.array([5, 3]))
+    )
+    np.testing.assert_array_equal(as_tuple, as_array)

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kinfold.distributed import Workers
-from kinfold.storage import atomic_file
+from kinfold.storage import as_plain, atomic_file
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class Checkpoint:
         if self._workers.size > 1:
             self._path = path.with_name(f"{path.name}.{self._workers.rank}-of-{self._workers.size}")
         self._next = self._path.with_name(f"{self._path.name}.next")
-        self._live, self._description = live, json.dumps(description)
+        self._live, self._description = live, json.dumps(description, default=as_plain)
         self._last = time.monotonic()
 
     def restore(self) -> list[NDArray[np.float32]]:

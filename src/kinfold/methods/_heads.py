@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.distributed import current_workers
-from kinfold.errors import InputError
+from kinfold.errors import InputError, nearest_name
 from kinfold.heads import MultiHeadNetwork, Objective, PairSampler, Trainer, Training
 from kinfold.methods._base import check_n_clusters, check_positive, check_whole
 from kinfold.methods._criteria import draw_rows, neighbor_agreement
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+HEAD_CHOICES = ("agreement", "loss")
 JUDGED_ROWS = 20_000
 TEMPERATURE = 0.1
 PREDICT_BYTES = 8 << 20
@@ -61,6 +62,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
     learning_rate: float | None
     momentum: float | None
     tol: float
+    head_choice: str
     device: str
     precision: str
     random_state: Any
@@ -159,6 +161,11 @@ class HeadMethod(ClusterMixin, BaseEstimator):
             raise InputError(f"momentum must be in [0, 1); got {self.momentum!r}")
         if not (isinstance(self.tol, Real) and 0 <= self.tol < 1):
             raise InputError(f"tol must be in [0, 1); got {self.tol!r}")
+        if self.head_choice not in HEAD_CHOICES:
+            raise InputError(
+                f"head_choice must be one of {', '.join(HEAD_CHOICES)}, not {self.head_choice!r}"
+                f"{nearest_name(str(self.head_choice), list(HEAD_CHOICES))}"
+            )
         resolve_precision(self.precision, resolve_device(self.device))
 
     def graph_options(self, n_samples: int) -> dict[str, Any]:
@@ -204,8 +211,10 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         return np.array([neighbor_agreement(graph, labels, rows) for labels in self.head_labels_])
 
     def _choose_head(self) -> int:
-        """Return the head that predicts: the one of the lowest loss."""
-        return int(self.head_losses_.argmin())
+        """Return the head that predicts."""
+        if self.head_choice == "loss":
+            return int(self.head_losses_.argmin())
+        return int(self.head_agreements_.argmax())
 
     def _conclude(self, X: Any, graph: NeighborGraph, seed: int, progress: Progress) -> None:
         """Learn ``labels_`` from the trained heads."""

@@ -24,7 +24,6 @@ from kinfold.methods._self_training import SelfTraining, check_dims, fit_self_tr
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import Progress
 
-HEAD_CHOICES = ("agreement", "loss")
 _CLASSIFIER = ("weight", "bias", "mean", "scale")
 _NEIGHBORS_CAP = 40  # times the least number, where max_neighbors is open: the papers' 50 and 2,000
 
@@ -243,11 +242,6 @@ class ICCE(HeadMethod):
             )
         _check_threshold(self.similarity_threshold)
         _check_consensus(self.consensus)
-        if self.head_choice not in HEAD_CHOICES:
-            raise InputError(
-                f"head_choice must be one of {', '.join(HEAD_CHOICES)}, not {self.head_choice!r}"
-                f"{nearest_name(str(self.head_choice), list(HEAD_CHOICES))}"
-            )
         _check_shares(self.consensus_shares)
 
     def model_config(self) -> dict[str, Any]:
@@ -314,11 +308,6 @@ class ICCE(HeadMethod):
             self.teacher_temperature,
             bool(self.sinkhorn),
         ]
-
-    def _choose_head(self) -> int:
-        if self.head_choice == "loss":
-            return super()._choose_head()
-        return int(self.head_agreements_.argmax())
 
     def _conclude(self, X: Any, graph: NeighborGraph, seed: int, progress: Progress) -> None:
         """Stages 2 and 3, by the first process for all."""

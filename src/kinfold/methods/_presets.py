@@ -27,6 +27,7 @@ def _train(n_heads: int, n_epochs: int, batch_size: int) -> dict[str, Any]:
         "learning_rate": _RATE * batch_size,
         "momentum": PAPER_MOMENTUM,
         "tol": 0,
+        "head_choice": "loss",
     }
 
 
@@ -45,7 +46,6 @@ def _icce(n_epochs: int, batch_size: int) -> dict[str, Any]:
         "batch_norm": True,
         "sinkhorn": True,
         "cross_entropy_weight": 1.0,
-        "head_choice": "loss",
         "consensus": True,
         "consensus_shares": (1.0,),
         "self_training": True,

@@ -41,6 +41,9 @@ class SCAN(HeadMethod):
     tol : float, default 0.01
         Training ends early when the mean loss has levelled off, see :class:`~kinfold.TEMI`; 0 never ends
         early.
+    head_choice : {"agreement", "loss"}, default "agreement"
+        Which head is the best one: that whose clusters hold close neighbours together best, or that of the
+        lowest training loss, as in the paper.
     device : str, default "auto"
         "cpu", "cuda", "mps", or the best there is.
     precision : str, default "auto"
@@ -60,7 +63,7 @@ class SCAN(HeadMethod):
         How much more often than by chance each head gives close neighbours one cluster, see
         :class:`~kinfold.methods.Criteria`.
     best_head_ : int
-        The head with the lowest loss.
+        The head chosen by ``head_choice``.
     history_ : ndarray (epochs, H) float32
         Loss of every head in every epoch.
     plan_ : Plan
@@ -99,6 +102,7 @@ class SCAN(HeadMethod):
         learning_rate: float | None = None,
         momentum: float | None = None,
         tol: float = 0.01,
+        head_choice: str = "agreement",
         device: str = "auto",
         precision: str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -112,6 +116,7 @@ class SCAN(HeadMethod):
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.tol = tol
+        self.head_choice = head_choice
         self.device = device
         self.precision = precision
         self.random_state = random_state

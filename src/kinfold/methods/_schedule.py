@@ -59,19 +59,20 @@ def plan_training(
     """
     if batch_size is None:
         batch_size = _default_batch_size(n_samples, n_clusters)
-    batch_size = min(batch_size, n_samples)
+    batch_size = min(int(batch_size), n_samples)
     steps_per_epoch = n_samples // batch_size
     if n_epochs is None:
         n_epochs = math.ceil(_default_steps(n_samples) / steps_per_epoch)
+    n_epochs = int(n_epochs)
     n_steps = n_epochs * steps_per_epoch
     if momentum is None:
         momentum = max(0.0, min(PAPER_MOMENTUM, 1 - MEMORIES / n_steps))
     schedule = Schedule(
         n_epochs=n_epochs,
-        learning_rate=1e-3 if learning_rate is None else learning_rate,
+        learning_rate=1e-3 if learning_rate is None else float(learning_rate),
         warmup_steps=min(PAPER_WARMUP_EPOCHS * steps_per_epoch, n_steps // 10),
         frozen_steps=min(steps_per_epoch, n_steps // 20),
-        momentum=momentum,
+        momentum=float(momentum),
     )
     return Plan(batch_size, steps_per_epoch, schedule)
 

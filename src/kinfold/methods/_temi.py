@@ -16,8 +16,8 @@ class TEMI(HeadMethod):
     """Teacher-weighted pointwise mutual information between neighbours, maximised by many heads.
 
     A sample and a random one of its nearest neighbours should get the same cluster. H independent heads
-    learn this together, each against a slowly following teacher; the head with the lowest training loss,
-    a choice without labels, gives the clusters.
+    learn this together, each against a slowly following teacher; the head whose clusters hold close
+    neighbours together best, a choice without labels, gives the clusters.
 
     Parameters
     ----------
@@ -43,6 +43,9 @@ class TEMI(HeadMethod):
     tol : float, default 0.01
         Training ends early when the mean loss has levelled off: when in the last eighth of the planned
         epochs it fell by less than this share of all that it fell; 0 never ends early.
+    head_choice : {"agreement", "loss"}, default "agreement"
+        Which head is the best one: that whose clusters hold close neighbours together best, or that of the
+        lowest training loss, as in the paper.
     device : str, default "auto"
         "cpu", "cuda", "mps", or the best there is.
     precision : str, default "auto"
@@ -60,7 +63,7 @@ class TEMI(HeadMethod):
         How much more often than by chance each head gives close neighbours one cluster, see
         :class:`~kinfold.methods.Criteria`.
     best_head_ : int
-        The head with the lowest loss.
+        The head chosen by ``head_choice``.
     head_labels_ : ndarray (H, N) int32
         Cluster of every training sample by every head.
     history_ : ndarray (epochs, H) float32
@@ -103,6 +106,7 @@ class TEMI(HeadMethod):
         learning_rate: float | None = None,
         momentum: float | None = None,
         tol: float = 0.01,
+        head_choice: str = "agreement",
         device: str = "auto",
         precision: str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -117,6 +121,7 @@ class TEMI(HeadMethod):
         self.learning_rate = learning_rate
         self.momentum = momentum
         self.tol = tol
+        self.head_choice = head_choice
         self.device = device
         self.precision = precision
         self.random_state = random_state

@@ -15,6 +15,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from kinfold.compute import resolve_device, resolve_precision
+from kinfold.distributed import current_workers
 from kinfold.errors import InputError
 from kinfold.methods._base import check_n_clusters, check_positive, check_whole
 from kinfold.methods._diagnosis import warn_of_collapse
@@ -174,7 +175,8 @@ class TURTLE(ClusterMixin, BaseEstimator):
         refuse_beyond_float32(X)
         check_n_clusters(self.n_clusters, int(X.shape[0]))
         widths = self._widths()
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
+        seed = int(current_workers().broadcast(drawn))  # without a seed every process draws another
         self.plan_ = self._plan(int(X.shape[0]), widths)
         logger.info("training plan: %s", self.plan_)
         self._factors = self._make_factors(X, widths)
@@ -250,7 +252,7 @@ class TURTLE(ClusterMixin, BaseEstimator):
 
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
-        for width in self.space_dims or ():
+        for width in () if self.space_dims is None else np.atleast_1d(np.asarray(self.space_dims)):
             check_whole(space_dims=width)
         if self.inner_start not in ("cold", "warm"):
             raise InputError(f"inner_start must be 'cold' or 'warm', not {self.inner_start!r}")

@@ -216,7 +216,8 @@ class TurtleTraining:
         return torch.stack(losses).mean(dim=0, keepdim=True).cpu().numpy()
 
     def _done(self, history: Sequence[NDArray[np.float32]]) -> bool:
-        return self.plan.tolerance > 0 and levelled_off(history, self.plan.tolerance)
+        own = self.plan.tolerance > 0 and levelled_off(history, self.plan.tolerance)
+        return bool(current_workers().broadcast(own))  # all processes end in the same round
 
     def _draw(self, number: int) -> Tensor:
         random = np.random.default_rng(_derive(self._seed, number, 0))
