@@ -18,6 +18,14 @@ def check_positive(**parameters: Any) -> None:
             raise InputError(f"{name} must be a positive number, not {value!r}")
 
 
+def check_exponent(**parameters: Any) -> None:
+    """Raise :class:`InputError` for the first parameter that is not in (0, 1]."""
+    check_positive(**parameters)
+    for name, value in parameters.items():
+        if value > 1:
+            raise InputError(f"{name} must be in (0, 1]; got {value!r}")
+
+
 def check_whole(**parameters: Any) -> None:
     """Raise :class:`InputError` for the first parameter that is not a positive whole number."""
     for name, value in parameters.items():

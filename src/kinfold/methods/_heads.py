@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HEAD_CHOICES = ("agreement", "loss")
-JUDGED_ROWS = 20_000
+_JUDGED_ROWS = 20_000
 TEMPERATURE = 0.1
 PREDICT_BYTES = 8 << 20
 _NORM = ("mean", "scale")
@@ -109,7 +109,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         training = self._train(X, graph, seed, progress, checkpoint)
         self.history_, self.head_losses_ = training.history, training.head_losses
         self.head_labels_ = training.predict_labels(_blocks(X, self.n_clusters))
-        self.head_agreements_ = self._find_agreements(graph)
+        self.head_agreements_ = agreements(graph, self.head_labels_)
         self.best_head_ = self._choose_head()
         self._network = self._one_head(training.head_tensors(self.best_head_))
         self._conclude(X, graph, seed, progress)
@@ -206,10 +206,6 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         """Return the parameters, JSON-ready, that decide the training besides those of the plan."""
         return []
 
-    def _find_agreements(self, graph: NeighborGraph) -> NDArray[np.float64]:
-        rows = draw_rows(graph.n_samples, JUDGED_ROWS, seed=0)
-        return np.array([neighbor_agreement(graph, labels, rows) for labels in self.head_labels_])
-
     def _choose_head(self) -> int:
         """Return the head that predicts."""
         if self.head_choice == "loss":
@@ -298,6 +294,12 @@ class HeadMethod(ClusterMixin, BaseEstimator):
 
     def _to_device(self, block: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.array(block, dtype=np.float32)).to(resolve_device(self.device))
+
+
+def agreements(graph: NeighborGraph, labelings: Iterable[NDArray[np.int32]]) -> NDArray[np.float64]:
+    """Return how each labeling holds close neighbours together, on the same rows where N is large."""
+    rows = draw_rows(graph.n_samples, _JUDGED_ROWS, seed=0)
+    return np.array([neighbor_agreement(graph, labels, rows) for labels in labelings])
 
 
 def _blocks(X: Any, n_clusters: int) -> Iterator[NDArray[Any]]:

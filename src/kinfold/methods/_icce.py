@@ -16,9 +16,8 @@ from kinfold.consensus import Consensus, consensus
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
 from kinfold.heads import Objective, TemiObjective
-from kinfold.methods._base import check_flags, check_positive, check_whole
-from kinfold.methods._criteria import draw_rows, neighbor_agreement
-from kinfold.methods._heads import JUDGED_ROWS, HeadMethod
+from kinfold.methods._base import check_exponent, check_flags, check_positive, check_whole
+from kinfold.methods._heads import HeadMethod, agreements
 from kinfold.methods._schedule import default_min_neighbors
 from kinfold.methods._self_training import SelfTraining, check_dims, fit_self_training
 from kinfold.neighbors import NeighborGraph
@@ -219,9 +218,8 @@ class ICCE(HeadMethod):
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
         super().check_parameters()
-        check_positive(beta=self.beta, teacher_temperature=self.teacher_temperature)
-        if self.beta > 1:
-            raise InputError(f"beta must be in (0, 1]; got {self.beta!r}")
+        check_exponent(beta=self.beta)
+        check_positive(teacher_temperature=self.teacher_temperature)
         check_whole(smoothing_neighbors=self.smoothing_neighbors)
         for name in ("min_neighbors", "max_neighbors", "self_training_iterations"):
             if (value := getattr(self, name)) is not None:
@@ -344,9 +342,8 @@ class ICCE(HeadMethod):
             )
             for size in sizes
         ]
-        rows = draw_rows(graph.n_samples, JUDGED_ROWS, seed=0)
-        judged = [neighbor_agreement(graph, candidate.labels, rows) for candidate in found]
-        return found[int(np.argmax(judged))]  # the first on ties: the larger share
+        judged = agreements(graph, [candidate.labels for candidate in found])
+        return found[int(judged.argmax())]  # the first on ties: the larger share
 
     def _train_classifier(
         self, X: Any, labels: NDArray[np.int32], seed: int, progress: Progress

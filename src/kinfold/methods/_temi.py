@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kinfold.errors import InputError
 from kinfold.heads import Objective, TemiObjective
-from kinfold.methods._base import check_flags, check_positive
+from kinfold.methods._base import check_exponent, check_flags
 from kinfold.methods._heads import HeadMethod
 
 
@@ -129,9 +128,7 @@ class TEMI(HeadMethod):
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
         super().check_parameters()
-        check_positive(beta=self.beta)
-        if self.beta > 1:
-            raise InputError(f"beta must be in (0, 1]; got {self.beta!r}")
+        check_exponent(beta=self.beta)
         check_flags(weighted=self.weighted)
 
     def _make_objective(self) -> Objective:
