@@ -6,7 +6,7 @@ from safetensors.numpy import load_file, save_file
 
 from kinfold import TEMI, SphericalKMeans
 from kinfold.errors import FormatError, InputError
-from kinfold.methods import METHODS, diagnose, get_method, load_model, predict_top, save_model
+from kinfold.methods import METHODS, assess, diagnose, get_method, load_model, predict_top, save_model
 
 HEADS = {"n_heads": 2, "n_epochs": 3}
 QUICK = {
@@ -31,6 +31,19 @@ def test_a_saved_model_predicts_the_same(fitted, tmp_path):
     loaded = load_model(tmp_path)
     np.testing.assert_array_equal(loaded.predict(X), model.labels_)
     np.testing.assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("n_clusters", [3, 9])
+@pytest.mark.parametrize("fitted", ["auto", "icce", "scan", "temi", "turtle"], indirect=True)
+def test_a_fitted_model_keeps_its_clusters_whatever_the_parameter_says_later(fitted, n_clusters, tmp_path):
+    model, X = fitted
+    expected, found = model.predict_proba(X), assess(model, X)
+    model.set_params(n_clusters=n_clusters)
+    np.testing.assert_array_equal(model.predict_proba(X), expected)
+    assert predict_top(model, X, 50).clusters.shape == (60, 6)
+    assert assess(model, X) == found
+    save_model(model, tmp_path)
+    np.testing.assert_array_equal(load_model(tmp_path).predict_proba(X), expected)
 
 
 def test_a_saved_model_is_the_same_bytes_twice(fitted, tmp_path):

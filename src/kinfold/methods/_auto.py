@@ -76,6 +76,8 @@ class Auto(ClusterMixin, BaseEstimator):
         What the choice was made by, of every candidate.
     labels_ : ndarray (N,) int32
         Cluster of every training sample, by the chosen candidate.
+    n_clusters_ : int
+        K as fitted.
     n_features_in_ : int
         D.
 
@@ -167,8 +169,9 @@ class Auto(ClusterMixin, BaseEstimator):
             logger.info("%s: %s", name, table[name])
         self.table_, self.method_ = table, choose(table)
         self.chosen_ = fitted[self.method_]
+        self.n_clusters_ = int(self.n_clusters)
         self.labels_: NDArray[np.int32] = self.chosen_.labels_
-        warn_of_collapse(self.labels_, self.n_clusters)
+        warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
     def predict(self, X: Any) -> NDArray[np.int32]:

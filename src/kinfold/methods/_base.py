@@ -1,4 +1,4 @@
-"""What every method shares: checks of parameters."""
+"""What every method shares: checks of parameters, and the K that was fitted."""
 
 from __future__ import annotations
 
@@ -42,6 +42,11 @@ def check_n_clusters(n_clusters: Any, n_samples: int) -> None:
             f"n_clusters={n_clusters} is more than n_samples={n_samples}: every cluster needs at least one "
             "sample. Ask for fewer clusters or give more images."
         )
+
+
+def fitted_clusters(estimator: Any) -> int:
+    """Return K as an estimator was fitted, whatever its parameter says by now."""
+    return int(getattr(estimator, "n_clusters_", estimator.n_clusters))
 
 
 def check_flags(**parameters: Any) -> None:

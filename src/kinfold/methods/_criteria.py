@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kinfold.compute import resolve_device
 from kinfold.consensus import mean_nmi, pairwise_nmi
-from kinfold.methods._base import check_whole
+from kinfold.methods._base import check_whole, fitted_clusters
 from kinfold.methods._closest import closest_rows
 from kinfold.methods._diagnosis import diagnose, is_giant
 from kinfold.methods._self_training import cross_validated_agreement
@@ -107,7 +107,7 @@ def assess(
     """
     check_whole(max_rows=max_rows)
     labels = np.asarray(estimator.labels_)
-    n_clusters = int(estimator.n_clusters)
+    n_clusters = fitted_clusters(estimator)
     drawn = draw_rows(len(labels), max_rows, seed)
     found = diagnose(labels, n_clusters)
     fold_rows = min(max_rows, max(_FOLD_ROWS, _FOLD_ROWS_PER_CLUSTER * n_clusters))

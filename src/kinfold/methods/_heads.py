@@ -100,6 +100,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         n_samples = int(X.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
         self._check_fit(X, graph)
+        self.n_clusters_ = int(self.n_clusters)
         if graph is None:
             options = self.graph_options(n_samples)
             graph = knn_graph(X, **options, zero_rows="isolate", device=self.device, progress=progress)
@@ -108,12 +109,12 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         self.plan_ = self._plan(n_samples)
         training = self._train(X, graph, seed, progress, checkpoint)
         self.history_, self.head_losses_ = training.history, training.head_losses
-        self.head_labels_ = training.predict_labels(_blocks(X, self.n_clusters))
+        self.head_labels_ = training.predict_labels(_blocks(X, self.n_clusters_))
         self.head_agreements_ = agreements(graph, self.head_labels_)
         self.best_head_ = self._choose_head()
         self._network = self._one_head(training.head_tensors(self.best_head_))
         self._conclude(X, graph, seed, progress)
-        warn_of_collapse(self.labels_, self.n_clusters)
+        warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
     def predict(self, X: Any) -> NDArray[np.int32]:
@@ -127,7 +128,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
     def model_config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds."""
         return {
-            "n_clusters": int(self.n_clusters),
+            "n_clusters": self.n_clusters_,
             "best_head": self.best_head_,
             "head_losses": [float(loss) for loss in self.head_losses_],
         }
@@ -145,6 +146,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         model = cls(n_clusters=config["n_clusters"], device=device)
         model.head_losses_ = np.array(config["head_losses"], dtype=np.float32)
         model.best_head_ = config["best_head"]
+        model.n_clusters_ = int(config["n_clusters"])
         model.n_features_in_ = int(tensors["mean"].shape[0])
         model._load(config, tensors)
         return model
@@ -222,7 +224,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
 
     def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
         """Yield the probabilities (n, K) of blocks of rows that were checked already."""
-        for block in _blocks(X, self.n_clusters):
+        for block in _blocks(X, self.n_clusters_):
             with torch.inference_mode():
                 yield torch.softmax(self._logits(self._to_device(block)), dim=1).cpu().numpy()
 
@@ -249,7 +251,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         device = resolve_device(self.device)
         network = MultiHeadNetwork(
             self.n_features_in_,
-            self.n_clusters,
+            self.n_clusters_,
             self.n_heads,
             generator=torch.Generator().manual_seed(seed),
             batch_norm=bool(self.batch_norm),
@@ -288,7 +290,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         self._network = self._one_head({name: torch.from_numpy(value) for name, value in named.items()})
 
     def _one_head(self, tensors: dict[str, Tensor]) -> MultiHeadNetwork:
-        network = MultiHeadNetwork(self.n_features_in_, self.n_clusters, 1, generator=torch.Generator())
+        network = MultiHeadNetwork(self.n_features_in_, self.n_clusters_, 1, generator=torch.Generator())
         network.load_state_dict(tensors)
         return network.to(resolve_device(self.device)).requires_grad_(False).eval()
 

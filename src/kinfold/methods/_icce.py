@@ -123,6 +123,8 @@ class ICCE(HeadMethod):
         Loss of every head in every epoch.
     plan_ : Plan
         Batch size and schedule as used.
+    n_clusters_ : int
+        K as fitted.
     n_features_in_ : int
         D.
 

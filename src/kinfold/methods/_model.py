@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save
 from kinfold.compute import resolve_device
 from kinfold.errors import FormatError
 from kinfold.methods._auto import Auto
+from kinfold.methods._base import fitted_clusters
 from kinfold.methods._table import SINGLE_METHODS, find_named
 from kinfold.storage import atomic_file, check_format_version, read_json, write_json
 
@@ -111,8 +112,9 @@ class TopClusters:
 
 def predict_top(estimator: Any, X: Any, n_top: int = 5) -> TopClusters:
     """Return the best ``n_top`` clusters (at most K) of every row of X, in blocks of bounded memory."""
-    n_top = min(n_top, estimator.n_clusters)
-    size = max(1, _BLOCK_VALUES // max(estimator.n_clusters, int(X.shape[1])))
+    n_clusters = fitted_clusters(estimator)
+    n_top = min(n_top, n_clusters)
+    size = max(1, _BLOCK_VALUES // max(n_clusters, int(X.shape[1])))
     clusters, probabilities = [], []
     for start in range(0, X.shape[0], size):
         block = estimator.predict_proba(X[start : start + size])

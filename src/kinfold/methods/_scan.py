@@ -68,6 +68,8 @@ class SCAN(HeadMethod):
         Loss of every head in every epoch.
     plan_ : Plan
         Batch size and schedule as used.
+    n_clusters_ : int
+        K as fitted.
     n_features_in_ : int
         D.
 

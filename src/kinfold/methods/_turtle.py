@@ -88,6 +88,8 @@ class TURTLE(ClusterMixin, BaseEstimator):
         Mean objective of every 50 outer steps.
     plan_ : TurtlePlan
         Batch size, length and rates as used.
+    n_clusters_ : int
+        K as fitted.
     n_features_in_ : int
         D.
 
@@ -174,6 +176,7 @@ class TURTLE(ClusterMixin, BaseEstimator):
         X = check_rows(self, X, fitting=True)
         refuse_beyond_float32(X)
         check_n_clusters(self.n_clusters, int(X.shape[0]))
+        self.n_clusters_ = int(self.n_clusters)
         widths = self._widths()
         drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
         seed = int(current_workers().broadcast(drawn))  # without a seed every process draws another
@@ -185,7 +188,7 @@ class TURTLE(ClusterMixin, BaseEstimator):
             X,
             widths,
             self._factors,
-            self.n_clusters,
+            self.n_clusters_,
             self.plan_,
             seed=seed,
             device=device,
@@ -195,9 +198,9 @@ class TURTLE(ClusterMixin, BaseEstimator):
         self._encoder = training.encoder
         self.labels_ = self._probabilities(X).argmax(axis=1).astype(np.int32)
         self.generalization_score_ = cross_validated_agreement(
-            X, self.labels_, self.n_clusters, seed=seed, device=device
+            X, self.labels_, self.n_clusters_, seed=seed, device=device
         )
-        warn_of_collapse(self.labels_, self.n_clusters)
+        warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
     def predict(self, X: Any) -> NDArray[np.int32]:
@@ -226,7 +229,7 @@ class TURTLE(ClusterMixin, BaseEstimator):
     def model_config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds."""
         return {
-            "n_clusters": int(self.n_clusters),
+            "n_clusters": self.n_clusters_,
             "space_dims": list(self._encoder.widths),
             "generalization_score": self.generalization_score_,
         }
@@ -245,8 +248,9 @@ class TURTLE(ClusterMixin, BaseEstimator):
         model = cls(n_clusters=config["n_clusters"], space_dims=widths, device=device)
         model.generalization_score_ = config["generalization_score"]
         model.n_features_in_ = sum(widths)
+        model.n_clusters_ = int(config["n_clusters"])
         model._factors = tensors["factors"]
-        model._encoder = TaskEncoder(widths, model.n_clusters, torch.Generator(), resolve_device(device))
+        model._encoder = TaskEncoder(widths, model.n_clusters_, torch.Generator(), resolve_device(device))
         model._encoder.load({name: torch.from_numpy(value) for name, value in tensors.items()})
         return model
 
@@ -299,5 +303,5 @@ class TURTLE(ClusterMixin, BaseEstimator):
         return (1 / np.where(sizes > 0, sizes, 1.0)).astype(np.float32)
 
     def _identity(self, X: Any) -> str:
-        parameters = [int(self.n_clusters), list(self._widths()), [float(f) for f in self._factors]]
+        parameters = [self.n_clusters_, list(self._widths()), [float(f) for f in self._factors]]
         return hash_json({"parameters": parameters, "columns": fingerprint_columns(X)})
