@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.exceptions import ConvergenceWarning
 
 from kinfold import ICCE, SCAN, TEMI, TURTLE, SphericalKMeans
@@ -53,6 +54,21 @@ HARD = {
     "huge": (1e30 * rows(60).astype(np.float64), 3),
     "tiny": (1e-30 * rows(60).astype(np.float64), 3),
 }
+
+
+@pytest.mark.parametrize("method_name", MADE)
+def test_read_only_rows_are_taken_without_warning(method_name):
+    X = rows(60)
+    X.flags.writeable = False
+    method, options = MADE[method_name]
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            method(n_clusters=3, random_state=0, **options).fit(X).predict_proba(X)
+    finally:
+        torch.set_warn_always(False)
 
 
 @pytest.mark.timeout(120)

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kinfold.features.resident import resident_rows
 from kinfold.neighbors import NeighborGraph
 
 _BATCHES_AHEAD = 2
@@ -51,7 +52,7 @@ class PairSampler:
         n_targets: int = 1,
     ) -> None:
         self._rows = X
-        self._tensor = _resident(X, device)
+        self._tensor = resident_rows(X, device)
         self._starts, self._degrees = np.asarray(graph.indptr[:-1]), np.diff(graph.indptr)
         self._neighbors = graph.indices
         self.batch_size, self._seed, self._device = batch_size, seed, device
@@ -119,14 +120,3 @@ class PairSampler:
 
     def _deliver(self, values: Tensor) -> Tensor:
         return values.to(self._device, non_blocking=True).float()
-
-
-def _resident(X: Any, device: torch.device) -> Tensor | None:
-    """Return the features as a tensor where they are in memory, or fit a GPU; else None."""
-    if isinstance(X, Tensor):
-        return X.to(device)
-    if not isinstance(X, np.ndarray) or (isinstance(X, np.memmap) and device.type == "cpu"):
-        return None
-    if device.type == "cuda" and X.nbytes > 0.5 * torch.cuda.get_device_properties(device).total_memory:
-        return None
-    return torch.from_numpy(np.ascontiguousarray(X)).to(device)

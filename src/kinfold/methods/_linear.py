@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinfold.methods._rows import column_moments, numpy_blocks
+from kinfold.features.resident import resident_rows
+from kinfold.methods._rows import column_moments
 from kinfold.progress import SILENT, Progress
 
 MOMENTUM = 0.9
@@ -33,7 +34,7 @@ class FloatRows:
     def __init__(self, X: Any, device: torch.device) -> None:
         self._X, self._device = X, device
         self.n_rows, self.dim = int(X.shape[0]), int(X.shape[1])
-        self._resident = _resident(X, device)
+        self._resident = resident_rows(X, device)
 
     def take(self, rows: Tensor) -> Tensor:
         """Return the rows of the given numbers (B,), a tensor of int64 in main memory, as a new (B, D)."""
@@ -221,16 +222,3 @@ def _batches(members: Tensor, batch_size: int, n_batches: int, seed: int) -> Ite
         for index in range(whole):
             yield order[index * batch_size : (index + 1) * batch_size]
         done += whole
-
-
-def _resident(X: Any, device: torch.device) -> Tensor | None:
-    """Return features as a tensor where they are in memory already, or take little of a GPU's; else None."""
-    if device.type == "cuda":
-        n_bytes = X.dtype.itemsize * X.shape[0] * X.shape[1]
-        if n_bytes > 0.5 * torch.cuda.get_device_properties(device).total_memory:
-            return None
-        parts = [torch.from_numpy(np.array(block)).to(device) for _, block in numpy_blocks(X)]
-        return torch.cat(parts)
-    if not isinstance(X, np.ndarray) or isinstance(X, np.memmap) or not X.flags.writeable:
-        return None
-    return torch.from_numpy(np.ascontiguousarray(X))
