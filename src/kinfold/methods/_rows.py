@@ -28,7 +28,7 @@ def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
     """Return X as something that gives float rows in blocks, or say what is wrong with it.
 
     Arrays and tensors go through scikit-learn's validation. Memory maps and sharded matrices stay on
-    disk and are checked in blocks.
+    disk and are checked in blocks; maps that are no matrix of numbers are refused as such arrays are.
 
     All-zero rows, which have no direction, are allowed with a warning that names them.
 
@@ -37,20 +37,27 @@ def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
     InputError
         Rows that are not finite; the error names the first of them.
     """
-    if isinstance(X, LazyMatrix | np.memmap):
-        if fitting:
-            estimator.n_features_in_ = int(X.shape[1])
-        elif X.shape[1] != estimator.n_features_in_:
+    if _stays_on_disk(X):
+        if not fitting and X.shape[1] != estimator.n_features_in_:
             raise InputError(
                 f"X has {X.shape[1]} features, but {type(estimator).__name__} was fitted on "
                 f"{estimator.n_features_in_}"
             )
+        validate_data(estimator, X, reset=fitting, skip_check_array=True)  # number and names of the columns
     else:
         X = validate_data(estimator, to_array(X), reset=fitting, dtype=_DTYPES, ensure_all_finite=False)
     zero = zero_rows(X)
     if fitting and len(zero):
         logger.warning("%s of X have no direction (all zero): they are grouped arbitrarily", _name(zero))
     return X
+
+
+def _stays_on_disk(X: Any) -> bool:
+    """Tell whether X is on disk in a form that blocks are taken from as they are."""
+    if not isinstance(X, np.memmap):
+        return isinstance(X, LazyMatrix)
+    numbers = X.dtype.kind in "fiub" and X.dtype.itemsize <= 8 and X.dtype.isnative
+    return numbers and X.ndim == 2 and X.shape[1] > 0
 
 
 _DTYPES = [np.float32, np.float64, np.float16, np.uint8]
