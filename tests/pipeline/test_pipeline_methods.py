@@ -171,6 +171,23 @@ class TestPresets:
         assert run.manifest["parameters"]["preset"] == "paper"
         assert run.manifest["parameters"]["method_parameters"]["tol"] == 0
 
+    @pytest.mark.parametrize(
+        ("given", "words"),
+        [
+            ({"candidates": 3}, "must be a list of methods"),
+            ({"candidates": "icce"}, "must be a list of methods"),
+            ({"candidates": ["icce", ["temi"]]}, "must be a list of methods"),
+            ({"candidates": ["icce", "icce"]}, "more than once"),
+            ({"parameters": ["icce"]}, "parameters must be a mapping"),
+            ({"parameters": {"icce": 3}}, "parameters of 'icce' must be a mapping"),
+            ({"parameters": {"turtle": {}}}, "'turtle', which is no candidate"),
+        ],
+    )
+    @pytest.mark.parametrize("preset", [None, "paper"])
+    def test_malformed_candidates_are_refused_with_a_preset_as_without(self, given, words, preset):
+        with pytest.raises(InputError, match=words):
+            prepare("auto", parameters=given, preset=preset)
+
     def test_an_unknown_one_is_refused_before_anything_is_written(self, features_file, tmp_path):
         with pytest.raises(InputError, match="did you mean 'paper'"):
             group(features_file, tmp_path / "out", "temi", preset="papers")

@@ -22,7 +22,7 @@ from kinfold.methods._base import check_n_clusters, check_whole
 from kinfold.methods._criteria import Criteria, assess
 from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
-from kinfold.methods._table import SINGLE_METHODS, find_named
+from kinfold.methods._table import SINGLE_METHODS, check_candidates, find_named
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
@@ -188,21 +188,16 @@ class Auto(ClusterMixin, BaseEstimator):
 
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
-        if isinstance(self.candidates, str) or not self.candidates:
-            raise InputError(
-                f"candidates must be a list of methods, like ('kmeans', 'icce'), not {self.candidates!r}"
-            )
+        self.check_candidates()
         if self.n_neighbors is not None:
             check_whole(n_neighbors=self.n_neighbors)
         resolve_precision(self.precision, resolve_device(self.device))
-        for name in self.parameters or {}:
-            if name not in self.candidates:
-                raise InputError(
-                    f"parameters are given for {name!r}, which is no candidate"
-                    f"{nearest_name(str(name), list(self.candidates))}"
-                )
         for estimator in self.build(0).values():
             estimator.check_parameters()
+
+    def check_candidates(self) -> None:
+        """Raise :class:`InputError` unless candidates are methods, each once, and parameters are for them."""
+        check_candidates(self.candidates, self.parameters)
 
     def build(self, seed: int) -> dict[str, Any]:
         """Return the candidates, not fitted, by name and in order."""

@@ -124,11 +124,12 @@ def _read_preset(
         return {}
     if estimator_class is not Auto:
         return preset_parameters(name, preset)
-    candidates = given.get("candidates", Auto().candidates)
-    values = preset_parameters(name, preset, candidates=tuple(candidates))
-    merged = dict(given.get("parameters") or {})
-    for candidate, own in values["parameters"].items():
-        free = {key: value for key, value in own.items() if n_neighbors is None or key not in _NEIGHBORS}
+    own = Auto(**given)
+    own.check_candidates()
+    values = preset_parameters(name, preset, candidates=tuple(own.candidates))
+    merged = dict(own.parameters or {})
+    for candidate, named in values["parameters"].items():
+        free = {key: value for key, value in named.items() if n_neighbors is None or key not in _NEIGHBORS}
         merged[candidate] = {**free, **merged.get(candidate, {})}
     given["parameters"] = merged
     return {}
