@@ -210,3 +210,28 @@ def test_settings_are_read_as_json_or_text():
     }
     with pytest.raises(InputError, match="NAME=VALUE"):
         read_parameters(["a"])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("8,8", [8, 8]),
+        ("8, 8", [8, 8]),
+        ("[8,8]", [8, 8]),
+        ("8,", [8]),
+        ("1.0,0.5", [1.0, 0.5]),
+        ("kmeans,icce", ["kmeans", "icce"]),
+        ("none", None),
+        ("None", None),
+        ("True", True),
+        ("False", False),
+    ],
+)
+def test_lists_and_nothing_may_be_written_without_json(value, expected):
+    assert read_parameters([f"a={value}"]) == {"a": expected}
+
+
+@pytest.mark.parametrize("value", ["[8,8", '{"icce": {"n_heads": 32}', '["kmeans", icce]'])
+def test_what_begins_as_json_and_is_not_is_told(value):
+    with pytest.raises(InputError, match=r"no valid JSON.*\[8, 8\]"):
+        read_parameters([f"a={value}"])

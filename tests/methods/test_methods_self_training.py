@@ -220,7 +220,7 @@ def test_degenerate_input_ends_in_finite_numbers(X, labels, n_clusters):
     ("parameters", "words"),
     [
         ({"dims": (4, 4)}, "add up to 8, but X has 12 features"),
-        ({"dims": (12, 0)}, "dims must be a positive whole"),
+        ({"dims": (12, 0)}, "dims must be positive whole"),
         ({"learning_rates": ()}, "holds nothing"),
         ({"learning_rates": (1.0, -1.0)}, "learning_rates must be a positive"),
         ({"n_iterations": 0}, "n_iterations must be a positive"),

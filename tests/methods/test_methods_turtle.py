@@ -318,7 +318,11 @@ def test_values_that_float32_cannot_hold_are_refused(scale):
     [
         ({"n_clusters": 31}, "more than n_samples=30"),
         ({"space_dims": (2, 3)}, "add up to 5, but X has 4 features"),
-        ({"space_dims": (4, 0)}, "space_dims must be a positive"),
+        ({"space_dims": (4, 0)}, "space_dims must be positive whole numbers"),
+        ({"space_dims": "2;2"}, "space_dims must be positive whole numbers.*like .8, 8."),
+        ({"space_dims": [[2], [1, 1]]}, "space_dims must be positive"),
+        ({"space_dims": []}, "space_dims must be positive"),
+        ({"space_dims": 3}, "add up to 3, but X has 4 features"),
         ({"inner_start": "hot"}, "inner_start must be"),
         ({"n_inner_steps": 0}, "n_inner_steps must be a positive"),
         ({"n_steps": -1}, "n_steps must be a positive"),

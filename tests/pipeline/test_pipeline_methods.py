@@ -149,6 +149,19 @@ def test_checkpoints_of_parts_and_of_processes_are_kept_for_the_next_start(
     assert not list(run.path.glob("checkpoint-*"))
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("turtle", {"space_dims": "8;8"}),
+        ("icce", {"self_training_dims": "8;8"}),
+        ("icce", {"self_training_dims": 0}),
+    ],
+)
+def test_widths_that_are_no_numbers_are_refused_before_any_work(name, parameters):
+    with pytest.raises(InputError, match=r"must be positive whole numbers, like \[8, 8\]"):
+        prepare(name, parameters=parameters)
+
+
 class TestPresets:
     def test_the_papers_parameters_reach_the_estimator(self):
         found = prepare("temi", preset="paper").estimator.get_params()

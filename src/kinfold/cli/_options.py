@@ -18,6 +18,7 @@ PRESETS = ("paper", "cifar", "cifar20", "stl10", "imagenet1k", "imagenet21k")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MOST_SEED = 2**32 - 1
+_WORDS = {"none": None, "true": True, "false": False}  # JSON's own are null, true, false
 
 
 def _complete_backbone(incomplete: str) -> list[str]:
@@ -156,20 +157,36 @@ def is_first_process() -> bool:
 
 
 def read_parameters(settings: list[str]) -> dict[str, Any]:
-    """Read ``NAME=VALUE`` pairs; a value that is no JSON is text.
+    """Read ``NAME=VALUE`` pairs: a value is JSON, or words and numbers between commas, or one of them.
 
     Raises
     ------
     InputError
-        One has no ``=``.
+        One has no ``=``, or begins as JSON and isn't.
+
+    Examples
+    --------
+    >>> read_parameters(["n_heads=8", "space_dims=8,8", "similarity_threshold=none", "consensus=mcla"])
+    {'n_heads': 8, 'space_dims': [8, 8], 'similarity_threshold': None, 'consensus': 'mcla'}
     """
     found: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name:
             raise InputError(f"--set {setting!r} is not NAME=VALUE; for example --set n_heads=8")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
+        found[name] = _read_value(value, setting)
     return found
+
+
+def _read_value(value: str, setting: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        if value.lstrip().startswith(("[", "{", '"')):
+            raise InputError(
+                f"--set {setting!r} is no valid JSON ({error.msg}); write lists like [8, 8] or 8,8, and in "
+                'quotes for the shell what holds words: \'candidates=["kmeans", "icce"]\''
+            ) from error
+    if "," in value:
+        return [_read_value(part.strip(), setting) for part in value.rstrip(", ").split(",")]
+    return _WORDS.get(value.lower(), value)

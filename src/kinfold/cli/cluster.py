@@ -75,7 +75,7 @@ def cluster(
         typer.Option(
             "--set",
             metavar="NAME=VALUE",
-            help="A parameter of the method, like n_heads=8; may be repeated.",
+            help="A parameter of the method, like n_heads=8, or space_dims=8,8 for a list; may be repeated.",
             show_default=False,
         ),
     ] = None,

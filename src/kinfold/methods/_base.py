@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
@@ -29,8 +30,17 @@ def check_exponent(**parameters: Any) -> None:
 def check_whole(**parameters: Any) -> None:
     """Raise :class:`InputError` for the first parameter that is not a positive whole number."""
     for name, value in parameters.items():
-        if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        if not _is_whole(value):
             raise InputError(f"{name} must be a positive whole number, not {value!r}")
+
+
+def read_widths(widths: Any, *, name: str) -> tuple[int, ...]:
+    """Return widths of blocks of columns, one or several; :class:`InputError` unless they are positive."""
+    several = isinstance(widths, Sequence | np.ndarray) and not isinstance(widths, str)
+    blocks = tuple(widths) if several else (widths,)
+    if not blocks or not all(_is_whole(width) for width in blocks):
+        raise InputError(f"{name} must be positive whole numbers, like [8, 8], not {widths!r}")
+    return tuple(int(width) for width in blocks)
 
 
 def check_n_clusters(n_clusters: Any, n_samples: int) -> None:
@@ -54,3 +64,7 @@ def check_flags(**parameters: Any) -> None:
     for name, value in parameters.items():
         if not isinstance(value, bool | np.bool_):
             raise InputError(f"{name} must be true or false, not {value!r}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and value >= 1

@@ -16,7 +16,7 @@ from kinfold.consensus import Consensus, consensus
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
 from kinfold.heads import Objective, TemiObjective
-from kinfold.methods._base import check_exponent, check_flags, check_positive, check_whole
+from kinfold.methods._base import check_exponent, check_flags, check_positive, check_whole, read_widths
 from kinfold.methods._heads import HeadMethod, agreements
 from kinfold.methods._schedule import default_min_neighbors
 from kinfold.methods._self_training import SelfTraining, check_dims, fit_self_training
@@ -240,6 +240,8 @@ class ICCE(HeadMethod):
             raise InputError(
                 f"max_neighbors ({self.max_neighbors}) is below min_neighbors ({self.min_neighbors})"
             )
+        if self.self_training_dims is not None:
+            read_widths(self.self_training_dims, name="self_training_dims")
         _check_threshold(self.similarity_threshold)
         _check_consensus(self.consensus)
         _check_shares(self.consensus_shares)

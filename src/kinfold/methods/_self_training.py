@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.methods._base import check_positive, check_whole
+from kinfold.methods._base import check_positive, check_whole, read_widths
 from kinfold.methods._linear import SoftmaxStack, StandardRows, agreements, train
 from kinfold.progress import SILENT, Progress
 
@@ -241,12 +241,10 @@ def check_dims(dims: Sequence[int] | None, dim: int, *, name: str = "dims") -> t
     """Return the widths of column blocks, one of all columns by default; InputError unless they make D."""
     if dims is None:
         return (dim,)
-    blocks = tuple(np.atleast_1d(dims).tolist())
-    for width in blocks:
-        check_whole(**{name: width})
+    blocks = read_widths(dims, name=name)
     if sum(blocks) != dim:
         raise InputError(f"{name} {blocks} add up to {sum(blocks)}, but X has {dim} features")
-    return tuple(int(width) for width in blocks)
+    return blocks
 
 
 def _check_rates(learning_rates: Sequence[float] | None) -> tuple[float, ...]:

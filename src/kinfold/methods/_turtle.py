@@ -17,10 +17,10 @@ from sklearn.utils.validation import check_is_fitted
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError
-from kinfold.methods._base import check_n_clusters, check_positive, check_whole
+from kinfold.methods._base import check_n_clusters, check_positive, check_whole, read_widths
 from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._rows import check_rows, numpy_blocks, refuse_beyond_float32
-from kinfold.methods._self_training import cross_validated_agreement
+from kinfold.methods._self_training import check_dims, cross_validated_agreement
 from kinfold.methods._task_encoder import TaskEncoder
 from kinfold.methods._turtle_training import (
     TurtlePlan,
@@ -177,7 +177,7 @@ class TURTLE(ClusterMixin, BaseEstimator):
         refuse_beyond_float32(X)
         check_n_clusters(self.n_clusters, int(X.shape[0]))
         self.n_clusters_ = int(self.n_clusters)
-        widths = self._widths()
+        widths = check_dims(self.space_dims, self.n_features_in_, name="space_dims")
         drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
         seed = int(current_workers().broadcast(drawn))  # without a seed every process draws another
         self.plan_ = self._plan(int(X.shape[0]), widths)
@@ -194,7 +194,7 @@ class TURTLE(ClusterMixin, BaseEstimator):
             device=device,
             dtype=resolve_precision(self.precision, device),
         )
-        self.history_ = training.run(self._identity(X), progress=progress, checkpoint=checkpoint)
+        self.history_ = training.run(self._identity(X, widths), progress=progress, checkpoint=checkpoint)
         self._encoder = training.encoder
         self.labels_ = self._probabilities(X).argmax(axis=1).astype(np.int32)
         self.generalization_score_ = cross_validated_agreement(
@@ -256,8 +256,8 @@ class TURTLE(ClusterMixin, BaseEstimator):
 
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
-        for width in () if self.space_dims is None else np.atleast_1d(np.asarray(self.space_dims)):
-            check_whole(space_dims=width)
+        if self.space_dims is not None:
+            read_widths(self.space_dims, name="space_dims")
         if self.inner_start not in ("cold", "warm"):
             raise InputError(f"inner_start must be 'cold' or 'warm', not {self.inner_start!r}")
         check_whole(n_inner_steps=self.n_inner_steps)
@@ -271,16 +271,6 @@ class TURTLE(ClusterMixin, BaseEstimator):
         if self.feature_scale != "rms":
             check_positive(feature_scale=self.feature_scale)
         resolve_precision(self.precision, resolve_device(self.device))
-
-    def _widths(self) -> tuple[int, ...]:
-        if self.space_dims is None:
-            return (self.n_features_in_,)
-        widths = tuple(int(width) for width in self.space_dims)
-        if sum(widths) != self.n_features_in_:
-            raise InputError(
-                f"space_dims {widths} add up to {sum(widths)}, but X has {self.n_features_in_} features"
-            )
-        return widths
 
     def _plan(self, n_samples: int, widths: Sequence[int]) -> TurtlePlan:
         return plan_turtle(
@@ -302,6 +292,6 @@ class TURTLE(ClusterMixin, BaseEstimator):
         sizes = space_sizes(X, widths)
         return (1 / np.where(sizes > 0, sizes, 1.0)).astype(np.float32)
 
-    def _identity(self, X: Any) -> str:
-        parameters = [self.n_clusters_, list(self._widths()), [float(f) for f in self._factors]]
+    def _identity(self, X: Any, widths: Sequence[int]) -> str:
+        parameters = [self.n_clusters_, list(widths), [float(f) for f in self._factors]]
         return hash_json({"parameters": parameters, "columns": fingerprint_columns(X)})
