@@ -100,7 +100,7 @@ def test_labels_that_are_no_heads_are_refused(labels, words):
         pairwise_nmi(labels)
 
 
-@pytest.mark.parametrize("candidate", [[0], [0.0, 1.0], [[0, 1]], [0, -2]])
+@pytest.mark.parametrize("candidate", [[0], [0.0, 1.0], [[0, 1]], [0, -2], [[0, 1], [1]]])
 def test_candidates_that_do_not_fit_are_refused(candidate):
     with pytest.raises(InputError, match="candidate"):
         mean_nmi([[0, 1]], candidate)

@@ -145,6 +145,9 @@ def test_probabilities_may_be_given():
         ({"method": "mlca"}, "did you mean 'mcla'"),
         ({"probabilities": []}, "probabilities"),
         ({"labels": [[0, 1, -1, 0]]}, "negative|label -1"),
+        ({"labels": [[0, 1, 1, 0], [0, 1]]}, "rows of one length"),
+        ({"labels": [[0, 1, 1, 0], 3]}, "rows of one length"),
+        ({"probabilities": [[[0.5, 0.5]] * 3 + [[1.5, -0.5]]]}, "head 0 hold -0.5 for sample 3"),
     ],
 )
 def test_what_can_not_be_done_is_refused(change, words):

@@ -73,8 +73,23 @@ def test_columns_that_are_no_ones_first_choice_do_not_count():
         [np.ones((2, 2)), np.ones((3, 2))],
         [np.ones((2, 2)), np.ones((2, 1))],
         [np.ones((2, 2)), np.ones(2)],
+        [np.ones((2, 2)), [[0.5, 0.5], [1.0]]],
+        [np.ones((2, 2)), np.array([[0.5, 0.5], [0.5, np.nan]])],
+        [np.ones((2, 2)), np.array([[0.5, 0.5], [1.5, -0.5]])],
+        [np.ones((2, 2)), np.array([[0.5, np.inf], [0.5, 0.5]])],
+        [np.ones((2, 2)), np.array([["a", "b"], ["c", "d"]])],
+        [np.ones((2, 2)), np.ones((2, 2), complex)],
     ],
 )
 def test_probabilities_that_do_not_fit_the_labels_are_refused(probabilities):
     with pytest.raises(InputError, match="probabilities"):
         read_probabilities(probabilities, read_heads([[0, 1], [1, 0]]))
+
+
+def test_the_sample_that_holds_no_probabilities_is_named(monkeypatch):
+    monkeypatch.setattr(_voting, "_VOTES_PER_BLOCK", 4)
+    monkeypatch.setattr(_voting, "_MIN_ROWS", 1)
+    matrix = np.full((9, 2), 0.5)
+    matrix[5, 1] = np.nan
+    with pytest.raises(InputError, match="head 1 hold nan for sample 5"):
+        read_probabilities([np.ones((9, 2)), matrix], read_heads([[0, 1, 0] * 3] * 2))

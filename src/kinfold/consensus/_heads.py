@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -79,9 +80,10 @@ def read_heads(labels: ArrayLike) -> list[Labeling]:
     Raises
     ------
     InputError
-        Not two-dimensional, empty, not of an integer type, or a label is negative.
+        Not two-dimensional (or heads of several lengths), empty, not of an integer type, or a label is
+        negative.
     """
-    array = np.asarray(labels)
+    array = as_array(labels, "labels")
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(
             f"labels must have the shape (heads, samples), with at least one of each, but has {array.shape}"
@@ -89,6 +91,14 @@ def read_heads(labels: ArrayLike) -> list[Labeling]:
     if array.dtype.kind not in "iu":
         raise InputError(f"labels must be integers, but are {array.dtype}")
     return [read_labeling(row, f"head {number}") for number, row in enumerate(array)]
+
+
+def as_array(values: ArrayLike, name: str) -> NDArray[Any]:
+    """Return values as an array; :class:`InputError` where rows are of several lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"{name} must hold rows of one length, but: {error}") from error
 
 
 def entropy_of(counts: NDArray[np.int64], total: int) -> float:

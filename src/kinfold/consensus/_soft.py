@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,12 +63,13 @@ class SoftHeads:
 def read_probabilities(
     probabilities: Sequence[NDArray[np.floating]] | None, heads: Sequence[Labeling]
 ) -> SoftHeads | None:
-    """Check that probabilities fit the labels.
+    """Check that probabilities fit the labels; every matrix is read once, in blocks.
 
     Raises
     ------
     InputError
-        There is not one matrix per head, or one has the wrong number of rows or too few columns.
+        There is not one matrix per head, one has the wrong number of rows or too few columns, or a value is
+        negative or not finite.
     """
     if probabilities is None:
         return None
@@ -75,10 +77,34 @@ def read_probabilities(
         raise InputError(f"probabilities hold {len(probabilities)} heads, but labels hold {len(heads)}")
     n_samples = heads[0].n_samples
     for number, (matrix, head) in enumerate(zip(probabilities, heads, strict=True)):
-        shape, needed = tuple(np.shape(matrix)), int(head.ids[-1]) + 1
+        shape, needed = _shape_of(matrix), int(head.ids[-1]) + 1
         if len(shape) != 2 or shape[0] != n_samples or shape[1] < needed:
             raise InputError(
                 f"probabilities of head {number} have the shape {shape}; its labels need ({n_samples}, "
                 f"{needed}) or more columns, column j for label j"
             )
+        _check_values(matrix, number, shape)
     return SoftHeads(list(probabilities), [head.ids for head in heads], n_samples)
+
+
+def _shape_of(matrix: Any) -> tuple[int, ...]:
+    """Return the shape, of no axes where rows are of several lengths."""
+    try:
+        return tuple(np.shape(matrix))
+    except ValueError:
+        return ()
+
+
+def _check_values(matrix: NDArray[np.floating], number: int, shape: tuple[int, ...]) -> None:
+    """Raise :class:`InputError` for the first row that holds no probabilities."""
+    for block in row_blocks(*shape):
+        part = np.asarray(matrix[block])
+        if part.dtype.kind not in "fiub":
+            raise InputError(f"probabilities of head {number} must be real numbers, but are {part.dtype}")
+        wrong = ~(np.isfinite(part) & (part >= 0))
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise InputError(
+                f"probabilities of head {number} hold {part[row, column]} for sample {block.start + row}; "
+                "they must be finite and 0 or more"
+            )

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kinfold.consensus._heads import Labeling, read_heads, read_labeling
+from kinfold.consensus._heads import Labeling, as_array, read_heads, read_labeling
 from kinfold.consensus._tables import PairTable, count_pairs, geometric_nmi
 from kinfold.errors import InputError
 
@@ -41,7 +41,7 @@ def mean_nmi(labels: ArrayLike, candidate: ArrayLike) -> float:
     1.0
     """
     heads = read_heads(labels)
-    array = np.asarray(candidate)
+    array = as_array(candidate, "candidate")
     if array.shape != (heads[0].n_samples,) or array.dtype.kind not in "iu":
         raise InputError(
             f"candidate must hold {heads[0].n_samples} integers, one per sample of labels, "

@@ -96,8 +96,9 @@ def consensus(
     n_clusters : int
         Number of clusters asked for, at most the number of samples.
     probabilities : sequence of n_heads arrays (n_samples, width), optional
-        Column j of a head belongs to its label j, so a head's labels must be below its width. Alignment then
-        votes with them too. Anything that gives rows for a slice will do, so they may stay on disk.
+        Finite and 0 or more; column j of a head belongs to its label j, so a head's labels must be below its
+        width. Alignment then votes with them too. Anything that gives rows for a slice will do, so they may
+        stay on disk.
     method : {"auto", "cspa", "hgpa", "mcla", "alignment"}, default "auto"
         "auto" tries every function that is feasible at this size, and the best head itself. "cspa" cuts
         the graph of samples that share clusters, and takes 5,000 samples at most; "hgpa" cuts the
