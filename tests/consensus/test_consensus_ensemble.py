@@ -110,6 +110,23 @@ def test_equal_heads_are_their_own_consensus():
     assert clustering_accuracy(head, found.labels) == 1
 
 
+@pytest.mark.parametrize("others", [[], [[0] * 60]], ids=["alone", "beside a head without vote"])
+def test_a_single_head_is_returned_at_once(others):
+    head = np.repeat([2, 0, 5], 20)
+    found = consensus([*others, head], n_clusters=4, random_state=0)
+    assert clustering_accuracy(head, found.labels) == 1
+    assert found.method == "best head"
+    assert found.mean_nmi == pytest.approx(1 / (1 + len(others)))
+    (only,) = found.candidates
+    assert only.note == f"head {len(others)}, the only one that tells something; 1 cluster left empty"
+
+
+def test_a_single_head_of_too_many_clusters_is_cut():
+    found = consensus([np.repeat([0, 1, 2], 20)], n_clusters=2, random_state=0)
+    assert found.labels.max() <= 1
+    assert {each.name for each in found.candidates if each.mean_nmi is not None} >= {"mcla", "alignment"}
+
+
 def test_clusters_that_stay_empty_are_told():
     found = consensus([[0, 0, 1, 1]] * 2, n_clusters=3, method="mcla", random_state=0)
     assert found.candidates[0].n_clusters == 2

@@ -104,7 +104,8 @@ def consensus(
         the graph of samples that share clusters, and takes 5,000 samples at most; "hgpa" cuts the
         hypergraph of clusters, which takes minutes from a million labels on; "mcla" clusters the clusters;
         "alignment" numbers the heads alike and lets them vote. The best head agrees with itself, so that
-        among two or three heads it often wins; name a function where you want one.
+        among two or three heads it often wins; name a function where you want one. A single head of at most
+        ``n_clusters`` clusters is returned at once.
     random_state : int, RandomState or None, default None
         Seed of the partitioners. The same seed gives the same labels, with any number of threads.
     progress : Progress
@@ -132,8 +133,8 @@ def consensus(
     seed = int(check_random_state(random_state).randint(2**31 - 1))
     trial = _Trial(heads, soft, int(n_clusters), seed)
     names = (BEST_HEAD, *METHODS[1:]) if method == "auto" else (method,)
-    if not trial.telling:
-        names = names[:1]  # all would say the same
+    if not trial.telling or (method == "auto" and trial.is_settled):
+        names = names[:1]  # all would say the same, or nothing can agree better
     with progress.task("consensus", len(names)) as task:
         for name in names:
             trial.run(name, forced=method != "auto")
@@ -159,6 +160,11 @@ class _Trial:
         """Pairwise NMI of the telling heads, and the meta-graph: one pass over all pairs."""
         graph = MetaGraph(self.telling)
         return compare_heads(self.telling, graph.add), graph
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether one head alone tells something, in as many clusters as are allowed: it is the consensus."""
+        return len(self.telling) == 1 and self.telling[0].n_clusters <= self.n_clusters
 
     def run(self, name: str, *, forced: bool) -> None:
         """Try one function, unless it isn't feasible here and nobody insists."""
@@ -201,7 +207,8 @@ class _Trial:
         if name == BEST_HEAD:
             number = self._heads_in_reach()[0]
             original = next(n for n, head in enumerate(self.heads) if head is self.telling[number])
-            return self.telling[number].codes, f"head {original}"
+            alone = ", the only one that tells something" if len(self.telling) == 1 else ""
+            return self.telling[number].codes, f"head {original}{alone}"
         if name == "cspa":
             return _cspa.cspa(self.telling, self.n_clusters, self.seed), ""
         if name == "hgpa":
