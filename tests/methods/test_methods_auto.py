@@ -37,9 +37,23 @@ def test_the_highest_neighbour_agreement_wins():
     assert choose({"a": criteria(0.5), "b": criteria(0.5)}) == "a"
 
 
-def test_dead_clusters_and_giants_are_out_as_long_as_there_is_another():
+def test_collapsed_fits_are_out_as_long_as_there_is_another():
     assert choose({"a": criteria(0.5), "b": criteria(0.9, live=3), "c": criteria(0.8, share=0.8)}) == "a"
     assert choose({"a": criteria(0.5, live=2), "b": criteria(0.9, live=1), "c": criteria(0.6, live=2)}) == "c"
+
+
+def test_a_dead_cluster_of_many_counts_by_its_share():
+    many = {"live": 99, "k": 100, "share": 0.05}
+    healthy = {"live": 100, "k": 100, "share": 0.05}
+    assert choose({"a": criteria(0.3, **healthy), "b": criteria(0.8, **many)}) == "b"
+    assert choose({"a": criteria(0.795, **healthy), "b": criteria(0.8, **many)}) == "a"
+    assert choose({"a": criteria(-0.01, **many), "b": criteria(-0.005, **healthy)}) == "b"
+
+
+@pytest.mark.parametrize(("live", "chosen"), [(90, "b"), (89, "a")])
+def test_a_fit_whose_clusters_are_dead_by_more_than_a_tenth_is_out(live, chosen):
+    collapsed = criteria(0.9, live=live, k=100, share=0.05)
+    assert choose({"a": criteria(0.3, live=100, k=100, share=0.05), "b": collapsed}) == chosen
 
 
 def test_each_candidate_is_what_it_would_be_alone():

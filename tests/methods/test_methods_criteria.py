@@ -185,6 +185,14 @@ def test_dead_clusters_and_giants_are_not_healthy():
     assert Criteria(2, 2, 0.8, 0.9, 0.9).healthy
 
 
+def test_few_dead_clusters_are_not_healthy_but_no_collapse():
+    assert not Criteria(10, 9, 0.3, 0.9, 0.9).healthy
+    assert not Criteria(10, 9, 0.3, 0.9, 0.9).collapsed
+    assert Criteria(10, 8, 0.3, 0.9, 0.9).collapsed
+    assert Criteria(4, 3, 0.3, 0.9, 0.9).collapsed
+    assert Criteria(10, 10, 0.6, 0.9, 0.9).collapsed
+
+
 def test_no_rows_at_all_are_refused():
     model = SimpleNamespace(labels_=np.zeros(4, np.int32), n_clusters=1)
     with pytest.raises(InputError, match="max_rows"):

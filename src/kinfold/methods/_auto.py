@@ -35,14 +35,20 @@ _SHARED = ("n_clusters", "random_state", "device")
 def choose(criteria: Mapping[str, Criteria]) -> str:
     """Return the name of the fit that looks best without labels.
 
-    Fits with dead clusters or one giant cluster are out; where that is all of them, those with the most live
-    clusters stay. The highest neighbour agreement wins, the earlier one of equals.
+    Collapsed fits (more than a tenth of the clusters dead, or one of them a giant) are out; where that is all
+    of them, those with the most live clusters stay. The highest neighbour agreement times the share of live
+    clusters wins, the earlier one of equals: a dead cluster counts against a fit by its share of all.
     """
-    healthy = {name: found for name, found in criteria.items() if found.healthy}
-    if not healthy:
+    sound = {name: found for name, found in criteria.items() if not found.collapsed}
+    if not sound:
         most = max(found.live_clusters for found in criteria.values())
-        healthy = {name: found for name, found in criteria.items() if found.live_clusters == most}
-    return max(healthy, key=lambda name: healthy[name].neighbor_agreement)
+        sound = {name: found for name, found in criteria.items() if found.live_clusters == most}
+    return max(sound, key=lambda name: _value(sound[name]))
+
+
+def _value(found: Criteria) -> float:
+    agreement = found.neighbor_agreement
+    return min(agreement, agreement * found.live_clusters / found.n_clusters)  # below chance: as it is
 
 
 class Auto(ClusterMixin, BaseEstimator):

@@ -18,6 +18,7 @@ from kinfold.neighbors import NeighborGraph
 
 N_CLOSEST = 10
 N_FOLDS = 5
+MOST_DEAD = 0.1  # share of dead clusters beyond which a fit counts as collapsed
 _FOLD_ROWS = 5_000  # at most, for the cross-validation; more where clusters are many
 _FOLD_ROWS_PER_CLUSTER = 10
 _SEARCH_PRODUCTS = 100_000_000_000  # of numbers, at most, where neighbours have to be found
@@ -67,6 +68,12 @@ class Criteria:
     def healthy(self) -> bool:
         """Whether all clusters are alive and none is a giant, see :func:`~kinfold.methods.diagnose`."""
         return self.live_clusters == self.n_clusters and not is_giant(self.largest_share, self.n_clusters)
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether more than a tenth of all clusters are dead, or one is a giant."""
+        dead = self.n_clusters - self.live_clusters
+        return dead / self.n_clusters > MOST_DEAD or is_giant(self.largest_share, self.n_clusters)
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready data."""
