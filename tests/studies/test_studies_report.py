@@ -93,14 +93,14 @@ def test_every_stage_has_its_line(results):
 
 
 def test_healthy_fits_come_first_and_then_the_criterion():
-    found = {"a": criteria(0.9, live=9), "b": criteria(0.5), "c": criteria(0.6)}
+    found = {"a": criteria(0.9, live=8), "b": criteria(0.5), "c": criteria(0.6)}
     candidates = {name: Criteria(**values) for name, values in found.items()}
     assert choose_by(candidates, "cross_validated_accuracy") == "b"
     assert choose_by(candidates, "neighbor_agreement") == choose(candidates) == "c"
 
 
 def test_among_sick_fits_the_most_live_clusters_win():
-    found = {"a": criteria(0.9, live=8), "b": criteria(0.5, live=9), "c": criteria(0.6, live=9)}
+    found = {"a": criteria(0.9, live=7), "b": criteria(0.5, live=8), "c": criteria(0.6, live=8)}
     candidates = {name: Criteria(**values) for name, values in found.items()}
     assert choose_by(candidates, "neighbor_agreement") == choose(candidates) == "c"
 
