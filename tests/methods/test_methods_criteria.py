@@ -3,14 +3,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from kinfold import ICCE, TEMI, SphericalKMeans
 from kinfold.errors import InputError
-from kinfold.methods import Criteria, _closest, _criteria, assess, neighbor_agreement
+from kinfold.methods import Criteria, _criteria, assess, neighbor_agreement
 from kinfold.methods._criteria import draw_rows
 from kinfold.metrics import normalized_mutual_info
-from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.neighbors import NeighborGraph, closest_rows, knn_graph
 
 QUICK = {"n_heads": 3, "n_epochs": 3, "random_state": 0}
 
@@ -104,36 +103,12 @@ def test_neighbours_are_found_where_no_graph_is_given():
     assert assess(model, X) == assess(model, X, graph=knn_graph(X, 10))
 
 
-@pytest.mark.parametrize("block_bytes", [1, 4 * 60 * 17, 1 << 20])
-def test_the_closest_of_a_few_rows_are_those_of_the_graph_of_all(monkeypatch, block_bytes):
-    monkeypatch.setattr(_closest, "_BLOCK_BYTES", block_bytes)
-    X = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
-    X[[3, 77]] = 0
-    rows = np.array([0, 3, 5, 77, 120, 199])
-    graph = knn_graph(X, 7, zero_rows="isolate")
-    owners, others = _closest.closest_rows(X, rows, 7, torch.device("cpu"))
-    found = {row: set(others[owners == row].tolist()) for row in rows.tolist()}
-    assert found == {row: set(graph.neighbors(row).tolist()) for row in rows.tolist()}
-
-
-def test_where_there_are_few_others_all_of_them_are_close():
-    owners, others = _closest.closest_rows(blobs(3), np.arange(3), 10, torch.device("cpu"))
-    assert sorted(zip(owners.tolist(), others.tolist(), strict=True)) == [
-        (0, 1),
-        (0, 2),
-        (1, 0),
-        (1, 2),
-        (2, 0),
-        (2, 1),
-    ]
-
-
 def test_of_huge_data_fewer_rows_are_looked_at(monkeypatch):
     looked = []
 
-    def look(X, rows, *more):
+    def look(X, rows, *more, **options):
         looked.append(len(rows))
-        return _closest.closest_rows(X, rows, *more)
+        return closest_rows(X, rows, *more, **options)
 
     monkeypatch.setattr(_criteria, "closest_rows", look)
     monkeypatch.setattr(_criteria, "_FEWEST_ROWS", 20)

@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from kinfold.errors import InputError, MissingExtraError
 from kinfold.features import ShardedMatrix
-from kinfold.neighbors import _exact, _options, _plan, knn_graph, search
+from kinfold.neighbors import _exact, _options, _plan, closest_rows, knn_graph, search
 
 
 def made(n: int, dim: int = 16, seed: int = 0) -> np.ndarray:
@@ -446,3 +446,30 @@ def test_features_larger_than_the_budget_stay_under_it(tmp_path):
     command = [sys.executable, "-c", MEMORY_SCRIPT, str(tmp_path / "X.npy"), str(budget)]
     taken = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert taken < budget
+
+
+@pytest.mark.parametrize("budget", [None, 3_000_000])
+def test_the_closest_of_a_few_rows_are_those_of_the_graph_of_all(budget):
+    X = np.random.default_rng(0).normal(size=(900, 6)).astype(np.float32)
+    X[[3, 77]] = 0
+    rows = np.array([5, 3, 0, 77, 120, 899])
+    graph = knn_graph(X, 7, zero_rows="isolate")
+    owners, others = closest_rows(X, rows, 7, memory_budget=budget)
+    assert owners.tolist() == np.repeat([5, 0, 120, 899], 7).tolist()
+    for row in rows.tolist():
+        assert others[owners == row].tolist() == graph.neighbors(row).tolist()
+
+
+def test_where_there_are_few_others_all_of_them_are_close():
+    X = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    pairs = zip(*(part.tolist() for part in closest_rows(X, np.arange(3), 10)), strict=True)
+    assert sorted(pairs) == [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+
+
+@pytest.mark.parametrize("n_filled", [0, 1])
+def test_rows_without_others_have_no_pairs(n_filled):
+    X = np.zeros((4, 3), np.float32)
+    X[:n_filled] = 1
+    owners, others = closest_rows(X, np.arange(4), 2)
+    assert len(owners) == len(others) == 0
+    assert len(closest_rows(np.eye(4, dtype=np.float32), np.zeros(0, np.int64), 2)[0]) == 0

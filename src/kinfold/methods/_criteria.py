@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.compute import resolve_device
 from kinfold.consensus import mean_nmi, pairwise_nmi
 from kinfold.methods._base import check_whole, fitted_clusters
-from kinfold.methods._closest import closest_rows
 from kinfold.methods._diagnosis import diagnose, is_giant
 from kinfold.methods._self_training import cross_validated_agreement
-from kinfold.neighbors import NeighborGraph
+from kinfold.neighbors import NeighborGraph, closest_rows
 
 N_CLOSEST = 10
 N_FOLDS = 5
@@ -124,7 +122,7 @@ def assess(
     if graph is None:
         affordable = max(_FEWEST_ROWS, _SEARCH_PRODUCTS // (X.shape[0] * X.shape[1]))
         some = draw_rows(len(labels), min(max_rows, affordable), seed)
-        agreement = _beyond_chance(labels, *closest_rows(X, some, N_CLOSEST, resolve_device(device)))
+        agreement = _beyond_chance(labels, *closest_rows(X, some, N_CLOSEST, device=device))
     else:
         agreement = neighbor_agreement(graph, labels, drawn)
     return Criteria(

@@ -58,15 +58,6 @@ def neighbors_of(rows: UnitRows, chosen: NDArray[Any], rule: Rule, budget: int, 
     return parts.join()
 
 
-def best_similarities(
-    rows: UnitRows, sample: NDArray[Any], width: int, budget: int, device: torch.device
-) -> NDArray[Any]:
-    """Return the ``width`` highest similarities of sampled rows to all others, float32 descending."""
-    rule = Rule.fixed(min(width, rows.n_rows - 1))
-    similarities = neighbors_of(rows, sample, rule, budget, device)[2]
-    return similarities.reshape(len(sample), -1)
-
-
 def _select_others(
     reservoir: Reservoir, own: torch.Tensor, row_start: int, key_start: int, block: torch.Tensor
 ) -> None:

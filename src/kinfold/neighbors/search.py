@@ -1,4 +1,4 @@
-"""The one door to nearest neighbours."""
+"""The one door to nearest neighbours: of all rows as a graph, or of a few as pairs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from kinfold.features.matrix import RowMatrix, as_row_matrix
 from kinfold.features.unit_rows import UnitRows
 from kinfold.neighbors._bfloat16 import bfloat16_neighbors
 from kinfold.neighbors._chosen import ChosenRows, rows_with_direction
 from kinfold.neighbors._csr import Csr, spread_rows
-from kinfold.neighbors._exact import best_similarities, exact_neighbors
+from kinfold.neighbors._exact import exact_neighbors, neighbors_of
 from kinfold.neighbors._options import Engine, check_parameters, choose_engine
 from kinfold.neighbors._plan import READING_SHARE, make_plan
 from kinfold.neighbors._recall import measure_recall
@@ -123,6 +123,53 @@ def knn_graph(
     return NeighborGraph(*parts, {**rule.describe(), **parameters, **facts})
 
 
+def closest_rows(
+    X: ArrayLike | RowMatrix,
+    rows: NDArray[np.int64],
+    n_closest: int,
+    *,
+    device: str | torch.device = "auto",
+    memory_budget: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return pairs of given rows and their closest others among all, exactly, without a graph of all.
+
+    Rows without direction (all zero) have no neighbours and are nobody's.
+
+    Parameters
+    ----------
+    X : array-like or RowMatrix of shape (n_samples, n_features)
+        Real features, read in blocks.
+    rows : int64 array (R,)
+        The rows whose neighbours are wanted.
+    n_closest : int
+        Neighbours of each, or all others where there are fewer.
+    device, memory_budget
+        As :func:`knn_graph` takes them.
+
+    Returns
+    -------
+    owners, others : int64 arrays (P,)
+        Row numbers of every pair, in the order of ``rows``, closest first.
+
+    Raises
+    ------
+    InputError
+        Rows are not finite; the first ones are named.
+    """
+    matrix = as_row_matrix(X)
+    used = rows_with_direction(matrix)
+    asked = rows[np.isin(rows, used)]
+    count = min(n_closest, len(used) - 1)
+    if count < 1 or not len(asked):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    engine = choose_engine(len(used), "exact", device, "float32", memory_budget)
+    chosen = matrix if len(used) == matrix.shape[0] else ChosenRows(matrix, used)
+    unit = UnitRows(chosen, engine.device, n_bytes=engine.budget // READING_SHARE)
+    places = np.searchsorted(used, asked)
+    indptr, found, _ = neighbors_of(unit, places, Rule.fixed(count), engine.budget, engine.device)
+    return np.repeat(asked, np.diff(indptr)), used[found]
+
+
 def _search(rows: UnitRows, rule: Rule, engine: Engine, progress: Progress) -> tuple[Csr, dict[str, Any]]:
     """Return the neighbours, and what the graph should say of how they were found."""
     budget, device = engine.budget, engine.device
@@ -159,8 +206,10 @@ def _make_rule(
     if not isinstance(threshold, str):
         return Rule(at_least, at_most, float(np.float32(threshold)))
     sample = np.sort(np.random.default_rng(0).choice(rows.n_rows, min(rows.n_rows, _SAMPLE), replace=False))
-    best = best_similarities(rows, sample.astype(np.int64), at_most, engine.budget, engine.device)
-    value = threshold_for_degree(best, at_least, at_most, TARGET_DEGREE * n_neighbors)
+    best = neighbors_of(rows, sample.astype(np.int64), Rule.fixed(at_most), engine.budget, engine.device)[2]
+    value = threshold_for_degree(
+        best.reshape(len(sample), -1), at_least, at_most, TARGET_DEGREE * n_neighbors
+    )
     logger.info(
         "similarity threshold %.4f gives a mean degree of about %d", value, TARGET_DEGREE * n_neighbors
     )
