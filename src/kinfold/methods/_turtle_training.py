@@ -87,7 +87,7 @@ def plan_turtle(
     """Choose what was left open.
 
     Adam moves every weight by about its rate, so a step moves a logit by about rate · D: the paper's 1e-3 is
-    meant for spaces of 768 columns and more. In narrower ones the rate grows in proportion, up to 20 times.
+    meant for spaces of 1,280 columns and more. In narrower ones the rate grows in proportion, up to 20 times.
 
     Parameters
     ----------
