@@ -115,6 +115,9 @@ class TURTLE(ClusterMixin, BaseEstimator):
 
     needs_graph: ClassVar[bool] = False
 
+    history_: NDArray[np.float32]
+    labels_: NDArray[np.int32]
+
     def __init__(
         self,
         *,
@@ -155,7 +158,7 @@ class TURTLE(ClusterMixin, BaseEstimator):
         progress: Progress = SILENT,
         checkpoint: Path | None = None,
     ) -> TURTLE:
-        """Find labels for X (N, D).
+        """Find labels for X (N, D); of several processes the first one trains for all.
 
         Parameters
         ----------
@@ -178,10 +181,23 @@ class TURTLE(ClusterMixin, BaseEstimator):
         check_n_clusters(self.n_clusters, int(X.shape[0]))
         self.n_clusters_ = int(self.n_clusters)
         widths = check_dims(self.space_dims, self.n_features_in_, name="space_dims")
-        drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
-        seed = int(current_workers().broadcast(drawn))  # without a seed every process draws another
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.plan_ = self._plan(int(X.shape[0]), widths)
         logger.info("training plan: %s", self.plan_)
+        workers, found = current_workers(), None
+        if workers.is_first:
+            self._train(X, widths, seed, progress, checkpoint)
+            found = self.history_, self.labels_, self.model_config(), self.model_tensors()
+        self.history_, self.labels_, config, tensors = workers.broadcast(found)
+        if not workers.is_first:
+            self._adopt(config, tensors)
+        warn_of_collapse(self.labels_, self.n_clusters_)
+        return self
+
+    def _train(
+        self, X: Any, widths: Sequence[int], seed: int, progress: Progress, checkpoint: Path | None
+    ) -> None:
+        """Learn everything that is fitted."""
         self._factors = self._make_factors(X, widths)
         device = resolve_device(self.device)
         training = TurtleTraining(
@@ -200,8 +216,6 @@ class TURTLE(ClusterMixin, BaseEstimator):
         self.generalization_score_ = cross_validated_agreement(
             X, self.labels_, self.n_clusters_, seed=seed, device=device
         )
-        warn_of_collapse(self.labels_, self.n_clusters_)
-        return self
 
     def predict(self, X: Any) -> NDArray[np.int32]:
         """Return the most probable cluster of every row of X (N, D), int32."""
@@ -246,12 +260,8 @@ class TURTLE(ClusterMixin, BaseEstimator):
         """Return an estimator that predicts, from a saved model."""
         widths = tuple(config["space_dims"])
         model = cls(n_clusters=config["n_clusters"], space_dims=widths, device=device)
-        model.generalization_score_ = config["generalization_score"]
         model.n_features_in_ = sum(widths)
-        model.n_clusters_ = int(config["n_clusters"])
-        model._factors = tensors["factors"]
-        model._encoder = TaskEncoder(widths, model.n_clusters_, torch.Generator(), resolve_device(device))
-        model._encoder.load({name: torch.from_numpy(value) for name, value in tensors.items()})
+        model._adopt(config, tensors)
         return model
 
     def check_parameters(self) -> None:
@@ -271,6 +281,15 @@ class TURTLE(ClusterMixin, BaseEstimator):
         if self.feature_scale != "rms":
             check_positive(feature_scale=self.feature_scale)
         resolve_precision(self.precision, resolve_device(self.device))
+
+    def _adopt(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+        """Become what was fitted elsewhere, as :meth:`model_config` and :meth:`model_tensors` tell it."""
+        self.n_clusters_ = int(config["n_clusters"])
+        self.generalization_score_ = config["generalization_score"]
+        self._factors = tensors["factors"]
+        device = resolve_device(self.device)
+        self._encoder = TaskEncoder(config["space_dims"], self.n_clusters_, torch.Generator(), device)
+        self._encoder.load({name: torch.from_numpy(value) for name, value in tensors.items()})
 
     def _plan(self, n_samples: int, widths: Sequence[int]) -> TurtlePlan:
         return plan_turtle(

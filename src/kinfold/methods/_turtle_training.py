@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinfold.distributed import current_workers
 from kinfold.heads.checkpoint import Checkpoint
 from kinfold.methods._linear import FloatRows
 from kinfold.methods._rows import numpy_blocks
@@ -216,8 +215,7 @@ class TurtleTraining:
         return torch.stack(losses).mean(dim=0, keepdim=True).cpu().numpy()
 
     def _done(self, history: Sequence[NDArray[np.float32]]) -> bool:
-        own = self.plan.tolerance > 0 and levelled_off(history, self.plan.tolerance)
-        return bool(current_workers().broadcast(own))  # all processes end in the same round
+        return self.plan.tolerance > 0 and levelled_off(history, self.plan.tolerance)
 
     def _draw(self, number: int) -> Tensor:
         random = np.random.default_rng(_derive(self._seed, number, 0))
@@ -238,7 +236,7 @@ class TurtleTraining:
             "dtype": str(self._dtype),
             "data": identity,
         }
-        return Checkpoint(path, live, description, current_workers())
+        return Checkpoint(path, live, description)
 
 
 def levelled_off(history: Sequence[NDArray[np.float32]], tolerance: float) -> bool:
