@@ -10,8 +10,16 @@ from kinfold import SphericalKMeans
 from kinfold.distributed import Workers
 from kinfold.errors import InputError
 from kinfold.methods import predict_top
-from kinfold.methods._kmeans_assignment import Assigned, Assigner, _closest_on_accelerator
+from kinfold.methods._kmeans_assignment import (
+    Assigned,
+    Assigner,
+    Step,
+    _BlockState,
+    _closest_on_accelerator,
+    _reaching,
+)
 from kinfold.methods._kmeans_lloyd import _Sums
+from kinfold.methods._kmeans_seeding import _choose, _Pool, _similarities_of_many, _Single, choose_seeds
 from kinfold.methods._rows import UnitBlocks
 from kinfold.metrics import adjusted_rand_index
 
@@ -209,6 +217,85 @@ def test_bounds_and_rounding_never_change_an_assignment(dtype, block_bytes, monk
         plain = Assigner(rows, 90, torch.float32, keep_bounds=False)
         again = torch.cat([assigned.labels for assigned in plain.assign(these)])
         torch.testing.assert_close(found, again, rtol=0, atol=0)
+
+
+def test_bounds_stay_above_all_similarities_while_some_centroids_rest():
+    unit, centers = drifting_centers(load_digits().data, 90, 14)
+    rests = torch.arange(90) % 3 == 0
+    similarity, labels = (unit @ centers[0].T).max(dim=1)
+    state = _BlockState()
+    state.labels, state.similarities, state.bounds = labels, similarity, unit @ centers[0].T + 1e-5
+    before = centers[0]
+    for these in centers[1:]:
+        these = torch.where(rests[:, None], before, these)
+        step = Step(before, these)
+        exact = unit.double() @ these.double().T
+        own = exact.gather(1, labels[:, None])[:, 0].float()
+        found = step.follow(state, own, 1e-5, unit.numel())
+        assert (state.bounds.double() - exact).min() > 0
+        torch.testing.assert_close(state.bounds >= own[:, None], _mask(found, state.bounds.shape))
+        state.similarities, before = own, these
+
+
+def _mask(pairs, shape):
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[pairs[0], pairs[1]] = True
+    return mask
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 3), (33, 101), (64, 64)])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.9, 1.0])
+def test_what_reaches_a_threshold_is_found_and_nothing_else(shape, share):
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    values[0, 0] = -torch.inf
+    thresholds = torch.full(shape[:1], 1 - share)
+    found = _reaching(values, thresholds, 5, torch.empty_like(values))
+    expected = torch.nonzero(values >= thresholds[:, None]).T + torch.tensor([[5], [0]])
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_candidates_from_a_pool_are_chosen_as_often_as_those_drawn_step_by_step():
+    points = torch.nn.functional.normalize(torch.from_numpy(blobs(n=7, k=3, dim=3, spread=0.6)[0]).float())
+    table = (points @ points.T).numpy()
+    counts = np.zeros((2, 7, 7))
+    for seed in range(4000):
+        for row, kind in enumerate((_Single, _Pool)):
+            source = kind(lambda chosen: table[chosen], np.random.RandomState(seed))
+            _, second, third = _choose(source, 0, 3)
+            counts[row, second, third] += 1
+    often = counts.sum(axis=0) > 100
+    spread = np.sqrt(counts.sum(axis=0)[often])
+    assert often.sum() >= 4
+    assert (np.abs(counts[0] - counts[1])[often] < 4 * spread).all()
+
+
+@pytest.mark.parametrize("n_clusters", [5, 60, 700])
+def test_seeds_are_different_rows_however_they_are_computed(n_clusters):
+    rows = UnitBlocks(load_digits().data, torch.device("cpu"))
+    seeds = choose_seeds(rows, n_clusters, np.random.RandomState(0))
+    assert len(np.unique(seeds)) == n_clusters
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_pool_of_equal_rows_still_gives_as_many_seeds_as_asked():
+    rows = UnitBlocks(np.ones((640, 4), dtype=np.float32), torch.device("cpu"))
+    assert len(choose_seeds(rows, 20, np.random.RandomState(0))) == 20
+
+
+def test_seeding_some_clusters_computes_few_of_all_similarities(monkeypatch):
+    from kinfold.methods import _kmeans_seeding as module
+
+    computed = []
+
+    def count(points, chosen):
+        computed.append(len(chosen))
+        return _similarities_of_many(points, chosen)
+
+    monkeypatch.setattr(module, "_similarities_of_many", count)
+    X, _ = blobs(n=3000, k=60, dim=24, spread=1.0)
+    choose_seeds(UnitBlocks(X, torch.device("cpu")), 60, np.random.RandomState(0))
+    assert 0 < sum(computed) < 1.3 * 60 * (2 + int(np.log(60)))
+    assert len(computed) < 60 / 3
 
 
 def test_most_similarities_are_never_computed(monkeypatch):

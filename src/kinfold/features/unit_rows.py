@@ -74,7 +74,8 @@ class UnitRows:
         return _scale(self._load(rows)).to(torch.float32)
 
     def _load(self, rows: slice | NDArray[Any]) -> torch.Tensor:
-        return torch.from_numpy(np.array(self._matrix[rows], dtype=self._dtype)).to(self._device)
+        """Return rows as they are stored, never to be written to: they may be the matrix's own memory."""
+        return torch.from_numpy(np.require(self._matrix[rows], self._dtype, ["C", "W"])).to(self._device)
 
 
 def _scaling_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
