@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinfold.consensus import METHODS as CONSENSUS_METHODS
 from kinfold.consensus import Consensus, consensus
 from kinfold.distributed import current_workers
-from kinfold.errors import InputError, nearest_name
+from kinfold.errors import InputError
 from kinfold.heads import Objective, TemiObjective
 from kinfold.methods._base import check_exponent, check_flags, check_positive, check_whole, read_widths
 from kinfold.methods._heads import HeadMethod, agreements
+from kinfold.methods._icce_checks import check_consensus, check_shares, check_threshold
 from kinfold.methods._schedule import default_min_neighbors
 from kinfold.methods._self_training import SelfTraining, check_dims, fit_self_training
 from kinfold.neighbors import NeighborGraph
@@ -242,9 +242,9 @@ class ICCE(HeadMethod):
             )
         if self.self_training_dims is not None:
             read_widths(self.self_training_dims, name="self_training_dims")
-        _check_threshold(self.similarity_threshold)
-        _check_consensus(self.consensus)
-        _check_shares(self.consensus_shares)
+        check_threshold(self.similarity_threshold)
+        check_consensus(self.consensus)
+        check_shares(self.consensus_shares)
 
     def model_config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds."""
@@ -374,29 +374,3 @@ class ICCE(HeadMethod):
         if self._classifier is None:
             return super()._logits(rows)
         return self._classifier.logits(rows)
-
-
-def _check_threshold(threshold: Any) -> None:
-    if threshold is None or threshold == "auto":
-        return
-    if not isinstance(threshold, Real) or isinstance(threshold, bool) or not -1 <= float(threshold) <= 1:
-        raise InputError(
-            f"similarity_threshold must be a cosine similarity in [-1, 1], 'auto' or None; got {threshold!r}"
-        )
-
-
-def _check_shares(shares: Any) -> None:
-    entries = (
-        list(shares) if isinstance(shares, Sequence | np.ndarray) and not isinstance(shares, str) else []
-    )
-    if not entries or not all(isinstance(share, Real) and 0 <= float(share) <= 1 for share in entries):
-        raise InputError(f"consensus_shares must be numbers in [0, 1], at least one, not {shares!r}")
-
-
-def _check_consensus(consensus: Any) -> None:
-    if isinstance(consensus, bool | np.bool_) or consensus in CONSENSUS_METHODS:
-        return
-    raise InputError(
-        f"consensus must be true, false or one of {', '.join(CONSENSUS_METHODS)}, not {consensus!r}"
-        f"{nearest_name(str(consensus), list(CONSENSUS_METHODS))}"
-    )
