@@ -121,8 +121,9 @@ def _draw(distance: Distances, size: int, random: np.random.RandomState) -> NDAr
 
 def _distances(similarities: Similarities, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return 1 − cosine of the chosen points to all, rounding errors at 0 removed."""
-    distances = 1 - similarities(chosen)
-    distances[distances < 1e-6] = 0
+    distances = similarities(chosen)  # always a new array
+    np.subtract(1, distances, out=distances)
+    np.copyto(distances, 0, where=distances < 1e-6)
     return distances
 
 
