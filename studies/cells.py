@@ -61,14 +61,15 @@ class Row:
 
     def _identity(self) -> dict[str, Any]:
         data, estimator = DATA_SETS[self.data], self.make_estimator()
-        parameters = estimator.get_params(deep=False)
+        resolved = _resolve(estimator, data.n_samples, data.n_features)
+        parameters = estimator.get_params(deep=False) | resolved.pop("parameters", {})
         identity = {
             "protocol": [PROTOCOL, REVISIONS.get(self.method, 1)],
             "data": dataclasses.asdict(data),
             "method": self.method,
             "parameters": {name: value for name, value in parameters.items() if name not in _NOT_HASHED},
             "graph": dict(self.graph),
-            "resolved": _resolve(estimator, data.n_samples, data.n_features),
+            "resolved": resolved,
         }
         counted: dict[str, Any] = _without(identity, LATER_PARAMETERS.get(self.method, {}))
         return counted
@@ -150,8 +151,10 @@ def _resolve(estimator: Any, n_samples: int, n_features: int) -> dict[str, Any]:
         return {"n_init": estimator._resolve_n_init(n_samples)}
     if not estimator.needs_graph:
         return {"plan": dataclasses.asdict(estimator._plan(n_samples, (n_features,)))}
+    plan = dataclasses.asdict(estimator._plan(n_samples, n_features))
     return {
-        "plan": dataclasses.asdict(estimator._plan(n_samples)),
+        "parameters": {"n_heads": plan.pop("n_heads")},  # the same fit, whether given or left open
+        "plan": plan,
         "graph": estimator.graph_options(n_samples),
     }
 

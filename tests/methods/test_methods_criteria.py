@@ -7,7 +7,8 @@ import pytest
 from kinfold import ICCE, TEMI, SphericalKMeans
 from kinfold.errors import InputError
 from kinfold.methods import Criteria, _criteria, assess, neighbor_agreement
-from kinfold.methods._criteria import draw_rows
+from kinfold.methods._criteria import draw_rows, weigh_agreement
+from kinfold.methods._heads import agreements
 from kinfold.metrics import normalized_mutual_info
 from kinfold.neighbors import NeighborGraph, closest_rows, knn_graph
 
@@ -172,3 +173,14 @@ def test_no_rows_at_all_are_refused():
     model = SimpleNamespace(labels_=np.zeros(4, np.int32), n_clusters=1)
     with pytest.raises(InputError, match="max_rows"):
         assess(model, blobs(4), max_rows=0)
+
+
+def test_a_dead_cluster_counts_by_its_share_of_all():
+    graph = knn_graph(blobs(396, k=9, dim=6), 10)
+    merged = (np.arange(396) % 9).astype(np.int32)
+    labels = np.where((merged == 8) & (np.arange(396) % 2), 9, merged)  # one kind cut at random
+    plain = [neighbor_agreement(graph, one) for one in (labels, merged)]
+    weighed = agreements(graph, [labels, merged], 10)
+    assert plain[1] > plain[0]  # merging alone raises agreement
+    np.testing.assert_allclose(weighed, [plain[0], 0.9 * plain[1]])
+    assert weigh_agreement(-0.2, 1, 10) == -0.2  # below chance it does not get better

@@ -39,7 +39,9 @@ def test_trainings_are_those_of_the_papers(method, preset, heads, epochs, batch,
 
 @pytest.mark.parametrize(("epochs", "warmup"), [(400, 20), (200, 20), (50, 5), (25, 2.5)])
 def test_warm_up_is_twenty_epochs_and_shorter_in_proportion(epochs, warmup):
-    plan = plan_training(51_200, 100, n_epochs=epochs, batch_size=512, learning_rate=2e-4, momentum=0.996)
+    plan = plan_training(
+        51_200, 768, 100, n_epochs=epochs, batch_size=512, learning_rate=2e-4, momentum=0.996
+    )
     assert plan.schedule.warmup_steps == warmup * plan.steps_per_epoch
     assert plan.schedule.frozen_steps == plan.steps_per_epoch
 

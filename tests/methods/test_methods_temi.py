@@ -63,9 +63,26 @@ def test_impossible_parameters_are_refused_by_name(parameters, words):
         TEMI(**{**QUICK, **parameters}).fit(rows())
 
 
+def test_heads_are_many_where_they_are_cheap_and_never_more_than_the_samples_feed():
+    n_heads = {
+        (n, dim): plan_training(n, dim, 10).n_heads for n in (30, 700, 2_000, 50_000) for dim in (64, 1_280)
+    }
+    assert {n_heads[30, 64], n_heads[30, 1_280]} == {12}
+    assert n_heads[700, 64] == 700 // 20
+    assert 40 <= n_heads[2_000, 64] <= 50
+    assert 12 < n_heads[2_000, 1_280] < n_heads[2_000, 64]
+    assert n_heads[50_000, 1_280] == 12
+    assert plan_training(30, 64, 10, n_heads=80).n_heads == 80
+
+
+def test_no_number_of_heads_is_the_plans():
+    method = TEMI(**{**QUICK, "n_heads": None, "n_epochs": 2}).fit(rows())
+    assert len(method.head_labels_) == method.plan_.n_heads == 12
+
+
 def test_the_plan_keeps_steps_while_n_grows_and_never_exceeds_n():
     for n in (2, 50, 200, 1_000, 10_000, 100_000, 1_300_000):
-        plan = plan_training(n, 10)
+        plan = plan_training(n, 64, 10)
         assert plan.batch_size <= n
         assert plan.steps_per_epoch == n // plan.batch_size
         assert plan.schedule.n_epochs * plan.steps_per_epoch >= 300

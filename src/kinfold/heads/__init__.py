@@ -1,7 +1,7 @@
 """The multi-head network, its objectives and the one trainer."""
 
 from kinfold.heads.losses import pair_agreement, pseudo_label_loss, scan_loss, sinkhorn, temi_loss
-from kinfold.heads.network import MultiHeadNetwork
+from kinfold.heads.network import MultiHeadNetwork, count_head_weights
 from kinfold.heads.objectives import Objective, ScanObjective, TemiObjective
 from kinfold.heads.sampling import PairSampler
 from kinfold.heads.trainer import Schedule, Trainer
@@ -16,6 +16,7 @@ __all__ = [
     "TemiObjective",
     "Trainer",
     "Training",
+    "count_head_weights",
     "pair_agreement",
     "pseudo_label_loss",
     "scan_loss",

@@ -107,6 +107,11 @@ class InputNorm(nn.Module):
         return torch.sub(x, mean, out=out).mul_((variance + self.epsilon).rsqrt())
 
 
+def count_head_weights(n_features: int, n_clusters: int) -> int:
+    """Return how many numbers the matrices of one head hold: what a sample is multiplied with."""
+    return n_features * HIDDEN + HIDDEN * BOTTLENECK + BOTTLENECK * n_clusters
+
+
 class MultiHeadNetwork(nn.Module):
     """H independent heads, each a small network with K weight-normalised outputs.
 

@@ -19,7 +19,7 @@ from kinfold.compute import resolve_device, resolve_precision
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
 from kinfold.methods._base import check_n_clusters, check_whole
-from kinfold.methods._criteria import Criteria, assess
+from kinfold.methods._criteria import Criteria, assess, weigh_agreement
 from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
 from kinfold.methods._table import SINGLE_METHODS, check_candidates, find_named
@@ -47,8 +47,7 @@ def choose(criteria: Mapping[str, Criteria]) -> str:
 
 
 def _value(found: Criteria) -> float:
-    agreement = found.neighbor_agreement
-    return min(agreement, agreement * found.live_clusters / found.n_clusters)  # below chance: as it is
+    return weigh_agreement(found.neighbor_agreement, found.live_clusters, found.n_clusters)
 
 
 class Auto(ClusterMixin, BaseEstimator):

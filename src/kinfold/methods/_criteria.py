@@ -169,6 +169,14 @@ def neighbor_agreement(
     return _beyond_chance(labels, np.repeat(rows, counts), np.asarray(graph.indices[places]))
 
 
+def weigh_agreement(agreement: float, n_live: int, n_clusters: int) -> float:
+    """Return an agreement of neighbours times the share of live clusters; below chance, as it is.
+
+    Neighbours agree more easily where clusters are fewer, so a dead one counts by its share of all.
+    """
+    return min(agreement, agreement * n_live / n_clusters)
+
+
 def draw_rows(n_rows: int, most: int, seed: int) -> NDArray[np.int64]:
     """Return all rows, or ``most`` of them drawn by the seed, in ascending order."""
     if n_rows <= most:

@@ -21,7 +21,7 @@ from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
 from kinfold.heads import MultiHeadNetwork, Objective, PairSampler, Trainer, Training
 from kinfold.methods._base import check_n_clusters, check_positive, check_whole
-from kinfold.methods._criteria import draw_rows, neighbor_agreement
+from kinfold.methods._criteria import draw_rows, neighbor_agreement, weigh_agreement
 from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._rows import check_rows, column_moments, refuse_beyond_float32
 from kinfold.methods._schedule import Plan, StopWhenLevel, default_n_neighbors, plan_training
@@ -55,7 +55,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
     batch_norm: Any = False
 
     n_clusters: int
-    n_heads: int
+    n_heads: int | None
     n_neighbors: int | None
     n_epochs: int | None
     batch_size: int | None
@@ -106,11 +106,11 @@ class HeadMethod(ClusterMixin, BaseEstimator):
             graph = knn_graph(X, **options, zero_rows="isolate", device=self.device, progress=progress)
         drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
         seed = int(current_workers().broadcast(drawn))  # without a seed every process draws another
-        self.plan_ = self._plan(n_samples)
+        self.plan_ = self._plan(n_samples, self.n_features_in_)
         training = self._train(X, graph, seed, progress, checkpoint)
         self.history_, self.head_losses_ = training.history, training.head_losses
         self.head_labels_ = training.predict_labels(_blocks(X, self.n_clusters_))
-        self.head_agreements_ = agreements(graph, self.head_labels_)
+        self.head_agreements_ = agreements(graph, self.head_labels_, self.n_clusters)
         self.best_head_ = self._choose_head()
         self._network = self._one_head(training.head_tensors(self.best_head_))
         self._conclude(X, graph, seed, progress)
@@ -153,8 +153,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
 
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
-        check_whole(n_heads=self.n_heads)
-        for name in ("n_neighbors", "n_epochs", "batch_size"):
+        for name in ("n_heads", "n_neighbors", "n_epochs", "batch_size"):
             if (value := getattr(self, name, None)) is not None:
                 check_whole(**{name: value})
         if self.learning_rate is not None:
@@ -201,7 +200,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         """Return how many neighbours' teacher outputs make one target."""
         return 1
 
-    def _make_objective(self) -> Objective:
+    def _make_objective(self, n_heads: int) -> Objective:
         raise AssertionError("every method has its own objective")
 
     def _describe_objective(self) -> list[Any]:
@@ -233,10 +232,12 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         logits: Tensor = self._network(rows)[0] / TEMPERATURE
         return logits
 
-    def _plan(self, n_samples: int) -> Plan:
+    def _plan(self, n_samples: int, n_features: int) -> Plan:
         plan = plan_training(
             n_samples,
+            n_features,
             self.n_clusters,
+            n_heads=self.n_heads,
             n_epochs=self.n_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
@@ -252,7 +253,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         network = MultiHeadNetwork(
             self.n_features_in_,
             self.n_clusters_,
-            self.n_heads,
+            self.plan_.n_heads,
             generator=torch.Generator().manual_seed(seed),
             batch_norm=bool(self.batch_norm),
         )
@@ -267,7 +268,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         }
         trainer = Trainer(
             network,
-            self._make_objective(),
+            self._make_objective(self.plan_.n_heads),
             self.plan_.schedule,
             device=device,
             dtype=resolve_precision(self.precision, device),
@@ -298,10 +299,20 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         return torch.from_numpy(np.array(block, dtype=np.float32)).to(resolve_device(self.device))
 
 
-def agreements(graph: NeighborGraph, labelings: Iterable[NDArray[np.int32]]) -> NDArray[np.float64]:
-    """Return how each labeling holds close neighbours together, on the same rows where N is large."""
+def agreements(
+    graph: NeighborGraph, labelings: Iterable[NDArray[np.int32]], n_clusters: int
+) -> NDArray[np.float64]:
+    """Return how each labeling holds close neighbours together, a dead cluster counted by its share.
+
+    Where N is large, all are judged on the same rows.
+    """
     rows = draw_rows(graph.n_samples, _JUDGED_ROWS, seed=0)
-    return np.array([neighbor_agreement(graph, labels, rows) for labels in labelings])
+    return np.array(
+        [
+            weigh_agreement(neighbor_agreement(graph, labels, rows), len(np.unique(labels)), n_clusters)
+            for labels in labelings
+        ]
+    )
 
 
 def _blocks(X: Any, n_clusters: int) -> Iterator[NDArray[Any]]:

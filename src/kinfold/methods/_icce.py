@@ -39,8 +39,9 @@ class ICCE(HeadMethod):
     ----------
     n_clusters : int, default 8
         K, at most the number of samples.
-    n_heads : int, default 12
-        H. The paper trains 50.
+    n_heads : int, optional
+        H; the paper trains 50. By default 12, or up to 50 where that takes but minutes, see
+        :func:`~kinfold.methods.plan_training`.
     similarity_threshold : float, "auto" or None, default "auto"
         Cosine similarity from which on samples are neighbours. The paper's 0.3 suits DINOv2; "auto" takes
         the one that yields a mean number of neighbours of 2 × ``min_neighbors``. None keeps exactly
@@ -116,7 +117,7 @@ class ICCE(HeadMethod):
         Training loss of every head over the last epoch.
     head_agreements_ : ndarray (H,) float64
         How much more often than by chance each head gives close neighbours one cluster, see
-        :class:`~kinfold.methods.Criteria`.
+        :class:`~kinfold.methods.Criteria`, times the share of clusters that are alive in it.
     best_head_ : int
         The head chosen by ``head_choice``.
     history_ : ndarray (epochs, H) float32
@@ -152,7 +153,7 @@ class ICCE(HeadMethod):
         self,
         *,
         n_clusters: int = 8,
-        n_heads: int = 12,
+        n_heads: int | None = None,
         similarity_threshold: float | str | None = "auto",
         min_neighbors: int | None = None,
         max_neighbors: int | None = None,
@@ -291,9 +292,9 @@ class ICCE(HeadMethod):
     def _count_targets(self) -> int:
         return int(self.smoothing_neighbors)
 
-    def _make_objective(self) -> Objective:
+    def _make_objective(self, n_heads: int) -> Objective:
         return TemiObjective(
-            self.n_heads,
+            n_heads,
             self.n_clusters,
             beta=self.beta,
             weighted=bool(self.weighted),
@@ -346,7 +347,7 @@ class ICCE(HeadMethod):
             )
             for size in sizes
         ]
-        judged = agreements(graph, [candidate.labels for candidate in found])
+        judged = agreements(graph, [candidate.labels for candidate in found], self.n_clusters)
         return found[int(judged.argmax())]  # the first on ties: the larger share
 
     def _train_classifier(

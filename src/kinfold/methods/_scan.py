@@ -22,8 +22,9 @@ class SCAN(HeadMethod):
     ----------
     n_clusters : int, default 8
         K, at most the number of samples.
-    n_heads : int, default 12
-        H. The paper trains 32.
+    n_heads : int, optional
+        H; the paper trains 32. By default 12, or up to 50 where that takes but minutes, see
+        :func:`~kinfold.methods.plan_training`.
     n_neighbors : int, optional
         Neighbours per sample where ``fit`` makes the graph itself; by default the paper's 50, or fewer in
         data where half an average cluster is smaller.
@@ -61,7 +62,7 @@ class SCAN(HeadMethod):
         Training loss of every head over the last epoch.
     head_agreements_ : ndarray (H,) float64
         How much more often than by chance each head gives close neighbours one cluster, see
-        :class:`~kinfold.methods.Criteria`.
+        :class:`~kinfold.methods.Criteria`, times the share of clusters that are alive in it.
     best_head_ : int
         The head chosen by ``head_choice``.
     history_ : ndarray (epochs, H) float32
@@ -96,7 +97,7 @@ class SCAN(HeadMethod):
         self,
         *,
         n_clusters: int = 8,
-        n_heads: int = 12,
+        n_heads: int | None = None,
         n_neighbors: int | None = None,
         entropy_weight: float = 5.0,
         n_epochs: int | None = None,
@@ -128,7 +129,7 @@ class SCAN(HeadMethod):
         super().check_parameters()
         check_positive(entropy_weight=self.entropy_weight)
 
-    def _make_objective(self) -> Objective:
+    def _make_objective(self, n_heads: int) -> Objective:
         return ScanObjective(entropy_weight=self.entropy_weight)
 
     def _describe_objective(self) -> list[Any]:

@@ -8,19 +8,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.heads import Schedule
+from kinfold.heads import Schedule, count_head_weights
 
 PAPER_MOMENTUM = 0.996
 PAPER_WARMUP_EPOCHS = 20
 MEMORIES = 60  # how many of its memories the teacher lives through
+FEWEST_HEADS, MOST_HEADS = 12, 50  # where they are not given; the most are the papers'
+_HEAD_WORK = 9e11  # samples × weights that all heads together may pass, while they are more than the fewest
+_LEAST_BATCH = 128  # a step on fewer samples costs as much: it is spent on the weights themselves
+_SAMPLES_PER_HEAD = 20
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Batch size and schedule of one training.
+    """Heads, batch size and schedule of one training.
 
     Attributes
     ----------
+    n_heads : int
+        H.
     batch_size : int
         B, at most N.
     steps_per_epoch : int
@@ -29,6 +35,7 @@ class Plan:
         What the trainer follows.
     """
 
+    n_heads: int
     batch_size: int
     steps_per_epoch: int
     schedule: Schedule
@@ -36,8 +43,10 @@ class Plan:
 
 def plan_training(
     n_samples: int,
+    n_features: int,
     n_clusters: int,
     *,
+    n_heads: int | None = None,
     n_epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -50,11 +59,14 @@ def plan_training(
     5,000 samples, from there on growing with √N; and the teacher's memory is 1/60 of the training, never
     more than the papers' 250 steps.
 
+    More heads leave more to choose from, and take their time: 12, or as many as fit in some minutes of a
+    core where samples or features are few, up to the papers' 50 and to one per 20 samples.
+
     Parameters
     ----------
-    n_samples, n_clusters : int
-        N and K.
-    n_epochs, batch_size, learning_rate, momentum : optional
+    n_samples, n_features, n_clusters : int
+        N, D and K.
+    n_heads, n_epochs, batch_size, learning_rate, momentum : optional
         What the user fixed.
     """
     if batch_size is None:
@@ -74,7 +86,10 @@ def plan_training(
         frozen_steps=min(steps_per_epoch, n_steps // 20),
         momentum=float(momentum),
     )
-    return Plan(batch_size, steps_per_epoch, schedule)
+    if n_heads is None:
+        seen = n_steps * max(batch_size, _LEAST_BATCH)
+        n_heads = _default_n_heads(n_samples, seen * count_head_weights(n_features, n_clusters))
+    return Plan(int(n_heads), batch_size, steps_per_epoch, schedule)
 
 
 @dataclass(frozen=True)
@@ -118,6 +133,12 @@ def default_min_neighbors(n_samples: int, n_clusters: int) -> int:
 def _default_batch_size(n_samples: int, n_clusters: int) -> int:
     wanted = max(min(256, n_samples / 16), 2 * n_clusters, 128)
     return int(2 ** round(math.log2(min(wanted, 4096))))
+
+
+def _default_n_heads(n_samples: int, work: int) -> int:
+    """Return as many heads as do the work that is granted, each of which does ``work``."""
+    most = max(FEWEST_HEADS, min(MOST_HEADS, n_samples // _SAMPLES_PER_HEAD))
+    return max(FEWEST_HEADS, min(most, int(_HEAD_WORK // work)))
 
 
 def _default_steps(n_samples: int) -> int:

@@ -22,8 +22,9 @@ class TEMI(HeadMethod):
     ----------
     n_clusters : int, default 8
         K, at most the number of samples.
-    n_heads : int, default 12
-        H. The paper trains 50.
+    n_heads : int, optional
+        H; the paper trains 50. By default 12, or up to 50 where that takes but minutes, see
+        :func:`~kinfold.methods.plan_training`.
     n_neighbors : int, optional
         Neighbours per sample where ``fit`` makes the graph itself; by default the paper's 50, or fewer in
         data where half an average cluster is smaller.
@@ -60,7 +61,7 @@ class TEMI(HeadMethod):
         Training loss of every head over the last epoch.
     head_agreements_ : ndarray (H,) float64
         How much more often than by chance each head gives close neighbours one cluster, see
-        :class:`~kinfold.methods.Criteria`.
+        :class:`~kinfold.methods.Criteria`, times the share of clusters that are alive in it.
     best_head_ : int
         The head chosen by ``head_choice``.
     head_labels_ : ndarray (H, N) int32
@@ -98,7 +99,7 @@ class TEMI(HeadMethod):
         self,
         *,
         n_clusters: int = 8,
-        n_heads: int = 12,
+        n_heads: int | None = None,
         n_neighbors: int | None = None,
         beta: float = 0.6,
         weighted: bool = True,
@@ -133,8 +134,8 @@ class TEMI(HeadMethod):
         check_exponent(beta=self.beta)
         check_flags(weighted=self.weighted)
 
-    def _make_objective(self) -> Objective:
-        return TemiObjective(self.n_heads, self.n_clusters, beta=self.beta, weighted=bool(self.weighted))
+    def _make_objective(self, n_heads: int) -> Objective:
+        return TemiObjective(n_heads, self.n_clusters, beta=self.beta, weighted=bool(self.weighted))
 
     def _describe_objective(self) -> list[Any]:
         return [self.beta, bool(self.weighted)]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from kinfold.compute import resolve_precision
-from kinfold.heads.network import BOTTLENECK, HIDDEN
-from kinfold.methods import Auto, plan_training
+from kinfold.heads import count_head_weights
+from kinfold.methods import Auto, Plan, plan_training
 from kinfold.neighbors.search import TARGET_DEGREE
 from kinfold.pipeline._method import Method
 from kinfold.storage import hash_json
@@ -82,7 +82,7 @@ def estimate_grouping(method: Method, n: int, dim: int, device: torch.device) ->
         method.estimator.build(0) if isinstance(method.estimator, Auto) else {method.name: method.estimator}
     )
     seconds = sum(_estimate_fit(part, n, dim, machine) + _ASSESS_SECONDS for part in parts.values())
-    sizes = [_count_model_bytes(part, dim) for part in parts.values()]
+    sizes = [_count_model_bytes(part, n, dim) for part in parts.values()]
     memory = BASE_MEMORY + _BLOCK_MEMORY + matrix_bytes + 8 * max(sizes)
     stages.append(StageEstimate("fit", seconds, memory, _STATE_COPIES * sum(sizes)))
     seconds = n * (max(sizes) / 2 / rate + _ASSIGN_SECONDS)
@@ -128,10 +128,10 @@ def _estimate_fit(estimator: Any, n: int, dim: int, machine: _Machine) -> float:
     """Return the seconds of one method's fit."""
     parameters = estimator.get_params(deep=False)
     if "n_heads" in parameters:
-        seconds = _estimate_heads(parameters, n, dim, machine)
+        plan = _plan_heads(parameters, n, dim)
+        seconds = _estimate_heads(plan, parameters["n_clusters"], dim, machine)
         if parameters.get("consensus", False) is not False:
-            n_heads = parameters["n_heads"]
-            seconds += n * (n_heads**2 / 2 * _NMI_SECONDS + n_heads * _VOTE_SECONDS)
+            seconds += n * (plan.n_heads**2 / 2 * _NMI_SECONDS + plan.n_heads * _VOTE_SECONDS)
         if parameters.get("self_training", False):
             seconds += _estimate_self_training(parameters, n, dim, machine)
         return seconds
@@ -140,15 +140,14 @@ def _estimate_fit(estimator: Any, n: int, dim: int, machine: _Machine) -> float:
     return _estimate_kmeans(parameters, n, dim, machine)
 
 
-def _estimate_heads(parameters: dict[str, Any], n: int, dim: int, machine: _Machine) -> float:
-    plan = plan_training(
-        n,
-        parameters["n_clusters"],
-        n_epochs=parameters["n_epochs"],
-        batch_size=parameters["batch_size"],
-    )
+def _plan_heads(parameters: dict[str, Any], n: int, dim: int) -> Plan:
+    given = {name: parameters[name] for name in ("n_heads", "n_epochs", "batch_size")}
+    return plan_training(n, dim, parameters["n_clusters"], **given)
+
+
+def _estimate_heads(plan: Plan, n_clusters: int, dim: int, machine: _Machine) -> float:
     n_seen = plan.schedule.n_epochs * plan.steps_per_epoch * plan.batch_size
-    weights = _count_head_weights(parameters, dim)
+    weights = plan.n_heads * count_head_weights(dim, n_clusters)
     # Two views of each sample; student forward and backward are three products, the teacher's is a fourth.
     return 2 * 2 * 4 * n_seen * weights / (_TRAINING_SHARE * machine.rate)
 
@@ -176,14 +175,10 @@ def _estimate_kmeans(parameters: dict[str, Any], n: int, dim: int, machine: _Mac
     return float(starts * _KMEANS_PASSES * (product + reading))
 
 
-def _count_head_weights(parameters: dict[str, Any], dim: int) -> int:
-    head = dim * HIDDEN + HIDDEN * BOTTLENECK + BOTTLENECK * parameters["n_clusters"]
-    return int(parameters["n_heads"] * head)
-
-
-def _count_model_bytes(estimator: Any, dim: int) -> int:
+def _count_model_bytes(estimator: Any, n: int, dim: int) -> int:
     """Return the bytes of all heads while they are trained, or of all centroids."""
     parameters = estimator.get_params(deep=False)
+    n_clusters = int(parameters["n_clusters"])
     if "n_heads" in parameters:
-        return 4 * _count_head_weights(parameters, dim)
-    return int(4 * dim * parameters["n_clusters"])
+        return 4 * _plan_heads(parameters, n, dim).n_heads * count_head_weights(dim, n_clusters)
+    return 4 * dim * n_clusters
