@@ -3,9 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kinfold import ICCE, TURTLE
 from kinfold.errors import InputError
 from kinfold.pipeline import Estimate, StageEstimate, cluster, estimate
 from kinfold.pipeline._estimate import check_disk
+from kinfold.pipeline._estimate_fit import _estimate_fit, _Machine
 
 
 def test_every_stage_of_a_run_is_estimated(photos):
@@ -69,6 +71,38 @@ def test_what_is_done_is_not_estimated_again(photos, tmp_path):
         ["fit", "assign"],
     ]
     assert str(seen[1]) == "nothing is left to be done"
+
+
+MACHINE = _Machine(rate=1e10, bandwidth=1e10)
+
+
+def seconds(method, n=100_000, dim=64):
+    return _estimate_fit(method, n, dim, MACHINE)
+
+
+def test_every_neighbour_of_a_smoothed_target_is_a_product_of_the_teacher():
+    one, two, five = (
+        seconds(ICCE(n_clusters=10, consensus=False, self_training=False, smoothing_neighbors=m))
+        for m in (1, 2, 5)
+    )
+    assert two / one == pytest.approx(5 / 4)
+    assert five / one == pytest.approx(8 / 4)
+
+
+def test_every_share_of_the_heads_takes_a_consensus_but_the_best_head_alone():
+    none, all_heads, best, both = (
+        seconds(ICCE(n_clusters=10, consensus=bool(shares), consensus_shares=shares or (1.0,)))
+        for shares in ((), (1.0,), (0.0,), (1.0, 0.5, 0.0))
+    )
+    assert none == best < all_heads < both
+    assert both - none < 2 * (all_heads - none)
+
+
+@pytest.mark.parametrize("n_clusters", [10, 500, 2000])
+def test_turtles_batches_are_those_of_its_plan(n_clusters):
+    open_ = TURTLE(n_clusters=n_clusters)
+    planned = open_._plan(100_000, (64,)).batch_size
+    assert seconds(open_) == seconds(TURTLE(n_clusters=n_clusters, batch_size=planned))
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_work(tmp_path):

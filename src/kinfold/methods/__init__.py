@@ -11,6 +11,7 @@ from kinfold.methods._scan import SCAN
 from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
 from kinfold.methods._temi import TEMI
 from kinfold.methods._turtle import TURTLE
+from kinfold.methods._turtle_training import turtle_batch_size
 
 __all__ = [
     "ICCE",
@@ -36,4 +37,5 @@ __all__ = [
     "predict_top",
     "preset_parameters",
     "save_model",
+    "turtle_batch_size",
 ]

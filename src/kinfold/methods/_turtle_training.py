@@ -100,12 +100,11 @@ def plan_turtle(
         As in :class:`TurtlePlan`.
     """
     rate = PAPER_RATE * float(np.clip(_WIDE / max(widths), 1, 20))
-    wanted = max(_BATCH, _PER_CLUSTER * n_clusters) if batch_size is None else batch_size
-    if batch_size is None:
-        wanted = min(wanted, PAPER_BATCH)
     return TurtlePlan(
         n_steps=PAPER_STEPS if n_steps is None else int(n_steps),
-        batch_size=min(int(wanted), n_samples),
+        batch_size=min(int(batch_size), n_samples)
+        if batch_size
+        else turtle_batch_size(n_samples, n_clusters),
         n_inner_steps=int(n_inner_steps),
         warm=warm,
         gamma=float(gamma),
@@ -113,6 +112,11 @@ def plan_turtle(
         inner_learning_rate=rate if inner_learning_rate is None else float(inner_learning_rate),
         tolerance=_TOLERANCE * len(widths) if n_steps is None else 0.0,
     )
+
+
+def turtle_batch_size(n_samples: int, n_clusters: int) -> int:
+    """Return the samples of an outer step where that is open: 2,500 or 10 per cluster, at most 10,000."""
+    return min(max(_BATCH, _PER_CLUSTER * n_clusters), PAPER_BATCH, n_samples)
 
 
 class TurtleTraining:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from kinfold.compute import resolve_precision
 from kinfold.heads import count_head_weights
-from kinfold.methods import Auto, Plan, plan_training
+from kinfold.methods import Auto, Plan, plan_training, turtle_batch_size
 from kinfold.neighbors.search import TARGET_DEGREE
 from kinfold.pipeline._method import Method
 from kinfold.storage import hash_json
@@ -29,7 +30,6 @@ _STATE_COPIES = 4  # of the weights in a checkpoint: student, teacher, two momen
 _NMI_SECONDS = 5e-9  # per sample and pair of heads
 _VOTE_SECONDS = 1e-6  # per label of all heads: alignment and partitions
 _TURTLE_STEPS = 1500  # where training ends by its own rule
-_TURTLE_BATCH = 2500
 _RATES = 6  # settings of self-training and the final one
 _PAPER_ITERATIONS = 12_500
 _ASSESS_SECONDS = 1.0
@@ -129,9 +129,10 @@ def _estimate_fit(estimator: Any, n: int, dim: int, machine: _Machine) -> float:
     parameters = estimator.get_params(deep=False)
     if "n_heads" in parameters:
         plan = _plan_heads(parameters, n, dim)
-        seconds = _estimate_heads(plan, parameters["n_clusters"], dim, machine)
+        n_targets = int(parameters.get("smoothing_neighbors", 1))
+        seconds = _estimate_heads(plan, n_targets, parameters["n_clusters"], dim, machine)
         if parameters.get("consensus", False) is not False:
-            seconds += n * (plan.n_heads**2 / 2 * _NMI_SECONDS + plan.n_heads * _VOTE_SECONDS)
+            seconds += _estimate_consensus(parameters["consensus_shares"], plan.n_heads, n)
         if parameters.get("self_training", False):
             seconds += _estimate_self_training(parameters, n, dim, machine)
         return seconds
@@ -145,11 +146,18 @@ def _plan_heads(parameters: dict[str, Any], n: int, dim: int) -> Plan:
     return plan_training(n, dim, parameters["n_clusters"], **given)
 
 
-def _estimate_heads(plan: Plan, n_clusters: int, dim: int, machine: _Machine) -> float:
+def _estimate_heads(plan: Plan, n_targets: int, n_clusters: int, dim: int, machine: _Machine) -> float:
     n_seen = plan.schedule.n_epochs * plan.steps_per_epoch * plan.batch_size
     weights = plan.n_heads * count_head_weights(dim, n_clusters)
-    # Two views of each sample; student forward and backward are three products, the teacher's is a fourth.
-    return 2 * 2 * 4 * n_seen * weights / (_TRAINING_SHARE * machine.rate)
+    # Two views of each sample. The student's forward and backward are three products, the teacher's one for
+    # every neighbour that a target is the mean of.
+    return 2 * 2 * (3 + n_targets) * n_seen * weights / (_TRAINING_SHARE * machine.rate)
+
+
+def _estimate_consensus(shares: Sequence[float], n_heads: int, n: int) -> float:
+    """Return the seconds of one consensus for each share of the heads; a head alone is its own."""
+    counts = {round(share * n_heads) for share in shares}
+    return n * sum(count**2 / 2 * _NMI_SECONDS + count * _VOTE_SECONDS for count in counts if count > 1)
 
 
 def _estimate_self_training(parameters: dict[str, Any], n: int, dim: int, machine: _Machine) -> float:
@@ -159,7 +167,7 @@ def _estimate_self_training(parameters: dict[str, Any], n: int, dim: int, machin
 
 
 def _estimate_turtle(parameters: dict[str, Any], n: int, dim: int, machine: _Machine) -> float:
-    batch = min(n, parameters["batch_size"] or max(_TURTLE_BATCH, 10 * parameters["n_clusters"]))
+    batch = min(n, parameters["batch_size"] or turtle_batch_size(n, parameters["n_clusters"]))
     steps = parameters["n_steps"] or _TURTLE_STEPS
     products = 2 * parameters["n_inner_steps"] + 4
     product = 2 * batch * dim * parameters["n_clusters"] / machine.rate
