@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kinfold.methods import Criteria, get_method
+from kinfold.methods import Criteria, choose, get_method
 from studies.cells import Row
 from studies.results import Line
 
@@ -37,8 +37,9 @@ def choice_tables(rows: Sequence[Row], lines: Lines) -> Iterator[Choices]:
     columns = ("data", "criterion", "chosen, by seed", "ACC of the choice", "ACC of the oracle", "behind by")
     yield (
         "Among methods",
-        "Fits with dead clusters or a giant one stand back, as in `--method auto`, which goes by neighbours; "
-        "*found again* is the cross-validated accuracy of a linear classifier. The oracle knows the classes.",
+        "Collapsed fits stand back, and a dead cluster counts by its share, as in `--method auto`, which "
+        "goes by neighbours; *found again* is the cross-validated accuracy of a linear classifier. "
+        "The oracle knows the classes.",
         columns,
         list(_among_methods(rows, lines)),
     )
@@ -54,15 +55,6 @@ def choice_tables(rows: Sequence[Row], lines: Lines) -> Iterator[Choices]:
         ("data", "", *_HEAD_CRITERIA.values(), "mean of heads", "oracle head", "loss behind by"),
         list(_among_heads(rows, lines)),
     )
-
-
-def choose_by(criteria: Mapping[str, Criteria], criterion: str) -> str:
-    """Return the fit that a criterion puts first among those that :func:`kinfold.methods.choose` lets in."""
-    healthy = {name: found for name, found in criteria.items() if found.healthy}
-    if not healthy:
-        most = max(found.live_clusters for found in criteria.values())
-        healthy = {name: found for name, found in criteria.items() if found.live_clusters == most}
-    return max(healthy, key=lambda name: float(getattr(healthy[name], criterion)))
 
 
 def choose_head(heads: Mapping[str, Any], criterion: str) -> int:
@@ -103,7 +95,7 @@ def _compare(title: str, views: Sequence[Mapping[str, View]]) -> Iterator[list[A
     best = [max(view.acc for view in candidates.values()) for candidates in views]
     for criterion, criterion_title in CRITERIA.items():
         chosen = [
-            choose_by({name: view.criteria for name, view in candidates.items()}, criterion)
+            choose({name: view.criteria for name, view in candidates.items()}, by=criterion)
             for candidates in views
         ]
         reached = [candidates[name].acc for candidates, name in zip(views, chosen, strict=True)]

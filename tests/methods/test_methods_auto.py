@@ -1,5 +1,6 @@
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,6 +41,15 @@ def test_the_highest_neighbour_agreement_wins():
 def test_collapsed_fits_are_out_as_long_as_there_is_another():
     assert choose({"a": criteria(0.5), "b": criteria(0.9, live=3), "c": criteria(0.8, share=0.8)}) == "a"
     assert choose({"a": criteria(0.5, live=2), "b": criteria(0.9, live=1), "c": criteria(0.6, live=2)}) == "c"
+
+
+def test_another_criterion_can_decide():
+    found = {"a": criteria(0.9, live=1), "b": criteria(0.5), "c": criteria(0.6)}
+    found = {
+        name: replace(one, cross_validated_accuracy=1 - one.neighbor_agreement) for name, one in found.items()
+    }
+    assert choose(found) == "c"
+    assert choose(found, by="cross_validated_accuracy") == "b"
 
 
 def test_a_dead_cluster_of_many_counts_by_its_share():

@@ -148,21 +148,14 @@ def test_equal_rows_and_rows_without_direction_can_be_judged():
         labels = (np.arange(30) % 2).astype(np.int32)
         found = assess(SimpleNamespace(labels_=labels, n_clusters=3), X)
         assert found.live_clusters == 2
-        assert not found.healthy
+        assert found.collapsed
         assert np.isfinite(found.neighbor_agreement)
         assert np.isfinite(found.cross_validated_accuracy)
 
 
-def test_dead_clusters_and_giants_are_not_healthy():
-    fine = Criteria(4, 4, 0.3, 0.5, 0.9)
-    assert fine.healthy
-    assert not Criteria(4, 3, 0.3, 0.9, 0.9).healthy
-    assert not Criteria(10, 10, 0.6, 0.9, 0.9).healthy
-    assert Criteria(2, 2, 0.8, 0.9, 0.9).healthy
-
-
-def test_few_dead_clusters_are_not_healthy_but_no_collapse():
-    assert not Criteria(10, 9, 0.3, 0.9, 0.9).healthy
+def test_many_dead_clusters_and_giants_are_a_collapse_and_few_are_none():
+    assert not Criteria(4, 4, 0.3, 0.5, 0.9).collapsed
+    assert not Criteria(2, 2, 0.8, 0.9, 0.9).collapsed
     assert not Criteria(10, 9, 0.3, 0.9, 0.9).collapsed
     assert Criteria(10, 8, 0.3, 0.9, 0.9).collapsed
     assert Criteria(4, 3, 0.3, 0.9, 0.9).collapsed

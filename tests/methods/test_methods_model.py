@@ -34,7 +34,6 @@ def test_a_saved_model_predicts_the_same(fitted, tmp_path):
 
 
 @pytest.mark.parametrize("n_clusters", [3, 9])
-@pytest.mark.parametrize("fitted", ["auto", "icce", "scan", "temi", "turtle"], indirect=True)
 def test_a_fitted_model_keeps_its_clusters_whatever_the_parameter_says_later(fitted, n_clusters, tmp_path):
     model, X = fitted
     expected, found = model.predict_proba(X), assess(model, X)

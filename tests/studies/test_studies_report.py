@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kinfold.methods import Criteria, choose
 from studies.cells import Row, Table
-from studies.choices import choose_by, choose_head
+from studies.choices import choose_head
 from studies.report import BEGIN, END, MISSING, render, spread, write_page
 from studies.results import Results
 
@@ -90,19 +89,6 @@ def test_every_stage_has_its_line(results):
     table = [line.split(" | ") for line in lines if line.startswith("| ICCE") or line.startswith("|  |")][1:]
     assert [line[2] for line in table] == ["0.600", "0.500", "0.700", "0.750", "0.800"]
     assert "12 of 20" in lines[-5]
-
-
-def test_healthy_fits_come_first_and_then_the_criterion():
-    found = {"a": criteria(0.9, live=8), "b": criteria(0.5), "c": criteria(0.6)}
-    candidates = {name: Criteria(**values) for name, values in found.items()}
-    assert choose_by(candidates, "cross_validated_accuracy") == "b"
-    assert choose_by(candidates, "neighbor_agreement") == choose(candidates) == "c"
-
-
-def test_among_sick_fits_the_most_live_clusters_win():
-    found = {"a": criteria(0.9, live=7), "b": criteria(0.5, live=8), "c": criteria(0.6, live=8)}
-    candidates = {name: Criteria(**values) for name, values in found.items()}
-    assert choose_by(candidates, "neighbor_agreement") == choose(candidates) == "c"
 
 
 def test_heads_are_chosen_by_the_lowest_loss_or_the_highest_agreement():

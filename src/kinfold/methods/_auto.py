@@ -32,22 +32,30 @@ logger = logging.getLogger(__name__)
 _SHARED = ("n_clusters", "random_state", "device")
 
 
-def choose(criteria: Mapping[str, Criteria]) -> str:
+def choose(criteria: Mapping[str, Criteria], *, by: str = "neighbor_agreement") -> str:
     """Return the name of the fit that looks best without labels.
 
     Collapsed fits (more than a tenth of the clusters dead, or one of them a giant) are out; where that is all
     of them, those with the most live clusters stay. The highest neighbour agreement times the share of live
     clusters wins, the earlier one of equals: a dead cluster counts against a fit by its share of all.
+
+    Parameters
+    ----------
+    criteria : mapping of str to Criteria
+        Of the fits by name, at least one.
+    by : str, default "neighbor_agreement"
+        The criterion that decides; another name of :class:`Criteria` whose high values are good compares
+        other rules.
     """
     sound = {name: found for name, found in criteria.items() if not found.collapsed}
     if not sound:
         most = max(found.live_clusters for found in criteria.values())
         sound = {name: found for name, found in criteria.items() if found.live_clusters == most}
-    return max(sound, key=lambda name: _value(sound[name]))
+    return max(sound, key=lambda name: _value(sound[name], by))
 
 
-def _value(found: Criteria) -> float:
-    return weigh_agreement(found.neighbor_agreement, found.live_clusters, found.n_clusters)
+def _value(found: Criteria, by: str) -> float:
+    return weigh_agreement(float(getattr(found, by)), found.live_clusters, found.n_clusters)
 
 
 class Auto(ClusterMixin, BaseEstimator):

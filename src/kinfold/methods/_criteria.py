@@ -63,13 +63,8 @@ class Criteria:
     consensus_nmi: float | None = None
 
     @property
-    def healthy(self) -> bool:
-        """Whether all clusters are alive and none is a giant, see :func:`~kinfold.methods.diagnose`."""
-        return self.live_clusters == self.n_clusters and not is_giant(self.largest_share, self.n_clusters)
-
-    @property
     def collapsed(self) -> bool:
-        """Whether more than a tenth of all clusters are dead, or one is a giant."""
+        """Whether more than a tenth of all clusters are dead, or one holds far too much of all samples."""
         dead = self.n_clusters - self.live_clusters
         return dead / self.n_clusters > MOST_DEAD or is_giant(self.largest_share, self.n_clusters)
 

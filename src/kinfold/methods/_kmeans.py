@@ -55,6 +55,8 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         Cluster of every training sample.
     cluster_centers_ : ndarray (K, D) float32
         Unit-length centroids.
+    n_clusters_ : int
+        K as fitted.
     objective_ : float
         Mean cosine similarity of samples to their centroids, in [-1, 1], for these labels and centroids.
     n_iter_ : int
@@ -148,6 +150,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
                 task.advance(1, similarity=best.objective)
         assert best is not None
         self.cluster_centers_ = best.centers.cpu().numpy()
+        self.n_clusters_ = int(self.n_clusters)
         self.objective_, self.n_iter_ = best.objective, best.n_iter
         self.labels_ = workers.gather(_to_numpy(best.labels))
         warn_of_collapse(self.labels_, self.n_clusters)
@@ -181,7 +184,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
 
     def model_config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds."""
-        return {"n_clusters": self.n_clusters, "temperature": self.temperature, "objective": self.objective_}
+        return {"n_clusters": self.n_clusters_, "temperature": self.temperature, "objective": self.objective_}
 
     def model_tensors(self) -> dict[str, NDArray[Any]]:
         """Return what ``model.safetensors`` holds."""
@@ -194,7 +197,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         """Return an estimator that predicts, from a saved model."""
         model = cls(n_clusters=config["n_clusters"], temperature=config["temperature"], device=device)
         model.cluster_centers_ = tensors["cluster_centers"]
-        model.objective_ = config["objective"]
+        model.n_clusters_, model.objective_ = int(config["n_clusters"]), config["objective"]
         model.n_features_in_ = int(model.cluster_centers_.shape[1])
         return model
 
