@@ -25,7 +25,17 @@ WAY = (
     "pipeline",
     "cli",
 )
-BESIDE = {"metrics", "consensus", "distributed", "errors", "progress", "storage", "compute", "_version"}
+BESIDE = {
+    "metrics",
+    "consensus",
+    "distributed",
+    "errors",
+    "locks",
+    "progress",
+    "storage",
+    "compute",
+    "_version",
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "sklearn", "skimage", "scipy", "timm", "open_clip", "faiss"}
 

@@ -10,8 +10,9 @@ import threading
 import psutil
 import pytest
 
+from kinfold import locks
 from kinfold.errors import InputError
-from kinfold.run import _lock, lock_directory
+from kinfold.run import lock_directory
 
 HOLDER = """
 import sys, time
@@ -122,7 +123,7 @@ def _enter_waiting(directory):
 class TestWithoutSystemLocks:
     @pytest.fixture(autouse=True)
     def _no_system_locks(self, monkeypatch):
-        monkeypatch.setattr(_lock, "fcntl", None)
+        monkeypatch.setattr(locks, "fcntl", None)
 
     def test_a_living_owner_is_respected(self, tmp_path):
         parent = psutil.Process(os.getppid())

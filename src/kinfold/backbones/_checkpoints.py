@@ -52,7 +52,8 @@ def load_checkpoint(file: Path, card: BackboneCard) -> Tower:
     """
     from transformers import ViTConfig, ViTModel
 
-    from kinfold.backbones._transformers import make_tower, quiet_transformers
+    from kinfold.backbones._transformers import make_tower
+    from kinfold.backbones._weights import quiet_transformers
 
     if card.shape is None:
         raise InputError(f"{card.name} takes no checkpoint file; give a directory in the hub's layout")

@@ -20,6 +20,23 @@ logger = logging.getLogger(__name__)
 
 _CONFIGS = ["config.json", "preprocessor_config.json", "processor_config.json"]
 _SAFE = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
+_TOKENIZERS = [
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+]
+_TEXT = [
+    *_TOKENIZERS,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "sentence_bert_config.json",
+    "1_Pooling/config.json",
+]
 _TORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json"]
 
 
@@ -52,7 +69,12 @@ def hub_reachable(timeout: float = 5.0) -> bool:
 
 
 def fetch_model(
-    source: str, revision: str | None, *, with_processor: bool = False, timeout: float = 5.0
+    source: str,
+    revision: str | None,
+    *,
+    with_processor: bool = False,
+    with_tokenizer: bool = False,
+    timeout: float = 5.0,
 ) -> Path:
     """Return the local directory with a model's configuration and weights, downloading what isn't cached.
 
@@ -64,6 +86,8 @@ def fetch_model(
         Hub id, and branch, tag or commit (None: the main branch).
     with_processor : bool
         Whether the processor's file is needed too; a cached copy without it is completed if the hub answers.
+    with_tokenizer : bool
+        Whether the files of a text model are needed too, likewise.
     timeout : float
         Seconds to wait for the hub to answer.
 
@@ -79,14 +103,15 @@ def fetch_model(
     hub: Any = importlib.import_module("huggingface_hub.utils")
 
     cached = _cached(source, revision)
-    if cached is not None and (not with_processor or (cached / _CONFIGS[1]).is_file()):
+    if cached is not None and _has_extras(cached, with_processor, with_tokenizer):
         return cached
     if not hub_reachable(timeout):
         if cached is not None:
             return cached
-        raise HubUnavailableError(_no_hub(source))
+        raise HubUnavailableError(_no_hub(source, with_tokenizer))
     try:
-        for patterns in (_CONFIGS + _SAFE, _CONFIGS + _TORCH):
+        for weights in (_SAFE, _TORCH):
+            patterns = _CONFIGS + weights + (_TEXT if with_tokenizer else [])
             folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
             if is_complete(folder):
                 return folder
@@ -99,7 +124,9 @@ def fetch_model(
         at = f" at revision {revision}" if revision else ""
         raise InputError(f"the hub has no model {source!r}{at}, or it is private") from error
     except Exception as error:  # the HTTP libraries share no base class; the cause is kept and shown
-        raise HubUnavailableError(f"{_no_hub(source)}\nThe download failed with: {error}") from error
+        raise HubUnavailableError(
+            f"{_no_hub(source, with_tokenizer)}\nThe download failed with: {error}"
+        ) from error
     raise InputError(
         f"{source} has no weights that transformers can load "
         "(looked for config.json with model.safetensors or pytorch_model.bin)"
@@ -140,6 +167,17 @@ def is_complete(folder: Path) -> bool:
     return False
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Tell whether a directory holds the vocabulary of a tokenizer."""
+    return any((folder / name).is_file() for name in _TOKENIZERS)
+
+
+def _has_extras(folder: Path, with_processor: bool, with_tokenizer: bool) -> bool:
+    return (not with_processor or (folder / _CONFIGS[1]).is_file()) and (
+        not with_tokenizer or has_tokenizer(folder)
+    )
+
+
 def _cached(source: str, revision: str | None) -> Path | None:
     from huggingface_hub import snapshot_download
 
@@ -150,13 +188,21 @@ def _cached(source: str, revision: str | None) -> Path | None:
     return folder if is_complete(folder) else None
 
 
-def _no_hub(source: str) -> str:
+def _no_hub(source: str, text: bool) -> str:
     from huggingface_hub import constants
 
     why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} can't be reached"
+    if text:
+        ways = (
+            "Give a local directory that holds the model and its tokenizer (config.json, model.safetensors "
+            "and tokenizer.json)."
+        )
+    else:
+        ways = (
+            "Two ways out: give a local directory that holds the model (config.json and model.safetensors), "
+            "as in --backbone path/to/model, or use a descriptor that needs no weights, as in --backbone hog."
+        )
     return (
-        f"the weights of {source} aren't in the local cache and {why}. Two ways out: "
-        "give a local directory that holds the model (config.json and model.safetensors), "
-        "as in --backbone path/to/model, or use a descriptor that needs no weights, as in --backbone hog. "
+        f"the weights of {source} aren't in the local cache and {why}. {ways} "
         "A mirror is set by HF_ENDPOINT, the cache folder by HF_HOME."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
@@ -17,6 +16,7 @@ from torch import nn
 from kinfold.backbones._base import Backbone
 from kinfold.backbones._card import BackboneCard
 from kinfold.backbones._tower import Tower
+from kinfold.backbones._weights import hash_weights
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError
 from kinfold.storage import hash_json
@@ -132,11 +132,7 @@ class NetworkBackbone(Backbone):
         """
         if self._fingerprint is None:
             facts = {
-                "weights": sorted(
-                    _hash_tensor(tensor)
-                    for name, tensor in self._tower.model.state_dict().items()
-                    if tensor.is_floating_point() and name not in self._unread
-                ),
+                "weights": hash_weights(self._tower.model, self._unread),
                 "preprocessing": asdict(self.card.preprocessing),
                 "precision": str(self.dtype),
             }
@@ -204,10 +200,3 @@ class NetworkBackbone(Backbone):
             for handle in handles:
                 handle.remove()
         return widest
-
-
-def _hash_tensor(tensor: torch.Tensor) -> str:
-    values = tensor.detach().to("cpu", torch.float32).contiguous()
-    digest = hashlib.sha256(str(tuple(values.shape)).encode())
-    digest.update(values.numpy().data)
-    return digest.hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,8 @@ def load_open_clip(spec: str, *, device: str | torch.device, precision: str) -> 
     device, precision : str
         As for :func:`load_backbone`.
     """
-    open_clip = import_extra(f"The backbone open_clip:{spec}", "open_clip", "open_clip_torch", "open-clip")
-    arch, pretrained = _split(spec)
-    if not arch.startswith("hf-hub:"):
-        _check_names(open_clip, arch, pretrained)
-    visual = _create(open_clip, arch, pretrained).visual
+    created = create_open_clip(spec)
+    visual, arch = created.model.visual, created.arch
     preprocessing = parse_preprocess_config(getattr(visual, "preprocess_cfg", {}), visual.image_size)
     tower = make_open_clip_tower(visual, preprocessing)
     card = BackboneCard(
@@ -45,8 +43,44 @@ def load_open_clip(spec: str, *, device: str | torch.device, precision: str) -> 
         has_text_tower=True,
         adapter="open_clip",
     )
+    return NetworkBackbone(card, tower, spec=created.spec, device=device, precision=precision)
+
+
+@dataclass(frozen=True)
+class OpenClipModel:
+    """A whole model of open_clip: the package, the model, its architecture, and what loads it again."""
+
+    package: Any
+    model: Any
+    arch: str
+    spec: str
+
+
+def create_open_clip(spec: str, *, part: str = "visual.") -> OpenClipModel:
+    """Make a model of open_clip with its weights.
+
+    Parameters
+    ----------
+    spec : str
+        As for :func:`load_open_clip`.
+    part : str
+        A local file must hold the weights whose names begin with it.
+
+    Raises
+    ------
+    MissingExtraError
+        open_clip isn't installed.
+    InputError
+        It knows no such model or weights.
+    HubUnavailableError
+        The weights aren't cached and the hub can't be reached.
+    """
+    package = import_extra(f"The backbone open_clip:{spec}", "open_clip", "open_clip_torch", "open-clip")
+    arch, pretrained = _split(spec)
+    if not arch.startswith("hf-hub:"):
+        _check_names(package, arch, pretrained)
     again = f"open_clip:{arch}/{pretrained}" if pretrained else f"open_clip:{arch}"
-    return NetworkBackbone(card, tower, spec=again, device=device, precision=precision)
+    return OpenClipModel(package, _create(package, arch, pretrained, part), arch, again)
 
 
 def parse_preprocess_config(config: Mapping[str, Any], image_size: int | tuple[int, int]) -> Preprocessing:
@@ -107,12 +141,12 @@ def _check_names(open_clip: Any, arch: str, pretrained: str) -> None:
         )
 
 
-def _create(open_clip: Any, arch: str, pretrained: str) -> Any:
+def _create(open_clip: Any, arch: str, pretrained: str, part: str) -> Any:
     file = Path(pretrained)
     if file.is_file():
         model = open_clip.create_model(arch)
         weights = {name.removeprefix("module."): value for name, value in read_checkpoint(file).items()}
-        fill_model(model, weights, weights=str(file), name=arch, part="visual.")
+        fill_model(model, weights, weights=str(file), name=arch, part=part)
         return model
     with cache_only_if_unreachable() as reachable:
         try:

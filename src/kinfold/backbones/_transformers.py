@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,9 @@ import torch
 from torch import nn
 
 from kinfold.backbones._card import CLIP_MEAN, CLIP_STD, HALF, Preprocessing
-from kinfold.backbones._fit import check_fit
 from kinfold.backbones._tower import Tower, find_tokens
-from kinfold.errors import FormatError, InputError
-from kinfold.storage import read_json
+from kinfold.backbones._weights import load_weights, read_config
+from kinfold.errors import InputError
 
 # Families whose sequence is known: whether it begins with CLS. Registers are counted besides.
 _BEGINS_WITH_CLS = {
@@ -66,11 +64,11 @@ def load_directory(folder: Path, preprocessing: Preprocessing | None = None) -> 
     """
     from kinfold.backbones._processor import read_preprocessing
 
-    config = _read_config(folder)
+    config = read_config(folder)
     vision, model_class, options = _choose_class(folder, config)
     if preprocessing is None:
         preprocessing = read_preprocessing(folder, _default_preprocessing(vision))
-    model, missing = _load_weights(folder, model_class, vision, options)
+    model, missing = load_weights(folder, model_class, vision, options, _UNREAD)
     tower = make_tower(model, vision, preprocessing)
     return LoadedModel(tower, preprocessing, frozenset(missing))
 
@@ -102,35 +100,6 @@ def make_tower(model: Any, config: Any, preprocessing: Preprocessing) -> Tower:
     with torch.inference_mode():
         dim = pooled(forward(blank)).shape[1]
     return Tower(model, forward, None, pooled, dim)
-
-
-def _read_config(folder: Path) -> Any:
-    from transformers import AutoConfig
-
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} isn't a model: it has no config.json")
-    content = read_json(folder / "config.json")
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError) as error:
-        raise InputError(f"{folder / 'config.json'} can't be used: {_say_trouble(content, error)}") from error
-    except OSError as error:
-        raise FormatError(f"{folder / 'config.json'} is damaged: {error}") from error
-
-
-def _say_trouble(config: Any, error: Exception) -> str:
-    """Say why a configuration isn't understood; what transformers says itself only if we know no better."""
-    import transformers
-
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind is None:
-        return "it names no model_type, so it wasn't written by save_pretrained of transformers"
-    if kind not in transformers.CONFIG_MAPPING:
-        return (
-            f"transformers {transformers.__version__} doesn't know models of type {kind!r}. "
-            "Update transformers, or take another backbone"
-        )
-    return str(error)
 
 
 def _choose_class(folder: Path, config: Any) -> tuple[Any, Any, dict[str, Any]]:
@@ -168,56 +137,6 @@ def _choose_class(folder: Path, config: Any) -> tuple[Any, Any, dict[str, Any]]:
             f"{model_class.main_input_name} and not images: a backbone must be a vision model"
         )
     return config, model_class, {"add_pooling_layer": False} if config.model_type in _NO_POOLER else {}
-
-
-def _load_weights(
-    folder: Path, model_class: Any, config: Any, options: dict[str, Any]
-) -> tuple[nn.Module, set[str]]:
-    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
-        raise FormatError(
-            f"{folder} has no weights: model.safetensors (or pytorch_model.bin) must lie beside config.json"
-        )
-    try:
-        with quiet_transformers():
-            model, info = model_class.from_pretrained(
-                folder,
-                config=config,
-                output_loading_info=True,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # they are refused below, in our own words
-                **options,
-            )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise FormatError(f"the weights in {folder} can't be loaded: {error}") from error
-    except Exception as error:
-        if "safetensor" not in type(error).__name__.lower():
-            raise
-        raise FormatError(f"the weights in {folder} are damaged: {error}") from error
-    missing = set(info["missing_keys"])
-    check_fit(
-        str(folder),
-        f"the {config.model_type} model that its config.json describes",
-        "Put config.json and weights of one and the same model there, or save the model anew",
-        missing=[name for name in missing if not any(part in name for part in _UNREAD)],
-        misfits=info["mismatched_keys"],
-    )
-    return model, missing
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' own bars and reports off the screen while weights load."""
-    from transformers.utils import logging as theirs
-
-    level, bar = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        theirs.set_verbosity(level)
-        if bar:
-            theirs.enable_progress_bar()
 
 
 def _make_forward(model: Any, config: Any, preprocessing: Preprocessing) -> Callable[[torch.Tensor], Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kinfold.run._lock import lock_directory
+from kinfold.locks import lock_directory
 from kinfold.run._manifest import (
     FORMAT,
     FORMAT_VERSION,
