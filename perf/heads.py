@@ -26,8 +26,8 @@ from kinfold.heads import (
     PairSampler,
     ScanObjective,
     Schedule,
+    StudentTeacher,
     TemiObjective,
-    Trainer,
     pair_agreement,
     pseudo_label_loss,
     scan_loss,
@@ -181,8 +181,8 @@ def _measure(options: argparse.Namespace, shape: Shape, device: torch.device) ->
     given = {name: getattr(options, name) for name in Shape.__dataclass_fields__ if getattr(options, name)}
     shape = replace(shape, **given)
     dtype = resolve_precision("auto", device)
-    trainer, sampler = _make_trainer(shape, options.objective, device, dtype), _make_sampler(shape, device)
-    sides = {"ours": lambda batch: trainer.step(batch, shape.batch_size, 100, 0.5)}
+    learner, sampler = _make_learner(shape, options.objective, device, dtype), _make_sampler(shape, device)
+    sides = {"ours": lambda batch: learner.step(batch, shape.batch_size, 100, 0.5)}
     if not options.no_reference:
         sides["reference"] = LoopedReference(shape, options.objective, device).step
     turns = Turns({name: [] for name in sides}, {name: [] for name in sides}, [])
@@ -197,12 +197,12 @@ def _measure(options: argparse.Namespace, shape: Shape, device: torch.device) ->
     return _table(options, shape, turns, device, dtype)
 
 
-def _make_trainer(shape: Shape, objective: str, device: torch.device, dtype: torch.dtype) -> Trainer:
+def _make_learner(shape: Shape, objective: str, device: torch.device, dtype: torch.dtype) -> StudentTeacher:
     network = MultiHeadNetwork(
         shape.n_features, shape.n_clusters, shape.n_heads, generator=torch.Generator().manual_seed(0)
     )
     schedule = Schedule(n_epochs=1, learning_rate=4e-4, warmup_steps=0, frozen_steps=0)
-    return Trainer(network, make_objective(objective, shape), schedule, device=device, dtype=dtype)
+    return StudentTeacher(network, make_objective(objective, shape), schedule, device=device, dtype=dtype)
 
 
 def _make_sampler(shape: Shape, device: torch.device) -> PairSampler:

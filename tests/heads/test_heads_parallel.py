@@ -13,6 +13,7 @@ from kinfold.heads import (
     PairSampler,
     ScanObjective,
     Schedule,
+    StudentTeacher,
     TemiObjective,
     Trainer,
 )
@@ -57,11 +58,11 @@ def train(name="temi", stop=None, checkpoint=None, stop_before=None):
     X, graph = made_data()
     network = MultiHeadNetwork(D, K, H, generator=torch.Generator().manual_seed(0), batch_norm=name == "icce")
     schedule = Schedule(n_epochs=4, learning_rate=1e-3, warmup_steps=4, frozen_steps=2, momentum=0.9)
-    trainer = Trainer(network, made_objective(name), schedule, device=CPU, dtype=torch.float32)
+    learner = StudentTeacher(network, made_objective(name), schedule, device=CPU, dtype=torch.float32)
     batches = Interrupted(X, graph, batch_size=B, seed=1, device=CPU, n_targets=2 if name == "icce" else 1)
     batches.stop_before = stop_before
     try:
-        training = trainer.fit(batches, checkpoint=checkpoint, stop=stop)
+        training = Trainer(learner).fit(batches, checkpoint=checkpoint, stop=stop)
     except KeyboardInterrupt:
         return {}
     result = {
@@ -102,7 +103,7 @@ def refuse():
     network = MultiHeadNetwork(D, K, 1, generator=torch.Generator())
     schedule = Schedule(n_epochs=1, learning_rate=1e-3, warmup_steps=0, frozen_steps=0)
     try:
-        Trainer(network, ScanObjective(), schedule, device=CPU, dtype=torch.float32)
+        StudentTeacher(network, ScanObjective(), schedule, device=CPU, dtype=torch.float32)
     except InputError as error:
         return {"message": str(error)}
     return {"message": "none"}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from kinfold.heads import MultiHeadNetwork, ScanObjective, Schedule, TemiObjective, Trainer
-from kinfold.heads import trainer as trainer_module
+from kinfold.heads import MultiHeadNetwork, ScanObjective, Schedule, StudentTeacher, TemiObjective
+from kinfold.heads import student_teacher as learner_module
 from kinfold.heads._tiles import Scratch, TilePass, tile_heads
 from kinfold.heads.network import HeadWeights, head_logits
 
@@ -75,25 +75,25 @@ OBJECTIVES = {
 
 def trained(objective, n_targets=1, dtype=torch.float32):
     schedule = Schedule(n_epochs=1, learning_rate=1e-3, warmup_steps=2, frozen_steps=1, momentum=0.9)
-    trainer = Trainer(made_network(), objective, schedule, device=CPU, dtype=dtype)
+    learner = StudentTeacher(made_network(), objective, schedule, device=CPU, dtype=dtype)
     generator = torch.Generator().manual_seed(0)
     losses = []
     for step in range(4):
         batch = torch.randn(2 * B * n_targets, D, generator=generator)
-        losses.append(trainer.step(batch, B, step, step / 4))
-    return torch.stack(losses), trainer.teacher.state_dict()
+        losses.append(learner.step(batch, B, step, step / 4))
+    return torch.stack(losses), learner.teacher.state_dict()
 
 
 @pytest.mark.parametrize("name", list(OBJECTIVES))
 @pytest.mark.parametrize("n_tiles", [2, 5])
 @pytest.mark.parametrize("keep", [True, False])
 def test_tiles_change_nothing_but_rounding(name, n_tiles, keep, monkeypatch):
-    monkeypatch.setattr(trainer_module, "tile_heads", lambda *_: [slice(0, H)])
+    monkeypatch.setattr(learner_module, "tile_heads", lambda *_: [slice(0, H)])
     expected = trained(OBJECTIVES[name](), n_targets=2)
     tiles = [slice(i * H // n_tiles, (i + 1) * H // n_tiles) for i in range(n_tiles)]
-    monkeypatch.setattr(trainer_module, "tile_heads", lambda *_: tiles)
+    monkeypatch.setattr(learner_module, "tile_heads", lambda *_: tiles)
     if not keep:
-        monkeypatch.setattr(trainer_module, "_KEPT_TARGETS_BYTES", 0)
+        monkeypatch.setattr(learner_module, "_KEPT_TARGETS_BYTES", 0)
     losses, teacher = trained(OBJECTIVES[name](), n_targets=2)
     torch.testing.assert_close(losses, expected[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(teacher, expected[1], atol=3e-5, rtol=1e-4)

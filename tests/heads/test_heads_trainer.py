@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kinfold.heads import MultiHeadNetwork, Schedule, TemiObjective, Trainer
+from kinfold.heads import MultiHeadNetwork, Schedule, StudentTeacher, TemiObjective, Trainer
 
 CPU = torch.device("cpu")
 SCHEDULE = Schedule(n_epochs=4, learning_rate=1e-2, warmup_steps=4, frozen_steps=2, momentum=0.9)
@@ -27,7 +27,8 @@ class MadeBatches:
 
 def make_trainer(schedule=SCHEDULE, identity="", dtype=torch.float32):
     network = MultiHeadNetwork(10, 4, 3, generator=torch.Generator().manual_seed(0))
-    return Trainer(network, TemiObjective(3, 4), schedule, device=CPU, dtype=dtype, identity=identity)
+    learner = StudentTeacher(network, TemiObjective(3, 4), schedule, device=CPU, dtype=dtype)
+    return Trainer(learner, identity=identity)
 
 
 def decay_groups(head):
@@ -95,18 +96,20 @@ def test_history_is_the_mean_loss_of_every_epoch():
     assert training.history.shape == (4, 3)
     np.testing.assert_array_equal(training.head_losses, training.history[-1])
     trainer = make_trainer()
-    losses = [trainer.step(batch, 8, step, 0.0).numpy() for step, batch in enumerate(MadeBatches().epoch(0))]
+    losses = [
+        trainer.learner.step(batch, 8, step, 0.0).numpy() for step, batch in enumerate(MadeBatches().epoch(0))
+    ]
     np.testing.assert_allclose(np.mean(losses, axis=0), training.history[0], rtol=1e-6)
 
 
 def test_the_last_layer_stays_frozen_at_first():
     trainer = make_trainer()
-    before = trainer.student.direction.detach().clone()
+    before = trainer.learner.student.direction.detach().clone()
     batch = next(MadeBatches().epoch(0))
-    trainer.step(batch, 8, 0, 0.0)
-    assert torch.equal(trainer.student.direction, before)
-    trainer.step(batch, 8, 2, 0.0)
-    assert not torch.equal(trainer.student.direction, before)
+    trainer.learner.step(batch, 8, 0, 0.0)
+    assert torch.equal(trainer.learner.student.direction, before)
+    trainer.learner.step(batch, 8, 2, 0.0)
+    assert not torch.equal(trainer.learner.student.direction, before)
 
 
 def test_a_resumed_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
@@ -143,8 +146,8 @@ def test_a_damaged_checkpoint_is_ignored_and_said(tmp_path, caplog):
 
 def test_bfloat16_products_stay_close_to_float32():
     batch = next(MadeBatches().epoch(0))
-    exact = make_trainer().step(batch, 8, 0, 0.0).numpy()
-    rounded = make_trainer(dtype=torch.bfloat16).step(batch, 8, 0, 0.0).numpy()
+    exact = make_trainer().learner.step(batch, 8, 0, 0.0).numpy()
+    rounded = make_trainer(dtype=torch.bfloat16).learner.step(batch, 8, 0, 0.0).numpy()
     assert not np.array_equal(rounded, exact)
     np.testing.assert_allclose(rounded, exact, atol=0.01)
     assert np.isfinite(make_trainer(dtype=torch.bfloat16).fit(MadeBatches()).history).all()

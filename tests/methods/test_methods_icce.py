@@ -12,7 +12,7 @@ import kinfold.methods._icce as icce_module
 from kinfold import ICCE, TEMI
 from kinfold.consensus import consensus, mean_nmi
 from kinfold.errors import InputError
-from kinfold.heads import PairSampler, Trainer
+from kinfold.heads import PairSampler, StudentTeacher, Trainer
 from kinfold.methods import load_model, save_model
 from kinfold.methods._criteria import neighbor_agreement
 from kinfold.metrics import clustering_accuracy, normalized_mutual_info
@@ -61,16 +61,16 @@ def bare(**parameters):
 
 
 @pytest.fixture
-def trainers(monkeypatch):
-    """Collect the trainers that fits make."""
+def learners(monkeypatch):
+    """Collect the learners that fits make."""
     made = []
 
-    class Recorded(Trainer):
+    class Recorded(StudentTeacher):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             made.append(self)
 
-    monkeypatch.setattr(heads_module, "Trainer", Recorded)
+    monkeypatch.setattr(heads_module, "StudentTeacher", Recorded)
     return made
 
 
@@ -140,29 +140,29 @@ def test_a_checkpoint_of_another_switch_is_not_continued(change, tmp_path, monke
     np.testing.assert_array_equal(other.history_, bare(**change).fit(X).history_)
 
 
-def test_the_objective_is_made_as_the_switches_say(trainers):
+def test_the_objective_is_made_as_the_switches_say(learners):
     X, _ = blobs()
     switched = {"beta": 0.8, "weighted": False, "cross_entropy_weight": 0.3, "teacher_temperature": 0.07}
     bare(**switched, sinkhorn=True).fit(X)
-    objective = trainers[0].objective
+    objective = learners[0].objective
     assert objective.balanced
     for name, value in switched.items():
         assert getattr(objective, name) == value
     bare().fit(X)
-    assert not trainers[1].objective.balanced
+    assert not learners[1].objective.balanced
 
 
-def test_batch_normalisation_learns_from_batches_and_predicts_by_running_averages(trainers):
+def test_batch_normalisation_learns_from_batches_and_predicts_by_running_averages(learners):
     X, _ = blobs(n=256)
     X[:, 0] *= 50
-    seen, whole = [], Trainer.step
+    seen, whole = [], StudentTeacher.step
 
-    def step(trainer, batch, *rest):
+    def step(learner, batch, *rest):
         seen.append(batch.numpy().astype(np.float64))
-        return whole(trainer, batch, *rest)
+        return whole(learner, batch, *rest)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(Trainer, "step", step)
+        patched.setattr(StudentTeacher, "step", step)
         model = bare(batch_norm=True).fit(X)
     mean, variance = X.astype(np.float64).mean(axis=0), X.astype(np.float64).var(axis=0)
     epsilon = 1e-5 * variance.mean()
@@ -213,7 +213,7 @@ def test_the_threshold_and_the_bounds_reach_the_neighbour_search(parameters, opt
 
 
 @pytest.mark.parametrize("m", [1, 3])
-def test_smoothing_draws_so_many_neighbours_for_each_target(m, trainers):
+def test_smoothing_draws_so_many_neighbours_for_each_target(m, learners):
     X, _ = blobs()
     drawn, whole = [], PairSampler._draw
 

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 import kinfold.methods._heads as heads_module
 from kinfold import TEMI
 from kinfold.errors import InputError
-from kinfold.heads import Trainer
+from kinfold.heads import StudentTeacher
 from kinfold.methods import plan_training
 from kinfold.metrics import clustering_accuracy
 
@@ -35,12 +35,12 @@ def test_digits_are_sorted_better_than_k_means_by_the_head_chosen_without_labels
 def test_the_ablations_reach_the_objective(change, monkeypatch):
     made = []
 
-    class Recorded(Trainer):
+    class Recorded(StudentTeacher):
         def __init__(self, network, objective, *rest, **options):
             super().__init__(network, objective, *rest, **options)
             made.append(objective)
 
-    monkeypatch.setattr(heads_module, "Trainer", Recorded)
+    monkeypatch.setattr(heads_module, "StudentTeacher", Recorded)
     losses = [
         TEMI(**QUICK, **given).fit(rows()).history_ for given in (change, {"beta": 0.6, "weighted": True})
     ]

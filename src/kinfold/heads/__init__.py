@@ -4,15 +4,18 @@ from kinfold.heads.losses import pair_agreement, pseudo_label_loss, scan_loss, s
 from kinfold.heads.network import MultiHeadNetwork, count_head_weights
 from kinfold.heads.objectives import Objective, ScanObjective, TemiObjective
 from kinfold.heads.sampling import PairSampler
-from kinfold.heads.trainer import Schedule, Trainer
+from kinfold.heads.student_teacher import Schedule, StudentTeacher
+from kinfold.heads.trainer import Learner, Trainer
 from kinfold.heads.training import Training
 
 __all__ = [
+    "Learner",
     "MultiHeadNetwork",
     "Objective",
     "PairSampler",
     "ScanObjective",
     "Schedule",
+    "StudentTeacher",
     "TemiObjective",
     "Trainer",
     "Training",

@@ -19,7 +19,7 @@ from torch import Tensor
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
-from kinfold.heads import MultiHeadNetwork, Objective, PairSampler, Trainer, Training
+from kinfold.heads import MultiHeadNetwork, Objective, PairSampler, StudentTeacher, Trainer, Training
 from kinfold.methods._base import check_n_clusters, check_positive, check_whole
 from kinfold.methods._criteria import draw_rows, neighbor_agreement, weigh_agreement
 from kinfold.methods._diagnosis import warn_of_collapse
@@ -266,14 +266,14 @@ class HeadMethod(ClusterMixin, BaseEstimator):
             "rows": [list(X.shape), float(mean.sum()), float(deviation.sum())],
             "graph": [graph.n_samples, len(graph.indices), int(graph.indices.sum(dtype=np.int64))],
         }
-        trainer = Trainer(
+        learner = StudentTeacher(
             network,
             self._make_objective(self.plan_.n_heads),
             self.plan_.schedule,
             device=device,
             dtype=resolve_precision(self.precision, device),
-            identity=hash_json(identity),
         )
+        trainer = Trainer(learner, identity=hash_json(identity))
         batches = PairSampler(
             X,
             graph,
