@@ -1,5 +1,13 @@
 """The multi-head network, its objectives and the one trainer."""
 
+from kinfold.heads.distillation import (
+    DIRECTIONS,
+    DualSettings,
+    balance_loss,
+    confidence_loss,
+    distillation_loss,
+    dual_loss,
+)
 from kinfold.heads.losses import pair_agreement, pseudo_label_loss, scan_loss, sinkhorn, temi_loss
 from kinfold.heads.network import MultiHeadNetwork, count_head_weights
 from kinfold.heads.objectives import Objective, ScanObjective, TemiObjective
@@ -9,6 +17,8 @@ from kinfold.heads.trainer import Learner, Trainer
 from kinfold.heads.training import Training
 
 __all__ = [
+    "DIRECTIONS",
+    "DualSettings",
     "Learner",
     "MultiHeadNetwork",
     "Objective",
@@ -19,7 +29,11 @@ __all__ = [
     "TemiObjective",
     "Trainer",
     "Training",
+    "balance_loss",
+    "confidence_loss",
     "count_head_weights",
+    "distillation_loss",
+    "dual_loss",
     "pair_agreement",
     "pseudo_label_loss",
     "scan_loss",
