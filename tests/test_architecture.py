@@ -29,6 +29,7 @@ BESIDE = {
     "metrics",
     "consensus",
     "distributed",
+    "hierarchy",
     "errors",
     "locks",
     "progress",
@@ -88,7 +89,7 @@ def test_the_rule_itself_sees_what_is_wrong():
 
 def test_every_room_has_its_place():
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert rooms == {*WAY, "metrics", "consensus"}
+    assert rooms == {*WAY, "metrics", "consensus", "hierarchy"}
     assert {path.stem for path in PACKAGE.glob("*.py")} <= {*BESIDE, "__init__", "__main__"}
 
 

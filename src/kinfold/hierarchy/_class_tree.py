@@ -1,0 +1,250 @@
+"""Class trees: a set of classes and who stands below whom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kinfold.errors import InputError
+from kinfold.hierarchy._hierarchy import Choice, Hierarchy
+from kinfold.hierarchy._links import Links, Numbers
+from kinfold.hierarchy._parent_table import CHILD, PARENT, Parents, link, read_parent_table
+from kinfold.hierarchy._walks import breadth_first_pairs, without_shortcuts
+from kinfold.hierarchy._wordnet import WordNet, load_wordnet
+from kinfold.storage import hash_json
+
+Rule = Literal["nearest-ancestor", "direct"]
+RULES = ("nearest-ancestor", "direct")
+
+
+class ClassTree(Hierarchy):
+    """Classes below one another; a class may have several parents, and there may be several roots.
+
+    The number of a class is its place in the given order, so that numbers serve as labels.
+
+    Parameters
+    ----------
+    parents : mapping of str to str, iterable of str, or None
+        Parent or parents of every class; None or nothing for a root. Every parent has an entry of its own.
+
+    Raises
+    ------
+    InputError
+        There is no class, an id is no text, a parent is unknown, named twice, or the class itself, or there
+        is a cycle.
+
+    Examples
+    --------
+    >>> tree = ClassTree({"animal": None, "dog": "animal", "pet": "animal", "lapdog": ["dog", "pet"]})
+    >>> tree.leaves, tree.ancestors("lapdog"), tree.siblings("dog")
+    (('lapdog',), ('dog', 'pet', 'animal'), ('pet',))
+    >>> tree.coarsen(1)
+    array([0, 1, 2, 1], dtype=int32)
+    """
+
+    _what = "the class tree"
+
+    def __init__(self, parents: Parents) -> None:
+        super().__init__(*link(parents, self._what))
+
+    @classmethod
+    def from_wordnet(
+        cls,
+        ids: Iterable[str],
+        *,
+        rule: Rule = "nearest-ancestor",
+        instances: bool = True,
+        wordnet: WordNet | None = None,
+    ) -> ClassTree:
+        """Hang synsets below one another as WordNet does.
+
+        Parameters
+        ----------
+        ids : iterable of str
+            Noun synsets of WordNet 3.0, none twice. Their order is kept.
+        rule : {"nearest-ancestor", "direct"}, default "nearest-ancestor"
+            "direct": the parents of a class are those of its hypernyms that are classes too, so that a gap in
+            the set cuts the tree. "nearest-ancestor": its parents are those ancestors among the classes that
+            are not ancestors of one another, nearest first.
+        instances : bool, default True
+            Go by instance relations too, not by kinds alone.
+        wordnet : WordNet, optional
+            By default :func:`load_wordnet`.
+
+        Raises
+        ------
+        InputError
+            There is no class, one is there twice or is no noun synset, or the rule is unknown.
+        """
+        source = wordnet or load_wordnet()
+        return cls._below(source, source.parent_links if instances else source.hypernym_links, ids, rule)
+
+    @classmethod
+    def from_table(
+        cls, path: str | Path, *, child_column: str = CHILD, parent_column: str = PARENT
+    ) -> ClassTree:
+        """Read a parent table: one row per child and parent.
+
+        Parameters
+        ----------
+        path : str or Path
+            A CSV, TSV or Parquet file. A child with several parents has several rows; a root has one row with
+            an empty parent. Classes keep the order of their first rows.
+        child_column, parent_column : str, default "child" and "parent"
+            Names of the columns, of texts or (in Parquet) whole numbers.
+
+        Raises
+        ------
+        InputError
+            The file can't be read, or its rows don't make a tree; see :class:`ClassTree`.
+        """
+        parents = read_parent_table(Path(path), child_column, parent_column)
+        return cls._named(f"the class tree in {path}", *link(parents, f"the class tree in {path}"))
+
+    def subset(self, ids: Iterable[str], *, rule: Rule = "nearest-ancestor") -> ClassTree:
+        """Return the tree of some of the classes, in the order given; rules as in :meth:`from_wordnet`."""
+        return self._below(self, self.parent_links, ids, rule)
+
+    @classmethod
+    def _below(cls, source: Hierarchy, links: Links, ids: Iterable[str], rule: Rule) -> ClassTree:
+        if rule not in RULES:
+            raise InputError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
+        if isinstance(ids, str):
+            raise InputError(f"ids must be several ids, not the text {ids!r}")
+        chosen = [str(node) for node in ids]
+        rows = source.numbers(chosen).astype(np.int64)
+        if not chosen:
+            raise InputError(f"{cls._what} has no class; it needs one at least")
+        values, first, counts = np.unique(rows, return_index=True, return_counts=True)
+        if len(values) < len(rows):
+            twice = chosen[first[counts > 1].min()]
+            raise InputError(f"the class {twice!r} is there {counts[counts > 1].max()} times; name each once")
+        return cls._named(cls._what, tuple(chosen), _links_among(links, rows, direct=rule == "direct"))
+
+    @classmethod
+    def _named(cls, what: str, ids: Sequence[str], links: Links) -> ClassTree:
+        tree = cls.__new__(cls)
+        tree._what = what
+        Hierarchy.__init__(tree, ids, links)
+        return tree
+
+    def wordnet_leaves(self, *, instances: bool = False, wordnet: WordNet | None = None) -> tuple[str, ...]:
+        """Return the classes with nothing below them in all of WordNet, whether among the classes or not.
+
+        Parameters
+        ----------
+        instances : bool, default False
+            Let instances count as something below.
+        wordnet : WordNet, optional
+            By default :func:`load_wordnet`.
+
+        Raises
+        ------
+        InputError
+            A class is no noun synset of WordNet 3.0.
+        """
+        alone = (wordnet or load_wordnet()).is_leaf(self.ids, instances=instances)
+        return self._names(np.flatnonzero(alone))
+
+    def siblings(self, node: str, *, roots: bool = True) -> tuple[str, ...]:
+        """Return the other classes that share a parent, in the order of the classes.
+
+        Parameters
+        ----------
+        node : str
+            The class, not among the result.
+        roots : bool, default True
+            Take roots for siblings of one another.
+        """
+        number = self.index(node)
+        parents = self.parent_links[number]
+        if len(parents):
+            near = {int(child) for child in self.child_links.take(parents)[1]}
+        else:
+            near = {self.index(root) for root in self.roots} if roots else set()
+        return self._names(sorted(near - {number}))
+
+    def sibling_links(self, *, roots: bool = True) -> Links:
+        """Return :meth:`siblings` of all classes; the links among r roots are r · (r − 1)."""
+        n, counts = len(self), self.parent_links.counts
+        positions, near = self.child_links.take(self.parent_links.indices)
+        owners = self.parent_links.owners[positions]
+        top = np.flatnonzero(counts == 0) if roots else np.zeros(0, dtype=np.int64)
+        keys = np.unique(np.concatenate([owners * n + near, (top[:, None] * n + top).ravel()]))
+        keys = keys[keys // n != keys % n]
+        return Links.from_pairs(keys // n, keys % n, n)
+
+    def same_depth(self, node: str, *, longest: bool = False) -> tuple[str, ...]:
+        """Return the other classes of the same :meth:`depth`, in the order of the classes."""
+        depths = self.depths(longest=longest)
+        number = self.index(node)
+        alike = np.flatnonzero(depths == depths[number])
+        return self._names(alike[alike != number])
+
+    def coarsen(self, depth: int, *, choice: Choice = "first") -> Numbers:
+        """Replace every class deeper than ``depth`` by its ancestor at that depth.
+
+        This is Coarse(d) of the scaling paper. Roots have depth 0; depths and ancestors are those along
+        :meth:`main_parents`, which make the tree unique where a class has several parents.
+
+        Parameters
+        ----------
+        depth : int
+            The largest depth that stays, 0 or more.
+        choice : {"first", "shortest", "longest"}, default "first"
+            Which parent is taken where there are several.
+
+        Returns
+        -------
+        ndarray of int32, shape (n_classes,)
+            Number of the class that stands for each: itself, or the ancestor. ``tree.coarsen(d)[y]`` turns
+            labels into coarse ones.
+
+        Raises
+        ------
+        InputError
+            The depth isn't a whole number of 0 or more, or the choice is unknown.
+        """
+        if isinstance(depth, bool) or not isinstance(depth, (int, np.integer)) or depth < 0:
+            raise InputError(f"depth must be a whole number of 0 or more, not {depth!r}")
+        main, depths = self.main_parents(choice), self.tree_depths(choice)
+        stands = np.arange(len(self), dtype=np.int32)
+        while len(deep := np.flatnonzero(depths[stands] > depth)):
+            stands[deep] = main[stands[deep]]
+        return stands
+
+    def coarse_counts(self, *, choice: Choice = "first") -> NDArray[np.int64]:
+        """Return how many classes :meth:`coarsen` leaves at every depth from 0 to the deepest, int64."""
+        return np.cumsum(np.bincount(self.tree_depths(choice)))
+
+    def to_table(self) -> Any:
+        """Return the parent table (pyarrow, columns child and parent), as :meth:`from_table` reads it.
+
+        Rows of children stand in the order of the classes; roots have an empty parent.
+        """
+        rows = [(child, parent) for child in self.ids for parent in (self.parents(child) or ("",))]
+        children, parents = zip(*rows, strict=True)
+        return pa.table({CHILD: pa.array(children, pa.string()), PARENT: pa.array(parents, pa.string())})
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of ids and parents, in their order."""
+        links = self.parent_links
+        return hash_json([self.ids, links.indptr.tolist(), links.indices.tolist()])
+
+
+def _links_among(links: Links, rows: NDArray[np.int64], *, direct: bool) -> Links:
+    """Return the parents of some nodes among themselves, numbered by their places in ``rows``."""
+    owners, above = links.take(rows) if direct else breadth_first_pairs(links, rows)
+    place = np.full(len(links), -1, dtype=np.int32)
+    place[rows] = np.arange(len(rows))
+    among = place[above] >= 0
+    owners, parents = owners[among], place[above[among]]
+    if not direct:
+        near = without_shortcuts(owners, parents, len(rows))
+        owners, parents = owners[near], parents[near]
+    return Links.from_pairs(owners, parents, len(rows))
