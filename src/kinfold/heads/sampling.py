@@ -39,6 +39,9 @@ class PairSampler:
         Where batches are delivered.
     n_targets : int, default 1
         Neighbours whose teacher outputs make one target: the pair's other member and n_targets − 1 more.
+    order_seed : int, optional
+        Seed of the order of samples alone: samplers that share it go through the samples together, each
+        with draws of its own. By default the order follows from ``seed`` too.
     """
 
     def __init__(
@@ -50,7 +53,9 @@ class PairSampler:
         seed: int,
         device: torch.device,
         n_targets: int = 1,
+        order_seed: int | None = None,
     ) -> None:
+        self._order_seed = order_seed
         self._rows = X
         self._tensor = resident_rows(X, device)
         self._starts, self._degrees = np.asarray(graph.indptr[:-1]), np.diff(graph.indptr)
@@ -80,10 +85,10 @@ class PairSampler:
 
     def _draw(self, number: int) -> NDArray[np.int64]:
         """Return the rows of all batches of an epoch, (steps, 2B · n_targets)."""
-        seed = np.random.SeedSequence([self._seed, number]).generate_state(1, np.uint64)[0]
-        generator = torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+        generator = _make_generator(self._seed, number)
         n_steps, n_pairs, n_draws = self.steps_per_epoch, self.batch_size, 2 * self._n_targets - 1
-        order = torch.randperm(len(self._starts), generator=generator)
+        ordering = generator if self._order_seed is None else _make_generator(self._order_seed, number)
+        order = torch.randperm(len(self._starts), generator=ordering)
         draws = torch.rand((n_steps, n_draws, n_pairs), generator=generator, dtype=torch.float64).numpy()
         anchors = order[: n_steps * n_pairs].numpy().reshape(n_steps, n_pairs)
         partners = self._pick(anchors, draws[:, 0])
@@ -120,3 +125,31 @@ class PairSampler:
 
     def _deliver(self, values: Tensor) -> Tensor:
         return values.to(self._device, non_blocking=True).float()
+
+
+class DualBatches:
+    """Batches of the same samples in two modalities, each with neighbours of its own.
+
+    Parameters
+    ----------
+    images, texts : PairSampler
+        Of as many samples, batch by batch the same ones: with one ``order_seed`` and one ``batch_size``.
+    """
+
+    def __init__(self, images: PairSampler, texts: PairSampler) -> None:
+        self._images, self._texts = images, texts
+        self.batch_size = images.batch_size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of whole batches in an epoch."""
+        return self._images.steps_per_epoch
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of one epoch: images (2B, D) and texts (2B, D), samples before neighbours."""
+        return zip(self._images.epoch(number), self._texts.epoch(number), strict=True)
+
+
+def _make_generator(seed: int, number: int) -> torch.Generator:
+    drawn = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(drawn >> np.uint64(1)))
