@@ -37,8 +37,9 @@ def link(parents: Parents, what: str) -> tuple[tuple[str, ...], Links]:
     values: list[int] = []
     for child, above in parents.items():
         _check_id(child, what)
-        named = [] if above is None else [above] if isinstance(above, str) else list(above)
+        named = _named(child, above, what)
         for parent in named:
+            _check_id(parent, what)
             if parent == child:
                 raise InputError(f"{what}: {child!r} is its own parent")
             if parent not in number_of:
@@ -51,6 +52,14 @@ def link(parents: Parents, what: str) -> tuple[tuple[str, ...], Links]:
         values += [number_of[parent] for parent in named]
     pairs = np.array(owners, dtype=np.int64), np.array(values, dtype=np.int32)
     return tuple(parents), Links.from_pairs(*pairs, len(parents))
+
+
+def _named(child: str, above: str | Iterable[str] | None, what: str) -> list[str]:
+    if above is None or isinstance(above, str):
+        return [] if above is None else [above]
+    if not isinstance(above, Iterable):
+        raise InputError(f"{what}: {child!r} has the parents {above!r}, which are no texts")
+    return list(above)
 
 
 def _check_id(child: object, what: str) -> None:
@@ -74,8 +83,9 @@ def read_parent_table(path: Path, child_column: str, parent_column: str) -> dict
         if not child:
             raise InputError(f"{path}, row {place}: the child is empty")
         known = parents.setdefault(child, [])
+        shown = repr(parent) if parent else "nothing"
         if parent in known or (not parent and child in roots):
-            raise InputError(f"{path}, row {place}: {child!r} below {parent or 'nothing'!r} is there twice")
+            raise InputError(f"{path}, row {place}: {child!r} below {shown} is there twice")
         if (child in roots) if parent else bool(known):
             raise InputError(
                 f"{path}, row {place}: {child!r} has an empty parent in one row and one in another"
@@ -97,7 +107,7 @@ def _read_text(path: Path, child_column: str, parent_column: str) -> Iterator[tu
             _require(path, reader.fieldnames or [], child_column, parent_column)
             for row in reader:
                 if None in row:
-                    raise InputError(f"{path}, line {reader.line_num}: more fields than columns")
+                    raise InputError(f"{path}, row {reader.line_num}: more fields than columns")
                 yield reader.line_num, row[child_column] or "", row[parent_column] or ""
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} can't be read: {error}") from error

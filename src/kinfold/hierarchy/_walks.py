@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kinfold.hierarchy._links import Links, Numbers, spread
+
+_SEEN_BYTES = 1 << 25
 
 
 def longest_depths(parents: Links, children: Links) -> Numbers:
@@ -64,21 +68,11 @@ def breadth_first(links: Links, node: int) -> Numbers:
 
     Nodes at the same distance stand in the order in which the lists name them.
     """
-    seen = np.zeros(len(links), dtype=bool)
-    seen[node] = True
-    fresh: Numbers = np.array([node], dtype=np.int32)
-    found: list[Numbers] = []
-    while len(fresh):
-        values = links.take(fresh)[1]
-        values = values[~seen[values]]
-        fresh = values[np.sort(np.unique(values, return_index=True)[1])]
-        seen[fresh] = True
-        found.append(fresh)
-    return np.concatenate(found)
+    return breadth_first_pairs(links, np.array([node], dtype=np.int64))[1]
 
 
 def breadth_first_pairs(links: Links, nodes: NDArray[np.int64]) -> tuple[NDArray[np.int64], Numbers]:
-    """Do :func:`breadth_first` from several nodes at once.
+    """Do :func:`breadth_first` from several nodes.
 
     Returns
     -------
@@ -87,21 +81,32 @@ def breadth_first_pairs(links: Links, nodes: NDArray[np.int64]) -> tuple[NDArray
     values : ndarray of int32, shape (m,)
         What was reached; of one owner nearest first. Pairs of several owners are mixed.
     """
+    n_together = max(1, _SEEN_BYTES // max(1, len(links)))
+    owners: list[NDArray[np.int64]] = [np.zeros(0, dtype=np.int64)]
+    values: list[Numbers] = [np.zeros(0, dtype=np.int32)]
+    for start in range(0, len(nodes), n_together):
+        for starters, reached in _steps(links, nodes[start : start + n_together]):
+            owners.append(starters + start)
+            values.append(reached)
+    return np.concatenate(owners), np.concatenate(values)
+
+
+def _steps(links: Links, nodes: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Numbers]]:
+    """Yield the pairs of starts and what is new one step further away, distance by distance."""
     n = len(links)
+    seen = np.zeros(len(nodes) * n, dtype=bool)
     owners: NDArray[np.int64] = np.arange(len(nodes))
     values: Numbers = nodes.astype(np.int32)
-    seen: NDArray[np.int64] = owners * n + values
-    found: list[tuple[NDArray[np.int64], Numbers]] = [(owners[:0], values[:0])]
+    seen[owners * n + values] = True
     while len(owners):
         positions, values = links.take(values)
         owners = owners[positions]
         keys = owners * n + values
-        first = np.sort(np.unique(keys, return_index=True)[1])
-        first = first[~np.isin(keys[first], seen)]
-        owners, values = owners[first], values[first]
-        seen = np.concatenate([seen, keys[first]])
-        found.append((owners, values))
-    return np.concatenate([pair[0] for pair in found]), np.concatenate([pair[1] for pair in found])
+        new = np.flatnonzero(~seen[keys])
+        new = new[np.sort(np.unique(keys[new], return_index=True)[1])]
+        owners, values = owners[new], values[new]
+        seen[keys[new]] = True
+        yield owners, values
 
 
 def closure(parents: Links, depths: Numbers) -> Links:
