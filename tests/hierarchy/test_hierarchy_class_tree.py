@@ -215,6 +215,7 @@ def test_a_chain_of_five_thousand_parents_needs_no_recursion():
     ("parents", "message"),
     [
         ({}, "has no class"),
+        (["a", "b"], "made of a mapping from child to parents, not of list"),
         ({"a": "a"}, "'a' is its own parent"),
         ({"a": "b", "b": "a"}, "cycle, child before parent: a > b > a"),
         ({"x": "a", "a": "c", "b": "a", "c": "b", "r": None}, "cycle, child before parent: a > c > b > a"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import subprocess
+import sys
 from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -299,6 +301,9 @@ def test_a_wrong_word_names_the_nearest_right_one(wordnet):
         wordnet.synsets("")
     with pytest.raises(InputError, match="several ids, not the text"):
         wordnet.numbers(DOG)
+    for wrong in (5, [[DOG]]):
+        with pytest.raises(InputError, match="ids must be texts"):
+            wordnet.numbers(wrong)
     with pytest.raises(InputError, match="n00000000"):
         wordnet.numbers([DOG, "n00000000"])
     with pytest.raises(InputError, match="choice must be one of"):
@@ -314,6 +319,15 @@ def test_wordnet_is_loaded_once_and_nobody_can_change_it(wordnet):
             links.indices[0] = 1
     wordnet.depths()[0] = 7
     assert wordnet.depth(wordnet.ids[0]) == 0
+
+
+def test_importing_the_room_reads_no_data_and_brings_no_heavy_package():
+    script = (
+        "import sys, kinfold.hierarchy as room; print(room.load_wordnet.cache_info().currsize, "
+        "*sorted({'torch', 'transformers', 'sklearn', 'scipy'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["0"]
 
 
 def test_a_damaged_or_newer_data_file_is_named(tmp_path):

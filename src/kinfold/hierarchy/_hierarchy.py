@@ -114,6 +114,8 @@ class Hierarchy:
             return np.array([known[node] for node in ids], dtype=np.int32)
         except KeyError as error:
             raise self._unknown(error.args[0]) from None
+        except TypeError as error:
+            raise InputError(f"ids must be texts, one or more in a sequence: {error}") from None
 
     def parents(self, node: str) -> tuple[str, ...]:
         """Return the nodes one step above, in their given order."""

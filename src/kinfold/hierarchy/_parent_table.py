@@ -27,9 +27,13 @@ def link(parents: Parents, what: str) -> tuple[tuple[str, ...], Links]:
     Raises
     ------
     InputError
-        It is empty, an id is no text or empty, a parent has no entry of its own, is the child itself, or is
-        named twice.
+        It is no mapping or empty, an id is no text or empty, a parent has no entry of its own, is the child
+        itself, or is named twice.
     """
+    if not isinstance(parents, Mapping):
+        raise InputError(
+            f"{what} is made of a mapping from child to parents, not of {type(parents).__name__}"
+        )
     if not parents:
         raise InputError(f"{what} has no class; it needs one at least")
     number_of = {child: number for number, child in enumerate(parents)}

@@ -115,18 +115,18 @@ class WordNet(Hierarchy):
         """Return the instances of the synset, by ascending id."""
         return self._names(self.instance_hyponym_links[self.index(synset)])
 
-    def descendants(self, synset: str, *, instances: bool = True) -> tuple[str, ...]:
+    def descendants(self, node: str, *, instances: bool = True) -> tuple[str, ...]:
         """Return all synsets below, nearest first, each once.
 
         Parameters
         ----------
-        synset : str
+        node : str
             Where to begin; not among the result.
         instances : bool, default True
             Go by instance relations too, not by kinds alone.
         """
         links = self.child_links if instances else self.hyponym_links
-        return self._names(breadth_first(links, self.index(synset)))
+        return self._names(breadth_first(links, self.index(node)))
 
     def is_leaf(self, ids: Iterable[str] | None = None, *, instances: bool = True) -> NDArray[np.bool_]:
         """Say which synsets have nothing below them in WordNet, bool (n,).
