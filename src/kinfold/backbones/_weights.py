@@ -37,7 +37,8 @@ def read_config(folder: Path) -> Any:
         raise InputError(f"{folder} isn't a model: it has no config.json")
     content = read_json(folder / "config.json")
     try:
-        return AutoConfig.from_pretrained(folder)
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(folder)
     except (ValueError, KeyError) as error:
         raise InputError(f"{folder / 'config.json'} can't be used: {_say_trouble(content, error)}") from error
     except OSError as error:

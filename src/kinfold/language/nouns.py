@@ -1,0 +1,190 @@
+"""Features of words: the mean of what a text tower makes of them in several prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinfold.errors import InputError
+from kinfold.language._entry import NounKey
+from kinfold.language.cache import NounCache
+from kinfold.language.encoders import TextEncoder, check_texts
+from kinfold.language.prompts import TEMPLATES, check_templates, fill
+from kinfold.progress import SILENT, Progress
+from kinfold.storage import hash_json
+
+# Words that are embedded together, and kept together when the work is interrupted: on one slow core a minute.
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class NounFeatures:
+    """Words and their features in a joint space.
+
+    Parameters
+    ----------
+    nouns : tuple of str
+        The words, different ones all.
+    features : array of shape (n, dim), float32
+        At unit length; mapped from the cache, read-only.
+    fingerprint : str
+        SHA-256 of the file of features.
+    path : Path
+        The entry in the cache.
+    """
+
+    nouns: tuple[str, ...]
+    features: NDArray[np.float32]
+    fingerprint: str
+    path: Path
+
+    def __len__(self) -> int:
+        return len(self.nouns)
+
+
+def embed_words(
+    encoder: TextEncoder,
+    words: Sequence[str],
+    *,
+    prompts: Sequence[str] = TEMPLATES,
+    progress: Progress = SILENT,
+) -> NDArray[np.float32]:
+    """Return the features of words: each the mean of its raw text features over the prompts, at unit length.
+
+    Parameters
+    ----------
+    encoder : TextEncoder
+        The text tower.
+    words : sequence of str
+        One or more, the same one twice if you like.
+    prompts : sequence of str, default the seven of CLIP
+        Templates with one ``{}`` each.
+    progress : Progress
+        Who shows how far it is.
+
+    Returns
+    -------
+    array of shape (n, dim), float32
+        In the order of ``words``.
+
+    Raises
+    ------
+    InputError
+        A word is empty, there are none, or a template has no ``{}``.
+
+    References
+    ----------
+    Li et al., "Image Clustering with External Guidance" (TAC), 2024; Radford et al. (CLIP), 2021.
+    """
+    _check(words, prompts)
+    out = np.empty((len(words), encoder.dim), np.float32)
+    with progress.task(f"Reading words with {encoder.name}", len(words), "words") as task:
+        for chunk in _chunks(len(words)):
+            out[chunk] = _embed_chunk(encoder, words[chunk], prompts)
+            task.advance(chunk.stop - chunk.start)
+    return out
+
+
+def embed_nouns(
+    encoder: TextEncoder,
+    nouns: Sequence[str] | None = None,
+    *,
+    prompts: Sequence[str] = TEMPLATES,
+    cache: NounCache | None = None,
+    progress: Progress = SILENT,
+) -> NounFeatures:
+    """Return the features of many nouns from the cache, making them first if they aren't there.
+
+    A call that is interrupted, also by SIGKILL, is gone on with by the next one; two processes that want the
+    same wait for each other.
+
+    Parameters
+    ----------
+    encoder : TextEncoder
+        The text tower.
+    nouns : sequence of str or None
+        None takes the 119,034 nouns of WordNet 3.0. A noun that stands twice is taken once.
+    prompts : sequence of str, default the seven of CLIP
+        Templates with one ``{}`` each.
+    cache : NounCache or None
+        Where features are kept; None is the user's cache folder.
+    progress : Progress
+        Who shows how far it is.
+
+    Raises
+    ------
+    InputError
+        As :func:`embed_words`; or the cache can't be written.
+    """
+    words = _wordnet_nouns() if nouns is None else nouns
+    _check(words, prompts)
+    words = tuple(dict.fromkeys(words))
+    key = NounKey(
+        encoder.fingerprint(), tuple(prompts), hash_json(list(words)), len(words), encoder.dim, _CHUNK
+    )
+    entry = (cache or NounCache()).entry(key)
+    features = entry.features()
+    if features is None:
+        with entry.writing(encoder.name, words):
+            features = entry.features()  # another process may have made them meanwhile
+            if features is None:
+                with progress.task(f"Reading nouns with {encoder.name}", len(words), "nouns") as task:
+                    for number, chunk in enumerate(_chunks(len(words))):
+                        if not entry.has_part(number):
+                            entry.write_part(number, _embed_chunk(encoder, words[chunk], prompts))
+                        task.advance(chunk.stop - chunk.start)
+                entry.finish(encoder.name)
+                features = entry.features()
+    if features is None:
+        raise InputError(f"{entry.path} was changed while it was written; run the same again")
+    return NounFeatures(words, features, entry.fingerprint(), entry.path)
+
+
+def mean_direction(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean over the second axis at unit length: (n, m, dim) → (n, dim).
+
+    Raises
+    ------
+    InputError
+        A mean is zero or not finite.
+    """
+    mean = features.mean(axis=1, dtype=np.float64)
+    norms = np.linalg.norm(mean, axis=1, keepdims=True)
+    if not np.all(np.isfinite(norms) & (norms > 0)):
+        row = int(np.flatnonzero(~(np.isfinite(norms) & (norms > 0))[:, 0])[0])
+        raise InputError(
+            f"the text features of number {row} have no direction (zero, infinite or not a number): the "
+            "model's weights are damaged, or its numbers don't fit the precision; try precision='float32'"
+        )
+    unit: NDArray[np.float32] = (mean / norms).astype(np.float32)
+    return unit
+
+
+def _embed_chunk(encoder: TextEncoder, words: Sequence[str], prompts: Sequence[str]) -> NDArray[np.float32]:
+    raw = encoder.encode(fill(prompts, words))
+    return mean_direction(raw.reshape(len(words), len(prompts), -1))
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    for start in range(0, n, _CHUNK):
+        yield slice(start, min(n, start + _CHUNK))
+
+
+def _check(words: Sequence[str], prompts: Sequence[str]) -> None:
+    check_templates(prompts)
+    check_texts(words, "words")
+    if len(words) == 0:
+        raise InputError("there are no words to embed")
+    for place, word in enumerate(words):
+        if not word.strip():
+            raise InputError(f"word number {place} is empty")
+
+
+def _wordnet_nouns() -> tuple[str, ...]:
+    from kinfold.hierarchy import load_wordnet
+
+    return load_wordnet().nouns().strings

@@ -1,0 +1,270 @@
+"""Classification by names alone: an image belongs to the class whose text lies closest to it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from kinfold.compute import resolve_device
+from kinfold.errors import InputError
+from kinfold.features.matrix import RowMatrix, as_row_matrix
+from kinfold.features.unit_rows import UnitRows
+from kinfold.language.encoders import TextEncoder
+from kinfold.language.nouns import embed_words, mean_direction
+from kinfold.language.prompts import TEMPLATES
+from kinfold.progress import SILENT, Progress
+
+CLIP_LOGIT_SCALE = 100.0
+"""What CLIP's logit scale is held at by the end of its training: the default where a model doesn't say."""
+
+_BLOCK_BYTES = 64 << 20
+
+
+def embed_classes(
+    encoder: TextEncoder,
+    classes: Sequence[str | Sequence[str]],
+    *,
+    prompts: Sequence[str] = TEMPLATES,
+    progress: Progress = SILENT,
+) -> NDArray[np.float32]:
+    """Return one text feature per class, at unit length.
+
+    Parameters
+    ----------
+    encoder : TextEncoder
+        The text tower.
+    classes : sequence of str or of sequences of str
+        A class's name, or several names of it; those count alike: the feature is the mean direction of the
+        names' features.
+    prompts : sequence of str, default the seven of CLIP
+        Templates with one ``{}`` each.
+    progress : Progress
+        Who shows how far it is.
+
+    Returns
+    -------
+    array of shape (K, dim), float32
+
+    Raises
+    ------
+    InputError
+        A class has no name, or one that is empty.
+    """
+    names = _as_lists(classes)
+    features = embed_words(
+        encoder, [one for several in names for one in several], prompts=prompts, progress=progress
+    )
+    ends = np.cumsum([len(several) for several in names])
+    parts = np.split(features, ends[:-1])
+    return np.concatenate([part if len(part) == 1 else mean_direction(part[None]) for part in parts])
+
+
+class ZeroShotClassifier:
+    """Softmax of the cosines between an image and the texts of classes, times the logit scale.
+
+    Parameters
+    ----------
+    class_features : array of shape (K, dim)
+        One text feature per class (:func:`embed_classes`), of any length.
+    logit_scale : float or None, default None
+        Factor of the cosines, above 0: the encoder's ``logit_scale``. None takes CLIP's, 100. Probabilities
+        depend on it, classes don't. SigLIP's bias is the same for all classes and cancels in a softmax.
+    device : str or torch.device
+        Where products are made.
+
+    Raises
+    ------
+    InputError
+        The features are no finite matrix, have rows of zeros, or the scale isn't positive.
+    """
+
+    def __init__(
+        self,
+        class_features: ArrayLike,
+        logit_scale: float | None = None,
+        *,
+        device: str | torch.device = "auto",
+    ) -> None:
+        scale = CLIP_LOGIT_SCALE if logit_scale is None else float(logit_scale)
+        if not 0 < scale < float("inf"):
+            raise InputError(f"logit_scale must be a positive number, got {logit_scale}")
+        self.logit_scale = scale
+        self.device = resolve_device(device)
+        rows = UnitRows(as_row_matrix(class_features), self.device)
+        self._classes = _read(rows, 0, rows.n_rows, "class")
+
+    @property
+    def n_classes(self) -> int:
+        """The number of classes."""
+        return len(self._classes)
+
+    def predict_proba(self, X: ArrayLike | RowMatrix) -> NDArray[np.float32]:
+        """Return the probability of each class for each row.
+
+        Parameters
+        ----------
+        X : row matrix of shape (N, dim)
+            Image features of the joint space, of any length.
+
+        Returns
+        -------
+        array of shape (N, K), float32
+
+        Raises
+        ------
+        InputError
+            Another dimension than the classes', or a row that is zero or not finite.
+        """
+        rows = self._rows(X)
+        out = np.empty((rows.n_rows, self.n_classes), np.float32)
+        for block, cosines in self._cosines(rows):
+            out[block] = torch.softmax(self.logit_scale * cosines, dim=1).cpu().numpy()
+        return out
+
+    def predict(self, X: ArrayLike | RowMatrix) -> NDArray[np.int32]:
+        """Return the number of the closest class for each row: int32 (N,), in blocks of bounded memory."""
+        rows = self._rows(X)
+        out = np.empty(rows.n_rows, np.int32)
+        for block, cosines in self._cosines(rows):
+            out[block] = cosines.argmax(dim=1).cpu().numpy()
+        return out
+
+    def _rows(self, X: ArrayLike | RowMatrix) -> UnitRows:
+        return _unit_rows(X, int(self._classes.shape[1]), self.device)
+
+    def _cosines(self, rows: UnitRows) -> Iterator[tuple[slice, torch.Tensor]]:
+        size = max(1, _BLOCK_BYTES // (4 * max(rows.dim, self.n_classes)))
+        for start in range(0, rows.n_rows, size):
+            stop = min(rows.n_rows, start + size)
+            yield slice(start, stop), _read(rows, start, stop, "row") @ self._classes.T
+
+
+@dataclass(frozen=True)
+class LemmaChoice:
+    """Which name of each class zero-shot classification prefers for the class's own images.
+
+    Parameters
+    ----------
+    lemmas : tuple of str
+        The chosen one per class.
+    features : array of shape (K, dim), float32
+        Its text feature.
+    votes : tuple of arrays
+        Per class, how many of its images voted for each of its lemmas.
+    """
+
+    lemmas: tuple[str, ...]
+    features: NDArray[np.float32]
+    votes: tuple[NDArray[np.int64], ...]
+
+
+def choose_lemmas_by_labels(
+    encoder: TextEncoder,
+    classes: Sequence[str | Sequence[str]],
+    X: ArrayLike | RowMatrix,
+    labels: NDArray[Any],
+    *,
+    prompts: Sequence[str] = TEMPLATES,
+    progress: Progress = SILENT,
+) -> LemmaChoice:
+    """Choose one lemma per class by the vote of the class's own images. This reads labels.
+
+    It belongs to relabelling and evaluation, never to clustering. Each image of a class is classified by
+    zero-shot among the lemmas of its class alone; the lemma that most of them take is the class's. Equal
+    votes, and classes without images, take the lemma that stands first.
+
+    Parameters
+    ----------
+    encoder : TextEncoder
+        The text tower.
+    classes : sequence of str or of sequences of str
+        The lemmas of each class, as of a WordNet synset, the commonest first.
+    X : row matrix of shape (N, dim)
+        Image features of the joint space.
+    labels : array of int of shape (N,)
+        The class of each row, 0 … K − 1; −1 for rows without one, which don't vote.
+    prompts, progress
+        As for :func:`embed_classes`.
+
+    Raises
+    ------
+    InputError
+        Labels don't fit the rows or the classes.
+
+    References
+    ----------
+    Adaloglou et al., "Scaling Up Deep Clustering Methods Beyond ImageNet-1K", 2024, zero-shot experiments.
+    """
+    names = _as_lists(classes)
+    rows = _unit_rows(X, encoder.dim, encoder.device)
+    labels = _check_labels(labels, rows.n_rows, len(names))
+    flat = [one for several in names for one in several]
+    features = embed_words(encoder, flat, prompts=prompts, progress=progress)
+    starts = np.concatenate([[0], np.cumsum([len(several) for several in names])])
+    counts = _count_votes(rows, labels, features, starts)
+    votes = tuple(counts[a:b] for a, b in itertools.pairwise(starts))
+    chosen = starts[:-1] + np.array([int(vote.argmax()) for vote in votes], dtype=np.int64)
+    return LemmaChoice(tuple(flat[number] for number in chosen), features[chosen], votes)
+
+
+def _count_votes(
+    rows: UnitRows, labels: NDArray[np.int64], features: NDArray[np.float32], starts: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return how many images vote for each lemma: (number of all lemmas,)."""
+    counts = np.zeros(len(features), np.int64)
+    size = max(1, _BLOCK_BYTES // (4 * rows.dim))
+    for start in range(0, rows.n_rows, size):
+        own = labels[start : start + size]
+        images = _read(rows, start, start + len(own), "row")
+        texts = torch.from_numpy(features).to(images.device)
+        for label in np.unique(own[own >= 0]):
+            lemmas = slice(int(starts[label]), int(starts[label + 1]))
+            members = torch.from_numpy(np.flatnonzero(own == label)).to(images.device)
+            best = (images[members] @ texts[lemmas].T).argmax(dim=1).cpu().numpy()
+            counts[lemmas] += np.bincount(best, minlength=lemmas.stop - lemmas.start)
+    return counts
+
+
+def _unit_rows(X: ArrayLike | RowMatrix, dim: int, device: torch.device) -> UnitRows:
+    matrix = as_row_matrix(X)
+    if matrix.shape[1] != dim:
+        raise InputError(
+            f"the features have {matrix.shape[1]} dimensions, the texts {dim}: both must come from one and "
+            "the same model"
+        )
+    return UnitRows(matrix, device)
+
+
+def _check_labels(labels: NDArray[Any], n_rows: int, n_classes: int) -> NDArray[np.int64]:
+    array = np.asarray(labels)
+    if array.shape != (n_rows,) or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"labels must be {n_rows} integers, got {array.dtype} {array.shape}")
+    if n_rows and not -1 <= array.min() <= array.max() < n_classes:
+        raise InputError(f"labels must lie in -1 … {n_classes - 1}, got {array.min()} … {array.max()}")
+    return array.astype(np.int64)
+
+
+def _as_lists(classes: Sequence[str | Sequence[str]]) -> list[list[str]]:
+    if isinstance(classes, str) or not len(classes):
+        raise InputError(f"classes must be a list of names, got {classes!r}")
+    names = [[one] if isinstance(one, str) else list(one) for one in classes]
+    for place, several in enumerate(names):
+        if not several:
+            raise InputError(f"class number {place} has no name")
+    return names
+
+
+def _read(rows: UnitRows, start: int, stop: int, what: str) -> torch.Tensor:
+    """Return rows at unit length; those without a direction are refused by number."""
+    block = rows.read(start, stop)
+    wrong = ~(torch.linalg.vector_norm(block, dim=1) > 0.5)  # zero stays zero, what isn't finite is NaN
+    if bool(wrong.any()):
+        row = start + int(wrong.nonzero()[0])
+        raise InputError(f"{what} {row} has no direction: it is zero or not finite")
+    return block
