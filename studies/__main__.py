@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from kinfold.errors import InputError
 from studies.cells import Table
 from studies.report import write_page
 from studies.results import Results
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.command == "show":
         write_page(options.page, TABLES, results)
         return
-    tables = choose_tables(options.table)
+    tables = choose_tables(options.table, options.row)
     if options.command == "list":
         _list(tables, options.seeds, results)
         return
@@ -34,9 +36,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{count} cells run, {left} left")
 
 
-def choose_tables(names: Sequence[str] | None) -> list[Table]:
-    """Return the named tables in the order of priority; without names, all that aren't made of others."""
-    return [table for table in TABLES if (table.name in names if names else table.runs)]
+def choose_tables(names: Sequence[str] | None, rows: Sequence[str] | None = None) -> list[Table]:
+    """Return the named tables in the order of priority; without names, all that aren't made of others.
+
+    ``rows`` keeps the rows of these names or data sets alone.
+    """
+    tables = [table for table in TABLES if (table.name in names if names else table.runs)]
+    if rows is None:
+        return tables
+    kept = [tuple(row for row in table.rows if {row.name, row.data} & {*rows}) for table in tables]
+    if not any(kept):
+        raise InputError(
+            f"no row is called {' or '.join(map(repr, rows))}; they are named as in docs/studies.md"
+        )
+    return [replace(table, rows=some) for table, some in zip(tables, kept, strict=True)]
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -48,6 +61,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for command in (running, listing):
         names = [table.name for table in TABLES]
         command.add_argument("--table", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+        command.add_argument(
+            "--row", nargs="+", metavar="NAME", help="rows or data sets, as the page has them"
+        )
         command.add_argument("--seeds", type=_whole_numbers, default=(0, 1, 2), help="0,1,2 by default")
     given = os.environ.get("KINFOLD_DATA")
     running.add_argument("--data", type=Path, default=Path(given) if given else None, help="$KINFOLD_DATA")

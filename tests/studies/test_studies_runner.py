@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from kinfold.errors import InputError
 from kinfold.methods import Criteria
 from studies import runner
 from studies.__main__ import main
@@ -146,3 +147,14 @@ def test_the_command_line_lists_and_writes_the_page(tmp_path, capsys):
     assert capsys.readouterr().out.count("digits · digits ·") == 5
     main(["--results", str(lines), "show", "--page", str(page)])
     assert "## Digits: all methods" in page.read_text("utf-8")
+
+
+def test_single_rows_and_data_sets_can_be_named(tmp_path, capsys):
+    command = ["--results", str(tmp_path / "none.jsonl"), "list", "--seeds", "0", "--table", "small", "full"]
+    main([*command, "--row", "TEMI", "cifar"])
+    out = capsys.readouterr().out
+    assert out.count("· TEMI · seed 0") == 5  # one per small folder
+    assert out.count("full · cifar ·") == 5
+    assert "small · cifar-500 · ICCE" not in out
+    with pytest.raises(InputError, match="no row is called 'TEMY'"):
+        main([*command, "--row", "TEMY"])
