@@ -57,4 +57,4 @@ def _number(model: Any, name: str, *, exp: bool = False) -> float | None:
     value = getattr(model, name, None)
     if value is None:
         return None
-    return float(value.exp() if exp else value)
+    return float(value.detach().exp() if exp else value.detach())

@@ -24,7 +24,7 @@ from kinfold.storage import hash_json
 logger = logging.getLogger(__name__)
 
 # Tokens that are read at once, by kind of device: more gets no faster.
-_TOKENS = {"cpu": 1024, "mps": 8192, "cuda": 32768}
+_TOKENS = {"cpu": 512, "mps": 8192, "cuda": 32768}
 # Texts whose tokens are held at once; they are sorted by length among themselves.
 _WINDOW = 16384
 
