@@ -187,6 +187,11 @@ def test_a_diamond_is_counted_once():
     assert list(tree) == list(DIAMOND)
 
 
+def test_of_several_lowest_common_ancestors_the_deepest_comes_first():
+    tree = ClassTree({"high": None, "top": None, "deep": "top", "x": ["high", "deep"], "y": ["high", "deep"]})
+    assert tree.lowest_common_ancestors("x", "y") == ("deep", "high")
+
+
 def test_a_tree_of_one_class_is_root_and_leaf():
     tree = ClassTree({"only": None})
     assert tree.roots == tree.leaves == tree.path_to_root("only") == ("only",)
