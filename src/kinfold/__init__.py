@@ -15,13 +15,14 @@ from kinfold._version import __version__
 if TYPE_CHECKING:
     from kinfold import consensus, metrics, neighbors
     from kinfold.features import FeatureStore
-    from kinfold.methods import ICCE, SCAN, TEMI, TURTLE, SphericalKMeans
+    from kinfold.methods import ICCE, SCAN, TAC, TEMI, TURTLE, SphericalKMeans
     from kinfold.pipeline import cluster
     from kinfold.run import Run
 
 __all__ = [
     "ICCE",
     "SCAN",
+    "TAC",
     "TEMI",
     "TURTLE",
     "FeatureStore",
@@ -40,6 +41,7 @@ _HOME = {
     "ICCE": "kinfold.methods",
     "SCAN": "kinfold.methods",
     "SphericalKMeans": "kinfold.methods",
+    "TAC": "kinfold.methods",
     "TEMI": "kinfold.methods",
     "TURTLE": "kinfold.methods",
     "cluster": "kinfold.pipeline",

@@ -9,6 +9,7 @@ from kinfold.methods._model import METHODS, TopClusters, get_method, load_model,
 from kinfold.methods._presets import PRESETS, preset_parameters
 from kinfold.methods._scan import SCAN
 from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
+from kinfold.methods._tac import TAC
 from kinfold.methods._temi import TEMI
 from kinfold.methods._turtle import TURTLE
 from kinfold.methods._turtle_training import turtle_batch_size
@@ -18,6 +19,7 @@ __all__ = [
     "METHODS",
     "PRESETS",
     "SCAN",
+    "TAC",
     "TEMI",
     "TURTLE",
     "Auto",

@@ -16,11 +16,13 @@ from kinfold.errors import FormatError
 from kinfold.methods._auto import Auto
 from kinfold.methods._base import fitted_clusters
 from kinfold.methods._table import SINGLE_METHODS, find_named
+from kinfold.methods._tac import TAC
 from kinfold.storage import atomic_file, check_format_version, read_json, write_json
 
 FORMAT = "kinfold-model"
 FORMAT_VERSION = 1
 METHODS: dict[str, type[Any]] = {**SINGLE_METHODS, "auto": Auto}
+_SAVED: dict[str, type[Any]] = {**METHODS, "tac": TAC}  # also what no command fits
 
 _BLOCK_VALUES = 16 << 20
 _MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
@@ -47,7 +49,7 @@ def save_model(estimator: Any, directory: Path) -> None:
     if isinstance(estimator, Auto):
         chosen["chosen_from"] = {name: found.as_dict() for name, found in estimator.table_.items()}
         estimator = estimator.chosen_
-    name = next(name for name, known in METHODS.items() if type(estimator) is known)
+    name = next(name for name, known in _SAVED.items() if type(estimator) is known)
     tensors = {key: np.ascontiguousarray(value) for key, value in estimator.model_tensors().items()}
     with atomic_file(directory / "model.safetensors") as partial:
         partial.write_bytes(save(tensors))
@@ -86,7 +88,7 @@ def load_model(directory: Path, *, device: str = "auto") -> Any:
     check_format_version(description, content.get("format_version"), FORMAT_VERSION)
     try:
         tensors = load_file(weights)
-        return get_method(content["method"]).from_model(content["config"], tensors, device=device)
+        return find_named(_SAVED, content["method"]).from_model(content["config"], tensors, device=device)
     except (SafetensorError, LookupError, TypeError, ValueError, OSError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FormatError(

@@ -15,6 +15,7 @@ from torch import Tensor
 from kinfold.errors import InputError
 from kinfold.features.matrix import ALL_ZERO, NOT_FINITE, LazyMatrix, to_array, unusable_rows
 from kinfold.features.unit_rows import UnitRows
+from kinfold.storage import hash_array, hash_json
 
 logger = logging.getLogger(__name__)
 
@@ -130,6 +131,14 @@ def column_moments(X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     deviation = np.sqrt(squares / count)
     deviation[deviation <= _CONSTANT * np.abs(mean)] = 0.0
     return mean, deviation
+
+
+def fingerprint_columns(X: Any) -> str:
+    """Return a SHA-256 that stands for the shape of X and the sums of its columns."""
+    sums = np.zeros(X.shape[1])
+    for _, block in numpy_blocks(X, _READ_BYTES):
+        sums += block.sum(axis=0, dtype=np.float64)
+    return hash_json([list(X.shape), hash_array(sums)])
 
 
 class UnitBlocks:

@@ -19,14 +19,13 @@ from kinfold.distributed import current_workers
 from kinfold.errors import InputError
 from kinfold.methods._base import check_n_clusters, check_positive, check_whole, read_widths
 from kinfold.methods._diagnosis import warn_of_collapse
-from kinfold.methods._rows import check_rows, numpy_blocks, refuse_beyond_float32
+from kinfold.methods._rows import check_rows, fingerprint_columns, numpy_blocks, refuse_beyond_float32
 from kinfold.methods._self_training import check_dims, cross_validated_agreement
 from kinfold.methods._task_encoder import TaskEncoder
 from kinfold.methods._turtle_training import (
     TurtlePlan,
     TurtleTraining,
     column_factors,
-    fingerprint_columns,
     plan_turtle,
     space_sizes,
 )

@@ -24,7 +24,6 @@ from kinfold.methods._task_encoder import (
     split_columns,
 )
 from kinfold.progress import SILENT, Progress
-from kinfold.storage import hash_array, hash_json
 
 logger = logging.getLogger(__name__)
 
@@ -264,14 +263,6 @@ def space_sizes(X: Any, widths: Sequence[int]) -> NDArray[np.float64]:
     edges = np.cumsum([0, *widths[:-1]])
     sizes: NDArray[np.float64] = np.sqrt(np.add.reduceat(squares, edges) / (np.array(widths) * X.shape[0]))
     return sizes
-
-
-def fingerprint_columns(X: Any) -> str:
-    """Return a SHA-256 that stands for the shape of X and the sums of its columns."""
-    sums = np.zeros(X.shape[1])
-    for _, block in numpy_blocks(X, _READ_BYTES):
-        sums += block.sum(axis=0, dtype=np.float64)
-    return hash_json([list(X.shape), hash_array(sums)])
 
 
 def _derive(seed: int, number: int, purpose: int) -> int:

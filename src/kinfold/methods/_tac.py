@@ -1,0 +1,400 @@
+"""TAC: clusters that the nouns of a joint space guide."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from kinfold.compute import resolve_device, resolve_precision
+from kinfold.distributed import current_workers
+from kinfold.errors import InputError
+from kinfold.heads import DualSettings
+from kinfold.language.space import count_centres, select_nouns, text_counterparts
+from kinfold.methods._base import check_n_clusters
+from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._kmeans import SphericalKMeans
+from kinfold.methods._rows import check_rows, refuse_beyond_float32
+from kinfold.methods._schedule import default_n_neighbors
+from kinfold.methods._tac_centres import find_centres, fit_quietly
+from kinfold.methods._tac_checks import check_nouns, check_tac
+from kinfold.methods._tac_model import TacModel, name_head
+from kinfold.methods._tac_rows import JointMatrix, Neighbors, unit_matrix
+from kinfold.methods._tac_training import TacPlan, plan_tac, train_dual
+from kinfold.neighbors import NeighborGraph
+from kinfold.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
+
+
+class TAC(ClusterMixin, BaseEstimator):
+    """Text-aided clustering: nouns that tell the images apart guide the clusters, without class names.
+
+    Images and nouns are vectors of one joint space, as CLIP or SigLIP make them. The nouns that stand for
+    groups of images best are selected, and every image gets a text counterpart, the mean of the nouns that
+    fit it. Then two heads, one for images and one for counterparts, teach each other what their neighbours
+    are; or, without training, spherical k-means sees both side by side.
+
+    Parameters
+    ----------
+    n_clusters : int, default 8
+        K, at most the number of samples.
+    noun_features : array-like or row matrix (V, D)
+        Features of nouns in the space of X, of any length: :func:`kinfold.language.embed_nouns` makes those
+        of WordNet. There is no default: ``fit`` says so where they are missing.
+    nouns : sequence of str, optional
+        The nouns themselves, V different ones, for ``selected_nouns_``.
+    train : bool, default True
+        Train the heads; else k-means on images and counterparts, in seconds.
+    centres : str, default "kmeans"
+        How groups of images that nouns are selected for are found: "kmeans", "agglomerative", "spectral",
+        "dbscan", "louvain", or "none", which keeps all nouns.
+    n_centres : int, optional
+        k̂; by default N / ``samples_per_centre``, or 3 K where clusters are smaller than that.
+    samples_per_centre : float, default 300
+        The size that a cluster may have to be told by the same nouns.
+    resolution : float, default 5.0
+        Of ``centres="louvain"``, in place of k̂.
+    nouns_per_centre : int, default 5
+        γ, the nouns that each centre keeps.
+    retrieval_temperature : float, default 0.005
+        Of the softmax over the kept nouns that makes text counterparts.
+    n_neighbors : int, optional
+        Neighbours in each modality; by default the paper's 50, or fewer where half an average cluster is
+        smaller.
+    distillation : {"both", "text_to_image", "image_to_text", "none"}, default "both"
+        Which modality's neighbours teach the other one.
+    confidence : bool, default True
+        Whether the confidence term counts.
+    balance_weight : float, default 5.0
+        α of the balance term, which keeps clusters in use; 0 leaves it out.
+    temperature : float, optional
+        τ of the distillation; by default the paper's 0.5, or 5 from 100 clusters on.
+    n_epochs : int, optional
+        Passes over the data; by default the paper's 20, or 100 from 100 clusters on, and more where that is
+        fewer than 500 steps.
+    batch_size : int, optional
+        Samples per step, cut to N; by default the paper's 512, or 8,192 from 100 clusters on.
+    learning_rate : float, default 1e-3
+        Of Adam.
+    device : str, default "auto"
+        "cpu", "cuda", "mps", or the best there is.
+    precision : str, default "auto"
+        Of the heads' matrix products: "float32", "bfloat16", or bfloat16 where the device has units for it.
+    random_state : int, RandomState or None, default None
+        Seed; the same integer gives the same labels on the same machine.
+
+    Attributes
+    ----------
+    labels_ : ndarray (N,) int32
+        Cluster of every training sample: the arg max of the image head, or the closest centroid.
+    selected_nouns_ : ndarray (M,) of str or int64
+        The nouns that were kept, the surest first; their numbers where ``nouns`` were not given.
+    selected_features_ : ndarray (M, D) float32
+        Their features at unit length.
+    text_counterparts_ : ndarray (N, D) float32
+        What every training sample is in these nouns, at unit length. Not of a loaded model.
+    history_ : ndarray (epochs,) float32
+        Mean loss of every epoch; where heads were trained.
+    plan_ : TacPlan
+        Batch size and length as used.
+    n_clusters_ : int
+        K as fitted.
+    n_features_in_ : int
+        D.
+
+    Raises
+    ------
+    InputError
+        From ``fit``: no ``noun_features``, or of another width than X; more clusters than samples, rows that
+        are not finite, nouns without a direction.
+
+    References
+    ----------
+    Li, Hu, Peng, Lv, Peng (2024), "Image Clustering with External Guidance", ICML. Differences: few samples
+    get more epochs; batch normalisation's averages forget their start, so that they are right after a few
+    steps. The paper's settings: ``preset_parameters("tac", "paper")``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from kinfold import TAC
+    >>> random = np.random.default_rng(0)
+    >>> nouns, truth = random.normal(size=(30, 16)), np.arange(300) % 3
+    >>> X = nouns[truth] + 0.5 * random.normal(size=(300, 16))
+    >>> model = TAC(n_clusters=3, noun_features=nouns, random_state=0).fit(X)
+    >>> len(set(zip(truth, model.labels_)))
+    3
+    """
+
+    n_clusters_: int
+    labels_: NDArray[np.int32]
+    history_: NDArray[np.float32]
+
+    def __init__(
+        self,
+        *,
+        n_clusters: int = 8,
+        noun_features: Any = None,
+        nouns: Sequence[str] | None = None,
+        train: bool = True,
+        centres: str = "kmeans",
+        n_centres: int | None = None,
+        samples_per_centre: float = 300,
+        resolution: float = 5.0,
+        nouns_per_centre: int = 5,
+        retrieval_temperature: float = 0.005,
+        n_neighbors: int | None = None,
+        distillation: str = "both",
+        confidence: bool = True,
+        balance_weight: float = 5.0,
+        temperature: float | None = None,
+        n_epochs: int | None = None,
+        batch_size: int | None = None,
+        learning_rate: float = 1e-3,
+        device: str = "auto",
+        precision: str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.noun_features = noun_features
+        self.nouns = nouns
+        self.train = train
+        self.centres = centres
+        self.n_centres = n_centres
+        self.samples_per_centre = samples_per_centre
+        self.resolution = resolution
+        self.nouns_per_centre = nouns_per_centre
+        self.retrieval_temperature = retrieval_temperature
+        self.n_neighbors = n_neighbors
+        self.distillation = distillation
+        self.confidence = confidence
+        self.balance_weight = balance_weight
+        self.temperature = temperature
+        self.n_epochs = n_epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether ``fit`` goes by the neighbours of images."""
+        return bool(self.train) or self.centres not in ("kmeans", "none")
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        graph: NeighborGraph | None = None,
+        progress: Progress = SILENT,
+        checkpoint: Path | None = None,
+    ) -> Self:
+        """Select nouns for X (N, D) and find its clusters; of several processes the first one trains for all.
+
+        Parameters
+        ----------
+        X : array-like or row matrix (N, D)
+            Image features of the joint space; memory maps and sharded matrices stay on disk, the text
+            counterparts are in memory.
+        y : ignored
+            Labels never reach a fit.
+        graph : NeighborGraph, optional
+            Neighbours of the N images; made here where it is missing. Those of texts are always made here.
+        progress : Progress
+            Shows what is done.
+        checkpoint : Path, optional
+            File to save training to, and to continue from: the result is the same as without a stop.
+
+        Returns
+        -------
+        self
+        """
+        self.check_parameters()
+        X = check_rows(self, X, fitting=True)
+        refuse_beyond_float32(X)
+        n_samples = int(X.shape[0])
+        check_n_clusters(self.n_clusters, n_samples)
+        if graph is not None and graph.n_samples != n_samples:
+            raise InputError(f"the graph has {graph.n_samples} samples, but X has {n_samples} rows")
+        features = check_nouns(self._read_nouns(), self.nouns, self.n_features_in_)
+        self.n_clusters_ = int(self.n_clusters)
+        seed = int(current_workers().broadcast(int(check_random_state(self.random_state).randint(2**31 - 8))))
+        neighbors = Neighbors(X, graph, self.graph_options(n_samples), self.device, progress)
+        self._select(X, features, neighbors, seed, progress)
+        self.text_counterparts_ = text_counterparts(
+            X,
+            self.selected_features_,
+            temperature=self.retrieval_temperature,
+            device=self.device,
+            progress=progress,
+        )
+        if self.train:
+            self._train(X, neighbors, seed, progress, checkpoint)
+        else:
+            self._join(X, seed, progress)
+        self.labels_ = self._labels(X)
+        warn_of_collapse(self.labels_, self.n_clusters_)
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.int32]:
+        """Return the most probable cluster of every row of X (N, D), int32; new images need no nouns."""
+        return self._labels(self._check_predict(X))
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """Return the probabilities (N, K) of the clusters for the rows of X (N, D).
+
+        Those of the image head; without training, softmax(cosine to the centroids / 0.1).
+        """
+        X = self._check_predict(X)
+        return np.concatenate(list(self._model.probabilities(X)))
+
+    def model_config(self) -> dict[str, Any]:
+        """Return what ``model.json`` holds: the kept nouns among it."""
+        return {
+            "n_clusters": self.n_clusters_,
+            "trained": self._model.head is not None,
+            "retrieval_temperature": self._model.temperature,
+            "nouns": self.selected_nouns_.tolist(),
+        }
+
+    def model_tensors(self) -> dict[str, NDArray[Any]]:
+        """Return what ``model.safetensors`` holds: features of the kept nouns, and the head or centroids."""
+        return {"noun_features": self.selected_features_, **self._model.tensors()}
+
+    @classmethod
+    def from_model(
+        cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]], *, device: str = "auto"
+    ) -> Self:
+        """Return an estimator that predicts, from a saved model."""
+        model = cls(n_clusters=config["n_clusters"], train=config["trained"], device=device)
+        model.n_clusters_ = int(config["n_clusters"])
+        model.selected_nouns_ = np.array(config["nouns"])
+        model.selected_features_ = tensors["noun_features"]
+        model.n_features_in_ = int(model.selected_features_.shape[1])
+        model._retrieval_temperature = float(config["retrieval_temperature"])
+        model._adopt({name: value for name, value in tensors.items() if name != "noun_features"})
+        return model
+
+    def check_parameters(self) -> None:
+        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
+        check_tac(self)
+        resolve_precision(self.precision, resolve_device(self.device))
+
+    def graph_options(self, n_samples: int) -> dict[str, Any]:
+        """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
+        wanted = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
+        return {"n_neighbors": max(1, min(wanted, n_samples - 1))}
+
+    def _read_nouns(self) -> Any:
+        return self.noun_features
+
+    def _plan(self, n_samples: int) -> TacPlan:
+        return plan_tac(
+            n_samples,
+            self.n_clusters,
+            n_epochs=self.n_epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            temperature=self.temperature,
+        )
+
+    def _select(self, X: Any, features: Any, neighbors: Neighbors, seed: int, progress: Progress) -> None:
+        """Learn which nouns are kept."""
+        if self.centres == "none":
+            kept = np.arange(features.shape[0])
+        else:
+            centres = find_centres(
+                X,
+                self.centres,
+                self._count_centres(int(X.shape[0])),
+                neighbors,
+                seed=seed,
+                resolution=self.resolution,
+                device=self.device,
+            )
+            kept = select_nouns(
+                features, centres, per_centre=self.nouns_per_centre, device=self.device, progress=progress
+            ).indices
+        logger.info("%d of %d nouns are kept", len(kept), features.shape[0])
+        self.selected_features_: NDArray[np.float32] = unit_matrix(np.asarray(features[kept]))
+        self.selected_nouns_ = kept if self.nouns is None else np.array([self.nouns[j] for j in kept])
+        self._retrieval_temperature = float(self.retrieval_temperature)
+
+    def _count_centres(self, n_samples: int) -> int:
+        if self.n_centres is not None:
+            return min(int(self.n_centres), n_samples)
+        return count_centres(n_samples, self.n_clusters, samples_per_centre=self.samples_per_centre)
+
+    def _train(
+        self, X: Any, neighbors: Neighbors, seed: int, progress: Progress, checkpoint: Path | None
+    ) -> None:
+        """Train the heads, and keep that of images."""
+        self.plan_ = self._plan(int(X.shape[0]))
+        logger.info("training plan: %s", self.plan_)
+        workers, found = current_workers(), None
+        if workers.is_first:
+            device = resolve_device(self.device)
+            training = train_dual(
+                unit_matrix(X),
+                self.text_counterparts_,
+                (neighbors(), neighbors.of(self.text_counterparts_)),
+                self.n_clusters_,
+                self.plan_,
+                self._settings(),
+                seed=seed,
+                device=device,
+                dtype=resolve_precision(self.precision, device),
+                progress=progress,
+                checkpoint=checkpoint,
+            )
+            found = training.history, name_head(training.image)
+        self.history_, tensors = workers.broadcast(found)
+        self._adopt(tensors)
+
+    def _settings(self) -> DualSettings:
+        return DualSettings(
+            temperature=self.plan_.temperature,
+            balance_weight=float(self.balance_weight),
+            confidence=bool(self.confidence),
+            distillation=self.distillation,
+        )
+
+    def _join(self, X: Any, seed: int, progress: Progress) -> None:
+        """Find centroids of images and their counterparts side by side."""
+        model = SphericalKMeans(n_clusters=self.n_clusters_, random_state=seed, device=self.device)
+        joint = JointMatrix(unit_matrix(X), self.text_counterparts_)
+        self._adopt({"centroids": fit_quietly(model, joint, progress).cluster_centers_})
+
+    def _adopt(self, tensors: dict[str, NDArray[Any]]) -> None:
+        """Become what was fitted elsewhere: an image head, or centroids."""
+        self._model = TacModel.from_tensors(
+            self.n_clusters_,
+            self.selected_features_,
+            self._retrieval_temperature,
+            tensors,
+            resolve_device(self.device),
+        )
+
+    def _check_predict(self, X: Any) -> Any:
+        check_is_fitted(self, "n_clusters_")
+        X = check_rows(self, X, fitting=False)
+        refuse_beyond_float32(X)
+        return X
+
+    def _labels(self, X: Any) -> NDArray[np.int32]:
+        """Return the most probable cluster of rows that were checked already, the lower number on ties."""
+        blocks = self._model.probabilities(X)
+        return np.concatenate([block.argmax(axis=1).astype(np.int32) for block in blocks])
