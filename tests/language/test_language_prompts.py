@@ -32,7 +32,7 @@ def test_words_are_put_in_as_they_are_those_of_one_word_together():
     assert fill(TEMPLATES, []) == []
 
 
-@pytest.mark.parametrize("templates", [[], "a {}.", ["a photo"], ["{} and {}"], [None]])
+@pytest.mark.parametrize("templates", [[], "a {}.", ["a photo"], ["{} and {}"], [None], None, {"{}"}])
 def test_templates_without_one_place_for_the_word_are_refused(templates):
     with pytest.raises(InputError, match=r"\{\}"):
         fill(templates, ["x"])

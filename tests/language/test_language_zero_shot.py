@@ -84,7 +84,7 @@ def test_bad_rows_scales_and_shapes_are_refused(space):
         classifier.predict(X[:, :5])
     with pytest.raises(InputError, match="class 1 has no direction"):
         ZeroShotClassifier(np.array([[1.0, 0.0], [0.0, 0.0]]))
-    for scale in (0, -1, float("nan"), float("inf")):
+    for scale in (0, -1, float("nan"), float("inf"), "3", True, [3]):
         with pytest.raises(InputError, match="logit_scale"):
             ZeroShotClassifier(classes, scale)
 
@@ -99,7 +99,13 @@ def test_a_class_is_the_mean_direction_of_its_names(encoder):
     np.testing.assert_array_equal(embed_classes(encoder, ["cat"]), embed_words(encoder, ["cat"]))
 
 
-@pytest.mark.parametrize("classes", [[], "cat", ["cat", []], ["cat", " "], ["cat", [""]]])
+@pytest.mark.parametrize(
+    "classes",
+    [
+        [], "cat", ["cat", []], ["cat", " "], ["cat", [""]],
+        None, [1], [None], {"cat": 0}, {"cat"}, ["cat", {"dog", "hound"}],
+    ],
+)  # fmt: skip
 def test_classes_without_names_are_refused(encoder, classes):
     with pytest.raises(InputError):
         embed_classes(encoder, classes)

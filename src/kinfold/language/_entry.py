@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST_NAME, WORDS_NAME, FEATURES_NAME, PARTS_NAME = "manifest.json", "words.json", "features.npy", "parts"
+
+_MANIFEST_TYPES: dict[str, Any] = {"model": str, "features_sha256": (str, type(None))}
+_KEY_TYPES = {"n_words": int, "dim": int, "chunk": int, "prompts": list}
 
 
 @dataclass(frozen=True)
@@ -101,23 +104,17 @@ class NounEntry:
                 (self.path / PARTS_NAME).mkdir(exist_ok=True)
                 yield
 
-    def features(self) -> NDArray[np.float32] | None:
-        """Return the features, mapped from disk, or None if the entry isn't complete and sound."""
+    def read(self) -> tuple[NDArray[np.float32], str] | None:
+        """Return the features, mapped from disk, and their file's SHA-256; None unless complete and sound."""
         manifest = self._manifest()
         if manifest is None or not manifest["features_sha256"]:
             return None
         try:
-            return _map(self.path / FEATURES_NAME, (self.key.n_words, self.key.dim))
+            features = _map(self.path / FEATURES_NAME, (self.key.n_words, self.key.dim))
         except FormatError as error:
             logger.warning("%s; it is made anew", error)
             return None
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256 of the file of features; the entry must be complete."""
-        manifest = self._manifest()
-        if manifest is None or not manifest["features_sha256"]:
-            raise FormatError(f"{self.path} isn't complete")
-        return str(manifest["features_sha256"])
+        return features, manifest["features_sha256"]
 
     def has_part(self, number: int) -> bool:
         """Tell whether a part is there."""
@@ -198,19 +195,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise FormatError(f"{file} is damaged: it isn't an object")
     check_format_version(file, manifest.get("format_version"), FORMAT_VERSION)
     key = manifest.get("key")
-    needed = {"n_words", "dim", "chunk", "prompts"}
-    if (
-        not isinstance(key, dict)
-        or not needed <= set(key)
-        or not {"model", "features_sha256"} <= set(manifest)
-    ):
-        raise FormatError(f"{file} is damaged: entries are missing")
+    if not isinstance(key, dict) or not (_fits(manifest, _MANIFEST_TYPES) and _fits(key, _KEY_TYPES)):
+        raise FormatError(f"{file} is damaged: entries are missing, or of another type than they should be")
     return manifest
+
+
+def _fits(content: dict[str, Any], types: Mapping[str, Any]) -> bool:
+    """Tell whether all these entries are there, of their types."""
+    return all(name in content and isinstance(content[name], kind) for name, kind in types.items())
 
 
 def _map(file: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
     try:
-        array: NDArray[np.float32] = np.load(file, mmap_mode="r", allow_pickle=False)
+        array: NDArray[np.float32] = np.lib.format.open_memmap(file, mode="r")  # type: ignore[no-untyped-call]
     except (OSError, ValueError, EOFError) as error:
         raise FormatError(f"{file} is damaged: {error}") from error
     if array.shape != shape or array.dtype != np.float32:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def _is_entry(path: Path) -> bool:
 
 
 def _describe(path: Path) -> CachedNouns:
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    size = sum(_size_of(file) for file in path.rglob("*"))
     try:
         manifest = read_manifest(path)
     except (FormatError, FileNotFoundError):
@@ -162,3 +163,12 @@ def _describe(path: Path) -> CachedNouns:
     return CachedNouns(
         path.name, manifest["model"], n_words, int(key["dim"]), done, len(key["prompts"]), size, path
     )
+
+
+def _size_of(file: Path) -> int:
+    """Return the size of a file, 0 of what is none, or is gone by now: a writer renames and removes."""
+    try:
+        status = file.stat()
+    except FileNotFoundError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _TOKENS = {"cpu": 512, "mps": 8192, "cuda": 32768}
 # Texts whose tokens are held at once; they are sorted by length among themselves.
 _WINDOW = 16384
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class TextEncoder:
@@ -198,12 +200,16 @@ def load_text_encoder(
 
 
 def check_texts(texts: Sequence[str], what: str) -> None:
-    """Raise :class:`InputError` unless ``texts`` is a sequence of strings."""
+    """Raise :class:`InputError` unless ``texts`` is a sequence of strings that can be written as UTF-8."""
     if isinstance(texts, (str, bytes)):
         raise InputError(f"{what} must be a list of texts, got the single text {texts!r}")
+    if isinstance(texts, (Mapping, Set)) or not hasattr(texts, "__getitem__"):  # has no order, or ends
+        raise InputError(f"{what} must be a list of texts, got {type(texts).__name__}")
     for place, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"{what} must be texts; number {place} is {text!r}")
+        if _SURROGATE.search(text):
+            raise InputError(f"{what} must be whole Unicode; number {place} has half a character: {text!r}")
 
 
 def _load(name_or_path: str | Path) -> tuple[str, str, TextTower]:

@@ -127,21 +127,21 @@ def embed_nouns(
         encoder.fingerprint(), tuple(prompts), hash_json(list(words)), len(words), encoder.dim, _CHUNK
     )
     entry = (cache or NounCache()).entry(key)
-    features = entry.features()
-    if features is None:
+    found = entry.read()
+    if found is None:
         with entry.writing(encoder.name, words):
-            features = entry.features()  # another process may have made them meanwhile
-            if features is None:
+            found = entry.read()  # another process may have made them meanwhile
+            if found is None:
                 with progress.task(f"Reading nouns with {encoder.name}", len(words), "nouns") as task:
                     for number, chunk in enumerate(_chunks(len(words))):
                         if not entry.has_part(number):
                             entry.write_part(number, _embed_chunk(encoder, words[chunk], prompts))
                         task.advance(chunk.stop - chunk.start)
                 entry.finish(encoder.name)
-                features = entry.features()
-    if features is None:
+                found = entry.read()
+    if found is None:
         raise InputError(f"{entry.path} was changed while it was written; run the same again")
-    return NounFeatures(words, features, entry.fingerprint(), entry.path)
+    return NounFeatures(words, *found, entry.path)
 
 
 def mean_direction(features: NDArray[np.float32]) -> NDArray[np.float32]:

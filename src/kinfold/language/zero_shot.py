@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from kinfold.compute import resolve_device
 from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix, as_row_matrix
 from kinfold.features.unit_rows import UnitRows
-from kinfold.language.encoders import TextEncoder
+from kinfold.language.encoders import TextEncoder, check_texts
 from kinfold.language.nouns import embed_words, mean_direction
 from kinfold.language.prompts import TEMPLATES
 from kinfold.progress import SILENT, Progress
@@ -91,10 +92,10 @@ class ZeroShotClassifier:
         *,
         device: str | torch.device = "auto",
     ) -> None:
-        scale = CLIP_LOGIT_SCALE if logit_scale is None else float(logit_scale)
-        if not 0 < scale < float("inf"):
-            raise InputError(f"logit_scale must be a positive number, got {logit_scale}")
-        self.logit_scale = scale
+        scale: Any = CLIP_LOGIT_SCALE if logit_scale is None else logit_scale
+        if not isinstance(scale, Real) or isinstance(scale, bool) or not 0 < float(scale) < float("inf"):
+            raise InputError(f"logit_scale must be a positive number, got {logit_scale!r}")
+        self.logit_scale = float(scale)
         self.device = resolve_device(device)
         rows = UnitRows(as_row_matrix(class_features), self.device)
         self._classes = _read(rows, 0, rows.n_rows, "class")
@@ -251,13 +252,15 @@ def _check_labels(labels: NDArray[Any], n_rows: int, n_classes: int) -> NDArray[
 
 
 def _as_lists(classes: Sequence[str | Sequence[str]]) -> list[list[str]]:
-    if isinstance(classes, str) or not len(classes):
+    ordered = isinstance(classes, (Sequence, np.ndarray)) and not isinstance(classes, (str, bytes))
+    if not ordered or not len(classes):
         raise InputError(f"classes must be a list of names, got {classes!r}")
-    names = [[one] if isinstance(one, str) else list(one) for one in classes]
+    names = [[one] if isinstance(one, str) else one for one in classes]
     for place, several in enumerate(names):
-        if not several:
+        check_texts(several, f"names of class number {place}")
+        if not len(several):
             raise InputError(f"class number {place} has no name")
-    return names
+    return [list(several) for several in names]
 
 
 def _read(rows: UnitRows, start: int, stop: int, what: str) -> torch.Tensor:
