@@ -81,6 +81,14 @@ def autograd(logits, settings):
     return float(loss.detach()), gradient.numpy()
 
 
+def fused_loss(logits, settings):
+    """Return loss and gradient of logits (2, 2, B, K), by way of the layout (2, K, 2B) of training."""
+    n_samples, n_clusters = logits.shape[2:]
+    turned = np.ascontiguousarray(logits.reshape(2, 2 * n_samples, n_clusters).swapaxes(1, 2))
+    loss, gradient = dual_loss_gradient(torch.from_numpy(turned), settings)
+    return float(loss), gradient.numpy().swapaxes(1, 2).reshape(logits.shape)
+
+
 def test_every_term_is_its_formula():
     (p, _), (q, q_neighbor) = softmax(made_logits())
     as_tensors = [torch.from_numpy(part) for part in (p, q, q_neighbor)]
@@ -107,37 +115,36 @@ def test_the_loss_is_the_naive_loop_in_value_and_gradient(settings):
 def test_the_fused_loss_is_autograds_in_value_and_gradient(settings, shape):
     logits = made_logits(1, shape)
     loss, gradient = autograd(logits.copy(), settings)
-    found, fused = dual_loss_gradient(torch.from_numpy(logits.copy()), settings)
+    found, fused = fused_loss(logits, settings)
     assert float(found) == pytest.approx(loss, rel=1e-11, abs=1e-12)
-    np.testing.assert_allclose(fused.numpy(), gradient, rtol=1e-9, atol=1e-12)
-    found, fused = dual_loss_gradient(torch.from_numpy(logits).float(), settings)
+    np.testing.assert_allclose(fused, gradient, rtol=1e-9, atol=1e-12)
+    found, fused = fused_loss(logits.astype(np.float32), settings)
     assert float(found) == pytest.approx(loss, rel=1e-5, abs=1e-5)
-    np.testing.assert_allclose(fused.numpy(), gradient, atol=1e-5)
+    np.testing.assert_allclose(fused, gradient, atol=1e-5)
 
 
 def test_certain_and_forbidden_clusters_leave_everything_finite():
-    logits = torch.zeros(2, 2, B, K)
+    logits = np.zeros((2, 2, B, K), np.float32)
     logits[..., 0] = 400.0  # all in one cluster, the others empty
     for settings in SETTINGS:
-        loss, gradient = dual_loss_gradient(logits.clone(), settings)
-        assert bool(torch.isfinite(loss)), settings
-        assert bool(torch.isfinite(gradient).all()), settings
+        loss, gradient = fused_loss(logits, settings)
+        assert np.isfinite(loss), settings
+        assert np.isfinite(gradient).all(), settings
 
 
 def test_disagreeing_certainty_is_finite():
-    logits = torch.zeros(2, 2, B, K)
+    logits = np.zeros((2, 2, B, K), np.float32)
     logits[0, ..., 0], logits[1, ..., 1] = 300.0, 300.0
-    loss, gradient = dual_loss_gradient(logits, DualSettings())
-    assert bool(torch.isfinite(loss))
-    assert bool(torch.isfinite(gradient).all())
+    loss, gradient = fused_loss(logits, DualSettings())
+    assert np.isfinite(loss)
+    assert np.isfinite(gradient).all()
 
 
 def test_the_best_there_is_costs_least():
-    certain = torch.eye(K).repeat(3, 1) * 60
-    logits = certain.expand(2, 2, -1, -1).clone()
-    best, gradient = dual_loss_gradient(logits.clone(), DualSettings())
-    assert float(gradient.abs().max()) < 1e-6
+    certain = np.tile(np.eye(K) * 60, (3, 1))
+    best, gradient = fused_loss(np.broadcast_to(certain, (2, 2, *certain.shape)), DualSettings())
+    assert np.abs(gradient).max() < 1e-6
     exact = math.log(1 + 2 * (K - 1) * math.exp(-2)) * 2 - 5 * 2 * math.log(K)
     assert float(best) == pytest.approx(exact, rel=1e-5)
     for seed in range(5):
-        assert float(dual_loss_gradient(torch.from_numpy(made_logits(seed)), DualSettings())[0]) > best
+        assert fused_loss(made_logits(seed), DualSettings())[0] > best

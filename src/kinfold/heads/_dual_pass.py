@@ -55,7 +55,7 @@ class HeadPass:
         self._ones = rows.new_ones(len(rows))
 
     def forward(self, logits: Tensor) -> None:
-        """Write the logits (R, K)."""
+        """Write the logits (K, R)."""
         weights, n_rows = self._weights, len(self._rows)
         weight1 = self._cast("weight1", weights.weight1, self._dtype)
         hidden = self._take("hidden", self._dtype)
@@ -69,14 +69,14 @@ class HeadPass:
         self._normal = hidden.mul_(self._inverse)
         active = self._take("active", torch.float32)
         self._active = torch.addcmul(weights.shift, self._normal, weights.gain, out=active).relu_()
-        torch.addmm(weights.bias2, self._active, weights.weight2.t(), out=logits)
+        torch.addmm(weights.bias2.unsqueeze(1), weights.weight2, self._active.t(), out=logits)
 
     def backward(self, gradient: Tensor, out: DualWeights) -> None:
-        """Write the gradients of the weights, from that of the logits (R, K)."""
+        """Write the gradients of the weights, from that of the logits (K, R)."""
         weights, n_rows = self._weights, len(self._rows)
-        torch.mv(gradient.t(), self._ones, out=out.bias2)
-        torch.mm(gradient.t(), self._active, out=out.weight2)
-        d_active = torch.mm(gradient, weights.weight2, out=self._take_shared("other", torch.float32))
+        torch.mv(gradient, self._ones, out=out.bias2)
+        torch.mm(gradient, self._active, out=out.weight2)
+        d_active = torch.mm(gradient.t(), weights.weight2, out=self._take_shared("other", torch.float32))
         torch.ops.aten.threshold_backward.grad_input(d_active, self._active, 0, grad_input=d_active)
         torch.mv(d_active.t(), self._ones, out=out.shift)
         product = torch.mul(d_active, self._normal, out=self._active)

@@ -111,6 +111,10 @@ class DualHeads:
         self._mean = torch.zeros(2, n_features, device=device)
         self._variance = torch.zeros(2, n_features, device=device)
         self._counted = torch.zeros((), device=device)  # the share of the averages that batches make
+        self._whole = torch.ones((), device=device)
+        # Views, made once: weights and gradients are written in place.
+        self._sides = [_side(self.weights, side) for side in (0, 1)]
+        self._gradient_sides = [_side(self._gradients, side) for side in (0, 1)]
         self._scratch = Scratch(device)
 
     @torch.no_grad()
@@ -128,13 +132,12 @@ class DualHeads:
         progress : float
             Unused.
         """
-        shape = (2, 2 * batch_size, self.n_clusters)
-        logits = self._scratch.take("logits", shape, torch.float32)
+        logits = self._scratch.take("logits", (2, self.n_clusters, 2 * batch_size), torch.float32)
         passes = [self._forward(side, rows, logits[side]) for side, rows in enumerate(batch)]
-        self._counted.lerp_(torch.ones_like(self._counted), _NORM_MOMENTUM)
-        loss, gradient = dual_loss_gradient(logits.view(2, 2, batch_size, self.n_clusters), self.settings)
+        self._counted.lerp_(self._whole, _NORM_MOMENTUM)
+        loss, gradient = dual_loss_gradient(logits, self.settings)
         for side, done in enumerate(passes):
-            done.backward(gradient[side].reshape(shape[1:]), self._of(self._gradients, side))
+            done.backward(gradient[side], self._gradient_sides[side])
         self._update(step)
         return loss.view(1)
 
@@ -162,16 +165,11 @@ class DualHeads:
         return DualTraining(self._plain(0), self._plain(1), np.concatenate(list(history)))
 
     def _forward(self, side: int, rows: Tensor, logits: Tensor) -> HeadPass:
-        weights = self._of(self.weights, side)
-        done = HeadPass(rows, weights, self._scratch, f"{side}.", self.dtype)
+        done = HeadPass(rows, self._sides[side], self._scratch, f"{side}.", self.dtype)
         done.forward(logits)
         self._mean[side].lerp_(done.mean, _NORM_MOMENTUM)
         self._variance[side].lerp_(done.variance, _NORM_MOMENTUM)
         return done
-
-    @staticmethod
-    def _of(weights: DualWeights, side: int) -> DualWeights:
-        return DualWeights(*(weight[side] for weight in weights))
 
     def _update(self, step: int) -> None:
         adam(
@@ -193,7 +191,7 @@ class DualHeads:
         )
 
     def _plain(self, side: int) -> PlainHead:
-        weights = self._of(self.weights, side)
+        weights = self._sides[side]
         mean, variance = self._mean[side] / self._counted, self._variance[side] / self._counted
         scale = weights.gain * (variance + EPSILON).rsqrt()
         return PlainHead(
@@ -202,6 +200,10 @@ class DualHeads:
             weights.weight2.clone(),
             weights.bias2.clone(),
         )
+
+
+def _side(weights: DualWeights, side: int) -> DualWeights:
+    return DualWeights(*(weight[side] for weight in weights))
 
 
 def _initial_weights(n_features: int, n_clusters: int, generator: torch.Generator) -> DualWeights:
