@@ -80,6 +80,27 @@ def test_sentence_encoders_follow_the_pooling_that_lies_beside_them(models, tmp_
         load(folder)
 
 
+def test_sentence_encoders_whose_positions_begin_late_take_long_texts(tmp_path):
+    from transformers import RobertaConfig, RobertaModel
+
+    tokenizer = text_models.bert_tokenizer(length=10_000)
+    pad = tokenizer.pad_token_id
+    config = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=20,
+        pad_token_id=pad,
+    )
+    RobertaModel(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    encoder = load(tmp_path)
+    assert encoder._tower.identity["length"] == 20 - pad - 1
+    assert np.isfinite(encoder.encode(["dog " * 100, "dog"])).all()
+
+
 def test_what_follows_the_end_of_a_text_changes_nothing_for_clip(models):
     """Padding is trimmed to the longest of a batch; in float64 the rest is the same to the last digits."""
     folder, model = models["clip"]
@@ -229,6 +250,10 @@ def test_a_vision_model_or_half_a_directory_is_refused(models, tmp_path):
     models["clip"][1].text_model.save_pretrained(tmp_path / "unprojected")
     with pytest.raises(InputError, match="without its projection"):
         load(tmp_path / "unprojected")
+    blip = transformers.BlipConfig(text_config={"hidden_size": 32}, vision_config={"hidden_size": 32})
+    blip.save_pretrained(tmp_path / "blip")
+    with pytest.raises(InputError, match="composite model of type 'blip'; of those"):
+        load(tmp_path / "blip")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no config\.json"):
         load(tmp_path / "empty")

@@ -256,7 +256,7 @@ def test_a_cache_that_can_not_be_written_says_so(encoder, tmp_path):
         embed_nouns(encoder, WORDS, cache=NounCache(tmp_path / "file"))
 
 
-def test_progress_counts_every_noun_also_those_that_were_there(encoder, cache, small_chunks):
+def test_progress_counts_every_text_also_of_nouns_that_were_there(encoder, cache, small_chunks):
     moved = []
 
     class Bar:
@@ -274,8 +274,15 @@ def test_progress_counts_every_noun_also_those_that_were_there(encoder, cache, s
             moved.append(n)
 
     embed_nouns(encoder, WORDS, cache=cache, progress=Bar())
-    assert moved[0] == ("total", len(WORDS))
-    assert sum(moved[1:]) == len(WORDS)
+    (path,) = cache.path.iterdir()
+    (path / "parts").mkdir()
+    np.save(path / "parts" / "00000.npy", np.load(path / "features.npy")[:4])
+    (path / "features.npy").unlink()
+    embed_nouns(encoder, WORDS, cache=cache, progress=Bar())
+    starts = [place for place, entry in enumerate(moved) if isinstance(entry, tuple)]
+    for run in (moved[starts[0] : starts[1]], moved[starts[1] :]):
+        assert run[0] == ("total", len(WORDS) * len(TEMPLATES)) == ("total", sum(run[1:]))
+        assert len(run) > 5
 
 
 def test_without_a_list_the_nouns_are_those_of_wordnet(encoder, cache, monkeypatch):

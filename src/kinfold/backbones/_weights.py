@@ -172,7 +172,10 @@ def _read_tensor(folder: Path, name: str) -> torch.Tensor | None:
 
             with safe_open(file, framework="pt") as weights:
                 return weights.get_tensor(name) if name in weights.keys() else None  # noqa: SIM118
-        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # a file in torch's older form can't be mapped
+            content = torch.load(file, map_location="cpu", weights_only=True)
         tensor: torch.Tensor | None = content.get(name)
         return tensor
     return None

@@ -3,31 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from kinfold.backbones.model_files import (
-    has_tokenizer,
-    load_weights,
-    quiet_transformers,
-    read_config,
-    read_numbers,
-)
-from kinfold.errors import FormatError, InputError, MissingExtraError
+from kinfold.backbones.model_files import load_weights, read_config, read_numbers
+from kinfold.errors import FormatError, InputError
+from kinfold.language._tokenizer import hash_tokenizer, load_tokenizer, make_tokenize, max_length
 from kinfold.language._tower import TextTower
-from kinfold.storage import hash_json, read_json
+from kinfold.storage import read_json
 
 _CLIP, _SIGLIP = "CLIPTextModelWithProjection", {"siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
 _UNREAD = ("position_ids", "pooler.")
-_SAMPLES = [
-    "a photo of the large Siamese cat.",
-    "itap of a 1960s pick-up truck, isn't it?",
-    "  Über  naïve façade: 東京 ½ № 🙂  ",
-    "antidisestablishmentarianism",
-]
 WORKING = "clip-vit-b32 has one"
 
 
@@ -56,6 +44,11 @@ def load_text_tower(folder: Path) -> TextTower:
         return _load_clip(folder, config, text)
     if kind in _SIGLIP:
         return _load_siglip(folder, kind, text)
+    if text is not config:
+        raise InputError(
+            f"{folder.name} is a composite model of type {config.model_type!r}; of those, the text towers of "
+            f"CLIP and SigLIP are supported: {WORKING}"
+        )
     return _load_sentence_encoder(folder, config)
 
 
@@ -72,9 +65,9 @@ def _load_clip(folder: Path, config: Any, text: Any) -> TextTower:
             f"give the whole model, or one that was saved as {_CLIP}"
         )
     model, missing = load_weights(folder, getattr(transformers, _CLIP), text, {}, _UNREAD)
-    tokenizer = _load_tokenizer(folder, text)
-    length = _max_length(tokenizer, text.max_position_embeddings)
-    tokenize = _tokenizing(tokenizer, length)
+    tokenizer = load_tokenizer(folder, text.vocab_size)
+    length = max_length(tokenizer, text.max_position_embeddings)
+    tokenize = make_tokenize(tokenizer, folder, length=length, vocab_size=text.vocab_size)
     last = tokenize(["a"])[0][-1]
     # Configurations from before 2023 say 2; for those the model looks for the highest id instead.
     if last != (max(tokenizer.get_vocab().values()) if text.eos_token_id == 2 else text.eos_token_id):
@@ -96,7 +89,7 @@ def _load_clip(folder: Path, config: Any, text: Any) -> TextTower:
         int(text.projection_dim),
         pad_id=0,
         logit_scale=_exp(numbers.get("logit_scale")),
-        identity={"kind": "clip", "tokenizer": _hash_tokenizer(tokenizer, tokenize), "length": length},
+        identity={"kind": "clip", "tokenizer": hash_tokenizer(tokenizer, tokenize), "length": length},
         unread=frozenset(missing),
     )
 
@@ -105,7 +98,7 @@ def _load_siglip(folder: Path, kind: str, text: Any) -> TextTower:
     import transformers
 
     model, missing = load_weights(folder, getattr(transformers, _SIGLIP[kind]), text, {}, _UNREAD)
-    tokenizer = _load_tokenizer(folder, text)
+    tokenizer = load_tokenizer(folder, text.vocab_size)
     if tokenizer.pad_token_id is None:
         raise FormatError(
             f"the tokenizer in {folder} has no token to pad with; put the model's own one there"
@@ -113,7 +106,7 @@ def _load_siglip(folder: Path, kind: str, text: Any) -> TextTower:
     # Trained on lower-case texts, always padded on the right to all positions, and without a mask: the
     # features are read at the last position, padding or not.
     length = int(text.max_position_embeddings)
-    cut = _tokenizing(tokenizer, length)
+    cut = make_tokenize(tokenizer, folder, length=length, vocab_size=text.vocab_size)
 
     def tokenize(texts: list[str]) -> list[list[int]]:
         return cut([one.lower() for one in texts])
@@ -132,7 +125,7 @@ def _load_siglip(folder: Path, kind: str, text: Any) -> TextTower:
         length=length,
         logit_scale=_exp(numbers.get("logit_scale")),
         logit_bias=numbers.get("logit_bias"),
-        identity={"kind": "siglip", "tokenizer": _hash_tokenizer(tokenizer, tokenize), "length": length},
+        identity={"kind": "siglip", "tokenizer": hash_tokenizer(tokenizer, tokenize), "length": length},
         unread=frozenset(missing),
     )
 
@@ -149,9 +142,9 @@ def _load_sentence_encoder(folder: Path, config: Any) -> TextTower:
     pooling = _read_pooling(folder)
     model_class = transformers.MODEL_MAPPING[type(config)]
     model, missing = load_weights(folder, model_class, config, {}, _UNREAD)
-    tokenizer = _load_tokenizer(folder, config)
-    length = _max_length(tokenizer, _sentence_length(folder, config))
-    tokenize = _tokenizing(tokenizer, length)
+    tokenizer = load_tokenizer(folder, config.vocab_size)
+    length = max_length(tokenizer, _sentence_length(folder, model, config))
+    tokenize = make_tokenize(tokenizer, folder, length=length, vocab_size=config.vocab_size)
 
     def read(ids: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         mask = torch.arange(ids.shape[1], device=ids.device)[None, :] < lengths[:, None]
@@ -169,7 +162,7 @@ def _load_sentence_encoder(folder: Path, config: Any) -> TextTower:
         identity={
             "kind": "sentence",
             "pooling": pooling,
-            "tokenizer": _hash_tokenizer(tokenizer, tokenize),
+            "tokenizer": hash_tokenizer(tokenizer, tokenize),
             "length": length,
         },
         unread=frozenset(missing),
@@ -188,76 +181,14 @@ def _read_pooling(folder: Path) -> str:
     return known[chosen[0]]
 
 
-def _sentence_length(folder: Path, config: Any) -> int:
+def _sentence_length(folder: Path, model: Any, config: Any) -> int:
     file = folder / "sentence_bert_config.json"
     limit = read_json(file).get("max_seq_length") if file.is_file() else None
     positions = int(config.max_position_embeddings)
-    # RoBERTa counts positions from behind its padding token.
-    offset = (
-        int(config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "mpnet") else 0
-    )
+    # RoBERTa and its kin count positions from behind the number of their padding token.
+    padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
+    offset = 0 if padding is None else int(padding) + 1
     return min(int(limit or positions), positions - offset)
-
-
-def _load_tokenizer(folder: Path, config: Any) -> Any:
-    from transformers import AutoTokenizer
-
-    if not has_tokenizer(folder):
-        raise InputError(
-            f"{folder} has no tokenizer: tokenizer.json (or vocab.json and merges.txt) must lie beside "
-            "config.json; copy it from the model, or write it with tokenizer.save_pretrained"
-        )
-    if (folder / "spiece.model").is_file() and not (folder / "tokenizer.json").is_file():
-        _check_sentencepiece(folder)
-    try:
-        with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # tokenizers, JSON and transformers have no common base
-        raise FormatError(f"the tokenizer in {folder} can't be loaded: {error}") from error
-    top = max(tokenizer.get_vocab().values(), default=-1)
-    if not 0 <= top < config.vocab_size:
-        raise FormatError(
-            f"the tokenizer in {folder} has ids up to {top:,}, the model knows {config.vocab_size:,} tokens: "
-            "it belongs to another model"
-        )
-    return tokenizer
-
-
-def _check_sentencepiece(folder: Path) -> None:
-    import importlib.util
-
-    for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
-        if not _is_installed(importlib.util.find_spec, module):
-            raise MissingExtraError(f"The tokenizer in {folder}", package, "sentencepiece")
-
-
-def _is_installed(find: Callable[[str], Any], module: str) -> bool:
-    try:
-        return find(module) is not None
-    except ModuleNotFoundError:  # the package around it is missing
-        return False
-
-
-def _tokenizing(tokenizer: Any, length: int) -> Callable[[list[str]], list[list[int]]]:
-    def tokenize(texts: list[str]) -> list[list[int]]:
-        ids: list[list[int]] = tokenizer(
-            texts, truncation=True, max_length=length, padding=False, return_attention_mask=False
-        )["input_ids"]
-        return ids
-
-    return tokenize
-
-
-def _max_length(tokenizer: Any, positions: int) -> int:
-    return int(min(tokenizer.model_max_length, positions))
-
-
-def _hash_tokenizer(tokenizer: Any, tokenize: Callable[[list[str]], list[list[int]]]) -> str:
-    """Return the SHA-256 of a tokenizer's vocabulary and of what it makes of a few texts.
-
-    Not of its files: releases of transformers write them differently.
-    """
-    return hash_json({"vocabulary": tokenizer.get_vocab(), "samples": tokenize(_SAMPLES)})
 
 
 def _exp(value: float | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
-from kinfold.language._entry import NounKey
+from kinfold.language._entry import NounEntry, NounKey
 from kinfold.language.cache import NounCache
 from kinfold.language.encoders import TextEncoder, check_texts
 from kinfold.language.prompts import TEMPLATES, check_templates, fill
-from kinfold.progress import SILENT, Progress
+from kinfold.progress import SILENT, Progress, ProgressTask
 from kinfold.storage import hash_json
 
 # Words that are embedded together, and kept together when the work is interrupted: on one slow core a minute.
@@ -82,10 +83,9 @@ def embed_words(
     """
     _check(words, prompts)
     out = np.empty((len(words), encoder.dim), np.float32)
-    with progress.task(f"Reading words with {encoder.name}", len(words), "words") as task:
+    with progress.task(f"Reading words with {encoder.name}", len(words) * len(prompts), "texts") as task:
         for chunk in _chunks(len(words)):
-            out[chunk] = _embed_chunk(encoder, words[chunk], prompts)
-            task.advance(chunk.stop - chunk.start)
+            out[chunk] = _embed_chunk(encoder, words[chunk], prompts, task)
     return out
 
 
@@ -132,12 +132,7 @@ def embed_nouns(
         with entry.writing(encoder.name, words):
             found = entry.read()  # another process may have made them meanwhile
             if found is None:
-                with progress.task(f"Reading nouns with {encoder.name}", len(words), "nouns") as task:
-                    for number, chunk in enumerate(_chunks(len(words))):
-                        if not entry.has_part(number):
-                            entry.write_part(number, _embed_chunk(encoder, words[chunk], prompts))
-                        task.advance(chunk.stop - chunk.start)
-                entry.finish(encoder.name)
+                _fill_entry(entry, encoder, words, prompts, progress)
                 found = entry.read()
     if found is None:
         raise InputError(f"{entry.path} was changed while it was written; run the same again")
@@ -164,8 +159,36 @@ def mean_direction(features: NDArray[np.float32]) -> NDArray[np.float32]:
     return unit
 
 
-def _embed_chunk(encoder: TextEncoder, words: Sequence[str], prompts: Sequence[str]) -> NDArray[np.float32]:
-    raw = encoder.encode(fill(prompts, words))
+def _fill_entry(
+    entry: NounEntry, encoder: TextEncoder, words: Sequence[str], prompts: Sequence[str], progress: Progress
+) -> None:
+    """Make the parts of an entry that aren't there, and complete it."""
+    n_texts = len(words) * len(prompts)
+    with progress.task(f"Reading nouns with {encoder.name}", n_texts, "texts") as task:
+        for number, chunk in enumerate(_chunks(len(words))):
+            if entry.has_part(number):
+                task.advance((chunk.stop - chunk.start) * len(prompts))
+            else:
+                entry.write_part(number, _embed_chunk(encoder, words[chunk], prompts, task))
+    entry.finish(encoder.name)
+
+
+class _Within:
+    """Progress of a piece of work, shown on the bar of the whole."""
+
+    def __init__(self, whole: ProgressTask) -> None:
+        self._whole = whole
+
+    @contextmanager
+    def task(self, description: str, total: int | None, unit: str = "") -> Iterator[ProgressTask]:
+        """Yield the bar of the whole."""
+        yield self._whole
+
+
+def _embed_chunk(
+    encoder: TextEncoder, words: Sequence[str], prompts: Sequence[str], task: ProgressTask
+) -> NDArray[np.float32]:
+    raw = encoder.encode(fill(prompts, words), progress=_Within(task))
     return mean_direction(raw.reshape(len(words), len(prompts), -1))
 
 
