@@ -287,3 +287,48 @@ def test_without_the_hub_a_card_says_what_to_give_instead(monkeypatch, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(HubUnavailableError, match="local directory that holds the model and its tokenizer"):
         load_text_encoder("clip-vit-b32")
+
+
+def test_a_cards_text_tower_is_found_in_the_hubs_cache(models, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--openai--clip-vit-base-patch32"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("0" * 40)
+    snapshot = shutil.copytree(models["clip"][0], home / "snapshots" / ("0" * 40))
+    for name in ("clip-vit-b32", "openai/clip-vit-base-patch32"):
+        encoder = load(name)
+        assert (encoder.name, encoder.spec) == ("clip-vit-b32", "clip-vit-b32")
+    assert encoder.fingerprint() == load(models["clip"][0]).fingerprint()
+    for file in snapshot.glob("token*"):
+        file.unlink()
+    with pytest.raises(InputError, match="has no tokenizer"):
+        load("clip-vit-b32")
+
+
+def test_a_model_that_was_cached_without_its_tokenizer_is_completed(models, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    from kinfold.backbones import _hub
+
+    cached = shutil.copytree(models["clip"][0], tmp_path / "cached")
+    for file in cached.glob("token*"):
+        file.unlink()
+    asked: list[str] = []
+
+    def download(source, *, local_files_only=False, allow_patterns=(), **_options):
+        if not local_files_only:
+            asked.extend(allow_patterns)
+            for file in models["clip"][0].glob("token*"):
+                shutil.copy(file, cached)
+        return str(cached)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(_hub, "hub_reachable", lambda timeout: True)
+    assert load("clip-vit-b32").fingerprint() == load(models["clip"][0]).fingerprint()
+    assert {"tokenizer.json", "tokenizer_config.json", "merges.txt", "model.safetensors"} <= set(asked)
+    asked.clear()
+    load("clip-vit-b32")
+    assert asked == []
