@@ -1,8 +1,8 @@
 """TAC's training: ours beside a plain loop of the same formulas, same shapes, same run.
 
 The reference is two small PyTorch modules, autograd, PyTorch's own Adam and the losses as
-:mod:`kinfold.heads.distillation` has them, on batches gathered by one index each: nothing is fused, nothing is
-slowed down on purpose. It is measured in alternation with ours, next to the machine's matrix-product rate.
+:mod:`kinfold.heads.distillation` has them, on batches gathered by one index each: nothing is fused, nothing
+is slowed down on purpose. It is measured in alternation with ours, next to the machine's matrix-product rate.
 """
 
 from __future__ import annotations
@@ -169,8 +169,14 @@ def main(arguments: list[str] | None = None) -> Table:
         f"TAC: N = {shape.n_samples:,}, D = {shape.n_features}, K = {shape.n_clusters:,}, "
         f"B = {shape.batch_size:,}, {str(dtype).removeprefix('torch.')} on {device.type}, "
         f"{torch.get_num_threads()} threads",
-        ("", "ms per step", f"s per {options.epochs} epochs", "share of matrix-product rate")
-        + ("time ÷ plain", "processor time ÷ plain"),
+        (
+            "",
+            "ms per step",
+            f"s per {options.epochs} epochs",
+            "share of matrix-product rate",
+            "time ÷ plain",
+            "processor time ÷ plain",
+        ),
     )
     reference = "plain loop, float32"
     for name, taken in wall.items():
