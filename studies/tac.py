@@ -60,8 +60,8 @@ def make_joint_space(n_clusters: int, n_samples: int, seed: int) -> JointSpace:
 
     An image is ``GAP · a + c_k + STYLE · |z| · s_j + NOISE · e``: a the cone's axis, c_k the direction of its
     class, s_j that of a random style, z a standard normal number, e a random direction. A noun is
-    ``GAP · b + d + NOUN_NOISE · e``: b the other cone's axis, d the direction of a class (four each), of a style
-    (ten each), or a random one (all others).
+    ``GAP · b + d + NOUN_NOISE · e``: b the other cone's axis, d the direction of a class (four each), of a
+    style (ten each), or a random one (all others).
     """
     random = np.random.default_rng(seed)
 
