@@ -209,3 +209,19 @@ def test_only_the_chosen_fit_is_warned_of(monkeypatch):
 def test_impossible_parameters_are_refused_before_any_work(wrong, words):
     with pytest.raises(InputError, match=words):
         Auto(n_clusters=3, **wrong).check_parameters()
+
+
+def test_graphs_that_fit_no_candidate_or_not_the_samples_are_refused():
+    X = blobs()
+    graph, small = knn_graph(X, 5), knn_graph(X[:30], 5)
+    model = Auto(n_clusters=3, candidates=("kmeans", "temi"), parameters={"temi": HEADS})
+    for wrong, words in (
+        ({"tmei": graph}, "'tmei', which is no candidate; did you mean 'temi'"),
+        ({"temi": 3}, "must be a NeighborGraph, not int"),
+        ({"temi": small}, "the graph has 30 samples"),
+        (small, "the graph has 30 samples"),
+        (np.ones((len(X), 3)), "must be a NeighborGraph, not ndarray"),
+        ("temi", "must be a NeighborGraph, not str"),
+    ):
+        with pytest.raises(InputError, match=words):
+            model.fit(X, graph=wrong)

@@ -177,3 +177,14 @@ def test_a_dead_cluster_counts_by_its_share_of_all():
     assert plain[1] > plain[0]  # merging alone raises agreement
     np.testing.assert_allclose(weighed, [plain[0], 0.9 * plain[1]])
     assert weigh_agreement(-0.2, 1, 10) == -0.2  # below chance it does not get better
+
+
+def test_what_was_not_fitted_on_these_samples_is_not_judged():
+    X = np.random.default_rng(0).normal(size=(40, 4))
+    fitted = SphericalKMeans(n_clusters=2, random_state=0).fit(X)
+    with pytest.raises(InputError, match="no labels_"):
+        assess(SphericalKMeans(n_clusters=2), X)
+    with pytest.raises(InputError, match="fitted on 40 samples, but X has 10"):
+        assess(fitted, X[:10])
+    with pytest.raises(InputError, match="graph has 30 samples"):
+        assess(fitted, X, graph=knn_graph(X[:30], 3))

@@ -473,3 +473,14 @@ def test_rows_without_others_have_no_pairs(n_filled):
     owners, others = closest_rows(X, np.arange(4), 2)
     assert len(owners) == len(others) == 0
     assert len(closest_rows(np.eye(4, dtype=np.float32), np.zeros(0, np.int64), 2)[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "n_closest"),
+    [([-1], 3), ([40], 3), ([1.0], 3), (np.arange(40) < 3, 3), (3, 3), ([1], 0), ([1], 2.5), ([1], None)],
+)
+def test_rows_that_are_none_have_no_closest_ones(rows, n_closest):
+    X = np.random.default_rng(0).normal(size=(40, 4))
+    with pytest.raises(InputError, match=r"(rows|n_closest) must"):
+        closest_rows(X, rows, n_closest)
+    assert len(closest_rows(X, [], 3)[0]) == 0

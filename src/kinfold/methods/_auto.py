@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
-from kinfold.methods._base import check_n_clusters, check_whole
+from kinfold.methods._base import check_graph, check_n_clusters, check_whole
 from kinfold.methods._criteria import Criteria, assess, weigh_agreement
 from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
@@ -168,6 +168,7 @@ class Auto(ClusterMixin, BaseEstimator):
         refuse_beyond_float32(X)
         n_samples = int(X.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
+        self._check_graphs(graph, n_samples)
         seed = self._seed()
         graphs = self._make_graphs(X, graph, progress)
         judge = next(iter(graphs.values()), None)
@@ -257,6 +258,18 @@ class Auto(ClusterMixin, BaseEstimator):
             return int(self.random_state)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         return int(current_workers().broadcast(seed))
+
+    def _check_graphs(self, given: Any, n_samples: int) -> None:
+        """Raise :class:`InputError` unless these are graphs of N samples, of candidates if by name."""
+        named = given if isinstance(given, Mapping) else dict.fromkeys(self.candidates, given)
+        for name, graph in named.items():
+            if name not in self.candidates:
+                raise InputError(
+                    f"a graph is given for {name!r}, which is no candidate"
+                    f"{nearest_name(str(name), list(self.candidates))}; candidates are "
+                    f"{', '.join(self.candidates)}"
+                )
+            check_graph(graph, n_samples)
 
     def _make_graphs(
         self, X: Any, given: NeighborGraph | Mapping[str, NeighborGraph] | None, progress: Progress

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from kinfold.errors import InputError
+from kinfold.neighbors import NeighborGraph
 
 
 def check_positive(**parameters: Any) -> None:
@@ -52,6 +53,19 @@ def check_n_clusters(n_clusters: Any, n_samples: int) -> None:
             f"n_clusters={n_clusters} is more than n_samples={n_samples}: every cluster needs at least one "
             "sample. Ask for fewer clusters or give more images."
         )
+
+
+def check_graph(graph: Any, n_samples: int) -> None:
+    """Raise :class:`InputError` unless it is a graph of N samples, or None."""
+    if graph is None:
+        return
+    if not isinstance(graph, NeighborGraph):
+        raise InputError(
+            f"graph must be a NeighborGraph, not {type(graph).__name__}; "
+            "NeighborGraph.from_lists(indptr, indices) makes one of your pairs"
+        )
+    if graph.n_samples != n_samples:
+        raise InputError(f"the graph has {graph.n_samples} samples, but X has {n_samples} rows")
 
 
 def fitted_clusters(estimator: Any) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.consensus import mean_nmi, pairwise_nmi
-from kinfold.methods._base import check_whole, fitted_clusters
+from kinfold.errors import InputError
+from kinfold.methods._base import check_graph, check_whole, fitted_clusters
 from kinfold.methods._diagnosis import diagnose, is_giant
 from kinfold.methods._self_training import cross_validated_agreement
 from kinfold.neighbors import NeighborGraph, closest_rows
@@ -104,9 +105,19 @@ def assess(
     Returns
     -------
     Criteria
+
+    Raises
+    ------
+    InputError
+        X or the graph has another number of samples than were fitted, or there are no ``labels_``.
     """
     check_whole(max_rows=max_rows)
+    if not hasattr(estimator, "labels_"):
+        raise InputError("the estimator has no labels_ to judge: fit it; one that was loaded has none either")
     labels = np.asarray(estimator.labels_)
+    if len(labels) != X.shape[0]:
+        raise InputError(f"the estimator was fitted on {len(labels)} samples, but X has {X.shape[0]} rows")
+    check_graph(graph, len(labels))
     n_clusters = fitted_clusters(estimator)
     drawn = draw_rows(len(labels), max_rows, seed)
     found = diagnose(labels, n_clusters)

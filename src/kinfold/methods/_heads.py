@@ -20,7 +20,7 @@ from kinfold.compute import resolve_device, resolve_precision
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
 from kinfold.heads import MultiHeadNetwork, Objective, PairSampler, StudentTeacher, Trainer, Training
-from kinfold.methods._base import check_n_clusters, check_positive, check_whole
+from kinfold.methods._base import check_graph, check_n_clusters, check_positive, check_whole
 from kinfold.methods._criteria import draw_rows, neighbor_agreement, weigh_agreement
 from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._rows import check_rows, column_moments, refuse_beyond_float32
@@ -176,13 +176,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
 
     def _check_fit(self, X: Any, graph: NeighborGraph | None) -> None:
         """Raise :class:`InputError` where checked rows don't go with the graph or the parameters."""
-        if graph is not None and not isinstance(graph, NeighborGraph):
-            raise InputError(
-                f"graph must be a NeighborGraph, not {type(graph).__name__}; "
-                "NeighborGraph.from_lists(indptr, indices) makes one of your pairs"
-            )
-        if graph is not None and graph.n_samples != X.shape[0]:
-            raise InputError(f"the graph has {graph.n_samples} samples, but X has {X.shape[0]} rows")
+        check_graph(graph, int(X.shape[0]))
         refuse_beyond_float32(X)
 
     def _check_predict(self, X: Any) -> Any:

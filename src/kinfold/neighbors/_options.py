@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError, MissingExtraError, nearest_name
@@ -47,6 +48,23 @@ def choose_engine(
     )
 
 
+def check_count(**parameters: Any) -> None:
+    """Raise :class:`InputError` for the first parameter that is not a positive whole number."""
+    for name, value in parameters.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def read_row_numbers(rows: Any, n_rows: int) -> NDArray[np.int64]:
+    """Return numbers of rows as int64 (R,); :class:`InputError` unless they are whole and in 0 … N − 1."""
+    numbers = np.asarray(rows)
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise InputError(f"rows must be a list of row numbers, got {numbers.dtype} {numbers.shape}")
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < n_rows:
+        raise InputError(f"rows must lie in 0 … {n_rows - 1}, got {numbers.min()} … {numbers.max()}")
+    return numbers.astype(np.int64)
+
+
 def check_parameters(
     n: int,
     n_neighbors: int,
@@ -56,9 +74,7 @@ def check_parameters(
     zero_rows: str,
 ) -> None:
     """Raise :class:`InputError` for what no search can be asked for."""
-    for name, value in (("n_neighbors", n_neighbors), ("max_neighbors", max_neighbors)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
+    check_count(n_neighbors=n_neighbors, max_neighbors=max_neighbors)
     if budget is not None and budget < 1:
         raise InputError(f"memory_budget must be a positive number of bytes, not {budget!r}")
     if n > 2**31 - 1:

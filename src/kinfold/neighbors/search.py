@@ -16,7 +16,7 @@ from kinfold.neighbors._bfloat16 import bfloat16_neighbors
 from kinfold.neighbors._chosen import ChosenRows, rows_with_direction
 from kinfold.neighbors._csr import Csr, spread_rows
 from kinfold.neighbors._exact import exact_neighbors, neighbors_of
-from kinfold.neighbors._options import Engine, check_parameters, choose_engine
+from kinfold.neighbors._options import Engine, check_count, check_parameters, choose_engine, read_row_numbers
 from kinfold.neighbors._plan import READING_SHARE, make_plan
 from kinfold.neighbors._recall import measure_recall
 from kinfold.neighbors._rule import Rule, threshold_for_degree
@@ -154,9 +154,12 @@ def closest_rows(
     Raises
     ------
     InputError
-        Rows are not finite; the first ones are named.
+        Rows are not finite; the first ones are named. ``rows`` are no row numbers of X, or ``n_closest`` is
+        no positive whole number.
     """
     matrix = as_row_matrix(X)
+    check_count(n_closest=n_closest)
+    rows = read_row_numbers(rows, int(matrix.shape[0]))
     used = rows_with_direction(matrix)
     asked = rows[np.isin(rows, used)]
     count = min(n_closest, len(used) - 1)
