@@ -288,6 +288,8 @@ def test_a_text_table_gives_a_tree(tmp_path):
 def test_a_parquet_table_may_hold_numbers_nulls_and_dictionaries(tmp_path):
     pq.write_table(pa.table({"child": [1, 2, 3], "parent": [None, 1, 1]}), tmp_path / "numbers.parquet")
     assert ClassTree.from_table(tmp_path / "numbers.parquet").children("1") == ("2", "3")
+    pq.write_table(pa.table({"child": ["a", "b"], "parent": pa.nulls(2)}), tmp_path / "roots.parquet")
+    assert ClassTree.from_table(tmp_path / "roots.parquet").roots == ("a", "b")
     texts = pa.array(["a", "b"]).dictionary_encode()
     pq.write_table(pa.table({"child": texts, "parent": ["", "a"]}), tmp_path / "texts.pq")
     assert ClassTree.from_table(str(tmp_path / "texts.pq")).parents("b") == ("a",)
