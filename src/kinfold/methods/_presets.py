@@ -55,6 +55,15 @@ def _icce(n_epochs: int, batch_size: int) -> dict[str, Any]:
 
 _TEMI = {"n_neighbors": 50, "beta": 0.6, "weighted": True}
 _SCAN = {"n_neighbors": 50, "entropy_weight": 5.0}
+_TAC = {
+    "centres": "kmeans",
+    "samples_per_centre": 300,
+    "nouns_per_centre": 5,
+    "retrieval_temperature": 0.005,
+    "n_neighbors": 50,
+    "balance_weight": 5.0,
+    "learning_rate": 1e-3,
+}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "icce": {
@@ -68,6 +77,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "paper": {**_SCAN, **_train(32, 50, 4096)},
         "imagenet1k": {**_SCAN, **_train(32, 50, 4096)},
         "imagenet21k": {**_SCAN, **_train(32, 25, 4096)},
+    },
+    "tac": {
+        "paper": {**_TAC, "n_epochs": 20, "batch_size": 512, "temperature": 0.5},
+        "ucf101": {**_TAC, "n_epochs": 100, "batch_size": 8192, "temperature": 5.0},
+        "imagenet1k": {**_TAC, "n_epochs": 100, "batch_size": 8192, "temperature": 5.0},
     },
     "temi": {
         "paper": {**_TEMI, **_train(50, 200, 512)},
@@ -89,7 +103,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 """Method → preset → parameters.
 
 ``paper`` is the paper that introduced the method: TEMI (H = 50, 200 epochs), SCANv2 as the scaling paper
-trains it on ImageNet-1K, ICCE, TURTLE; spherical k-means runs until no label changes. ``imagenet1k`` and
+trains it on ImageNet-1K, ICCE, TAC (its five classic data sets and DTD), TURTLE; spherical k-means runs until no label changes. ``imagenet1k`` and
 ``imagenet21k`` are the scaling paper's, which tells SCANv2's batch for ImageNet-1K alone: it stands for both.
 """
 
