@@ -80,6 +80,24 @@ def test_sentence_encoders_follow_the_pooling_that_lies_beside_them(models, tmp_
         load(folder)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("1_Pooling/config.json", "[]"),
+        ("sentence_bert_config.json", "[]"),
+        ("sentence_bert_config.json", '{"max_seq_length": "x"}'),
+        ("sentence_bert_config.json", '{"max_seq_length": -4}'),
+        ("sentence_bert_config.json", '{"max_seq_length": 0}'),
+    ],
+)
+def test_sentence_encoders_with_damaged_settings_are_refused(models, tmp_path, file, content):
+    folder = shutil.copytree(models["bert"][0], tmp_path / "bert")
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text(content)
+    with pytest.raises(FormatError, match="damaged"):
+        load(folder)
+
+
 def test_sentence_encoders_whose_positions_begin_late_take_long_texts(tmp_path):
     from transformers import RobertaConfig, RobertaModel
 

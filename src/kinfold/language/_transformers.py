@@ -173,7 +173,7 @@ def _read_pooling(folder: Path) -> str:
     file = folder / "1_Pooling" / "config.json"
     if not file.is_file():
         return "mean"
-    modes = read_json(file)
+    modes = _read_object(file)
     chosen = [name for name, on in modes.items() if name.startswith("pooling_mode_") and on is True]
     known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
     if len(chosen) != 1 or chosen[0] not in known:
@@ -183,12 +183,21 @@ def _read_pooling(folder: Path) -> str:
 
 def _sentence_length(folder: Path, model: Any, config: Any) -> int:
     file = folder / "sentence_bert_config.json"
-    limit = read_json(file).get("max_seq_length") if file.is_file() else None
+    limit = _read_object(file).get("max_seq_length") if file.is_file() else None
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise FormatError(f"{file} is damaged: max_seq_length is {limit!r}")
     positions = int(config.max_position_embeddings)
     # RoBERTa and its kin count positions from behind the number of their padding token.
     padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
     offset = 0 if padding is None else int(padding) + 1
-    return min(int(limit or positions), positions - offset)
+    return min(limit or positions, positions - offset)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    content = read_json(file)
+    if not isinstance(content, dict):
+        raise FormatError(f"{file} is damaged: it isn't an object")
+    return content
 
 
 def _exp(value: float | None) -> float | None:
