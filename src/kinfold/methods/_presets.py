@@ -103,8 +103,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 """Method → preset → parameters.
 
 ``paper`` is the paper that introduced the method: TEMI (H = 50, 200 epochs), SCANv2 as the scaling paper
-trains it on ImageNet-1K, ICCE, TAC (its five classic data sets and DTD), TURTLE; spherical k-means runs until no label changes. ``imagenet1k`` and
-``imagenet21k`` are the scaling paper's, which tells SCANv2's batch for ImageNet-1K alone: it stands for both.
+trains it on ImageNet-1K, ICCE, TAC (its five classic data sets and DTD), TURTLE; spherical k-means runs until
+no label changes. ``imagenet1k`` and ``imagenet21k`` of TEMI and SCANv2 are the scaling paper's, which tells
+SCANv2's batch for ImageNet-1K alone: it stands for both.
 """
 
 
