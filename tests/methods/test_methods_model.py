@@ -100,6 +100,10 @@ def test_damaged_and_foreign_models_are_refused(tmp_path):
     description.write_text(json.dumps({**content, "format": "else"}))
     with pytest.raises(FormatError, match="does not describe"):
         load_model(tmp_path)
+    for method in ("auto", "kmean", None, []):  # of "auto" the chosen method is saved
+        description.write_text(json.dumps({**content, "method": method}))
+        with pytest.raises(FormatError, match="does not fit"):
+            load_model(tmp_path)
     description.write_text("{")
     with pytest.raises(FormatError, match="damaged"):
         load_model(tmp_path)
