@@ -221,6 +221,8 @@ def test_a_graph_of_ones_own_is_used(monkeypatch):
     assert len(made) == 3
     with pytest.raises(InputError, match="the graph has 200 samples"):
         quick(nouns).fit(X[:50], graph=graph)
+    with pytest.raises(InputError, match="graph must be a NeighborGraph"):
+        quick(nouns).fit(X, graph=np.eye(200))
 
 
 def test_an_interrupted_fit_ends_in_the_same_bytes(tmp_path, monkeypatch):

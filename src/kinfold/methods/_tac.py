@@ -15,10 +15,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.distributed import current_workers
-from kinfold.errors import InputError
 from kinfold.heads import DualSettings
 from kinfold.language.space import count_centres, select_nouns, text_counterparts
-from kinfold.methods._base import check_n_clusters
+from kinfold.methods._base import check_graph, check_n_clusters
 from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
@@ -227,8 +226,7 @@ class TAC(ClusterMixin, BaseEstimator):
         refuse_beyond_float32(X)
         n_samples = int(X.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
-        if graph is not None and graph.n_samples != n_samples:
-            raise InputError(f"the graph has {graph.n_samples} samples, but X has {n_samples} rows")
+        check_graph(graph, n_samples)
         features = check_nouns(self._read_nouns(), self.nouns, self.n_features_in_)
         self.n_clusters_ = int(self.n_clusters)
         seed = int(current_workers().broadcast(int(check_random_state(self.random_state).randint(2**31 - 8))))
