@@ -123,7 +123,7 @@ class ICCE(HeadMethod):
     history_ : ndarray (epochs, H) float32
         Loss of every head in every epoch.
     plan_ : Plan
-        Batch size and schedule as used.
+        Heads, batch size and schedule as used.
     n_clusters_ : int
         K as fitted.
     n_features_in_ : int
