@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import csv
+import logging
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -8,6 +10,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from kinfold.cli import app
+
+
+@pytest.fixture(autouse=True)
+def _give_logging_back() -> Iterator[None]:
+    """Undo what the command line does to the package's logger: later tests of this process read it too."""
+    yield
+    logger = logging.getLogger("kinfold")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
