@@ -39,13 +39,14 @@ def measure_ceilings(device: torch.device, dtype: torch.dtype, repeats: int = 3)
 
 
 def _seconds(action: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+    wait(device)
     started = time.perf_counter()
     action()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - started
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until the device has done what it was asked; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -35,8 +34,8 @@ from kinfold.heads import (
     temi_loss,
 )
 from kinfold.neighbors import NeighborGraph
-from perf.ceilings import Ceilings, measure_ceilings
 from perf.table import Table, median_ratio
+from perf.turns import Side, Turns, alternate
 
 HIDDEN, BOTTLENECK = 512, 256
 
@@ -144,15 +143,6 @@ class Tables:
         return "\n".join(table.markdown() for table in self.tables)
 
 
-@dataclass
-class Turns:
-    """Seconds and processor seconds per step, turn by turn, of each side."""
-
-    wall: dict[str, list[float]]
-    cpu: dict[str, list[float]]
-    rates: list[Ceilings]
-
-
 def main(arguments: list[str] | None = None) -> Table | Tables:
     """Measure, and return the table; of a GPU, unless a shape is asked for, those of the ImageNet shapes."""
     options = _parse(arguments)
@@ -182,18 +172,12 @@ def _measure(options: argparse.Namespace, shape: Shape, device: torch.device) ->
     shape = replace(shape, **given)
     dtype = resolve_precision("auto", device)
     learner, sampler = _make_learner(shape, options.objective, device, dtype), _make_sampler(shape, device)
-    sides = {"ours": lambda batch: learner.step(batch, shape.batch_size, 100, 0.5)}
+    steps: dict[str, Callable[[Tensor], object]]
+    steps = {"ours": lambda batch: learner.step(batch, shape.batch_size, 100, 0.5)}
     if not options.no_reference:
-        sides["reference"] = LoopedReference(shape, options.objective, device).step
-    turns = Turns({name: [] for name in sides}, {name: [] for name in sides}, [])
-    for turn in range(options.turns + 1):
-        rates = measure_ceilings(device, dtype)
-        for name, step in sides.items():
-            wall, cpu = _time(step, sampler.epoch(turn), options.steps, device)
-            if turn:  # the first turn warms up
-                turns.wall[name].append(wall)
-                turns.cpu[name].append(cpu)
-        turns.rates += [rates] if turn else []
+        steps["reference"] = LoopedReference(shape, options.objective, device).step
+    sides = {name: Side(step, sampler.epoch) for name, step in steps.items()}
+    turns = alternate(sides, turns=options.turns, steps=options.steps, device=device, dtype=dtype)
     return _table(options, shape, turns, device, dtype)
 
 
@@ -213,24 +197,6 @@ def _make_sampler(shape: Shape, device: torch.device) -> PairSampler:
     indptr = np.arange(shape.n_samples + 1, dtype=np.int64) * 10
     graph = NeighborGraph(indptr, indices, np.ones(len(indices), np.float32))
     return PairSampler(X, graph, batch_size=shape.batch_size, seed=0, device=device)
-
-
-def _time(
-    step: Callable[[Tensor], object], batches: Iterator[Tensor], steps: int, device: torch.device
-) -> tuple[float, float]:
-    """Return seconds and processor seconds per step, drawing of batches included."""
-    step(next(batches))  # whatever the other side left in the caches
-    _wait(device)
-    wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(steps):
-        step(next(batches))
-    _wait(device)
-    return (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _table(

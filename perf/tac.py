@@ -8,8 +8,7 @@ is slowed down on purpose. It is measured in alternation with ours, next to the 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
@@ -20,8 +19,8 @@ from torch import Tensor, nn
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.heads import DualBatches, DualHeads, DualSettings, PairSampler, dual_loss
 from kinfold.neighbors import NeighborGraph
-from perf.ceilings import Ceilings, measure_ceilings
 from perf.table import Table, median_ratio
+from perf.turns import Side, alternate
 
 N_NEIGHBORS = 50
 
@@ -153,18 +152,9 @@ def main(arguments: list[str] | None = None) -> Table:
     shape = Shape(options.n_samples, options.n_features, options.n_clusters, options.batch_size)
     settings, data = DualSettings(temperature=options.temperature), _make_data(shape, device)
     ours, plain = Ours(shape, settings, data, device, dtype), PlainLoop(shape, settings, data, device)
-    sides: dict[str, Ours | PlainLoop] = {"Kinfold": ours, "plain loop, float32": plain}
-    wall: dict[str, list[float]] = {name: [] for name in sides}
-    cpu: dict[str, list[float]] = {name: [] for name in sides}
-    rates: list[Ceilings] = []
-    for turn in range(options.turns + 1):
-        measured = measure_ceilings(device, dtype)
-        for name, side in sides.items():
-            seconds, processor = _time(side.step, side.epoch(turn), options.steps, device)
-            if turn:  # the first turn warms up
-                wall[name].append(seconds)
-                cpu[name].append(processor)
-        rates += [measured] if turn else []
+    reference = "plain loop, float32"
+    sides = {"Kinfold": Side(ours.step, ours.epoch), reference: Side(plain.step, plain.epoch)}
+    turns = alternate(sides, turns=options.turns, steps=options.steps, device=device, dtype=dtype)
     table = Table(
         f"TAC: N = {shape.n_samples:,}, D = {shape.n_features}, K = {shape.n_clusters:,}, "
         f"B = {shape.batch_size:,}, {str(dtype).removeprefix('torch.')} on {device.type}, "
@@ -178,18 +168,17 @@ def main(arguments: list[str] | None = None) -> Table:
             "processor time ÷ plain",
         ),
     )
-    reference = "plain loop, float32"
-    for name, taken in wall.items():
-        shares = [shape.flops_per_step / t / r.matmul for t, r in zip(taken, rates, strict=True)]
+    for name, taken in turns.wall.items():
+        shares = [shape.flops_per_step / t / r.matmul for t, r in zip(taken, turns.rates, strict=True)]
         table.add(
             name,
             f"{1e3 * median(taken):.1f}",
             f"{median(taken) * shape.steps_per_epoch * options.epochs:.0f}",
             f"{median(shares):.0%}",
-            f"{median_ratio(taken, wall[reference]):.2f}",
-            f"{median_ratio(cpu[name], cpu[reference]):.2f}",
+            f"{median_ratio(taken, turns.wall[reference]):.2f}",
+            f"{median_ratio(turns.cpu[name], turns.cpu[reference]):.2f}",
         )
-    table.note_ceilings(rates)
+    table.note_ceilings(turns.rates)
     return table
 
 
@@ -203,27 +192,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=20, help="whose time is told")
     parser.add_argument("--device", default="auto")
     return parser.parse_args(arguments)
-
-
-def _time(
-    step: Callable[[tuple[Tensor, Tensor]], object],
-    batches: Iterator[tuple[Tensor, Tensor]],
-    steps: int,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Return seconds and processor seconds per step, gathering of batches included."""
-    step(next(batches))  # draws the epoch, and refills the caches that the other side used
-    _wait(device)
-    wall, cpu = time.perf_counter(), time.process_time()
-    for _ in range(steps):
-        step(next(batches))
-    _wait(device)
-    return (time.perf_counter() - wall) / steps, (time.process_time() - cpu) / steps
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":
