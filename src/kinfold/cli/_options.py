@@ -79,6 +79,26 @@ MovedSource = Annotated[
         "--source", metavar="SOURCE", help="Where the images are now, if they were moved.", show_default=False
     ),
 ]
+TextModel = Annotated[
+    str | None,
+    typer.Option(
+        "--text-model",
+        metavar="NAME|DIR",
+        help="What reads words, where it isn't the text tower of the backbone: a name that kinfold info "
+        "lists, or a model's directory.",
+        autocompletion=_complete_backbone,
+        show_default=False,
+    ),
+]
+Nouns = Annotated[
+    Path | None,
+    typer.Option(
+        "--nouns",
+        metavar="FILE",
+        help="The nouns that may be used, one per line; those of WordNet if not given.",
+        show_default=False,
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

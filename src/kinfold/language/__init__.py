@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from kinfold.language.cache import CachedNouns, NounCache, cache_folder
 from kinfold.language.encoders import TextEncoder, load_text_encoder
+from kinfold.language.lists import read_words
 from kinfold.language.nouns import NounFeatures, embed_nouns, embed_words
 from kinfold.language.prompts import PLAIN, TEMPLATES, fill
 from kinfold.language.zero_shot import (
@@ -34,4 +35,5 @@ __all__ = [
     "embed_words",
     "fill",
     "load_text_encoder",
+    "read_words",
 ]

@@ -1,0 +1,57 @@
+"""The text tower that belongs to features: found, loaded, and checked against them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kinfold.errors import InputError
+from kinfold.language import TextEncoder, load_text_encoder
+
+
+def find_text_spec(text_model: str | Path | None, backbone: Mapping[str, Any] | None, where: str) -> str:
+    """Return what loads the text tower: what was asked for, else the backbone of the features.
+
+    Parameters
+    ----------
+    text_model : str, path or None
+        What the user named.
+    backbone : mapping or None
+        What a manifest says of the backbone.
+    where : str
+        What the features are of, for the message.
+
+    Raises
+    ------
+    InputError
+        Neither is known.
+    """
+    if text_model is not None:
+        return str(Path(text_model).absolute()) if Path(text_model).is_dir() else str(text_model)
+    spec = (backbone or {}).get("spec")
+    if not spec:
+        raise InputError(
+            f"words need the text tower of the model that made the features, which isn't known of {where}; "
+            "name it (text_model=, --text-model)"
+        )
+    return str(spec)
+
+
+def open_text_encoder(spec: str, *, dim: int, device: str, precision: str = "auto") -> TextEncoder:
+    """Load a text tower whose texts lie in the space of features of ``dim`` values.
+
+    Raises
+    ------
+    InputError
+        There is no such model, it has no text tower, or its texts have another dimension.
+    HubUnavailableError, MissingExtraError, FormatError
+        As :func:`~kinfold.language.load_text_encoder`.
+    """
+    encoder = load_text_encoder(spec, device=device, precision=precision)
+    if encoder.dim != dim:
+        raise InputError(
+            f"the texts of {encoder.name} have {encoder.dim} dimensions, the images' features {dim}: both "
+            "must come from one and the same vision-language model (text_model=, --text-model)"
+        )
+    return encoder
