@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinfold.errors import InputError, NewerFormatError
+from kinfold.errors import FormatError, InputError, NewerFormatError
 from kinfold.language import (
     PLAIN,
     TEMPLATES,
@@ -21,6 +21,8 @@ from kinfold.language import (
     embed_words,
     load_text_encoder,
     nouns,
+    open_nouns,
+    prepare_nouns,
 )
 from kinfold.locks import lock_directory
 
@@ -293,3 +295,48 @@ def test_without_a_list_the_nouns_are_those_of_wordnet(encoder, cache, monkeypat
     assert len(strings) == 119_034
     monkeypatch.setattr(nouns, "_wordnet_nouns", lambda: strings[::10_000])
     assert embed_nouns(encoder, cache=cache).nouns == strings[::10_000]
+
+
+def test_prepared_nouns_know_what_is_missing_before_and_after(encoder, cache, small_chunks):
+    prepared = prepare_nouns(encoder, [*WORDS, WORDS[0]], cache=cache)
+    assert prepared.words == tuple(WORDS)
+    assert prepared.count_texts() == len(WORDS) * len(TEMPLATES)
+    assert cache.list() == []  # nothing was written by asking
+    found = prepared.embed()
+    assert prepared.count_texts() == 0
+    assert (found.path, found.nouns) == (prepared.path, prepared.words)
+    assert prepare_nouns(encoder, WORDS, cache=cache).fingerprint == prepared.fingerprint
+    assert prepare_nouns(encoder, WORDS, prompts=PLAIN, cache=cache).fingerprint != prepared.fingerprint
+
+
+def test_an_entry_opens_by_its_folder_alone(encoder, cache):
+    made = embed_nouns(encoder, WORDS, cache=cache)
+    opened = open_nouns(made.path)
+    assert (opened.nouns, opened.fingerprint) == (made.nouns, made.fingerprint)
+    np.testing.assert_array_equal(opened.features, made.features)
+
+
+def test_one_changed_byte_is_noticed_and_made_anew(encoder, cache):
+    made = embed_nouns(encoder, WORDS, cache=cache)
+    expected, file = np.array(made.features), made.path / "features.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(FormatError, match="features.npy is damaged"):
+        open_nouns(made.path)
+    np.testing.assert_array_equal(embed_nouns(encoder, WORDS, cache=cache).features, expected)
+    np.testing.assert_array_equal(open_nouns(made.path).features, expected)
+
+
+@pytest.mark.parametrize("damage", ["no folder", "words", "unfinished"])
+def test_an_entry_that_is_not_whole_does_not_open(encoder, cache, damage):
+    path = embed_nouns(encoder, WORDS, cache=cache).path
+    if damage == "no folder":
+        path = path.with_name("0" * 32)
+    elif damage == "words":
+        (path / "words.json").write_text('["other"]')
+    else:
+        manifest = json.loads((path / "manifest.json").read_text())
+        (path / "manifest.json").write_text(json.dumps({**manifest, "features_sha256": None}))
+    with pytest.raises(FormatError):
+        open_nouns(path)

@@ -8,7 +8,14 @@ from __future__ import annotations
 from kinfold.language.cache import CachedNouns, NounCache, cache_folder
 from kinfold.language.encoders import TextEncoder, load_text_encoder
 from kinfold.language.lists import read_words
-from kinfold.language.nouns import NounFeatures, embed_nouns, embed_words
+from kinfold.language.nouns import (
+    NounFeatures,
+    PreparedNouns,
+    embed_nouns,
+    embed_words,
+    open_nouns,
+    prepare_nouns,
+)
 from kinfold.language.prompts import PLAIN, TEMPLATES, fill
 from kinfold.language.zero_shot import (
     CLIP_LOGIT_SCALE,
@@ -26,6 +33,7 @@ __all__ = [
     "LemmaChoice",
     "NounCache",
     "NounFeatures",
+    "PreparedNouns",
     "TextEncoder",
     "ZeroShotClassifier",
     "cache_folder",
@@ -35,5 +43,7 @@ __all__ = [
     "embed_words",
     "fill",
     "load_text_encoder",
+    "open_nouns",
+    "prepare_nouns",
     "read_words",
 ]

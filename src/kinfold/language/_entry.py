@@ -31,7 +31,7 @@ FORMAT_VERSION = 1
 MANIFEST_NAME, WORDS_NAME, FEATURES_NAME, PARTS_NAME = "manifest.json", "words.json", "features.npy", "parts"
 
 _MANIFEST_TYPES: dict[str, Any] = {"model": str, "features_sha256": (str, type(None))}
-_KEY_TYPES = {"n_words": int, "dim": int, "chunk": int, "prompts": list}
+_KEY_TYPES = {"words": str, "n_words": int, "dim": int, "chunk": int, "prompts": list}
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,16 @@ class NounEntry:
         if manifest is None or not manifest["features_sha256"]:
             return None
         try:
-            features = _map(self.path / FEATURES_NAME, (self.key.n_words, self.key.dim))
+            features = _read_features(self.path, self.key.n_words, self.key.dim, manifest["features_sha256"])
         except FormatError as error:
             logger.warning("%s; it is made anew", error)
             return None
         return features, manifest["features_sha256"]
+
+    def is_complete(self) -> bool:
+        """Tell whether the features are there, as far as the manifest knows."""
+        manifest = self._manifest()
+        return manifest is not None and bool(manifest["features_sha256"])
 
     def has_part(self, number: int) -> bool:
         """Tell whether a part is there."""
@@ -200,9 +205,40 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def read_entry(folder: Path) -> tuple[tuple[str, ...], NDArray[np.float32], str]:
+    """Return the words, features and their SHA-256 of a complete entry.
+
+    Raises
+    ------
+    FormatError
+        It is missing, unfinished or damaged.
+    """
+    try:
+        manifest = read_manifest(folder)
+        words = read_json(folder / WORDS_NAME)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FormatError(f"{folder} holds no noun features: {error.filename} is missing") from error
+    key = manifest["key"]
+    if not manifest["features_sha256"]:
+        raise FormatError(f"{folder} holds unfinished noun features; make them with `kinfold nouns build`")
+    if not isinstance(words, list) or len(words) != key["n_words"] or hash_json(words) != key["words"]:
+        raise FormatError(f"{folder / WORDS_NAME} is damaged: it doesn't hold the words of the entry")
+    features = _read_features(folder, key["n_words"], key["dim"], manifest["features_sha256"])
+    return tuple(words), features, manifest["features_sha256"]
+
+
 def _fits(content: dict[str, Any], types: Mapping[str, Any]) -> bool:
     """Tell whether all these entries are there, of their types."""
     return all(name in content and isinstance(content[name], kind) for name, kind in types.items())
+
+
+def _read_features(folder: Path, n_words: int, dim: int, sha256: str) -> NDArray[np.float32]:
+    """Return the features, mapped from disk; their bytes are checked, which takes a fraction of a second."""
+    file = folder / FEATURES_NAME
+    features = _map(file, (n_words, dim))
+    if hash_file(file) != sha256:
+        raise FormatError(f"{file} is damaged: its bytes aren't those that were written")
+    return features
 
 
 def _map(file: Path, shape: tuple[int, int]) -> NDArray[np.float32]:

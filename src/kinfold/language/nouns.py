@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
-from kinfold.language._entry import NounEntry, NounKey
+from kinfold.language._entry import NounEntry, NounKey, read_entry
 from kinfold.language.cache import NounCache
 from kinfold.language.encoders import TextEncoder, check_texts
 from kinfold.language.prompts import TEMPLATES, check_templates, fill
@@ -120,23 +120,89 @@ def embed_nouns(
     InputError
         As :func:`embed_words`; or the cache can't be written.
     """
+    return prepare_nouns(encoder, nouns, prompts=prompts, cache=cache).embed(progress)
+
+
+class PreparedNouns:
+    """Nouns that are to be read, and where their features are or will be; get it from :func:`prepare_nouns`.
+
+    Attributes
+    ----------
+    words : tuple of str
+        Different ones all.
+    prompts : tuple of str
+        Templates.
+    path : Path
+        The entry in the cache.
+    """
+
+    def __init__(
+        self, encoder: TextEncoder, words: tuple[str, ...], prompts: tuple[str, ...], cache: NounCache
+    ) -> None:
+        self.words, self.prompts = words, prompts
+        self._encoder = encoder
+        key = NounKey(encoder.fingerprint(), prompts, hash_json(list(words)), len(words), encoder.dim, _CHUNK)
+        self._entry = cache.entry(key)
+        self.path = self._entry.path
+
+    @property
+    def fingerprint(self) -> str:
+        """What words, prompts and encoder together are: the same ones give the same features."""
+        return self.path.name
+
+    def count_texts(self) -> int:
+        """Return how many texts are still to be read; 0 where all features are there."""
+        if self._entry.is_complete():
+            return 0
+        chunks = enumerate(_chunks(len(self.words)))
+        missing = sum(chunk.stop - chunk.start for number, chunk in chunks if not self._entry.has_part(number))
+        return int(missing) * len(self.prompts)
+
+    def embed(self, progress: Progress = SILENT) -> NounFeatures:
+        """Return the features, making those that aren't there.
+
+        Raises
+        ------
+        InputError
+            The cache can't be written.
+        """
+        found = self._entry.read()
+        if found is None:
+            with self._entry.writing(self._encoder.name, self.words):
+                found = self._entry.read()  # another process may have made them meanwhile
+                if found is None:
+                    _fill_entry(self._entry, self._encoder, self.words, self.prompts, progress)
+                    found = self._entry.read()
+        if found is None:
+            raise InputError(f"{self.path} was changed while it was written; run the same again")
+        return NounFeatures(self.words, *found, self.path)
+
+
+def prepare_nouns(
+    encoder: TextEncoder,
+    nouns: Sequence[str] | None = None,
+    *,
+    prompts: Sequence[str] = TEMPLATES,
+    cache: NounCache | None = None,
+) -> PreparedNouns:
+    """Check nouns and prompts and find their place in the cache; nothing is read or written by the encoder.
+
+    The parameters are those of :func:`embed_nouns`.
+    """
     words = _wordnet_nouns() if nouns is None else nouns
     _check(words, prompts)
-    words = tuple(dict.fromkeys(words))
-    key = NounKey(
-        encoder.fingerprint(), tuple(prompts), hash_json(list(words)), len(words), encoder.dim, _CHUNK
-    )
-    entry = (cache or NounCache()).entry(key)
-    found = entry.read()
-    if found is None:
-        with entry.writing(encoder.name, words):
-            found = entry.read()  # another process may have made them meanwhile
-            if found is None:
-                _fill_entry(entry, encoder, words, prompts, progress)
-                found = entry.read()
-    if found is None:
-        raise InputError(f"{entry.path} was changed while it was written; run the same again")
-    return NounFeatures(words, *found, entry.path)
+    return PreparedNouns(encoder, tuple(dict.fromkeys(words)), tuple(prompts), cache or NounCache())
+
+
+def open_nouns(path: Path) -> NounFeatures:
+    """Open a complete entry of the cache by its folder.
+
+    Raises
+    ------
+    FormatError
+        It is missing, unfinished or damaged.
+    """
+    return NounFeatures(*read_entry(path), path)
 
 
 def mean_direction(features: NDArray[np.float32]) -> NDArray[np.float32]:
