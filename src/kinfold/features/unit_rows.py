@@ -28,7 +28,7 @@ class UnitRows:
     matrix : RowMatrix
         Real numbers of any type.
     device : torch.device
-        Where the rows are wanted.
+        Where the rows are wanted; also an attribute.
     n_bytes : int, default 256 MiB
         What reading may take besides the rows that are returned; never more than 256 MiB are used.
     """
@@ -41,7 +41,7 @@ class UnitRows:
         n_bytes: int = DEFAULT_BYTES,
     ) -> None:
         self._matrix = matrix
-        self._device = device
+        self.device = device
         self._dtype = _scaling_dtype(matrix.dtype)
         self.n_rows, self.dim = int(matrix.shape[0]), int(matrix.shape[1])
         self._step = max(1, min(n_bytes, DEFAULT_BYTES) // (8 * _COPIES * self.dim))
@@ -63,7 +63,7 @@ class UnitRows:
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Return rows ``start`` to ``stop`` at unit length, float32, (stop − start, dim)."""
-        out = torch.empty((stop - start, self.dim), dtype=torch.float32, device=self._device)
+        out = torch.empty((stop - start, self.dim), dtype=torch.float32, device=self.device)
         for first in range(start, stop, self._step):
             last = min(stop, first + self._step)
             out[first - start : last - start] = _scale(self._load(slice(first, last)))
@@ -75,7 +75,7 @@ class UnitRows:
 
     def _load(self, rows: slice | NDArray[Any]) -> torch.Tensor:
         """Return rows as they are stored, never to be written to: they may be the matrix's own memory."""
-        return torch.from_numpy(np.require(self._matrix[rows], self._dtype, ["C", "W"])).to(self._device)
+        return torch.from_numpy(np.require(self._matrix[rows], self._dtype, ["C", "W"])).to(self.device)
 
 
 def _scaling_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:

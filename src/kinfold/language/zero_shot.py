@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix, as_row_matrix
+from kinfold.features.matrix import RowMatrix
 from kinfold.features.unit_rows import UnitRows
+from kinfold.hierarchy import Links
+from kinfold.language._choice import (
+    CLIP_LOGIT_SCALE,
+    Chooser,
+    check_directions,
+    check_labels,
+    check_logit_scale,
+    read_blocks,
+    unit_images,
+    unit_texts,
+)
 from kinfold.language.encoders import TextEncoder, check_texts
 from kinfold.language.nouns import embed_words, mean_direction
 from kinfold.language.prompts import TEMPLATES
 from kinfold.progress import SILENT, Progress
-
-CLIP_LOGIT_SCALE = 100.0
-"""What CLIP's logit scale is held at by the end of its training: the default where a model doesn't say."""
 
 _BLOCK_BYTES = 64 << 20
 
@@ -92,13 +99,9 @@ class ZeroShotClassifier:
         *,
         device: str | torch.device = "auto",
     ) -> None:
-        scale: Any = CLIP_LOGIT_SCALE if logit_scale is None else logit_scale
-        if not isinstance(scale, Real) or isinstance(scale, bool) or not 0 < float(scale) < float("inf"):
-            raise InputError(f"logit_scale must be a positive number, got {logit_scale!r}")
-        self.logit_scale = float(scale)
+        self.logit_scale = check_logit_scale(logit_scale)
         self.device = resolve_device(device)
-        rows = UnitRows(as_row_matrix(class_features), self.device)
-        self._classes = _read(rows, 0, rows.n_rows, "class")
+        self._classes = unit_texts(class_features, None, self.device)
 
     @property
     def n_classes(self) -> int:
@@ -137,13 +140,15 @@ class ZeroShotClassifier:
         return out
 
     def _rows(self, X: ArrayLike | RowMatrix) -> UnitRows:
-        return _unit_rows(X, int(self._classes.shape[1]), self.device)
+        return unit_images(X, int(self._classes.shape[1]), self.device)
 
     def _cosines(self, rows: UnitRows) -> Iterator[tuple[slice, torch.Tensor]]:
         size = max(1, _BLOCK_BYTES // (4 * max(rows.dim, self.n_classes)))
         for start in range(0, rows.n_rows, size):
             stop = min(rows.n_rows, start + size)
-            yield slice(start, stop), _read(rows, start, stop, "row") @ self._classes.T
+            block = rows.read(start, stop)
+            check_directions(block, range(start, stop), "row")
+            yield slice(start, stop), block @ self._classes.T
 
 
 @dataclass(frozen=True)
@@ -203,52 +208,28 @@ def choose_lemmas_by_labels(
     Adaloglou et al., "Scaling Up Deep Clustering Methods Beyond ImageNet-1K", 2024, zero-shot experiments.
     """
     names = _as_lists(classes)
-    rows = _unit_rows(X, encoder.dim, encoder.device)
-    labels = _check_labels(labels, rows.n_rows, len(names))
+    images = unit_images(X, encoder.dim, encoder.device)
+    labels = check_labels(labels, images.n_rows, len(names))
     flat = [one for several in names for one in several]
     features = embed_words(encoder, flat, prompts=prompts, progress=progress)
-    starts = np.concatenate([[0], np.cumsum([len(several) for several in names])])
-    counts = _count_votes(rows, labels, features, starts)
+    lemmas = Links.from_counts([len(several) for several in names], np.arange(len(flat)))
+    counts = _count_votes(images, labels, features, lemmas, progress)
+    starts = lemmas.indptr
     votes = tuple(counts[a:b] for a, b in itertools.pairwise(starts))
     chosen = starts[:-1] + np.array([int(vote.argmax()) for vote in votes], dtype=np.int64)
     return LemmaChoice(tuple(flat[number] for number in chosen), features[chosen], votes)
 
 
 def _count_votes(
-    rows: UnitRows, labels: NDArray[np.int64], features: NDArray[np.float32], starts: NDArray[np.int64]
+    images: UnitRows, labels: NDArray[Any], features: NDArray[np.float32], lemmas: Links, progress: Progress
 ) -> NDArray[np.int64]:
     """Return how many images vote for each lemma: (number of all lemmas,)."""
     counts = np.zeros(len(features), np.int64)
-    size = max(1, _BLOCK_BYTES // (4 * rows.dim))
-    for start in range(0, rows.n_rows, size):
-        own = labels[start : start + size]
-        images = _read(rows, start, start + len(own), "row")
-        texts = torch.from_numpy(features).to(images.device)
-        for label in np.unique(own[own >= 0]):
-            lemmas = slice(int(starts[label]), int(starts[label + 1]))
-            members = torch.from_numpy(np.flatnonzero(own == label)).to(images.device)
-            best = (images[members] @ texts[lemmas].T).argmax(dim=1).cpu().numpy()
-            counts[lemmas] += np.bincount(best, minlength=lemmas.stop - lemmas.start)
+    chooser = Chooser(torch.from_numpy(features).to(images.device), lemmas, CLIP_LOGIT_SCALE)
+    for numbers, rows in read_blocks(images, np.flatnonzero(labels >= 0), "Choosing lemmas", progress):
+        best, _ = chooser.choose(rows, np.arange(len(numbers)), labels[numbers])
+        counts += np.bincount(best, minlength=len(counts))
     return counts
-
-
-def _unit_rows(X: ArrayLike | RowMatrix, dim: int, device: torch.device) -> UnitRows:
-    matrix = as_row_matrix(X)
-    if matrix.shape[1] != dim:
-        raise InputError(
-            f"the features have {matrix.shape[1]} dimensions, the texts {dim}: both must come from one and "
-            "the same model"
-        )
-    return UnitRows(matrix, device)
-
-
-def _check_labels(labels: NDArray[Any], n_rows: int, n_classes: int) -> NDArray[np.int64]:
-    array = np.asarray(labels)
-    if array.shape != (n_rows,) or not np.issubdtype(array.dtype, np.integer):
-        raise InputError(f"labels must be {n_rows} integers, got {array.dtype} {array.shape}")
-    if n_rows and not -1 <= array.min() <= array.max() < n_classes:
-        raise InputError(f"labels must lie in -1 … {n_classes - 1}, got {array.min()} … {array.max()}")
-    return array.astype(np.int64)
 
 
 def _as_lists(classes: Sequence[str | Sequence[str]]) -> list[list[str]]:
@@ -261,13 +242,3 @@ def _as_lists(classes: Sequence[str | Sequence[str]]) -> list[list[str]]:
         if not len(several):
             raise InputError(f"class number {place} has no name")
     return [list(several) for several in names]
-
-
-def _read(rows: UnitRows, start: int, stop: int, what: str) -> torch.Tensor:
-    """Return rows at unit length; those without a direction are refused by number."""
-    block = rows.read(start, stop)
-    wrong = ~(torch.linalg.vector_norm(block, dim=1) > 0.5)  # zero stays zero, what isn't finite is NaN
-    if bool(wrong.any()):
-        row = start + int(wrong.nonzero()[0])
-        raise InputError(f"{what} {row} has no direction: it is zero or not finite")
-    return block
