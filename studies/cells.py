@@ -8,19 +8,24 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from kinfold.methods import METHODS, SphericalKMeans
+from kinfold import TAC, methods
+from kinfold.methods import SphericalKMeans
 from kinfold.storage import hash_json
 from studies.data import DATA_SETS
+from studies.words import Words, ZeroShot
+
+METHODS: dict[str, Any] = {**methods.METHODS, "tac": TAC, "zero-shot": ZeroShot}
 
 PROTOCOL = 1  # raise it when a cell measures something else than before: all cells run again
 # Raise a method's number when its results change though its parameters don't: its cells run again.
-REVISIONS: Mapping[str, int] = {"kmeans": 1, "temi": 1, "scan": 1, "icce": 1, "turtle": 1}
+REVISIONS: Mapping[str, int] = {"kmeans": 1, "temi": 1, "scan": 1, "icce": 1, "turtle": 1, "tac": 1}
 
 # Parameters, and fields of a plan, that came after lines were recorded, with the value that means what was
 # before: at this value they don't count, so that the lines stay valid: {"icce": {"new_switch": False}}.
 LATER_PARAMETERS: Mapping[str, Mapping[str, Any]] = {}
 
-_NOT_HASHED = ("random_state", "device")
+# Besides these all parameters count; what is given of words is told by the data set.
+_NOT_HASHED = ("random_state", "device", "noun_features", "nouns", "class_features")
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Row:
     data : str
         One of :data:`~studies.data.DATA_SETS`.
     method : str
-        One of :data:`kinfold.methods.METHODS`.
+        One of :data:`METHODS`: those of Kinfold, and zero-shot classification.
     parameters : mapping
         Of the estimator; everything else stays at its default.
     graph : mapping
@@ -49,10 +54,11 @@ class Row:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     graph: Mapping[str, Any] = field(default_factory=dict)
 
-    def make_estimator(self, seed: int | None = None) -> Any:
-        """Return the unfitted estimator."""
+    def make_estimator(self, seed: int | None = None, words: Words | None = None) -> Any:
+        """Return the unfitted estimator, with the words that it needs where they are given."""
         n_clusters = DATA_SETS[self.data].n_clusters
-        return METHODS[self.method](n_clusters=n_clusters, random_state=seed, **self.parameters)
+        parameters = {**self.parameters, **(words.parameters(self.method) if words else {})}
+        return METHODS[self.method](n_clusters=n_clusters, random_state=seed, **parameters)
 
     @cached_property
     def key(self) -> str:
@@ -149,6 +155,14 @@ def _resolve(estimator: Any, n_samples: int, n_features: int) -> dict[str, Any]:
     """Return what the parameters that were left open become, so that a changed default changes the key."""
     if isinstance(estimator, SphericalKMeans):
         return {"n_init": estimator._resolve_n_init(n_samples)}
+    if isinstance(estimator, ZeroShot):
+        return {}
+    if isinstance(estimator, TAC):
+        return {
+            "plan": dataclasses.asdict(estimator.plan(n_samples)) if estimator.train else {},
+            "graph": estimator.graph_options(n_samples) if estimator.needs_graph else {},
+            "n_centres": estimator.count_centres(n_samples),
+        }
     if not estimator.needs_graph:
         return {"plan": dataclasses.asdict(estimator._plan(n_samples, (n_features,)))}
     plan = dataclasses.asdict(estimator._plan(n_samples, n_features))

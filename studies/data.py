@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
+from studies import glosses
+from studies.made import make_joint_space
+from studies.words import Words
 
 _FILES = "cifar10_mobilenetv2_{part}.npz"
 _SCALE = np.float32(0.0235)  # one step of the 8-bit features
@@ -25,7 +28,7 @@ class DataSet:
     Attributes
     ----------
     source : str
-        ``"digits"`` or ``"cifar"``.
+        ``"digits"`` or ``"cifar"``; of joint spaces ``"made"``, or a domain of :mod:`studies.glosses`.
     n_samples, n_features, n_clusters : int
         N of the training set, D, K.
     tested : bool
@@ -42,7 +45,20 @@ class DataSet:
     imbalance: float = 1.0
 
 
-DATA_SETS = {
+@dataclass(frozen=True)
+class JointSet(DataSet):
+    """A data set with words in its space.
+
+    Attributes
+    ----------
+    own_words : bool
+        Whether the names of its classes are among the nouns.
+    """
+
+    own_words: bool = True
+
+
+DATA_SETS: dict[str, DataSet] = {
     "digits": DataSet("digits", 1797, 64),
     "cifar-500": DataSet("cifar", 500),
     "cifar-2000": DataSet("cifar", 2000),
@@ -51,6 +67,12 @@ DATA_SETS = {
     "cifar-unbalanced-5000": DataSet("cifar", 5000, imbalance=10.0),
     "cifar-10000": DataSet("cifar", 10_000, tested=True),
     "cifar": DataSet("cifar", 50_000, tested=True),
+    "artifact-glosses": JointSet("artifact", 7902, 384, 24),
+    "artifact-glosses-unnamed": JointSet("artifact", 7902, 384, 24, own_words=False),
+    "organism-glosses": JointSet("organism", 12_940, 384, 36),
+    "organism-glosses-unnamed": JointSet("organism", 12_940, 384, 36, own_words=False),
+    "made-joint": JointSet("made", 3000, 64, 10),
+    "made-joint-100": JointSet("made", 6000, 64, 100),
 }
 
 
@@ -64,10 +86,19 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
-    """A training set, and a test set where there is one."""
+    """A training set, a test set where there is one, and words where it is a joint space."""
 
     train: Split
     test: Split | None = None
+    words: Words | None = None
+
+
+def what_is_missing(name: str, folder: Path | None) -> str | None:
+    """Return why a data set can't be had here, None where it can."""
+    source = DATA_SETS[name].source
+    if source == "cifar" and folder is None:
+        return "KINFOLD_DATA names no folder"
+    return glosses.what_is_missing() if source in glosses.DOMAINS else None
 
 
 def load_data(name: str, seed: int, folder: Path | None) -> Data:
@@ -78,6 +109,8 @@ def load_data(name: str, seed: int, folder: Path | None) -> Data:
 
         digits: Any = load_digits()
         return Data(Split(digits.data.astype(np.float32), digits.target.astype(np.int64)))
+    if isinstance(facts, JointSet):
+        return _load_joint(facts, seed)
     if folder is None:
         raise InputError(f"{name} needs the folder of the CIFAR-10 features: KINFOLD_DATA or --data")
     X, y = _read(folder, "train")
@@ -85,6 +118,15 @@ def load_data(name: str, seed: int, folder: Path | None) -> Data:
         rows = draw_rows(y, facts, np.random.default_rng(seed))
         X, y = X[rows], y[rows]
     return Data(_scale(X, y), _scale(*_read(folder, "test")) if facts.tested else None)
+
+
+def _load_joint(facts: JointSet, seed: int) -> Data:
+    """Return a joint space; the seed draws a made one anew."""
+    if facts.source == "made":
+        made = make_joint_space(facts.n_clusters, facts.n_samples, seed)
+        return Data(Split(made.X, made.y), words=Words(made.noun_features))
+    space = glosses.load_glosses(facts.source, own_words=facts.own_words)
+    return Data(Split(space.X, space.y), words=Words(space.noun_features, space.nouns, space.class_features))
 
 
 def draw_rows(y: NDArray[np.int64], facts: DataSet, rng: np.random.Generator) -> NDArray[np.int64]:

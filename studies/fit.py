@@ -23,6 +23,7 @@ from studies.cells import Row
 from studies.criteria import purity
 from studies.data import Data, Split, load_data
 from studies.judge import judge
+from studies.words import judge_words
 
 _SAMPLE = 1024
 _DIGITS = 5
@@ -63,6 +64,8 @@ def run_cell(row: Row, seed: int, folder: Path | None) -> dict[str, Any]:
     if graph is not None:
         facts["graph"] = {"mean_degree": graph.mean_degree, "purity": purity(data.train.y, graph)}
         facts["graph"]["threshold"] = graph.parameters.get("threshold")
+    if data.words is not None:
+        facts["words"] = judge_words(fitted.estimator, data.train.X, data.train.y)
     rounded: dict[str, Any] = _rounded(
         {**facts, **judge(fitted.estimator, fitted.training, fitted.graph, data, seed)}
     )
@@ -80,9 +83,9 @@ def main() -> None:
 
 
 def _fit(row: Row, data: Data, seed: int) -> Fitted:
-    estimator = row.make_estimator(seed)
+    estimator = row.make_estimator(seed, data.words)
     trainings: list[Training] = []
-    if estimator.needs_graph:
+    if hasattr(estimator, "n_heads"):
         _keep_training(estimator, trainings)
     wall, cpu = time.perf_counter(), time.process_time()
     graph = _make_graph(row, estimator, data.train, seed)

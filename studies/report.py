@@ -35,6 +35,14 @@ _STAGES = {
     "consensus": "consensus",
     "classifier": "self-training",
 }
+_WORD_FIGURES = {
+    ("words", "live"): 1,
+    ("words", "purity", "rows"): 3,
+    ("words", "purity", "counterparts"): 3,
+    ("words", "n_nouns"): 0,
+    ("seconds", "wall"): 0,
+    ("seconds", "cpu"): 0,
+}
 
 Lines = Mapping[tuple[str, int], Line]
 
@@ -158,6 +166,30 @@ def _test_consensus(table: Table, lines: Lines) -> str:
     return grid([*columns, "seeds"], body)
 
 
+def _words(table: Table, lines: Lines) -> str:
+    """Return one line for every row of methods on joint spaces."""
+    several = len({row.data for row in table.rows}) > 1
+    columns = ["data"] * several + ["", *(name.upper() for name in SCORES), "live clusters"]
+    columns += ["purity of rows", "of counterparts", "nouns", "wall s", "CPU s", "seeds"]
+    body = []
+    for row in table.rows:
+        found = lines_of(row, lines)
+        cells = [row.data] * several + [row.name, *_scores(found, "labels", "train")]
+        for names, digits in _WORD_FIGURES.items():
+            cells.append(spread((get(line, *names) for line in found), digits))
+        body.append([*cells, str(len(found))])
+    return grid(columns, body)
+
+
+def _nouns(table: Table, lines: Lines) -> str:
+    """Return the surest nouns of every row's first seed."""
+    body = []
+    for row in table.rows:
+        nouns = next((get(line, "words", "surest") for line in lines_of(row, lines)), None)
+        body.append([row.data, ", ".join(nouns) if nouns else MISSING])
+    return grid(("data", "nouns"), body)
+
+
 def _auto(table: Table, lines: Lines) -> str:
     parts = []
     for title, note, columns, body in choice_tables(table.rows, lines):
@@ -194,4 +226,6 @@ _VIEWS: Mapping[str, Callable[[Table, Lines], str]] = {
     "neighbors": _neighbors,
     "test consensus": _test_consensus,
     "auto": _auto,
+    "words": _words,
+    "nouns": _nouns,
 }

@@ -20,7 +20,7 @@ from typing import Any
 
 import kinfold
 from studies.cells import Cell, Table, make_cells
-from studies.data import DATA_SETS
+from studies.data import what_is_missing
 from studies.results import Line, Results
 
 ROOT = Path(__file__).parent.parent
@@ -83,8 +83,8 @@ def run(
     started, count = time.monotonic(), 0
     tried: set[tuple[str, int]] = set()
     for cell in pending(tables, seeds, results, retry=settings.retry):
-        if DATA_SETS[cell.row.data].source != "digits" and settings.folder is None:
-            say(f"{cell.title}: left out, KINFOLD_DATA names no folder")
+        if missing := what_is_missing(cell.row.data, settings.folder):
+            say(f"{cell.title}: left out, {missing}")
             continue
         lines = results.read()
         if cell.key in tried or not _is_open(cell, lines, settings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from studies.cells import Row, Table
+from studies.tac_tables import TAC_TABLES
 
 NAMES = {"kmeans": "k-means", "temi": "TEMI", "scan": "SCANv2", "icce": "ICCE", "turtle": "TURTLE"}
 SMALL = ("cifar-500", "cifar-2000", "cifar-5000", "cifar-unbalanced-2000", "cifar-unbalanced-5000")
@@ -151,4 +152,5 @@ TABLES: tuple[Table, ...] = (
         view="auto",
         runs=False,
     ),
+    *TAC_TABLES,
 )
