@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from kinfold.gallery._groups import MAX_SHEETS, Grouping, arrange_groups, plan_sheets
+from kinfold.gallery._html import render_template
 from kinfold.gallery._page import Page, build_page
 from kinfold.gallery._thumbnails import Thumbnail, make_thumbnails
 from kinfold.progress import SILENT, Progress
@@ -66,39 +61,10 @@ def write_report(run: Run, images: ImageSource | None, path: Path, *, progress: 
 
 def render_page(page: Page) -> str:
     """Return the HTML of a page."""
-    style, script = _static("report.css"), _static("report.js")
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            page=page,
-            style=Markup(style),  # ours, not the user's: the only texts that are not escaped
-            script=Markup(script),
-            style_hash=_csp_hash(style),
-            script_hash=_csp_hash(script),
-        )
-    )
+    return render_template("report.html.j2", styles=("report.css",), script="report.js", page=page)
 
 
 def _rows_shown(run: Run, grouping: Grouping) -> list[int]:
     places = [np.concatenate([sheet.top, sheet.least]) for sheet in grouping.sheets]
     rows = run.assignments.column("row").to_numpy()
     return [int(row) for row in rows[np.concatenate(places)]] if places else []
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.PackageLoader("kinfold.gallery"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-    )
-
-
-def _static(name: str) -> str:
-    return resources.files("kinfold.gallery").joinpath("static").joinpath(name).read_text(encoding="utf-8")
-
-
-def _csp_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")

@@ -26,6 +26,7 @@ from kinfold.language.zero_shot import (
     ZeroShotClassifier,
     choose_lemmas_by_labels,
     embed_classes,
+    vote_for_lemmas,
 )
 
 __all__ = [
@@ -60,5 +61,6 @@ __all__ = [
     "read_words",
     "relabel",
     "shared_classes",
+    "vote_for_lemmas",
     "walk_accuracy",
 ]

@@ -208,12 +208,45 @@ def choose_lemmas_by_labels(
     Adaloglou et al., "Scaling Up Deep Clustering Methods Beyond ImageNet-1K", 2024, zero-shot experiments.
     """
     names = _as_lists(classes)
-    images = unit_images(X, encoder.dim, encoder.device)
-    labels = check_labels(labels, images.n_rows, len(names))
+    unit_images(X, encoder.dim, encoder.device)  # before the words, which may take long
     flat = [one for several in names for one in several]
     features = embed_words(encoder, flat, prompts=prompts, progress=progress)
+    return vote_for_lemmas(names, features, X, labels, device=encoder.device, progress=progress)
+
+
+def vote_for_lemmas(
+    classes: Sequence[str | Sequence[str]],
+    features: NDArray[np.float32],
+    X: ArrayLike | RowMatrix,
+    labels: NDArray[Any],
+    *,
+    device: str | torch.device = "auto",
+    progress: Progress = SILENT,
+) -> LemmaChoice:
+    """Choose one lemma per class as :func:`choose_lemmas_by_labels`, from features of the lemmas.
+
+    Parameters
+    ----------
+    classes, X, labels, progress
+        As for :func:`choose_lemmas_by_labels`.
+    features : array of shape (number of all lemmas, dim), float32
+        Text features of the lemmas at unit length, class after class.
+    device : str or torch.device
+        Where products are made.
+
+    Raises
+    ------
+    InputError
+        Labels don't fit the rows or the classes, or features not the lemmas or the rows.
+    """
+    names = _as_lists(classes)
+    flat = [one for several in names for one in several]
+    where = resolve_device(device)
+    texts = unit_texts(features, len(flat), where)
+    images = unit_images(X, int(texts.shape[1]), where)
+    labels = check_labels(labels, images.n_rows, len(names))
     lemmas = Links.from_counts([len(several) for several in names], np.arange(len(flat)))
-    counts = _count_votes(images, labels, features, lemmas, progress)
+    counts = _count_votes(images, labels, texts, lemmas, progress)
     starts = lemmas.indptr
     votes = tuple(counts[a:b] for a, b in itertools.pairwise(starts))
     chosen = starts[:-1] + np.array([int(vote.argmax()) for vote in votes], dtype=np.int64)
@@ -221,11 +254,11 @@ def choose_lemmas_by_labels(
 
 
 def _count_votes(
-    images: UnitRows, labels: NDArray[Any], features: NDArray[np.float32], lemmas: Links, progress: Progress
+    images: UnitRows, labels: NDArray[Any], texts: torch.Tensor, lemmas: Links, progress: Progress
 ) -> NDArray[np.int64]:
     """Return how many images vote for each lemma: (number of all lemmas,)."""
-    counts = np.zeros(len(features), np.int64)
-    chooser = Chooser(torch.from_numpy(features).to(images.device), lemmas, CLIP_LOGIT_SCALE)
+    counts = np.zeros(len(texts), np.int64)
+    chooser = Chooser(texts, lemmas, CLIP_LOGIT_SCALE)
     for numbers, rows in read_blocks(images, np.flatnonzero(labels >= 0), "Choosing lemmas", progress):
         best, _ = chooser.choose(rows, np.arange(len(numbers)), labels[numbers])
         counts += np.bincount(best, minlength=len(counts))
