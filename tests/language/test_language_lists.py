@@ -16,7 +16,7 @@ def test_words_are_lines_without_the_space_around_them(tmp_path):
 def test_what_is_no_list_of_words_is_refused_by_name(tmp_path, content):
     file = tmp_path / "words.txt"
     file.write_bytes(content)
-    with pytest.raises(InputError, match="words.txt"):
+    with pytest.raises(InputError, match=r"words\.txt"):
         read_words(file)
 
 

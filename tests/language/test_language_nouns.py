@@ -322,7 +322,7 @@ def test_one_changed_byte_is_noticed_and_made_anew(encoder, cache):
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(FormatError, match="features.npy is damaged"):
+    with pytest.raises(FormatError, match=r"features\.npy is damaged"):
         open_nouns(made.path)
     np.testing.assert_array_equal(embed_nouns(encoder, WORDS, cache=cache).features, expected)
     np.testing.assert_array_equal(open_nouns(made.path).features, expected)

@@ -13,6 +13,7 @@ QUICK = {
     "auto": {"candidates": ("kmeans", "temi"), "parameters": {"temi": HEADS}},
     "icce": {**HEADS, "self_training_iterations": 20},
     "scan": HEADS,
+    "tac": {"n_epochs": 3, "noun_features": np.random.default_rng(1).normal(size=(20, 8))},
     "temi": HEADS,
     "turtle": {"n_steps": 10},
 }

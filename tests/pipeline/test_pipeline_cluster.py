@@ -296,7 +296,7 @@ class TestRefusals:
             ({"random_state": 2**32}, "random_state must be at most 4294967295"),
             ({"n_neighbors": 0, "method": "temi"}, "n_neighbors must be a whole number"),
             ({"method_parameters": {"max_iters": 3}}, "did you mean 'max_iter'"),
-            ({"method_parameters": {"n_clusters": 3}}, "argument of its own"),
+            ({"method_parameters": {"n_clusters": 3}}, "given by itself"),
             ({"method_parameters": {"n_init": "abc"}}, "n_init must be a positive whole number, not 'abc'"),
             ({"method_parameters": {"max_iter": 2.5}}, "max_iter must be a positive whole number"),
             ({"method_parameters": {"tol": "x"}}, "tol must be a positive number"),

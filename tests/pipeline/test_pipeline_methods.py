@@ -15,6 +15,7 @@ from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.pipeline import cluster, estimate
 from kinfold.pipeline._method import prepare_method
 from kinfold.run import Run
+from support import text_models
 
 HEADS = {"n_heads": 3, "n_epochs": 4}
 QUICK = {
@@ -22,9 +23,24 @@ QUICK = {
     "icce": {**HEADS, "self_training_iterations": 20},
     "kmeans": {},
     "scan": HEADS,
+    "tac": {"n_epochs": 4},
     "temi": HEADS,
     "turtle": {"n_steps": 10},
 }
+
+
+@pytest.fixture
+def words(tmp_path, monkeypatch):
+    """Return what a method needs besides features: of TAC nouns, and a text tower in the space of the file."""
+    monkeypatch.setenv("KINFOLD_CACHE", str(tmp_path / "cache"))
+
+    def find(method):
+        if method != "tac":
+            return {}
+        text_models.make_clip(tmp_path / "clip", dim=8)
+        return {"text_model": tmp_path / "clip", "nouns": [f"noun {number}" for number in range(20)]}
+
+    return find
 
 
 def group(features_file, out, method, **more) -> Run:
@@ -37,8 +53,8 @@ def prepare(name, *, n_neighbors=None, parameters=None, preset=None):
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_fit_is_judged_without_labels(features_file, tmp_path, method):
-    run = group(features_file, tmp_path / "out", method)
+def test_every_fit_is_judged_without_labels(features_file, tmp_path, method, words):
+    run = group(features_file, tmp_path / "out", method, **words(method))
     found = Criteria(**run.manifest["criteria"])
     assert found.n_clusters == 3
     assert found.live_clusters == len(set(run.labels.tolist()))
@@ -208,10 +224,11 @@ class TestPresets:
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_method_is_estimated(features_file, method):
-    found = estimate(features_file, 3, method=method)
+def test_every_method_is_estimated(features_file, method, words):
+    found = estimate(features_file, 3, method=method, **words(method))
     graph = ["neighbors"] if prepare(method).needs_graph else []
-    assert [stage.name for stage in found.stages] == [*graph, "fit", "assign"]
+    nouns = ["nouns"] if prepare(method).needs_nouns else []
+    assert [stage.name for stage in found.stages] == [*nouns, *graph, "fit", "assign"]
     assert 0 < found.seconds < 3600
 
 

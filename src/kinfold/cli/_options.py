@@ -13,8 +13,8 @@ from kinfold.errors import InputError
 
 # Said here again, so that `kinfold --help` loads no PyTorch; tests hold them against the library.
 DEFAULT_BACKBONE = "dinov2-small"
-METHODS = ("icce", "temi", "scan", "turtle", "kmeans", "auto")
-PRESETS = ("paper", "cifar", "cifar20", "stl10", "imagenet1k", "imagenet21k")
+METHODS = ("icce", "temi", "scan", "turtle", "kmeans", "tac", "auto")
+PRESETS = ("paper", "cifar", "cifar20", "stl10", "ucf101", "imagenet1k", "imagenet21k")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MOST_SEED = 2**32 - 1

@@ -28,7 +28,8 @@ def cluster(
             "-m",
             metavar="METHOD",
             help="icce (heads, their consensus, a classifier), temi or scan (heads alone), turtle (labels "
-            "that are easily learnt), kmeans (quick), or auto (the one that looks best without labels).",
+            "that are easily learnt), kmeans (quick), tac (nouns guide it; needs a backbone like "
+            "clip-vit-b32), or auto (the one that looks best without labels).",
             autocompletion=options.complete_from(options.METHODS),
         ),
     ] = "icce",
@@ -79,6 +80,8 @@ def cluster(
             show_default=False,
         ),
     ] = None,
+    text_model: options.TextModel = None,
+    nouns: options.Nouns = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
     workers: options.Workers = None,
     path_column: options.PathColumn = None,
@@ -111,6 +114,8 @@ def cluster(
         n_workers=workers,
         method_parameters=options.read_parameters(settings or []),
         preset=preset,
+        text_model=text_model,
+        nouns=nouns,
         source_options={
             "path_column": path_column,
             "image_column": image_column,

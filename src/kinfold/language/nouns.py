@@ -155,7 +155,9 @@ class PreparedNouns:
         if self._entry.is_complete():
             return 0
         chunks = enumerate(_chunks(len(self.words)))
-        missing = sum(chunk.stop - chunk.start for number, chunk in chunks if not self._entry.has_part(number))
+        missing = sum(
+            chunk.stop - chunk.start for number, chunk in chunks if not self._entry.has_part(number)
+        )
         return int(missing) * len(self.prompts)
 
     def embed(self, progress: Progress = SILENT) -> NounFeatures:

@@ -21,8 +21,8 @@ from kinfold.storage import atomic_file, check_format_version, read_json, write_
 
 FORMAT = "kinfold-model"
 FORMAT_VERSION = 1
-METHODS: dict[str, type[Any]] = {**SINGLE_METHODS, "auto": Auto}
-_SAVED: dict[str, type[Any]] = {**SINGLE_METHODS, "tac": TAC}  # also what no command fits; never "auto"
+_SAVED: dict[str, type[Any]] = {**SINGLE_METHODS, "tac": TAC}
+METHODS: dict[str, type[Any]] = {**_SAVED, "auto": Auto}  # of "auto" the chosen method is saved
 
 _BLOCK_VALUES = 16 << 20
 _MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"

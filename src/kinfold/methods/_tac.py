@@ -299,7 +299,8 @@ class TAC(ClusterMixin, BaseEstimator):
     def _read_nouns(self) -> Any:
         return self.noun_features
 
-    def _plan(self, n_samples: int) -> TacPlan:
+    def plan(self, n_samples: int) -> TacPlan:
+        """Return batch size and length of training on N samples."""
         return plan_tac(
             n_samples,
             self.n_clusters,
@@ -317,7 +318,7 @@ class TAC(ClusterMixin, BaseEstimator):
             centres = find_centres(
                 X,
                 self.centres,
-                self._count_centres(int(X.shape[0])),
+                self.count_centres(int(X.shape[0])),
                 neighbors,
                 seed=seed,
                 resolution=self.resolution,
@@ -331,7 +332,8 @@ class TAC(ClusterMixin, BaseEstimator):
         self.selected_nouns_ = kept if self.nouns is None else np.array([self.nouns[j] for j in kept])
         self._retrieval_temperature = float(self.retrieval_temperature)
 
-    def _count_centres(self, n_samples: int) -> int:
+    def count_centres(self, n_samples: int) -> int:
+        """Return k̂, how many groups of N images nouns are selected for."""
         if self.n_centres is not None:
             return min(int(self.n_centres), n_samples)
         return count_centres(n_samples, self.n_clusters, samples_per_centre=self.samples_per_centre)
@@ -340,7 +342,7 @@ class TAC(ClusterMixin, BaseEstimator):
         self, X: Any, neighbors: Neighbors, seed: int, progress: Progress, checkpoint: Path | None
     ) -> None:
         """Train the heads, and keep that of images."""
-        self.plan_ = self._plan(int(X.shape[0]))
+        self.plan_ = self.plan(int(X.shape[0]))
         logger.info("training plan: %s", self.plan_)
         workers, found = current_workers(), None
         if workers.is_first:

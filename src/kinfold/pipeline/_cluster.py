@@ -12,6 +12,7 @@ from kinfold.distributed import current_workers
 from kinfold.pipeline._backbone import as_backbone, as_spec
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
 from kinfold.pipeline._method import DEFAULT_METHOD, check_n_samples, prepare_method
+from kinfold.pipeline._nouns import NounsLike, prepare_guide
 from kinfold.pipeline._source import SourceLike, default_out, resolve_source
 from kinfold.pipeline._stages import open_stages
 from kinfold.pipeline._team import Team
@@ -37,6 +38,8 @@ def cluster(
     n_workers: int | None = None,
     method_parameters: Mapping[str, Any] | None = None,
     preset: str | None = None,
+    text_model: str | Path | None = None,
+    nouns: NounsLike = None,
     source_options: Mapping[str, Any] | None = None,
     report: bool = True,
     on_estimate: Callable[[Estimate], None] | None = None,
@@ -57,8 +60,9 @@ def cluster(
         features.
     n_clusters : int
         Groups to find, at most the number of usable images.
-    method : {"icce", "temi", "scan", "turtle", "kmeans", "auto"}, default "icce"
-        How to group. "auto" fits k-means, TEMI and ICCE and keeps what looks best without labels.
+    method : {"icce", "temi", "scan", "turtle", "kmeans", "tac", "auto"}, default "icce"
+        How to group. "tac" lets nouns guide the groups, and needs the backbone of a vision-language model;
+        "auto" fits k-means, TEMI and ICCE and keeps what looks best without labels.
     out : path, optional
         The run directory; by default ``<source name>.kinfold`` in the current folder. It must be new,
         empty, or a run of the same source.
@@ -80,6 +84,12 @@ def cluster(
     preset : str, optional
         Named parameters, like "paper" for those that the method's authors report; see
         :func:`~kinfold.methods.preset_parameters`. What is given explicitly wins.
+    text_model : str or path, optional
+        For "tac": what reads the nouns, where it isn't the text tower of the backbone; needed for ready
+        features of unknown origin.
+    nouns : path or sequence of str, optional
+        For "tac": the nouns that may be used, or a file with one per line; by default those of WordNet. Their
+        features are kept in the user's cache (:func:`kinfold.language.cache_folder`).
     source_options : Mapping, optional
         For tables: ``path_column``, ``image_column``, ``key_column``; for features in Parquet: ``column``.
     report : bool, default True
@@ -121,8 +131,9 @@ def cluster(
         if opened.images is not None:
             loaded = as_backbone(backbone, device, precision)
             loaded.check_variants([variant])
+        guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, device, precision)
         with open_stages(out, opened, variant) as stages:
-            work = Work(stages, opened, prepared, variant, device, n_workers, progress, team)
+            work = Work(stages, opened, prepared, variant, device, n_workers, progress, team, guide)
             _announce(work, loaded, on_estimate)
             features = opened.features if loaded is None else work.embed(loaded)
             assert features is not None
@@ -145,6 +156,7 @@ def _announce(work: Work, backbone: Backbone | None, on_estimate: Callable[[Esti
         device=work.device,
         n_workers=work.n_workers,
         done=work.find_done(backbone),
+        guide=work.guide,
     )
     logger.info("%s", expected)
     if on_estimate is not None:

@@ -19,11 +19,13 @@ from kinfold.images import ImageSource, UnusableImage, count_workers, decode_ima
 from kinfold.pipeline._backbone import as_backbone
 from kinfold.pipeline._estimate_fit import BASE_MEMORY, StageEstimate, estimate_grouping
 from kinfold.pipeline._method import DEFAULT_METHOD, Method, prepare_method
+from kinfold.pipeline._nouns import Guide, NounsLike, prepare_guide
 from kinfold.pipeline._source import Source, SourceLike, resolve_source
 
 _SAMPLE_IMAGES = 16
 _SAMPLE_SECONDS = 2.0
 _WORKER_MEMORY = 150 << 20
+_TEXT_MEMORY = 1 << 30
 _DISK_MARGIN = 1.1
 
 
@@ -85,6 +87,8 @@ def estimate(
     n_workers: int | None = None,
     method_parameters: Mapping[str, Any] | None = None,
     preset: str | None = None,
+    text_model: str | Path | None = None,
+    nouns: NounsLike = None,
     source_options: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """Tell what :func:`cluster` with the same arguments would take, without writing anything.
@@ -97,7 +101,8 @@ def estimate(
     )
     opened = resolve_source(source, source_options)
     loaded = as_backbone(backbone, device, precision) if opened.images is not None else None
-    return estimate_work(opened, prepared, variant, loaded, device=device, n_workers=n_workers)
+    guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, device, precision)
+    return estimate_work(opened, prepared, variant, loaded, device=device, n_workers=n_workers, guide=guide)
 
 
 def estimate_work(
@@ -109,6 +114,7 @@ def estimate_work(
     device: str = "auto",
     n_workers: int | None = None,
     done: frozenset[str] = frozenset(),
+    guide: Guide | None = None,
 ) -> Estimate:
     """Estimate the stages that aren't done; ``backbone`` embeds the images, if the source is images."""
     stages = []
@@ -121,6 +127,9 @@ def estimate_work(
         n, dim = (int(length) for length in source.features.matrix(variant).shape)
     if "fit" in done:
         return Estimate(tuple(stages))
+    if guide is not None and (seconds := guide.estimate_seconds()):
+        n_bytes = 4 * len(guide.nouns.words) * guide.encoder.dim
+        stages.append(StageEstimate("nouns", seconds, BASE_MEMORY + _TEXT_MEMORY, 2 * n_bytes))
     stages += estimate_grouping(method, n, dim, resolve_device(device))
     return Estimate(tuple(stages))
 

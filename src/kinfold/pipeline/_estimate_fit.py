@@ -33,6 +33,8 @@ _TURTLE_STEPS = 1500  # where training ends by its own rule
 _RATES = 6  # settings of self-training and the final one
 _PAPER_ITERATIONS = 12_500
 _ASSESS_SECONDS = 1.0
+_CENTRE_PASSES = 60  # of k-means, at most
+_NOUNS = 119_034  # WordNet's
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ def _estimate_fit(estimator: Any, n: int, dim: int, machine: _Machine) -> float:
         return seconds
     if "n_inner_steps" in parameters:
         return _estimate_turtle(parameters, n, dim, machine)
+    if "noun_features" in parameters:
+        return _estimate_tac(estimator, n, dim, machine)
     return _estimate_kmeans(parameters, n, dim, machine)
 
 
@@ -183,10 +187,30 @@ def _estimate_kmeans(parameters: dict[str, Any], n: int, dim: int, machine: _Mac
     return float(starts * _KMEANS_PASSES * (product + reading))
 
 
+def _estimate_tac(estimator: Any, n: int, dim: int, machine: _Machine) -> float:
+    """Return the seconds of TAC: centres, selection, counterparts, neighbours of texts, and training."""
+    parameters = estimator.get_params(deep=False)
+    n_centres = estimator.count_centres(n)
+    n_kept = n_centres * parameters["nouns_per_centre"]
+    products = 2.0 * dim * n_centres * (_CENTRE_PASSES * n + _NOUNS) + 4.0 * dim * n_kept * n
+    if not parameters["train"]:
+        joint = {"n_clusters": parameters["n_clusters"], "n_init": "auto"}
+        return float(products / machine.rate) + _estimate_kmeans(joint, n, 2 * dim, machine)
+    plan = estimator.plan(n)
+    n_seen = plan.n_epochs * plan.steps_per_epoch * plan.batch_size
+    # Two heads, two views of each sample, forward and twice backward.
+    training = 2.0 * 2 * 2 * 3 * n_seen * (dim + parameters["n_clusters"]) * dim / _TRAINING_SHARE
+    return float((products + training + 4.0 * n * n * dim) / machine.rate)
+
+
 def _count_model_bytes(estimator: Any, n: int, dim: int) -> int:
     """Return the bytes of all heads while they are trained, or of all centroids."""
     parameters = estimator.get_params(deep=False)
     n_clusters = int(parameters["n_clusters"])
     if "n_heads" in parameters:
         return 4 * _plan_heads(parameters, n, dim).n_heads * count_head_weights(dim, n_clusters)
+    if "noun_features" in parameters:
+        return (
+            4 * dim * (2 * (dim + n_clusters) + estimator.count_centres(n) * parameters["nouns_per_centre"])
+        )
     return 4 * dim * n_clusters

@@ -11,10 +11,13 @@ from typing import Any
 from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.features import Features, open_features
+from kinfold.language import open_nouns
 from kinfold.methods import Auto, Criteria, assess
 from kinfold.neighbors import NeighborGraph
 from kinfold.pipeline._method import Method
 from kinfold.progress import Progress
+
+_SHOWN_NOUNS = 30  # the surest, as many as the paper shows (TAC, appendix B)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class FitOrder:
         Where the graphs are, by the name of the method that learns from each.
     options : mapping
         How the features are opened.
+    nouns : Path or None
+        Where the features of nouns are, for a method that needs some.
     """
 
     method: Method
@@ -43,11 +48,12 @@ class FitOrder:
     checkpoint: Path
     graphs: Mapping[str, Path] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    nouns: Path | None = None
 
     def run(self, progress: Progress, features: Features | None = None) -> Any:
         """Fit and return the estimator; ``features`` are those at the path, where they are open already."""
         features = features or open_features(self.features, **self.options)
-        estimator = self.method.build()
+        estimator = self.method.build(None if self.nouns is None else open_nouns(self.nouns))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the diagnosis says it, with advice
             estimator.fit(
@@ -88,4 +94,7 @@ def describe_fit(estimator: Any) -> dict[str, Any]:
             {"learning_rate": rate, "dims": list(dims), "agreement": agreement}
             for rate, dims, agreement in classifier.table
         ]
+    if (nouns := getattr(estimator, "selected_nouns_", None)) is not None:
+        content["n_nouns"] = len(nouns)
+        content["nouns"] = nouns[:_SHOWN_NOUNS].tolist()
     return content

@@ -10,10 +10,12 @@ from typing import Any
 
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError, count_of, nearest_name
+from kinfold.language import NounFeatures
 from kinfold.methods import Auto, get_method, preset_parameters
 
 DEFAULT_METHOD = "icce"
 _OWN_ARGUMENTS = ("n_clusters", "random_state", "device")
+_WORDS = ("noun_features", "nouns")  # what the pipeline reads with the text tower
 _NEIGHBORS = ("n_neighbors", "min_neighbors")  # what methods call the least number of neighbours
 MOST_SEED = 2**32 - 1  # NumPy takes no larger one
 
@@ -47,9 +49,15 @@ class Method:
         """Whether the method learns from a neighbour graph."""
         return bool(self.estimator.needs_graph)
 
-    def build(self) -> Any:
-        """Return a new estimator with these parameters."""
-        return type(self.estimator)(**self.estimator.get_params())
+    @property
+    def needs_nouns(self) -> bool:
+        """Whether the method learns from the features of nouns."""
+        return _WORDS[0] in self.estimator.get_params(deep=False)
+
+    def build(self, nouns: NounFeatures | None = None) -> Any:
+        """Return a new estimator with these parameters, and with the nouns that it needs."""
+        words = {} if nouns is None else dict(zip(_WORDS, (nouns.features, nouns.nouns), strict=True))
+        return type(self.estimator)(**{**self.estimator.get_params(), **words})
 
     def graphs(self, n_samples: int) -> dict[str, dict[str, Any]]:
         """Return how ``knn_graph`` makes the graph of N samples, by the name of the method that needs it."""
@@ -60,7 +68,7 @@ class Method:
     def describe(self, n_samples: int) -> dict[str, Any]:
         """Return all that decides the result besides the features and the graph, JSON-ready."""
         parameters = self.estimator.get_params(deep=False)
-        own = {name: value for name, value in parameters.items() if name not in _OWN_ARGUMENTS}
+        own = {name: value for name, value in parameters.items() if name not in (*_OWN_ARGUMENTS, *_WORDS)}
         graph = self.graphs(n_samples).get(self.name, {})
         own |= {name: graph["n_neighbors"] for name in _NEIGHBORS if name in own and graph}
         own |= {"max_neighbors": graph["max_neighbors"]} if "max_neighbors" in graph else {}
@@ -97,10 +105,10 @@ def prepare_method(
     known = list(estimator_class().get_params())
     given = dict(parameters or {})
     for key in given:
-        if key in _OWN_ARGUMENTS:
-            raise InputError(f"{key} is an argument of its own, not one of method_parameters")
+        if key in _OWN_ARGUMENTS or (key in _WORDS and key in known):
+            raise InputError(f"{key} is no parameter to be set here: it is given by itself, or found")
         if key not in known:
-            free = [parameter for parameter in known if parameter not in _OWN_ARGUMENTS]
+            free = [parameter for parameter in known if parameter not in (*_OWN_ARGUMENTS, *_WORDS)]
             raise InputError(
                 f"method {name!r} has no parameter {key!r}{nearest_name(key, free)}; it has {', '.join(free)}"
             )

@@ -19,7 +19,7 @@ from kinfold.storage import PARTIAL_PREFIX, hash_file, hash_json, remove_partial
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("embed", "neighbors", "fit", "assign", "report")
+STAGES = ("embed", "nouns", "neighbors", "fit", "assign", "report")
 STAGE_VERSION = 1
 """Part of every inputs' hash; a new number makes every stage of older runs run again."""
 

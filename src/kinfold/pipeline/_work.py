@@ -9,14 +9,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from kinfold.backbones import Backbone, list_cards
+from kinfold.backbones import Backbone
 from kinfold.compute import describe_machine, resolve_device
 from kinfold.errors import FormatError, InputError
-from kinfold.features import Features, FeatureStore, extract_features, open_features
+from kinfold.features import Features, extract_features, open_features
 from kinfold.methods import diagnose, load_model, predict_top, save_model
+from kinfold.pipeline._backbone import describe_backbone
 from kinfold.pipeline._fitting import FitOrder, describe_fit
 from kinfold.pipeline._graphs import GraphCache
 from kinfold.pipeline._method import Method
+from kinfold.pipeline._nouns import Guide
 from kinfold.pipeline._report import find_images, render
 from kinfold.pipeline._source import Source
 from kinfold.pipeline._stages import Stages
@@ -55,6 +57,8 @@ class Work:
         Shows every stage.
     team : Team
         The processes that fit together.
+    guide : Guide or None
+        The nouns of a method that needs some.
     """
 
     stages: Stages
@@ -65,6 +69,7 @@ class Work:
     n_workers: int | None
     progress: Progress
     team: Team
+    guide: Guide | None = None
 
     def find_done(self, backbone: Backbone | None) -> frozenset[str]:
         """Return the stages that need not run again, as far as that can be told before any runs."""
@@ -75,7 +80,7 @@ class Work:
             if features is not None:
                 done.add("embed")
         if features is not None and self.stages.is_current("fit", self._fit_inputs(features)):
-            done |= {"neighbors", "fit"}
+            done |= {"nouns", "neighbors", "fit"}
         return frozenset(done)
 
     def embed(self, backbone: Backbone) -> Features:
@@ -155,6 +160,7 @@ class Work:
             parameters={**self.method.describe(len(features.rows)), "variant": self.variant},
             seed=self.method.random_state,
             machine=describe_machine(resolve_device(self.device)),
+            language=None if self.guide is None else self.guide.describe(),
         )
 
     def _embed_inputs(self, backbone: Backbone) -> dict[str, Any]:
@@ -166,7 +172,9 @@ class Work:
         }
 
     def _fit_inputs(self, features: Features) -> dict[str, Any]:
+        words = {} if self.guide is None else {"nouns": self.guide.nouns.fingerprint}
         return {
+            **words,
             "features": features.fingerprint(self.variant),
             "parameters": self.method.describe(len(features.rows)),
             "graphs": self.method.graphs(len(features.rows)),
@@ -184,7 +192,18 @@ class Work:
             checkpoint=checkpoint.absolute(),
             graphs={name: path.absolute() for name, path in cache.find(wanted).items()} if wanted else {},
             options=dict(self.source.options) if self.source.features is not None else {},
+            nouns=self._read_nouns(),
         )
+
+    def _read_nouns(self) -> Path | None:
+        """Read the nouns of a method that needs some, and return where their features are."""
+        if self.guide is None:
+            return None
+        nouns, inputs = self.guide.nouns, {"nouns": self.guide.nouns.fingerprint}
+        if nouns.count_texts():
+            self.stages.forget("nouns")  # what was read is no longer in the cache
+        self.stages.run("nouns", inputs, (), lambda: nouns.embed(self.progress))
+        return nouns.path
 
     def _fit(self, features: Features, order: FitOrder) -> None:
         estimator = self.team.fit(order, features, self.progress)
@@ -208,29 +227,6 @@ class Work:
             "dim": int(features.matrix(self.variant).shape[1]),
             "fingerprint": features.fingerprint(self.variant),
         }
-
-
-def describe_backbone(features: Features, spec: str | None) -> dict[str, Any] | None:
-    """Return what embeds later images in the same way; None for features of unknown origin.
-
-    Parameters
-    ----------
-    features : Features
-        A feature store knows its backbone.
-    spec : str or None
-        What ``load_backbone`` was given; None takes the card's name or source.
-    """
-    if not isinstance(features, FeatureStore):
-        return None
-    described = features.manifest.backbone
-    card = described.get("card", {})
-    known = {listed.name for listed in list_cards()}
-    return {
-        **described,
-        "spec": spec or (card.get("name") if card.get("name") in known else card.get("source")),
-        "fingerprint": features.manifest.backbone_fingerprint,
-        "batch_size": features.manifest.batch_size,
-    }
 
 
 def _open_whole(path: Path) -> Features | None:
