@@ -1,7 +1,8 @@
-"""A run as a page: contact sheets of its groups, in one file that opens with no network."""
+"""Results as pages of images: contact sheets of groups, and of refined labels, that open with no network."""
 
 from __future__ import annotations
 
 from kinfold.gallery.report import write_report
+from kinfold.gallery.sheet import Moves, write_sheet
 
-__all__ = ["write_report"]
+__all__ = ["Moves", "write_report", "write_sheet"]

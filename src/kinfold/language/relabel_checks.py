@@ -29,7 +29,7 @@ from kinfold.metrics import CalibrationCurve, calibration_curve
 from kinfold.progress import SILENT, Progress
 
 Candidates = Literal["all", "depth", "siblings"]
-CANDIDATES = ("all", "depth", "siblings")
+CANDIDATES: tuple[Candidates, ...] = ("all", "depth", "siblings")
 
 
 @dataclass(frozen=True)

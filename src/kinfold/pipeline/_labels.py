@@ -8,13 +8,74 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from kinfold.errors import InputError
 
 FOLDER = "folder"
 _N_EXAMPLES = 3
+
+
+class JoinedLabels:
+    """Labels by key, beside the rows of a source.
+
+    Parameters
+    ----------
+    labels : path, "folder" or Mapping
+        As for :func:`read_labels`.
+    keys : list of str
+        Key of every row.
+    where : str
+        What the rows are of, for messages.
+
+    Attributes
+    ----------
+    distinct : tuple of str
+        The different labels, sorted; also those of keys that no row has.
+
+    Raises
+    ------
+    InputError
+        The labels can't be read, there are none, or no row has one.
+    """
+
+    def __init__(self, labels: str | Path | Mapping[Any, Any], keys: list[str], where: str) -> None:
+        self._source = "given" if isinstance(labels, Mapping) else str(labels)
+        self._keys = keys
+        self._known = {key: str(label) for key, label in read_labels(labels, keys).items()}
+        if not self._known:
+            raise InputError(
+                f"there are no labels ({self._source}): there are no rows, or all labels are empty"
+            )
+        if not any(key in self._known for key in keys):
+            raise InputError(
+                f"no label is about an image of {where}: labels are for {show_examples(self._known)}, "
+                f"images are {show_examples(keys)}"
+            )
+        self.distinct = tuple(sorted(set(self._known.values())))
+
+    def of_rows(self, rows: NDArray[np.int64], numbers: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Return the class of some rows, int32, −1 for none; ``numbers`` are the classes of ``distinct``."""
+        number_of = dict(zip(self.distinct, numbers.tolist(), strict=True))
+        known, keys = self._known, self._keys
+        found = (number_of[known[keys[row]]] if keys[row] in known else -1 for row in rows.tolist())
+        return np.fromiter(found, np.int32, len(rows))
+
+    def describe(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """Return how well labels and rows fit one another, JSON-ready."""
+        keys = [self._keys[row] for row in rows.tolist()]
+        n_matched = sum(key in self._known for key in keys)
+        return {
+            "source": self._source,
+            "n_classes": len(self.distinct),
+            "n_matched": n_matched,
+            "n_without_label": len(keys) - n_matched,
+            "n_without_image": len(self._known) - n_matched,
+            "labels_without_image": list(first_missing(self._known, keys)),
+        }
 
 
 def read_labels(labels: str | Path | Mapping[Any, Any], keys: list[str]) -> dict[str, Any]:

@@ -1,0 +1,161 @@
+"""The classes that labels name: their tree, their names, and what these names are in a joint space."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinfold.errors import InputError, nearest_name
+from kinfold.features import RowMatrix
+from kinfold.hierarchy import ClassTree, load_wordnet
+from kinfold.language import NounCache, TextEncoder, prepare_nouns, vote_for_lemmas
+from kinfold.progress import Progress
+
+WORDNET = "wordnet"
+WORDNET_TITLE = "WordNet 3.0"
+_ID, _NAME = "id", "name"
+_N_EXAMPLES = 3
+
+TreeLike: TypeAlias = str | Path | ClassTree
+Names: TypeAlias = Mapping[str, str | Sequence[str]]
+LemmaRule = Literal["first", "vote"]
+LEMMA_RULES = ("first", "vote")
+
+
+@dataclass(frozen=True)
+class Classes:
+    """Classes below one another, and their names.
+
+    Attributes
+    ----------
+    tree : ClassTree
+        The classes.
+    source : str
+        Where the tree is from: "WordNet 3.0", a file, or "given".
+    names : tuple of tuple of str
+        The names of each class, one at least.
+    """
+
+    tree: ClassTree
+    source: str
+    names: tuple[tuple[str, ...], ...]
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a report says of the tree, JSON-ready."""
+        return {
+            "source": self.source,
+            "n_classes": len(self.tree),
+            "n_leaves": len(self.tree.leaves),
+            "n_roots": len(self.tree.roots),
+            "fingerprint": self.tree.fingerprint(),
+        }
+
+
+def find_classes(tree: TreeLike, names: str | Path | Names | None, labels: Iterable[str]) -> Classes:
+    """Open the tree of some labels and find the names of its classes.
+
+    Parameters
+    ----------
+    tree : "wordnet", path or ClassTree
+        WordNet hangs the labels below one another; a file is a parent table.
+    names : path, mapping or None
+        A CSV file with the columns ``id`` and ``name``, several rows for several names; or a mapping. Classes
+        without one there, or all for None, have their lemmas if they are synsets; without ``names`` others
+        are called as their ids.
+    labels : iterable of str
+        The different labels.
+
+    Raises
+    ------
+    InputError
+        The tree or the names can't be read, a label is no synset, or a class has no name.
+    """
+    if isinstance(tree, ClassTree):
+        opened, source = tree, "given"
+    elif str(tree) == WORDNET:
+        opened, source = ClassTree.from_wordnet(sorted(set(labels))), WORDNET_TITLE
+    elif Path(tree).is_file():
+        opened, source = ClassTree.from_table(tree), str(Path(tree).absolute())
+    else:
+        raise InputError(f"there is no class tree at {tree}; give {WORDNET!r}, or a table with child,parent")
+    return Classes(opened, source, tuple(_find_names(opened, names)))
+
+
+def _find_names(tree: ClassTree, names: str | Path | Names | None) -> Iterable[tuple[str, ...]]:
+    """Yield the names of every class in the order of the tree."""
+    given = _read_names(names)
+    missing = [node for node in tree.ids if not given.get(node)]
+    wordnet = load_wordnet()
+    if all(node in wordnet for node in missing):
+        return [given.get(node) or wordnet.lemmas(node) for node in tree.ids]
+    if names is None:
+        return [(node,) for node in tree.ids]
+    unnamed = [node for node in missing if node not in wordnet]
+    listed = ", ".join(map(repr, unnamed[:_N_EXAMPLES])) + (", …" if len(unnamed) > _N_EXAMPLES else "")
+    raise InputError(
+        f"{len(unnamed)} of {len(tree)} classes have no name: {listed}; every class of the tree needs one "
+        "(names=, --names)"
+    )
+
+
+def _read_names(names: str | Path | Names | None) -> dict[str, tuple[str, ...]]:
+    """Return the names of each id, cleaned, none twice."""
+    found: dict[str, list[str]] = {}
+    if isinstance(names, str | Path):
+        for node, name in _read_name_rows(Path(names)):
+            found.setdefault(node, []).append(name)
+    elif names is not None:
+        found = {str(node): [some] if isinstance(some, str) else list(some) for node, some in names.items()}
+    clean = {node: dict.fromkeys(name.strip() for name in several) for node, several in found.items()}
+    return {node: tuple(name for name in several if name) for node, several in clean.items()}
+
+
+def _read_name_rows(path: Path) -> list[tuple[str, str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            columns = list(reader.fieldnames or [])
+            if missing := [name for name in (_ID, _NAME) if name not in columns]:
+                raise InputError(
+                    f"{path} has no column {missing[0]!r}{nearest_name(missing[0], columns)}; names of "
+                    f"classes stand in the columns {_ID} and {_NAME}"
+                )
+            return [(row[_ID] or "", row[_NAME] or "") for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} can't be read as names of classes: {error}") from error
+
+
+def embed_class_names(
+    classes: Classes,
+    encoder: TextEncoder,
+    rule: LemmaRule,
+    X: RowMatrix,
+    labels: NDArray[Any],
+    folder: Path,
+    progress: Progress,
+) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Return the name that stands for each class, and its text feature.
+
+    Features of all names are kept in ``folder`` while they are made, so that a killed call is gone on with;
+    what belongs to other names or another model there is removed.
+    """
+    names = [several[:1] for several in classes.names] if rule == "first" else classes.names
+    flat = [one for several in names for one in several]
+    cache = NounCache(folder)
+    prepared = prepare_nouns(encoder, flat, cache=cache)
+    for entry in cache.list():
+        if entry.path != prepared.path:
+            cache.clear(entry.name)
+    nouns = prepared.embed(progress)
+    place = {noun: number for number, noun in enumerate(nouns.nouns)}
+    features = np.asarray(nouns.features[[place[name] for name in flat]], np.float32)
+    if all(len(several) == 1 for several in names):
+        return tuple(flat), features
+    choice = vote_for_lemmas(names, features, X, labels, device=encoder.device, progress=progress)
+    return choice.lemmas, choice.features
