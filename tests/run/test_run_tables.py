@@ -53,7 +53,15 @@ def test_assignments_come_back_as_they_were_written(tmp_path, top):
 def test_columns_have_the_promised_types_for_every_reader(tmp_path, top):
     write_assignments(tmp_path / "a.parquet", ROWS, KEYS, top)
     schema = pq.read_table(tmp_path / "a.parquet").schema
-    assert schema.names == ["row", "key", "cluster", "confidence", "top_clusters", "top_probabilities"]
+    assert schema.names == [
+        "row",
+        "key",
+        "cluster",
+        "confidence",
+        "top_clusters",
+        "top_probabilities",
+        "name",
+    ]
     assert [schema.field(i).type for i in range(4)] == [pa.int64(), pa.string(), pa.int32(), pa.float32()]
     assert schema.field(4).type.value_type == pa.int32()
     assert schema.field(5).type.value_type == pa.float32()

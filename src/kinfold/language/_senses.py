@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinfold.errors import InputError
 from kinfold.features.unit_rows import UnitRows
 from kinfold.hierarchy import WordNet
 
@@ -88,10 +87,7 @@ class SenseChooser:
         return chosen
 
     def _senses(self, word: str) -> tuple[str, ...]:
-        try:
-            return self.wordnet.synsets(word)
-        except InputError:
-            return ()
+        return self.wordnet.synsets(word) if as_key(word) in self._known else ()
 
     def _context(self, synset: str, word: str) -> tuple[int, ...]:
         """Return the numbers of the words that belong to a sense, ``word`` itself left out."""
@@ -128,10 +124,15 @@ class SenseChooser:
         return numbers
 
     @cached_property
+    def _known(self) -> frozenset[str]:
+        """The words of WordNet; asking it for another one makes it look for the nearest, which takes long."""
+        return frozenset(as_key(noun) for noun in self.wordnet.nouns().strings)
+
+    @cached_property
     def _strings(self) -> frozenset[str]:
         return frozenset(self.nouns)
 
 
 def as_key(word: str) -> str:
     """Return what is the same for all ways to write a word."""
-    return word.replace("_", " ").casefold()
+    return word.replace("_", " ").lower()

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from kinfold.errors import InputError
 from kinfold.images import ImageSource
+from kinfold.pipeline._stages import Stages
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run, lock_directory
+
+REPORT_NAME = "report.html"
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +52,24 @@ def find_images(run: Run) -> ImageSource | None:
     except InputError as error:
         logger.warning("the report will show no pictures: %s", error)
         return None
+
+
+def run_report_stage(stages: Stages, progress: Progress) -> None:
+    """Write the page of the run that ``stages`` are of, unless it shows all there is."""
+    manifest = stages.manifest
+    recorded = manifest["stages"]
+    sections = ("metrics", "source", "backbone", "features", "parameters")
+    inputs = {
+        "assignments": recorded["assign"]["outputs"],
+        **({"names": recorded["name"]["outputs"]} if "name" in recorded else {}),
+        **{name: manifest[name] for name in sections},
+    }
+
+    def work() -> None:
+        run = Run.open(stages.path)
+        render(run, find_images(run), progress)
+
+    stages.run("report", inputs, (REPORT_NAME,), work)
 
 
 def render(run: Run, images: ImageSource | None, progress: Progress) -> Path:

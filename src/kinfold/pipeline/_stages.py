@@ -14,12 +14,22 @@ from kinfold._version import __version__
 from kinfold.errors import InputError
 from kinfold.pipeline._place import check_place
 from kinfold.pipeline._source import Source
-from kinfold.run import MANIFEST_NAME, is_run, lock_directory, read_manifest, write_manifest
+from kinfold.run import (
+    MANIFEST_NAME,
+    NAMES_NAME,
+    finish_replacing,
+    is_run,
+    lock_directory,
+    read_manifest,
+    replace_files,
+    stage_files,
+    write_manifest,
+)
 from kinfold.storage import PARTIAL_PREFIX, hash_file, hash_json, remove_partials
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("embed", "nouns", "neighbors", "fit", "assign", "report")
+STAGES = ("embed", "nouns", "neighbors", "fit", "assign", "name", "report")
 STAGE_VERSION = 1
 """Part of every inputs' hash; a new number makes every stage of older runs run again."""
 
@@ -77,18 +87,43 @@ class Stages:
         logger.info("stage %s: starts", name)
         started = time.monotonic()
         work()
-        seconds = round(time.monotonic() - started, 3)
-        self.manifest["stages"][name] = {
-            "inputs": _hash_inputs(name, inputs),
-            "outputs": {file: hash_file(self.path / file) for file in outputs},
-            "seconds": seconds,
-        }
-        recorded = self.manifest["stages"]
-        self.manifest["stages"] = {stage: recorded[stage] for stage in STAGES if stage in recorded}
-        self.manifest |= {"kinfold": __version__, "libraries": _library_versions()}
+        hashes = {file: hash_file(self.path / file) for file in outputs}
+        self._record(name, inputs, hashes, time.monotonic() - started)
         self.save()
-        logger.info("stage %s: done in %.1f s", name, seconds)
         return True
+
+    def replace(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        writers: Mapping[str, Callable[[Path], None]],
+        started: float,
+        **sections: Any,
+    ) -> None:
+        """Record a stage whose work is done, with its files and sections of the manifest, all at one moment.
+
+        Parameters
+        ----------
+        name, inputs
+            As for :meth:`run`.
+        writers : Mapping
+            File name to what writes it. A file of an earlier stage stays that stage's: its hash is renewed.
+        started : float
+            When the work began, by ``time.monotonic``.
+        sections
+            Of the manifest.
+        """
+        staged = stage_files(self.path, writers)
+        hashes = {file: hash_file(path) for file, path in staged.items()}
+        stages = self.manifest["stages"]
+        for later in STAGES[STAGES.index(name) :]:
+            stages.pop(later, None)
+        for record in stages.values():
+            record["outputs"] |= {file: hashes.pop(file) for file in record["outputs"] if file in hashes}
+        self.manifest.update(sections)
+        self._record(name, inputs, hashes, time.monotonic() - started)
+        self._sum_up()
+        replace_files(self.path, self.manifest, tuple(writers))
 
     def declare(self, **sections: Any) -> None:
         """Set sections of the manifest."""
@@ -108,14 +143,29 @@ class Stages:
         if "assign" in gone:
             self.manifest["metrics"] = {}
             self.manifest["diagnosis"] = {}
+        if "name" in gone:
+            self.manifest.pop("naming", None)
         self.save()
+        if "name" in gone:
+            (self.path / NAMES_NAME).unlink(missing_ok=True)
 
     def save(self) -> None:
         """Write the manifest, with the timings of its stages."""
+        self._sum_up()
+        write_manifest(self.path, self.manifest)
+
+    def _record(self, name: str, inputs: Mapping[str, Any], outputs: dict[str, str], seconds: float) -> None:
+        inputs_hash = _hash_inputs(name, inputs)
+        recorded = self.manifest["stages"]
+        recorded[name] = {"inputs": inputs_hash, "outputs": outputs, "seconds": round(seconds, 3)}
+        self.manifest["stages"] = {stage: recorded[stage] for stage in STAGES if stage in recorded}
+        self.manifest |= {"kinfold": __version__, "libraries": _library_versions()}
+        logger.info("stage %s: done in %.1f s", name, seconds)
+
+    def _sum_up(self) -> None:
         stages = self.manifest["stages"]
         timings = {f"{name}_seconds": record["seconds"] for name, record in stages.items()}
         self.manifest["timings"] = {**timings, "total_seconds": round(sum(timings.values()), 3)}
-        write_manifest(self.path, self.manifest)
 
 
 @contextmanager
@@ -135,6 +185,7 @@ def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
             _check_free(out)
             described = source.describe(variant)
             if (out / MANIFEST_NAME).exists():
+                finish_replacing(out)
                 manifest = read_manifest(out)
                 _check_same_source(out, manifest["source"], described)
             else:
@@ -149,6 +200,22 @@ def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
     finally:
         if new and not any(out.iterdir()):
             out.rmdir()
+
+
+@contextmanager
+def open_run_stages(path: Path) -> Iterator[Stages]:
+    """Open the stages of a run that there is, and lock it.
+
+    Raises
+    ------
+    InputError
+        There is no run at ``path``, or it is being written by another process.
+    """
+    read_manifest(path)
+    with lock_directory(path):
+        finish_replacing(path)
+        remove_partials(path)
+        yield Stages(path, read_manifest(path))
 
 
 def _remove_if_nothing_was_done(stages: Stages) -> None:

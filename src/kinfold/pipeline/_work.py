@@ -19,18 +19,17 @@ from kinfold.pipeline._fitting import FitOrder, describe_fit
 from kinfold.pipeline._graphs import GraphCache
 from kinfold.pipeline._method import Method
 from kinfold.pipeline._nouns import Guide
-from kinfold.pipeline._report import find_images, render
+from kinfold.pipeline._report import REPORT_NAME, run_report_stage
 from kinfold.pipeline._source import Source
 from kinfold.pipeline._stages import Stages
 from kinfold.pipeline._team import Team
 from kinfold.progress import Progress
-from kinfold.run import ASSIGNMENTS_NAME, SKIPPED_NAME, Run, write_assignments, write_skipped
+from kinfold.run import ASSIGNMENTS_NAME, SKIPPED_NAME, write_assignments, write_skipped
 from kinfold.storage import hash_json
 
 logger = logging.getLogger(__name__)
 
 FEATURES_NAME = "features"
-REPORT_NAME = "report.html"
 MODEL_FILES = ("model.json", "model.safetensors")
 N_TOP = 5
 
@@ -139,17 +138,7 @@ class Work:
 
     def report(self) -> None:
         """Write the page."""
-        manifest = self.stages.manifest
-        inputs = {
-            "assignments": manifest["stages"]["assign"]["outputs"],
-            **{name: manifest[name] for name in ("metrics", "source", "backbone", "features", "parameters")},
-        }
-
-        def work() -> None:
-            run = Run.open(self.stages.path)
-            render(run, find_images(run), self.progress)
-
-        self.stages.run("report", inputs, (REPORT_NAME,), work)
+        run_report_stage(self.stages, self.progress)
 
     def _declare(self, features: Features, backbone_spec: str | None) -> None:
         described = self.source.describe(self.variant)

@@ -11,6 +11,8 @@ from kinfold.run._manifest import (
     read_manifest,
     write_manifest,
 )
+from kinfold.run._names import NAMES_NAME, write_names
+from kinfold.run._replacing import finish_replacing, replace_files, stage_files
 from kinfold.run._run import Run
 from kinfold.run._tables import (
     ASSIGNMENTS_NAME,
@@ -19,6 +21,7 @@ from kinfold.run._tables import (
     is_skipped,
     read_table,
     write_assignments,
+    write_named_assignments,
     write_predictions,
     write_skipped,
 )
@@ -28,16 +31,22 @@ __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
     "MANIFEST_NAME",
+    "NAMES_NAME",
     "SKIPPED_NAME",
     "Run",
+    "finish_replacing",
     "is_predictions",
     "is_run",
     "is_skipped",
     "lock_directory",
     "read_manifest",
     "read_table",
+    "replace_files",
+    "stage_files",
     "write_assignments",
     "write_manifest",
+    "write_named_assignments",
+    "write_names",
     "write_predictions",
     "write_skipped",
 ]

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, KinfoldError
 from kinfold.run._manifest import read_manifest
+from kinfold.run._names import NAMES_NAME, read_names
+from kinfold.run._replacing import locate_file
 from kinfold.run._tables import (
     ASSIGNMENTS_NAME,
     ASSIGNMENTS_SCHEMA,
@@ -22,12 +24,16 @@ from kinfold.run._tables import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kinfold.features import Features
     from kinfold.images import ImageSource
+    from kinfold.language import ClusterName
 
 logger = logging.getLogger(__name__)
 
 _MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
+_RENAME = "name the groups anew: `kinfold name`"
 _IF_MOVED = "if they were moved, say where they are now (source=, --source)"
 
 
@@ -70,7 +76,7 @@ class Run:
             )
         for stage in ("fit", "assign"):
             for name in stages.get(stage, {}).get("outputs", {}):
-                if not (path / name).exists():
+                if not locate_file(path, manifest, name).exists():
                     raise FormatError(f"{path / name} is missing; {_MEND}")
         try:
             int(manifest["parameters"]["n_clusters"])
@@ -82,8 +88,22 @@ class Run:
 
     @cached_property
     def assignments(self) -> pa.Table:
-        """The usable images in row order: row, key, cluster, confidence, top_clusters, top_probabilities."""
-        return read_table(self.path / ASSIGNMENTS_NAME, ASSIGNMENTS_SCHEMA, _MEND)
+        """The usable images in row order; docs/formats.md has the columns. ``name`` is null before naming."""
+        path = locate_file(self.path, self.manifest, ASSIGNMENTS_NAME)
+        return read_table(path, ASSIGNMENTS_SCHEMA, _MEND)
+
+    @cached_property
+    def names(self) -> Mapping[int, ClusterName]:
+        """What each group is called, by its number, with the words, scores and paths; empty before naming.
+
+        Of a named run all groups are there; where no word fits, ``names[group].noun`` is None and
+        ``names[group].reason`` says why.
+        """
+        if "name" not in self.manifest["stages"]:
+            return {}
+        path = locate_file(self.path, self.manifest, NAMES_NAME)
+        parameters = self.manifest.get("naming", {}).get("parameters", {})
+        return read_names(path, self.n_clusters, parameters, _RENAME)
 
     @cached_property
     def skipped(self) -> pa.Table:

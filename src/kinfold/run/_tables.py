@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,11 +28,14 @@ ASSIGNMENTS_SCHEMA = pa.schema(
         ("confidence", pa.float32()),
         ("top_clusters", pa.list_(pa.int32())),
         ("top_probabilities", pa.list_(pa.float32())),
+        ("name", pa.string()),
     ]
 )
 PREDICTIONS_SCHEMA = pa.schema([ASSIGNMENTS_SCHEMA.field(i) for i in range(4)])
+NAMED_PREDICTIONS_SCHEMA = PREDICTIONS_SCHEMA.append(ASSIGNMENTS_SCHEMA.field("name"))
 SKIPPED_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
 
+_LATER = ("name",)  # columns that files of older versions don't have
 _ROW_GROUP_SIZE = 1 << 17
 
 
@@ -49,21 +53,49 @@ def write_assignments(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: 
     top : TopClusters
         Its best clusters and their probabilities, each of shape (n, n_top), best first. The first cluster is
         the image's group, its probability the confidence, between 0 and 1.
+
+    Notes
+    -----
+    The column ``name`` is null until the groups are named, see :func:`write_named_assignments`.
     """
     columns = [*_first_columns(rows, keys, top), _as_lists(top.clusters), _as_lists(top.probabilities)]
-    _write(path, pa.Table.from_arrays(columns, schema=ASSIGNMENTS_SCHEMA))
+    columns.append(pa.nulls(len(rows), pa.string()))
+    write_table(path, pa.Table.from_arrays(columns, schema=ASSIGNMENTS_SCHEMA))
 
 
-def write_predictions(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: TopClusters) -> pa.Table:
-    """Write groups of new images (row, key, cluster, confidence) and return the table."""
-    table = pa.Table.from_arrays(_first_columns(rows, keys, top), schema=PREDICTIONS_SCHEMA)
-    _write(path, table)
+def write_named_assignments(path: Path, assignments: pa.Table, nouns: Sequence[str | None]) -> None:
+    """Write assignments anew with the name of every image's group; ``nouns`` has one, or None, per group."""
+    labels = assignments["cluster"].to_numpy()
+    place = ASSIGNMENTS_SCHEMA.get_field_index("name")
+    write_table(
+        path, assignments.set_column(place, ASSIGNMENTS_SCHEMA.field("name"), _names_of(labels, nouns))
+    )
+
+
+def write_predictions(
+    path: Path,
+    rows: NDArray[np.int64],
+    keys: pa.Array,
+    top: TopClusters,
+    nouns: Sequence[str | None] | None = None,
+) -> pa.Table:
+    """Write groups of new images and return the table.
+
+    The columns are row, key, cluster, confidence, and name where the groups have names: ``nouns``, one or
+    None per group.
+    """
+    columns, schema = _first_columns(rows, keys, top), PREDICTIONS_SCHEMA
+    if nouns is not None:
+        columns.append(_names_of(top.clusters[:, 0], nouns))
+        schema = NAMED_PREDICTIONS_SCHEMA
+    table = pa.Table.from_arrays(columns, schema=schema)
+    write_table(path, table)
     return table
 
 
 def write_skipped(path: Path, skipped: pa.Table) -> None:
     """Write the images that could not be used: row, key and reason of each."""
-    _write(path, skipped.select(SKIPPED_SCHEMA.names).cast(SKIPPED_SCHEMA).replace_schema_metadata(None))
+    write_table(path, skipped.select(SKIPPED_SCHEMA.names).cast(SKIPPED_SCHEMA).replace_schema_metadata(None))
 
 
 def read_table(path: Path, schema: pa.Schema, mend: str) -> pa.Table:
@@ -78,6 +110,9 @@ def read_table(path: Path, schema: pa.Schema, mend: str) -> pa.Table:
         raise FormatError(f"{path} is missing; {mend}")
     try:
         table = pq.read_table(path)
+        for name in _LATER:
+            if name in schema.names and name not in table.column_names:
+                table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
         return table.select(schema.names).cast(schema)
     except (pa.ArrowException, OSError, KeyError) as error:
         raise FormatError(f"{path} is damaged ({str(error).splitlines()[0]}); {mend}") from error
@@ -85,7 +120,7 @@ def read_table(path: Path, schema: pa.Schema, mend: str) -> pa.Table:
 
 def is_predictions(path: Path) -> bool:
     """Tell whether ``path`` is a file that :func:`write_predictions` may have written, by its columns."""
-    return _has_columns(path, PREDICTIONS_SCHEMA)
+    return _has_columns(path, PREDICTIONS_SCHEMA) or _has_columns(path, NAMED_PREDICTIONS_SCHEMA)
 
 
 def is_skipped(path: Path) -> bool:
@@ -111,6 +146,11 @@ def _first_columns(rows: NDArray[np.int64], keys: pa.Array, top: TopClusters) ->
     ]
 
 
+def _names_of(labels: NDArray[np.integer], nouns: Sequence[str | None]) -> pa.Array:
+    names = pa.array(list(nouns), pa.string())
+    return names.take(pa.array(np.ascontiguousarray(labels), pa.int64()))
+
+
 def _as_lists(matrix: NDArray[np.generic]) -> pa.ListArray:
     n, width = matrix.shape
     offsets = np.arange(n + 1, dtype=np.int64) * width
@@ -119,7 +159,8 @@ def _as_lists(matrix: NDArray[np.generic]) -> pa.ListArray:
     )
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table, whole or not at all."""
     with atomic_file(path) as partial:
         pq.write_table(
             table,
