@@ -77,3 +77,13 @@ def test_words_without_order_or_of_half_characters_are_refused_before_any_entry(
             with pytest.raises(InputError):
                 embed(words)
     assert cache.list() == []
+
+
+def test_the_beginning_of_a_name_clears_the_one_entry_that_has_it(encoder, cache):
+    names = sorted(embed_nouns(encoder, [f"noun {n}"], cache=cache).path.name for n in range(20))
+    twice = next(letter for letter in "0123456789abcdef" if sum(n[0] == letter for n in names) > 1)
+    with pytest.raises(InputError, match="several entries"):
+        cache.clear(twice)
+    assert len(cache.list()) == 20
+    cache.clear(names[0][:12])
+    assert [entry.name for entry in cache.list()] == names[1:]

@@ -31,7 +31,7 @@ QUICK = {
 
 @pytest.fixture
 def words(tmp_path, monkeypatch):
-    """Return what a method needs besides features: of TAC nouns, and a text tower in the space of the file."""
+    """Return what a method needs besides features: for TAC, nouns and a text tower in their space."""
     monkeypatch.setenv("KINFOLD_CACHE", str(tmp_path / "cache"))
 
     def find(method):

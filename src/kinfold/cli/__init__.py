@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from kinfold.cli import cluster, demo, embed, evaluate, info, predict, report
+from kinfold.cli import cluster, demo, embed, evaluate, info, nouns, predict, relabel, report, zeroshot
 from kinfold.cli._app import app, main
 
-__all__ = ["app", "cluster", "demo", "embed", "evaluate", "info", "main", "predict", "report"]
+__all__ = [
+    "app",
+    "cluster",
+    "demo",
+    "embed",
+    "evaluate",
+    "info",
+    "main",
+    "nouns",
+    "predict",
+    "relabel",
+    "report",
+    "zeroshot",
+]

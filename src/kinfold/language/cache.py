@@ -107,7 +107,7 @@ class NounCache:
         Parameters
         ----------
         name : str or None
-            Only this entry.
+            Only this entry: its name, or a beginning of it that no other has.
         model : str or None
             Only entries of this text encoder.
         unfinished : bool
@@ -116,17 +116,20 @@ class NounCache:
         Raises
         ------
         InputError
-            There is no entry of that name or model, or another process is writing one of them.
+            There is no entry of that name or model, several names begin like this, or another process is
+            writing one of them.
         """
         entries = [
             entry
             for entry in self.list()
-            if name in (None, entry.name)
+            if (name is None or entry.name.startswith(name))
             and model in (None, entry.model)
             and not (unfinished and entry.complete)
         ]
         if not entries and (name is not None or model is not None) and not unfinished:
             raise InputError(f"{self.path} has no entry of {name or model!r}")
+        if name is not None and len({entry.name for entry in entries}) > 1:
+            raise InputError(f"several entries of {self.path} begin with {name!r}; give more of the name")
         for entry in entries:
             with lock_directory(entry.path):
                 (entry.path / MANIFEST_NAME).unlink(missing_ok=True)

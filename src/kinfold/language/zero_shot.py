@@ -133,11 +133,21 @@ class ZeroShotClassifier:
 
     def predict(self, X: ArrayLike | RowMatrix) -> NDArray[np.int32]:
         """Return the number of the closest class for each row: int32 (N,), in blocks of bounded memory."""
+        return self.classify(X)[0]
+
+    def classify(self, X: ArrayLike | RowMatrix) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Return the closest class of each row, int32 (N,), and its probability, float32 (N,).
+
+        As :meth:`predict_proba`, in blocks of bounded memory.
+        """
         rows = self._rows(X)
-        out = np.empty(rows.n_rows, np.int32)
+        classes, probabilities = np.empty(rows.n_rows, np.int32), np.empty(rows.n_rows, np.float32)
         for block, cosines in self._cosines(rows):
-            out[block] = cosines.argmax(dim=1).cpu().numpy()
-        return out
+            peak, best = cosines.max(dim=1, keepdim=True)
+            total = cosines.sub_(peak).mul_(self.logit_scale).exp_().sum(dim=1)
+            classes[block] = best[:, 0].cpu().numpy()
+            probabilities[block] = total.reciprocal_().cpu().numpy()
+        return classes, probabilities
 
     def _rows(self, X: ArrayLike | RowMatrix) -> UnitRows:
         return unit_images(X, int(self._classes.shape[1]), self.device)

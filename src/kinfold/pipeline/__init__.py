@@ -7,8 +7,11 @@ from kinfold.pipeline._embed import embed
 from kinfold.pipeline._estimate import Estimate, estimate
 from kinfold.pipeline._estimate_fit import StageEstimate
 from kinfold.pipeline._evaluate import Evaluation, evaluate
+from kinfold.pipeline._name import name
 from kinfold.pipeline._predict import predict
+from kinfold.pipeline._relabel import RelabelResult, relabel
 from kinfold.pipeline._report import report
+from kinfold.pipeline._zero_shot import ZeroShot, zero_shot
 from kinfold.pipeline.demo import Demo, DemoRow, run_demo
 
 __all__ = [
@@ -16,12 +19,17 @@ __all__ = [
     "DemoRow",
     "Estimate",
     "Evaluation",
+    "RelabelResult",
     "StageEstimate",
+    "ZeroShot",
     "cluster",
     "embed",
     "estimate",
     "evaluate",
+    "name",
     "predict",
+    "relabel",
     "report",
     "run_demo",
+    "zero_shot",
 ]

@@ -210,7 +210,6 @@ def _count_model_bytes(estimator: Any, n: int, dim: int) -> int:
     if "n_heads" in parameters:
         return 4 * _plan_heads(parameters, n, dim).n_heads * count_head_weights(dim, n_clusters)
     if "noun_features" in parameters:
-        return (
-            4 * dim * (2 * (dim + n_clusters) + estimator.count_centres(n) * parameters["nouns_per_centre"])
-        )
+        n_kept = int(estimator.count_centres(n)) * int(parameters["nouns_per_centre"])
+        return 4 * dim * (2 * (dim + n_clusters) + n_kept)
     return 4 * dim * n_clusters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from kinfold.errors import InputError
@@ -33,19 +34,31 @@ def check_predictions_place(run: Run, out: Path) -> None:
     InputError
         ``out``, or the list of skipped images beside it, is something else.
     """
-    if out.is_dir():
-        raise InputError(f"{out} is a folder; give the Parquet file to write (out=, --out)")
-    check_place(out)
     home = run.path.resolve()
-    if any(place.is_relative_to(home) for place in (out.resolve(), out.parent.resolve())):
+    if not out.is_dir() and any(
+        place.is_relative_to(home) for place in (out.resolve(), out.parent.resolve())
+    ):
         raise InputError(
             f"{out} is inside the run {run.path}; write predictions to another folder (out=, --out)"
         )
-    skipped = skipped_path(out)
-    for file, is_ours in ((out, is_predictions), (skipped, is_skipped)):
-        if (file.exists() or file.is_symlink()) and not is_ours(file):
+    check_table_place(out, is_predictions, "predict")
+
+
+def check_table_place(out: Path, is_ours: Callable[[Path], bool], command: str) -> None:
+    """Refuse to write a table, and a list of skipped images beside it, over anything but earlier ones.
+
+    Raises
+    ------
+    InputError
+        There is something else.
+    """
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; give the Parquet file to write (out=, --out)")
+    check_place(out)
+    for file, is_known in ((out, is_ours), (skipped_path(out), is_skipped)):
+        if (file.exists() or file.is_symlink()) and not is_known(file):
             raise InputError(
-                f"{file} exists and wasn't written by `kinfold predict`; it was left as it is. "
+                f"{file} exists and wasn't written by `kinfold {command}`; it was left as it is. "
                 "Choose another name (out=, --out)"
             )
 

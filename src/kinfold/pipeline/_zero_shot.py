@@ -1,0 +1,215 @@
+"""Classes by their names alone: the baseline beside clusters, and labels where the names are known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kinfold.backbones import Backbone
+from kinfold.errors import InputError, nearest_name
+from kinfold.features import Features
+from kinfold.hierarchy import load_wordnet
+from kinfold.language import (
+    TextEncoder,
+    ZeroShotClassifier,
+    choose_lemmas_by_labels,
+    embed_classes,
+    read_words,
+)
+from kinfold.methods import TopClusters
+from kinfold.pipeline._backbone import as_backbone, describe_backbone
+from kinfold.pipeline._beside import embedded_beside, tell_skipped
+from kinfold.pipeline._labels import read_labels
+from kinfold.pipeline._place import check_table_place
+from kinfold.pipeline._source import Source, SourceLike, resolve_source
+from kinfold.pipeline._text import find_text_spec, open_text_encoder
+from kinfold.progress import SILENT, Progress
+from kinfold.run import is_predictions, write_predictions
+
+DEFAULT_BACKBONE = "clip-vit-b32"
+VARIANT = "cls"
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """What was found by names alone.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        What was written: row, key, cluster (number of the class), confidence, name.
+    classes : tuple of str
+        The classes as they were given.
+    texts : tuple of str
+        What was read for each: its name, or the lemma of a synset.
+    accuracy : float or None
+        Share of labeled images that were put into their class; None without labels.
+    n_labeled : int
+        Images that have a label: what the accuracy is about.
+    """
+
+    table: pa.Table
+    classes: tuple[str, ...]
+    texts: tuple[str, ...]
+    accuracy: float | None
+    n_labeled: int
+
+
+def zero_shot(
+    source: SourceLike,
+    classes: str | Path | Sequence[str],
+    out: str | Path,
+    *,
+    backbone: str | Path | Backbone = DEFAULT_BACKBONE,
+    text_model: str | Path | None = None,
+    labels: str | Path | Mapping[Any, Any] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    n_workers: int | None = None,
+    source_options: Mapping[str, Any] | None = None,
+    progress: Progress = SILENT,
+) -> ZeroShot:
+    """Put every image into the class whose name is closest to it in the space of a vision-language model.
+
+    Nothing is learned from the images. A killed call is gone on with by the same one.
+
+    Parameters
+    ----------
+    source : path, ImageSource or Features
+        Images, or features of them: a feature store, or a file with ``text_model``.
+    classes : path or sequence of str
+        Names of two classes or more, none twice, or a file with one per line. Where all are ids of WordNet
+        (``n02084071``), each is called by its first lemma; with ``labels`` by the one that most of its own
+        images are closest to.
+    out : path
+        The Parquet file to write: row, key, cluster (number of the class, from 0), confidence, name
+        (the class). An
+        earlier result is replaced, any other file is left alone.
+    backbone : str, path or Backbone, default "clip-vit-b32"
+        What embeds images; not used for features.
+    text_model : str or path, optional
+        What reads the names, where it isn't the text tower of the backbone.
+    labels : path, "folder" or Mapping, optional
+        Known classes of images, as :func:`evaluate` takes them, in the words of ``classes``: for the accuracy
+        and for the choice of lemmas.
+    device, precision : str, default "auto"
+        Where and how exactly to compute.
+    n_workers : int, optional
+        Processes that decode.
+    source_options : Mapping, optional
+        For tables: ``path_column``, ``image_column``, ``key_column``; for features in Parquet: ``column``.
+    progress : Progress
+        Shows the work.
+
+    Returns
+    -------
+    ZeroShot
+
+    Raises
+    ------
+    InputError
+        The source, the classes or the labels can't be used, or ``out`` is something else.
+    HubUnavailableError
+        The model's files are neither cached nor to be had.
+    """
+    out, names = Path(out), _read_classes(classes)
+    check_table_place(out, is_predictions, "zeroshot")
+    opened = resolve_source(source, source_options)
+    loaded = as_backbone(backbone, device, precision) if opened.images is not None else None
+    encoder = _open_encoder(opened, loaded, text_model, device, precision)
+    if loaded is None:
+        assert opened.features is not None
+        return _classify(opened.features, names, encoder, labels, out, progress)
+    assert opened.images is not None
+    with embedded_beside(
+        out, opened.images, loaded, VARIANT, batch_size=None, n_workers=n_workers, progress=progress
+    ) as features:
+        return _classify(features, names, encoder, labels, out, progress)
+
+
+def _open_encoder(
+    source: Source, backbone: Backbone | None, text_model: str | Path | None, device: str, precision: str
+) -> TextEncoder:
+    if backbone is not None:
+        spec = find_text_spec(text_model, {"spec": backbone.spec}, source.uri)
+        return open_text_encoder(spec, dim=backbone.variants[VARIANT], device=device, precision=precision)
+    assert source.features is not None
+    spec = find_text_spec(text_model, describe_backbone(source.features, None), source.uri)
+    dim = int(source.features.matrix(VARIANT).shape[1])
+    return open_text_encoder(spec, dim=dim, device=device, precision=precision)
+
+
+def _read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
+    found = read_words(classes) if isinstance(classes, str | Path) else tuple(classes)
+    if len(found) < 2:
+        raise InputError(f"zero-shot classification needs two classes or more, got {len(found)}")
+    if len(set(found)) < len(found):
+        twice = next(name for name in found if found.count(name) > 1)
+        raise InputError(f"the class {twice!r} is named twice")
+    return found
+
+
+def _classify(
+    features: Features,
+    classes: tuple[str, ...],
+    encoder: TextEncoder,
+    labels: str | Path | Mapping[Any, Any] | None,
+    out: Path,
+    progress: Progress,
+) -> ZeroShot:
+    X = features.matrix(VARIANT)
+    keys = features.keys.take(pa.array(features.rows))
+    truth = None if labels is None else _find_truth(labels, keys.to_pylist(), classes)
+    texts, vectors = _embed(classes, encoder, X, truth, progress)
+    classifier = ZeroShotClassifier(vectors, encoder.logit_scale, device=encoder.device)
+    clusters, confidences = classifier.classify(X)
+    tell_skipped(out, features)
+    top = TopClusters(clusters[:, None], confidences[:, None])
+    table = write_predictions(out, features.rows, keys, top, classes)
+    known = np.zeros(0, bool) if truth is None else truth >= 0
+    accuracy = None
+    if truth is not None and known.any():
+        accuracy = float((clusters[known] == truth[known]).mean())
+    return ZeroShot(table, classes, texts, accuracy, int(known.sum()))
+
+
+def _find_truth(
+    labels: str | Path | Mapping[Any, Any], keys: list[str], classes: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """Return the class of every image, −1 where it has no label."""
+    found = read_labels(labels, keys)
+    number_of = {name: number for number, name in enumerate(classes)}
+    wanted = {str(found[key]) for key in keys if key in found}
+    if unknown := sorted(wanted - set(number_of)):
+        raise InputError(
+            f"the label {unknown[0]!r} is not among the classes{nearest_name(unknown[0], list(classes))}; "
+            "labels must be written as the classes are"
+        )
+    if not wanted:
+        raise InputError("none of the images has a label; the keys of the labels are not theirs")
+    return np.array([number_of[str(found[key])] if key in found else -1 for key in keys], np.int64)
+
+
+def _embed(
+    classes: tuple[str, ...],
+    encoder: TextEncoder,
+    X: Any,
+    truth: NDArray[np.int64] | None,
+    progress: Progress,
+) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Return what is read for every class, and its feature."""
+    wordnet = load_wordnet()
+    if not all(name in wordnet for name in classes):
+        return classes, embed_classes(encoder, classes, progress=progress)
+    lemmas = [wordnet.lemmas(name) for name in classes]
+    if truth is None:
+        texts = tuple(several[0] for several in lemmas)
+        return texts, embed_classes(encoder, texts, progress=progress)
+    choice = choose_lemmas_by_labels(encoder, lemmas, X, truth, progress=progress)
+    return choice.lemmas, choice.features
