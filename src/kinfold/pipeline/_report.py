@@ -54,8 +54,11 @@ def find_images(run: Run) -> ImageSource | None:
         return None
 
 
-def run_report_stage(stages: Stages, progress: Progress) -> None:
-    """Write the page of the run that ``stages`` are of, unless it shows all there is."""
+def run_report_stage(stages: Stages, progress: Progress, source: str | Path | None = None) -> None:
+    """Write the page of the run that ``stages`` are of, unless it shows all there is.
+
+    ``source`` is where the images are, if they were moved.
+    """
     manifest = stages.manifest
     recorded = manifest["stages"]
     sections = ("metrics", "source", "backbone", "features", "parameters")
@@ -67,7 +70,7 @@ def run_report_stage(stages: Stages, progress: Progress) -> None:
 
     def work() -> None:
         run = Run.open(stages.path)
-        render(run, find_images(run), progress)
+        render(run, run.images(source) if source is not None else find_images(run), progress)
 
     stages.run("report", inputs, (REPORT_NAME,), work)
 
