@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kinfold import consensus, metrics, neighbors
     from kinfold.features import FeatureStore
     from kinfold.methods import ICCE, SCAN, TAC, TEMI, TURTLE, SphericalKMeans
-    from kinfold.pipeline import cluster
+    from kinfold.pipeline import cluster, name, relabel
     from kinfold.run import Run
 
 __all__ = [
@@ -32,7 +32,9 @@ __all__ = [
     "cluster",
     "consensus",
     "metrics",
+    "name",
     "neighbors",
+    "relabel",
 ]
 
 _HOME = {
@@ -45,6 +47,8 @@ _HOME = {
     "TEMI": "kinfold.methods",
     "TURTLE": "kinfold.methods",
     "cluster": "kinfold.pipeline",
+    "name": "kinfold.pipeline",
+    "relabel": "kinfold.pipeline",
 }
 _ROOMS = ("consensus", "metrics", "neighbors")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kinfold.cli import cluster, demo, embed, evaluate, info, nouns, predict, relabel, report, zeroshot
+from kinfold.cli import cluster, demo, embed, evaluate, info, name, nouns, predict, relabel, report, zeroshot
 from kinfold.cli._app import app, main
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "evaluate",
     "info",
     "main",
+    "name",
     "nouns",
     "predict",
     "relabel",

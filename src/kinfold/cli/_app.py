@@ -33,8 +33,20 @@ EXIT_BUG = 1
 EXIT_INPUT = 2
 EXIT_STOPPED = 130
 
-_ORDER = ("cluster", "embed", "predict", "evaluate", "report", "relabel", "zeroshot", "nouns", "info", "demo")
-_RESUMABLE = ("cluster", "embed", "predict", "relabel", "zeroshot", "nouns", "demo")
+_ORDER = (
+    "cluster",
+    "embed",
+    "predict",
+    "evaluate",
+    "report",
+    "name",
+    "relabel",
+    "zeroshot",
+    "nouns",
+    "info",
+    "demo",
+)
+_RESUMABLE = ("cluster", "embed", "predict", "name", "relabel", "zeroshot", "nouns", "demo")
 _AS_JSON = "kinfold.json"
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's; Typer may bring its own copy of it
 
