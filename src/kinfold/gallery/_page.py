@@ -16,6 +16,7 @@ from kinfold._version import __version__
 from kinfold.gallery._charts import Bar, draw_confidence, draw_sizes, trace
 from kinfold.gallery._facts import FactSet, collect_facts, collect_metrics, collect_warnings
 from kinfold.gallery._groups import Grouping, Sheet
+from kinfold.gallery._names import NameView, count_named, view_name
 from kinfold.gallery._text import show_confidence, show_count, show_name, show_share
 from kinfold.gallery._thumbnails import Thumbnail
 
@@ -57,6 +58,7 @@ class SheetView:
     relative_size: float
     trace: str
     stands_for: str
+    name: NameView | None
     top: list[Item]
     least: list[Item]
 
@@ -146,7 +148,7 @@ def build_page(run: Run, grouping: Grouping, thumbnails: Mapping[int, Thumbnail]
         place=show_name(_place(manifest) or run.path.name, 240),
         words=_words(manifest),
         version=__version__,
-        figures=_figures(grouping, manifest, run.skipped.num_rows),
+        figures=_figures(grouping, run),
         warnings=collect_warnings(manifest),
         sizes_caption=f"{show_count(int(sizes.max()))} to {show_count(int(sizes.min()))}, "
         f"median {show_count(int(np.median(sizes)))}",
@@ -179,6 +181,7 @@ class _SheetWriter:
     ) -> None:
         self._assignments = run.assignments
         self._thumbnails = thumbnails or {}
+        self._names = run.names
         self._classes = run.metrics.get("classes", {})
         self._largest = max(int(sizes.max(initial=0)), 1)
         self._total = max(int(sizes.sum()), 1)
@@ -199,6 +202,7 @@ class _SheetWriter:
             relative_size=round(max(100 * sheet.size / self._largest, 1), 1),
             trace=trace(sheet.histogram),
             stands_for=show_name(str(self._classes.get(str(sheet.group), "")), 60),
+            name=view_name(self._names, sheet.group),
             top=[self._item(records[int(place)], with_second=False) for place in sheet.top],
             least=[self._item(records[int(place)], with_second=True) for place in sheet.least],
         )
@@ -242,14 +246,16 @@ def _words(manifest: Mapping[str, Any]) -> list[str]:
     return [show_name(word, 80) for word in words if word]
 
 
-def _figures(grouping: Grouping, manifest: Mapping[str, Any], n_skipped: int) -> list[Figure]:
+def _figures(grouping: Grouping, run: Run) -> list[Figure]:
     figures = [
         Figure("mean confidence", show_confidence(grouping.mean_confidence)),
         Figure("largest group", show_count(int(grouping.sizes.max()))),
         Figure("smallest group", show_count(int(grouping.sizes.min()))),
-        Figure("skipped", show_count(n_skipped)),
+        Figure("skipped", show_count(run.skipped.num_rows)),
     ]
-    measured = collect_metrics(manifest)
+    if run.names:
+        figures.append(Figure("named groups", count_named(run.names)))
+    measured = collect_metrics(run.manifest)
     return figures + [Figure(fact.name, fact.value, measured=True) for fact in measured]
 
 
