@@ -231,6 +231,12 @@ def test_lists_and_nothing_may_be_written_without_json(value, expected):
     assert read_parameters([f"a={value}"]) == {"a": expected}
 
 
+@pytest.mark.parametrize("value", ["1,,2", ",1", "1,,", ","])
+def test_lists_with_gaps_are_refused(value):
+    with pytest.raises(InputError, match="nothing between two commas"):
+        read_parameters([f"a={value}"])
+
+
 @pytest.mark.parametrize("value", ["[8,8", '{"icce": {"n_heads": 32}', '["kmeans", icce]'])
 def test_what_begins_as_json_and_is_not_is_told(value):
     with pytest.raises(InputError, match=r"no valid JSON.*\[8, 8\]"):

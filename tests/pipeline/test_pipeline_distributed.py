@@ -13,19 +13,26 @@ from kinfold.distributed import Workers
 from kinfold.errors import KinfoldError
 from kinfold.pipeline import cluster
 from kinfold.pipeline._team import Team
+from support import text_models
 from support.torchrun import run_under_torchrun
 
 QUICK = {"n_heads": 4, "n_epochs": 6}
 PARAMETERS = {
     "icce": {**QUICK, "self_training_iterations": 50},
     "kmeans": {},
+    "tac": {"n_epochs": 6},
     "auto": {"parameters": {"temi": QUICK, "icce": QUICK}},
 }
 slow = pytest.mark.slow
 
 
 def group(
-    features: str, out: str, method: str, n_clusters: int = 3, more: dict[str, int] | None = None
+    features: str,
+    out: str,
+    method: str,
+    n_clusters: int = 3,
+    more: dict[str, int] | None = None,
+    words: dict[str, str] | None = None,
 ) -> dict[str, object]:
     """Cluster features; say what came out, or the error that it ended with."""
     try:
@@ -37,6 +44,7 @@ def group(
             random_state=1,
             precision="float32",
             method_parameters={**PARAMETERS[method], **(more or {})},
+            **(words or {}),  # type: ignore[arg-type]
         )
     except KinfoldError as error:
         return {"error": str(error)}
@@ -64,6 +72,19 @@ def test_two_processes_write_one_run_with_the_assignments_of_one(features_file, 
     assert {file.name for file in (tmp_path / "both").iterdir()} == {
         file.name for file in (tmp_path / "alone").iterdir()
     }
+
+
+@slow
+def test_two_processes_find_the_nouns_that_the_first_one_read(features_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("KINFOLD_CACHE", str(tmp_path / "cache"))
+    text_models.make_clip(tmp_path / "clip", dim=8)
+    (tmp_path / "nouns.txt").write_text("\n".join(f"noun {number}" for number in range(30)))
+    words = {"text_model": str(tmp_path / "clip"), "nouns": str(tmp_path / "nouns.txt")}
+    given = {"features": str(features_file), "method": "tac", "words": words}
+    results = run_under_torchrun(group, 2, out=str(tmp_path / "both"), **given)
+    alone = group(out=str(tmp_path / "alone"), **given)
+    for result in results:
+        np.testing.assert_array_equal(result["labels"], alone["labels"])
 
 
 @pytest.mark.parametrize(

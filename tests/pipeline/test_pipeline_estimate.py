@@ -115,3 +115,9 @@ def test_unreadable_images_do_not_stop_the_estimate(photos):
     for file in photos.rglob("*.png"):
         file.write_bytes(b"")
     assert estimate(photos, 3, backbone="pixels", method="kmeans").seconds >= 0
+
+
+@pytest.mark.parametrize("n_clusters", [91, 10_000])
+def test_more_groups_than_rows_are_refused_as_cluster_does(features_file, n_clusters):
+    with pytest.raises(InputError, match=f"n_clusters is {n_clusters}, but there are only 90 images"):
+        estimate(features_file, n_clusters, method="kmeans")

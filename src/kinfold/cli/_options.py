@@ -208,5 +208,8 @@ def _read_value(value: str, setting: str) -> Any:
                 'quotes for the shell what holds words: \'candidates=["kmeans", "icce"]\''
             ) from error
     if "," in value:
-        return [_read_value(part.strip(), setting) for part in value.rstrip(", ").split(",")]
+        parts = [part.strip() for part in value.rstrip().removesuffix(",").split(",")]
+        if not all(parts):
+            raise InputError(f"--set {setting!r} has nothing between two commas; write lists like 8,8")
+        return [_read_value(part, setting) for part in parts]
     return _WORDS.get(value.lower(), value)

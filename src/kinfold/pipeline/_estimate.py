@@ -18,7 +18,7 @@ from kinfold.errors import InputError
 from kinfold.images import ImageSource, UnusableImage, count_workers, decode_image
 from kinfold.pipeline._backbone import as_backbone
 from kinfold.pipeline._estimate_fit import BASE_MEMORY, StageEstimate, estimate_grouping
-from kinfold.pipeline._method import DEFAULT_METHOD, Method, prepare_method
+from kinfold.pipeline._method import DEFAULT_METHOD, Method, check_n_samples, prepare_method
 from kinfold.pipeline._nouns import Guide, NounsLike, prepare_guide
 from kinfold.pipeline._source import Source, SourceLike, resolve_source
 
@@ -100,6 +100,7 @@ def estimate(
         method, n_clusters, 0, device, precision, n_neighbors, method_parameters, preset
     )
     opened = resolve_source(source, source_options)
+    check_n_samples(n_clusters, opened.n_rows, "image", opened.uri)
     loaded = as_backbone(backbone, device, precision) if opened.images is not None else None
     guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, device, precision)
     return estimate_work(opened, prepared, variant, loaded, device=device, n_workers=n_workers, guide=guide)
