@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,17 +9,15 @@ from typing import Any
 import pyarrow as pa
 
 from kinfold.backbones import Backbone, load_backbone
-from kinfold.errors import InputError, count_of
-from kinfold.features import Features, FeatureStore, extract_features
+from kinfold.errors import InputError
+from kinfold.features import Features, FeatureStore
 from kinfold.images import ImageSource
 from kinfold.methods import load_model, predict_top
-from kinfold.pipeline._place import check_predictions_place, skipped_path
+from kinfold.pipeline._beside import embedded_beside, tell_skipped
+from kinfold.pipeline._place import check_predictions_place
 from kinfold.pipeline._source import SourceLike, resolve_source
 from kinfold.progress import SILENT, Progress
-from kinfold.run import Run, lock_directory, write_predictions, write_skipped
-from kinfold.storage import PARTIAL_PREFIX, hash_json
-
-logger = logging.getLogger(__name__)
+from kinfold.run import Run, write_predictions
 
 
 def predict(
@@ -48,9 +44,9 @@ def predict(
     source : path, ImageSource or Features
         New images, or their features made with the same backbone and variant.
     out : path
-        The Parquet file to write, with the columns row, key, cluster, confidence, outside the run. Earlier
-        predictions are replaced, any other file is left alone. Images that could not be used are listed in
-        ``<out stem>.skipped.parquet`` beside it, if there are any.
+        The Parquet file to write, with the columns row, key, cluster, confidence, and name where the run has
+        names, outside the run. Earlier predictions are replaced, any other file is left alone. Images that
+        could not be used are listed in ``<out stem>.skipped.parquet`` beside it, if there are any.
     backbone : str, path or Backbone, optional
         Where the run's backbone is now, if it was moved; by default it is loaded from where it was.
     device : str, default "auto"
@@ -97,41 +93,26 @@ def _predict_images(
     n_workers: int | None,
     progress: Progress,
 ) -> pa.Table:
-    """Embed into a folder beside ``out`` that a restart goes on with, and that is removed at the end."""
-    variant = run.manifest["features"]["variant"]
-    made_of = hash_json([images.fingerprint(), backbone.fingerprint(), variant])
-    home = out.with_name(f"{PARTIAL_PREFIX}{out.name}-{made_of[:12]}")
-    home.mkdir(parents=True, exist_ok=True)
-    with lock_directory(home):
-        features = extract_features(
-            images,
-            backbone,
-            home / "features",
-            variants=(variant,),
-            batch_size=run.manifest["backbone"]["batch_size"],
-            n_workers=n_workers,
-            progress=progress,
-        )
+    """Embed as the run's images were, and predict."""
+    with embedded_beside(
+        out,
+        images,
+        backbone,
+        run.manifest["features"]["variant"],
+        batch_size=run.manifest["backbone"]["batch_size"],
+        n_workers=n_workers,
+        progress=progress,
+    ) as features:
         _check_features(run, features)
-        table = _write(run, model, features, out)
-        shutil.rmtree(home / "features")
-    home.rmdir()
-    return table
+        return _write(run, model, features, out)
 
 
 def _write(run: Run, model: Any, features: Features, out: Path) -> pa.Table:
     matrix = features.matrix(run.manifest["features"]["variant"])
     top = predict_top(model, matrix, n_top=1)
-    skipped, n_skipped = skipped_path(out), features.skipped.num_rows
-    if n_skipped:
-        write_skipped(skipped, features.skipped)
-        were = "was" if n_skipped == 1 else "were"
-        logger.warning(
-            "%d of %s %s skipped; see %s", n_skipped, count_of(features.n_rows, "image"), were, skipped
-        )
-    else:
-        skipped.unlink(missing_ok=True)
-    return write_predictions(out, features.rows, features.keys.take(pa.array(features.rows)), top)
+    tell_skipped(out, features)
+    nouns = [run.names[cluster].noun for cluster in range(run.n_clusters)] if run.names else None
+    return write_predictions(out, features.rows, features.keys.take(pa.array(features.rows)), top, nouns)
 
 
 def _load(run: Run, backbone: str | Path | Backbone | None, device: str) -> Backbone:
