@@ -125,13 +125,14 @@ def separation(own: Tensor, rivals: Sequence[Tensor]) -> Tensor:
 
 
 def reached_by_chance(n_own: int, n_rivals: Sequence[int], n_words: int) -> float:
-    """Return the separation that the best word of a random group reaches in one of twenty cases at most.
+    """Return the separation that the best word of a random group reaches in about one of twenty cases at most.
 
     The ranks of a random group's images among those of its rivals are like uniform numbers, so that a word's
     separation is like the mean of ``n`` of them, ``1/n = 1/m + 1/r + 1/(mr)``, where r counts the rivals'
     images by their weights. Of the two bounds of its tail,
     ``P(mean ≥ 1 − x) ≤ (nx)ⁿ / Γ(n + 1)`` for few and ``P(mean ≥ ½ + t) ≤ exp(−6 n t²)`` for many images,
-    the tighter one is used; n_words of them are allowed for.
+    the tighter one is used; n_words of them are allowed for. That the words were chosen for being close to
+    these images isn't, which tells in groups of a few images alone.
 
     Returns
     -------
