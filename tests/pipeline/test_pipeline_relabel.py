@@ -179,6 +179,32 @@ def test_a_call_again_gives_the_same_bytes_and_leaves_features_alone(animals, cl
     assert shard.stat().st_mtime_ns == made
 
 
+def test_a_result_below_the_images_is_none_of_them(animals, clip, tmp_path):
+    shutil.copytree(animals, tmp_path / "photos")
+    first = refined(tmp_path / "photos", tmp_path / "photos" / "finer", backbone=clip)
+    again = refined(tmp_path / "photos", tmp_path / "photos" / "finer", backbone=clip)
+    assert again.report == first.report
+    assert again.labels.num_rows == 59
+
+
+def test_labels_that_cannot_move_are_said_to(store, tmp_path, caplog):
+    labels = dict.fromkeys(store.keys.to_pylist(), CAT)
+    found = refined(store, tmp_path / "finer", labels=labels)
+    assert "none can move" in caplog.text
+    assert found.report["relabeling"]["n_moved"] == 0
+    assert found.labels["confidence"].null_count == 59
+    assert "No label moved" in (found.path / "sheet.html").read_text("utf-8")
+
+
+def test_a_tree_above_synsets_calls_those_by_their_lemmas_and_the_rest_by_their_ids(store, tmp_path):
+    tree = ClassTree({"thing": None, DOG: "thing", CAT: "thing"})
+    labels = dict.fromkeys(store.keys.to_pylist(), "thing")
+    found = refined(store, tmp_path / "finer", labels=labels, tree=tree, lemmas="first")
+    rows = read_csv(found.path / "moves.csv")
+    assert {row["before_name"] for row in rows} == {"thing"}
+    assert {row["after_name"] for row in rows} <= {"dog", "cat"}
+
+
 def test_nothing_else_is_overwritten(store, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").write_bytes(b"mine")
@@ -229,6 +255,8 @@ def test_what_does_not_fit_together_is_said_before_any_work(store, animals, clip
             refined(source, tmp_path / "out", **more)
     with pytest.raises(InputError, match="text"):
         refined(animals, tmp_path / "out", backbone="hog")
+    with pytest.raises(InputError, match="no name is about a class of the tree: names are for 'b'"):
+        refined(store, tmp_path / "out", names={"b": "bee"})
     mine = {
         "labels": dict.fromkeys(keys, "a"),
         "tree": ClassTree({"a": None, "b": "a"}),

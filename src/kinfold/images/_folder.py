@@ -23,6 +23,7 @@ Identity = tuple[int, int]  # device and number: what a folder is, by whatever p
 _CLUTTER = frozenset(
     [b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"__macosx", b"$recycle.bin", b"system volume information"]
 )
+_MANIFESTS = frozenset([b"manifest.json", b"report.json"])
 _OWN_MANIFEST = re.compile(rb'\s*\{\s*"format":\s*"kinfold-')
 _MAX_LINKS = 16  # so many links to one folder are followed; more would let crossed links multiply without end
 
@@ -31,9 +32,9 @@ class FolderSource(LocatedSource):
     """All files below a folder, whatever they hold: what is no image is found out, and listed, on reading.
 
     Links are followed. Hidden names (those that begin with a dot), what systems leave behind
-    (``Thumbs.db``, ``desktop.ini``, ``__MACOSX`` and the like), and the runs and feature stores that
-    Kinfold itself has written below the folder are ignored. A link that leads back to a folder above
-    it, be it in the source or above the source, a broken link, a folder that can't be opened, a pipe, a
+    (``Thumbs.db``, ``desktop.ini``, ``__MACOSX`` and the like), and the runs, feature stores and relabelled
+    folders that Kinfold itself has written below the folder are ignored. A link that leads back to a folder
+    above it, be it in the source or above the source, a broken link, a folder that can't be opened, a pipe, a
     socket and a device are rows too, with their reason.
 
     Parameters
@@ -120,12 +121,15 @@ def is_clutter(name: bytes) -> bool:
 
 
 def is_own_folder(path: bytes) -> bool:
-    """Tell whether a folder is a run or a feature store, by the first words of its manifest."""
-    manifest = os.path.join(path, b"manifest.json")
-    if not os.path.isfile(manifest):  # a pipe would be waited for
+    """Tell whether a folder is a run, a feature store or relabelled, by the first words of its manifest."""
+    return any(_is_own_manifest(os.path.join(path, name)) for name in _MANIFESTS)
+
+
+def _is_own_manifest(path: bytes) -> bool:
+    if not os.path.isfile(path):  # a pipe would be waited for
         return False
     try:
-        with open(manifest, "rb") as file:
+        with open(path, "rb") as file:
             return _OWN_MANIFEST.match(file.read(64)) is not None
     except OSError:
         return False
@@ -212,7 +216,7 @@ def _enter(
                 detail = f"more than {_MAX_LINKS} links lead to the same folder"
                 raise UnusableImage(SkipReason.DIRECTORY_LOOP, detail)
         level = _open_level(path, inside + os.fsencode(os.sep), identity)
-        is_own = b"manifest.json" in level.names and is_own_folder(path)
+        is_own = not _MANIFESTS.isdisjoint(level.names) and is_own_folder(path)
         return _Level(level.inside, identity) if is_own else level
     except OSError as error:
         detail = f"the folder can't be opened: {describe_os_error(error)}"

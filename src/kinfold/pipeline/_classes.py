@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -87,21 +87,27 @@ def find_classes(tree: TreeLike, names: str | Path | Names | None, labels: Itera
     return Classes(opened, source, tuple(_find_names(opened, names)))
 
 
-def _find_names(tree: ClassTree, names: str | Path | Names | None) -> Iterable[tuple[str, ...]]:
+def _find_names(tree: ClassTree, names: str | Path | Names | None) -> Iterator[tuple[str, ...]]:
     """Yield the names of every class in the order of the tree."""
-    given = _read_names(names)
-    missing = [node for node in tree.ids if not given.get(node)]
-    wordnet = load_wordnet()
-    if all(node in wordnet for node in missing):
-        return [given.get(node) or wordnet.lemmas(node) for node in tree.ids]
-    if names is None:
-        return [(node,) for node in tree.ids]
-    unnamed = [node for node in missing if node not in wordnet]
-    listed = ", ".join(map(repr, unnamed[:_N_EXAMPLES])) + (", …" if len(unnamed) > _N_EXAMPLES else "")
-    raise InputError(
-        f"{len(unnamed)} of {len(tree)} classes have no name: {listed}; every class of the tree needs one "
-        "(names=, --names)"
-    )
+    given, wordnet = _read_names(names), load_wordnet()
+    if names is not None and not any(node in tree for node in given):
+        raise InputError(
+            f"no name is about a class of the tree: names are for {_listed(list(given)) or 'none'}, classes "
+            f"are {_listed(tree.ids)} (names=, --names)"
+        )
+    unnamed = [node for node in tree.ids if not given.get(node) and node not in wordnet]
+    if unnamed and names is not None:
+        raise InputError(
+            f"{len(unnamed)} of {len(tree)} classes have no name: {_listed(unnamed)}; every class of the "
+            "tree needs one (names=, --names)"
+        )
+    for node in tree.ids:
+        yield given.get(node) or (wordnet.lemmas(node) if node in wordnet else (node,))
+
+
+def _listed(ids: Sequence[str]) -> str:
+    """Return the first few ids for a message."""
+    return ", ".join(map(repr, ids[:_N_EXAMPLES])) + (", …" if len(ids) > _N_EXAMPLES else "")
 
 
 def _read_names(names: str | Path | Names | None) -> dict[str, tuple[str, ...]]:

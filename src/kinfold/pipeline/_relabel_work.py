@@ -90,6 +90,9 @@ class RelabelWork:
             self._out / files.TEXTS_NAME,
             self._progress,
         )
+        leaf = self._classes.tree.is_leaf()
+        if leaf[self._before[self._before >= 0]].all():
+            logger.warning("no label has a class below it in the tree, so none can move")
         return refine(
             self._matrix,
             self._before,
