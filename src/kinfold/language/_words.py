@@ -125,7 +125,7 @@ def separation(own: Tensor, rivals: Sequence[Tensor]) -> Tensor:
 
 
 def reached_by_chance(n_own: int, n_rivals: Sequence[int], n_words: int) -> float:
-    """Return the separation that the best word of a random group reaches in about one of twenty cases at most.
+    """Return what the best word of a random group reaches in about one of twenty cases at most.
 
     The ranks of a random group's images among those of its rivals are like uniform numbers, so that a word's
     separation is like the mean of ``n`` of them, ``1/n = 1/m + 1/r + 1/(mr)``, where r counts the rivals'
