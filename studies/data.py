@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kinfold.errors import InputError
 from studies import glosses
-from studies.made import make_joint_space
+from studies.made import STRONG_STYLE, STYLE, make_joint_space
 from studies.words import Words
 
 _FILES = "cifar10_mobilenetv2_{part}.npz"
@@ -58,6 +58,22 @@ class JointSet(DataSet):
     own_words: bool = True
 
 
+@dataclass(frozen=True)
+class StyledSet(JointSet):
+    """A made space of styles of its own.
+
+    Attributes
+    ----------
+    style : float
+        How strong they are.
+    named_styles : bool
+        Whether nouns name them.
+    """
+
+    style: float = STRONG_STYLE
+    named_styles: bool = True
+
+
 DATA_SETS: dict[str, DataSet] = {
     "digits": DataSet("digits", 1797, 64),
     "cifar-500": DataSet("cifar", 500),
@@ -73,6 +89,8 @@ DATA_SETS: dict[str, DataSet] = {
     "organism-glosses-unnamed": JointSet("organism", 12_940, 384, 36, own_words=False),
     "made-joint": JointSet("made", 3000, 64, 10),
     "made-joint-100": JointSet("made", 6000, 64, 100),
+    "made-styled": StyledSet("made", 3000, 64, 10, named_styles=False),
+    "made-styled-named": StyledSet("made", 3000, 64, 10),
 }
 
 
@@ -123,7 +141,14 @@ def load_data(name: str, seed: int, folder: Path | None) -> Data:
 def _load_joint(facts: JointSet, seed: int) -> Data:
     """Return a joint space; the seed draws a made one anew."""
     if facts.source == "made":
-        made = make_joint_space(facts.n_clusters, facts.n_samples, seed)
+        styled = isinstance(facts, StyledSet)
+        made = make_joint_space(
+            facts.n_clusters,
+            facts.n_samples,
+            seed,
+            style=facts.style if styled else STYLE,
+            named_styles=facts.named_styles if styled else True,
+        )
         return Data(Split(made.X, made.y), words=Words(made.noun_features))
     space = glosses.load_glosses(facts.source, own_words=facts.own_words)
     return Data(Split(space.X, space.y), words=Words(space.noun_features, space.nouns, space.class_features))

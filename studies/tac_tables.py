@@ -91,6 +91,22 @@ TAC_TABLES: tuple[Table, ...] = (
         view="words",
     ),
     Table(
+        "tac-styles",
+        "Words as guides: made spaces (TAC)",
+        tuple(
+            Row(name, data, method, parameters)
+            for data in ("made-joint", "made-styled-named", "made-styled")
+            for name, method, parameters in (
+                ("k-means", "kmeans", {}),
+                ("TAC without training", "tac", {"train": False}),
+                ("TAC", "tac", {}),
+            )
+        ),
+        "`studies/made.py`: images vary by class and by styles that all classes share. In the *styled* spaces "
+        "styles are three times as strong as in the first; only in the last one no noun names a style.",
+        view="words",
+    ),
+    Table(
         "tac-losses",
         "The three terms of the loss (TAC, Table 4)",
         tuple(Row(name, data, "tac", p) for data in WITH_PARTS for name, p in LOSSES.items()),
