@@ -14,6 +14,7 @@ from kinfold.errors import FormatError, HubUnavailableError, InputError
 from kinfold.language import NounCache, TextEncoder, load_text_encoder
 from kinfold.methods import load_model
 from kinfold.pipeline import cluster, embed, estimate, predict
+from kinfold.pipeline import name as name_groups
 from kinfold.run import Run
 from support import text_models
 
@@ -53,7 +54,9 @@ def files_of(run: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", ["clip", "siglip"])
-def test_a_folder_becomes_groups_by_its_model_alone_and_new_images_join_them(photos, tmp_path, models, name):
+def test_a_folder_becomes_named_groups_by_its_model_alone_and_new_images_join_them(
+    photos, tmp_path, models, name
+):
     run = group(photos, tmp_path / "run", models[name], report=True)
     assert len(run.labels) == 45
     assert run.report_path.stat().st_size > 1000
@@ -64,8 +67,14 @@ def test_a_folder_becomes_groups_by_its_model_alone_and_new_images_join_them(pho
     assert set(fit["nouns"]) <= set(NOUNS)
     assert len(fit["nouns"]) == fit["n_nouns"]
     assert "noun_features" not in run.manifest["parameters"]["method_parameters"]
-    table = predict(run, photos, tmp_path / "new.parquet", device="cpu", n_workers=1)
+    found = name_groups(run, nouns=NOUNS, min_separation=0.3, device="cpu", n_workers=1)
+    assert any(found.nouns)
+    assert set(found.nouns) <= {*NOUNS, None}
+    page = run.report_path.read_text(encoding="utf-8")
+    assert all(noun in page for noun in found.nouns if noun)
+    table = predict(run.path, photos, tmp_path / "new.parquet", device="cpu", n_workers=1)
     assert table["cluster"].to_pylist() == run.labels.tolist()
+    assert table["name"].to_pylist() == [found.nouns[label] for label in run.labels]
 
 
 def test_without_training_new_images_are_joined_with_the_nouns_that_the_model_keeps(photos, tmp_path, models):
