@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +207,34 @@ def test_a_tree_above_synsets_calls_those_by_their_lemmas_and_the_rest_by_their_
     rows = read_csv(found.path / "moves.csv")
     assert {row["before_name"] for row in rows} == {"thing"}
     assert {row["after_name"] for row in rows} <= {"dog", "cat"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_kills_at_any_step_leave_the_same_bytes(animals, clip, tmp_path):
+    command = [sys.executable, "-m", "kinfold", "relabel", animals, "--labels", "folder", "--device", "cpu"]
+    command += ["--backbone", clip, "--workers", "1", "--quiet", "--out"]
+    subprocess.run([*command, tmp_path / "whole"], check=True)
+    out, killed = tmp_path / "killed", 0
+    for sign in (
+        "report.json",
+        "features/manifest.json",
+        "texts/*",
+        "levels.csv",
+        "labels.parquet",
+        "sheet.html",
+    ):
+        for name in ("levels.csv", "labels.parquet", "sheet.html"):
+            (out / name).unlink(missing_ok=True)
+        process = subprocess.Popen([*command, out])
+        while process.poll() is None and not any(out.glob(sign)):
+            time.sleep(0.001)
+        process.kill()
+        killed += process.wait() == -signal.SIGKILL
+    assert killed >= 4
+    subprocess.run([*command, out], check=True)
+    for name in RESULTS:
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
 def test_nothing_else_is_overwritten(store, tmp_path):

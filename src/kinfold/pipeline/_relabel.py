@@ -13,7 +13,7 @@ import pyarrow as pa
 from kinfold.backbones import Backbone
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError, nearest_name
-from kinfold.language import TEMPLATES, TextEncoder
+from kinfold.language import TextEncoder
 from kinfold.language.relabel import RELABEL_RULES, RelabelRule
 from kinfold.locks import lock_directory
 from kinfold.pipeline import _relabel_files as files
@@ -146,9 +146,14 @@ def relabel(
         files.begin_folder(out)
         features = opened.features
         if opened.images is not None and loaded is not None:
-            place = out / files.FEATURES_NAME
-            shared: dict[str, Any] = {"n_workers": n_workers, "on_estimate": on_estimate}
-            features = embed(opened.images, place, backbone=loaded, progress=progress, **shared)
+            features = embed(
+                opened.images,
+                out / files.FEATURES_NAME,
+                backbone=loaded,
+                n_workers=n_workers,
+                on_estimate=on_estimate,
+                progress=progress,
+            )
         assert features is not None
         before = known.of_rows(features.rows, numbers)
         work = RelabelWork(out, features, classes, before, encoder, resolve_device(device).type, progress)
@@ -158,9 +163,7 @@ def relabel(
         content = {
             "source": {**opened.describe(features.choose_variant(None)), "n_usable": len(features.rows)},
             "backbone": describe_backbone(features, None if loaded is None else as_spec(backbone)),
-            "text_encoder": encoder.describe(),
-            "prompts": list(TEMPLATES),
-            "tree": classes.describe(),
+            **work.describe(),
             "labels": known.describe(features.rows),
             "parameters": {"rule": rule, "lemmas": lemmas, "logit_scale": work.logit_scale},
             "relabeling": result.report.as_dict(classes.tree.ids),

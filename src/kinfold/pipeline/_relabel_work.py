@@ -16,6 +16,7 @@ from kinfold.features import Features, RowMatrix
 from kinfold.images import ImageSource, open_source
 from kinfold.language import (
     CLIP_LOGIT_SCALE,
+    TEMPLATES,
     Calibration,
     Relabeling,
     TextEncoder,
@@ -103,6 +104,14 @@ class RelabelWork:
             device=self._device,
             progress=self._progress,
         )
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the report says of words and tree, JSON-ready."""
+        return {
+            "text_encoder": self._encoder.describe(),
+            "prompts": list(TEMPLATES),
+            "tree": self._classes.describe(),
+        }
 
     def check(self, most_rows: int) -> dict[str, Any]:
         """Measure choices against the labels as they were, on some of the rows, and write the tables."""
