@@ -102,8 +102,8 @@ TAC_TABLES: tuple[Table, ...] = (
                 ("TAC", "tac", {}),
             )
         ),
-        "`studies/made.py`: images vary by class and by styles that all classes share. In the *styled* spaces "
-        "styles are three times as strong as in the first; only in the last one no noun names a style.",
+        "`studies/made.py`: images vary by class and by styles that all classes share. In the *styled* spaces"
+        " styles are three times as strong as in the first; only in the last one no noun names a style.",
         view="words",
     ),
     Table(
