@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-from kinfold.metrics._contingency import count_pairs
+from kinfold.metrics._contingency import Contingency, count_pairs
 
 
 @dataclass(frozen=True)
@@ -67,19 +67,7 @@ def match_clusters(y_true: ArrayLike, y_pred: ArrayLike, *, majority: bool = Fal
         Lengths differ, nothing is given, or labels are NaN or unhashable.
     """
     table = count_pairs(y_true, y_pred)
-    rows, columns = _best_pairs(table.counts)
-    class_of = np.full(len(table.clusters), -1, dtype=np.int64)
-    class_of[columns] = rows
-    if majority:
-        free = np.flatnonzero(class_of < 0)
-        class_of[free] = np.asarray(table.counts.tocsc()[:, free].argmax(axis=0)).reshape(-1)
-    matched = np.flatnonzero(class_of >= 0)
-    return ClusterMatch(
-        mapping={table.clusters[column]: table.classes[class_of[column]] for column in matched},
-        n_correct=int((class_of[table.cluster_codes] == table.class_codes).sum()),
-        n_samples=table.n_samples,
-        leftover=tuple(table.clusters[column] for column in np.flatnonzero(class_of < 0)),
-    )
+    return match_of(table, classes_of_clusters(table, majority=majority))
 
 
 def clustering_accuracy(y_true: ArrayLike, y_pred: ArrayLike, *, majority: bool = False) -> float:
@@ -121,7 +109,44 @@ def clustering_accuracy(y_true: ArrayLike, y_pred: ArrayLike, *, majority: bool 
     return match_clusters(y_true, y_pred, majority=majority).accuracy
 
 
-def _best_pairs(counts: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def classes_of_clusters(table: Contingency, *, majority: bool = False) -> NDArray[np.int64]:
+    """Return the class code that each cluster stands for under the best map, −1 for none."""
+    rows, columns = best_pairs(table.counts)
+    class_of = np.full(len(table.clusters), -1, dtype=np.int64)
+    class_of[columns] = rows
+    return with_majority(table, class_of) if majority else class_of
+
+
+def with_majority(table: Contingency, class_of: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a map in which each cluster that stands for no class is given its majority class."""
+    free = np.flatnonzero(class_of < 0)
+    if not len(free):
+        return class_of
+    out = class_of.copy()
+    out[free] = np.asarray(table.counts.tocsc()[:, free].argmax(axis=0)).reshape(-1)
+    return out
+
+
+def count_correct(table: Contingency, class_of: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return, per cluster, its samples of the class that it stands for; 0 where that is none."""
+    correct = np.zeros(len(class_of), dtype=np.int64)
+    matched = np.flatnonzero(class_of >= 0)
+    correct[matched] = np.asarray(table.counts[class_of[matched], matched]).reshape(-1)
+    return correct
+
+
+def match_of(table: Contingency, class_of: NDArray[np.int64]) -> ClusterMatch:
+    """Return a map of codes in the words of the labels."""
+    matched = np.flatnonzero(class_of >= 0)
+    return ClusterMatch(
+        mapping={table.clusters[column]: table.classes[class_of[column]] for column in matched},
+        n_correct=int(count_correct(table, class_of).sum()),
+        n_samples=table.n_samples,
+        leftover=tuple(table.clusters[column] for column in np.flatnonzero(class_of < 0)),
+    )
+
+
+def best_pairs(counts: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return rows and columns of the pairs of the best one-to-one map; pairs that never occur are left out.
 
     SciPy's sparse solver wants a full matching, so each row also gets a column of its own that stands for

@@ -99,6 +99,55 @@ def expected_calibration_error(
     return calibration_curve(confidences, correct, n_bins=n_bins).error
 
 
+@dataclass(frozen=True)
+class ConfidenceHistogram:
+    """How many predictions were made with which confidence.
+
+    Attributes
+    ----------
+    edges : ndarray (n_bins + 1,) float64
+        Bin m holds confidences in ``(edges[m], edges[m + 1]]``; the first one 0 too.
+    counts : ndarray (n_bins,) int64
+        Predictions per bin.
+    mean : float
+        Mean confidence.
+    """
+
+    edges: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    mean: float
+
+    @property
+    def shares(self) -> NDArray[np.float64]:
+        """Share of the predictions per bin; they sum to 1."""
+        return np.asarray(self.counts / self.counts.sum())
+
+
+def confidence_histogram(confidences: ArrayLike, *, n_bins: int = 20) -> ConfidenceHistogram:
+    """Return the histogram of confidences, for which no truth is needed.
+
+    Parameters
+    ----------
+    confidences : array-like (N,)
+        Probability that each prediction was made with, 0 to 1.
+    n_bins : int, default 20
+        Bins of equal width between 0 and 1.
+
+    Raises
+    ------
+    InputError
+        There are no predictions, a confidence isn't in 0 … 1, or ``n_bins`` is no whole number of 1 or more.
+
+    Examples
+    --------
+    >>> confidence_histogram([0.2, 0.5, 0.9, 1.0], n_bins=2).counts.tolist()
+    [2, 2]
+    """
+    sure = np.asarray(confidences, dtype=np.float64)
+    curve = calibration_curve(sure, np.zeros(sure.shape, dtype=bool), n_bins=n_bins)
+    return ConfidenceHistogram(curve.edges, curve.counts, float(np.mean(sure)))
+
+
 def _check(confidences: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     sure, right = np.asarray(confidences, dtype=np.float64), np.asarray(correct)
     if sure.ndim != 1 or sure.shape != right.shape:

@@ -11,6 +11,8 @@ from scipy import sparse
 
 from kinfold.errors import InputError
 
+_SMALL_TABLE = 1 << 16  # cells
+
 
 @dataclass(frozen=True)
 class Contingency:
@@ -37,6 +39,11 @@ class Contingency:
         """Number of samples counted."""
         return len(self.class_codes)
 
+    @property
+    def n_pairs(self) -> int:
+        """Number of different pairs that occur."""
+        return int(self.counts.nnz)
+
     def class_sizes(self) -> NDArray[np.int64]:
         """Return the samples per class."""
         return np.bincount(self.class_codes, minlength=len(self.classes))
@@ -54,8 +61,8 @@ def count_pairs(y_true: ArrayLike, y_pred: ArrayLike) -> Contingency:
     InputError
         The two differ in length, are empty, are not one-dimensional, or hold NaN or unhashable labels.
     """
-    classes, class_codes = _encode(y_true, "y_true")
-    clusters, cluster_codes = _encode(y_pred, "y_pred")
+    classes, class_codes = encode(y_true, "y_true")
+    clusters, cluster_codes = encode(y_pred, "y_pred")
     if len(class_codes) != len(cluster_codes):
         raise InputError(
             f"y_true has {len(class_codes)} labels and y_pred {len(cluster_codes)}; "
@@ -63,15 +70,30 @@ def count_pairs(y_true: ArrayLike, y_pred: ArrayLike) -> Contingency:
         )
     if not len(class_codes):
         raise InputError("y_true and y_pred are empty; there is nothing to compare")
-    pairs, counts = np.unique(class_codes * len(clusters) + cluster_codes, return_counts=True)
-    table = sparse.csr_matrix(
-        (counts.astype(np.int64), (pairs // len(clusters), pairs % len(clusters))),
-        shape=(len(classes), len(clusters)),
-    )
+    return table_of_codes(classes, class_codes, clusters, cluster_codes)
+
+
+def table_of_codes(
+    classes: list[Any], class_codes: NDArray[np.int64], clusters: list[Any], cluster_codes: NDArray[np.int64]
+) -> Contingency:
+    """Count pairs of encoded labels, in memory of the order of samples and labels."""
+    width, n = len(clusters), len(class_codes)
+    keys = class_codes * width
+    keys += cluster_codes
+    if len(classes) * width <= max(4 * n, _SMALL_TABLE):
+        table = np.bincount(keys, minlength=len(classes) * width)
+        pairs = np.flatnonzero(table)
+        counts = table[pairs]
+    else:
+        keys.sort()
+        starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+        pairs, counts = keys[starts], np.diff(np.append(starts, n))
+    where = np.divmod(pairs, width)
+    table = sparse.csr_matrix((counts.astype(np.int64), where), shape=(len(classes), width))
     return Contingency(table, classes, clusters, class_codes, cluster_codes)
 
 
-def _encode(labels: ArrayLike, name: str) -> tuple[list[Any], NDArray[np.int64]]:
+def encode(labels: ArrayLike, name: str) -> tuple[list[Any], NDArray[np.int64]]:
     """Return the distinct labels and every sample's number among them, sorted where their type allows it."""
     array = _as_array(labels)
     if array is None:
@@ -84,8 +106,22 @@ def _encode(labels: ArrayLike, name: str) -> tuple[list[Any], NDArray[np.int64]]
         raise InputError(
             f"{name} holds NaN at position {int(np.isnan(array).argmax())}; leave such samples out"
         )
+    if array.dtype.kind in "biu" and len(array):
+        return _encode_integers(array)
     distinct, codes = np.unique(array, return_inverse=True)
     return distinct.tolist(), codes.reshape(-1).astype(np.int64)
+
+
+def _encode_integers(array: NDArray[Any]) -> tuple[list[Any], NDArray[np.int64]]:
+    """Do what :func:`encode` does, without sorting where the numbers lie close together."""
+    low, high = int(array.min()), int(array.max())
+    if high - low > max(4 * len(array), _SMALL_TABLE) or high > np.iinfo(np.int64).max:
+        distinct, codes = np.unique(array, return_inverse=True)
+        return distinct.tolist(), codes.reshape(-1).astype(np.int64)
+    places = array.astype(np.int64) - low
+    present = np.bincount(places) > 0
+    codes = (np.cumsum(present) - 1)[places]
+    return (np.flatnonzero(present) + low).astype(array.dtype).tolist(), codes
 
 
 def _as_array(labels: ArrayLike) -> NDArray[Any] | None:

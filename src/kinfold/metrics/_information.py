@@ -10,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from kinfold.errors import InputError, nearest_name
 from kinfold.metrics._contingency import Contingency, count_pairs
+from kinfold.metrics._expectation import expected_mutual_information
+
+_ROUNDING = 1e-12  # of sums of logarithms
 
 _AVERAGES: dict[str, Callable[[float, float], float]] = {
     "arithmetic": lambda a, b: (a + b) / 2,
@@ -48,13 +51,62 @@ def normalized_mutual_info(
     >>> normalized_mutual_info(["a", "a", "b", "b"], [7, 7, 3, 3])
     1.0
     """
+    check_average(average_method)
+    return nmi_of(count_pairs(y_true, y_pred), average_method)
+
+
+def adjusted_mutual_info(
+    y_true: ArrayLike, y_pred: ArrayLike, *, average_method: str = "arithmetic"
+) -> float:
+    """Return the mutual information of classes and clusters corrected for chance.
+
+    ``(I − E[I]) / (mean(H(classes), H(clusters)) − E[I])``, where the expectation is over all pairs of
+    partitions of these sizes. Clusters of one size share their terms, and only counts that chance gives a
+    share above 1e-20 are summed, so ten thousand classes and clusters take seconds.
+
+    Vinh, Epps and Bailey, "Information Theoretic Measures for Clusterings Comparison", JMLR 2010.
+
+    Parameters
+    ----------
+    y_true, y_pred : array-like, shape (n_samples,)
+        Classes and clusters, of any hashable type. Exchanging them changes nothing.
+    average_method : {"arithmetic", "geometric", "min", "max"}, default "arithmetic"
+        The average of the two entropies.
+
+    Returns
+    -------
+    float
+        1 for the same partition, about 0 for random ones, at times a little below. One class or cluster
+        against several gives 0, as does a case where chance alone reaches the average.
+
+    Raises
+    ------
+    InputError
+        The average is unknown, lengths differ, nothing is given, or labels are NaN or unhashable.
+
+    Examples
+    --------
+    >>> adjusted_mutual_info(["a", "a", "b", "b"], [7, 7, 3, 3])
+    1.0
+    >>> round(adjusted_mutual_info([0, 0, 1, 1], [0, 1, 0, 1]), 6)
+    -0.5
+    """
+    check_average(average_method)
+    return ami_of(count_pairs(y_true, y_pred), average_method)
+
+
+def check_average(average_method: str) -> None:
+    """Refuse an unknown average."""
     if average_method not in _AVERAGES:
         known = list(_AVERAGES)
         raise InputError(
             f"average_method {average_method!r} is unknown; use one of {', '.join(known)}"
             f"{nearest_name(str(average_method), known)}"
         )
-    table = count_pairs(y_true, y_pred)
+
+
+def nmi_of(table: Contingency, average_method: str = "arithmetic") -> float:
+    """Return :func:`normalized_mutual_info` of counted pairs."""
     if len(table.classes) == len(table.clusters) == 1:
         return 1.0
     information = _mutual_information(table)
@@ -62,6 +114,19 @@ def normalized_mutual_info(
         return 0.0
     average = _AVERAGES[average_method](_entropy(table.class_sizes()), _entropy(table.cluster_sizes()))
     return min(1.0, information / average)
+
+
+def ami_of(table: Contingency, average_method: str = "arithmetic") -> float:
+    """Return :func:`adjusted_mutual_info` of counted pairs."""
+    if table.n_pairs == len(table.classes) == len(table.clusters):
+        return 1.0
+    if len(table.classes) == 1 or len(table.clusters) == 1:
+        return 0.0
+    classes, clusters = table.class_sizes(), table.cluster_sizes()
+    chance = expected_mutual_information(classes, clusters)
+    best = _AVERAGES[average_method](_entropy(classes), _entropy(clusters)) - chance
+    above = _mutual_information(table) - chance
+    return above / best if best > _ROUNDING * chance else 0.0
 
 
 def _entropy(sizes: NDArray[np.int64]) -> float:

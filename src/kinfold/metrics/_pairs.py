@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kinfold.metrics._contingency import count_pairs
+from kinfold.metrics._contingency import Contingency, count_pairs
 
 
 def adjusted_rand_index(y_true: ArrayLike, y_pred: ArrayLike) -> float:
@@ -33,7 +33,11 @@ def adjusted_rand_index(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     >>> adjusted_rand_index([0, 0, 1, 1], ["b", "b", "a", "a"])
     1.0
     """
-    table = count_pairs(y_true, y_pred)
+    return ari_of(count_pairs(y_true, y_pred))
+
+
+def ari_of(table: Contingency) -> float:
+    """Return :func:`adjusted_rand_index` of counted pairs."""
     together = _count_within(table.counts.data)
     in_classes = _count_within(table.class_sizes())
     in_clusters = _count_within(table.cluster_sizes())
