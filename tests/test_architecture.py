@@ -38,7 +38,7 @@ BESIDE = {
     "_version",
 }
 # Rooms beside the way that stand on a room of it, and so serve only those to its right.
-STANDS_ON = {"language": "features"}
+STANDS_ON = {"language": "features", "benchmark": "run"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "sklearn", "skimage", "scipy", "timm", "open_clip", "faiss"}
 

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from kinfold.cli import cluster, demo, embed, evaluate, info, name, nouns, predict, relabel, report, zeroshot
+from kinfold.cli import (
+    benchmark,
+    cluster,
+    demo,
+    embed,
+    evaluate,
+    info,
+    name,
+    nouns,
+    predict,
+    relabel,
+    report,
+    zeroshot,
+)
 from kinfold.cli._app import app, main
 
 __all__ = [
     "app",
+    "benchmark",
     "cluster",
     "demo",
     "embed",

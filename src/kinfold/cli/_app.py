@@ -43,6 +43,7 @@ _ORDER = (
     "relabel",
     "zeroshot",
     "nouns",
+    "benchmark",
     "info",
     "demo",
 )

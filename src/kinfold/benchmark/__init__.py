@@ -1,0 +1,84 @@
+"""Benchmarks as files: what the papers describe, and the same from one's own classes.
+
+A benchmark is made by a builder from labels by key (or a class histogram) and, where it needs one, a class
+tree; what is written says how it was made, so that anyone can make it again. Nothing here reads images or
+computes features.
+"""
+
+from __future__ import annotations
+
+from kinfold.benchmark._building import build_benchmark
+from kinfold.benchmark._catalogue import BUILDERS, CATALOGUE, Builder, Entry, find_entry
+from kinfold.benchmark._description import (
+    coarse_counts,
+    describe_benchmark,
+    describe_counts,
+    describe_tree,
+    list_benchmarks,
+)
+from kinfold.benchmark._files import Benchmark, is_benchmark, read_facts
+from kinfold.benchmark._labels import ClassCounts, LabelTable
+from kinfold.benchmark._lists import CLASS_LISTS, class_list, published_tree, read_class_list
+from kinfold.benchmark._maps import (
+    ClassMap,
+    centered,
+    cifar20,
+    class_leaves,
+    coarse,
+    frequency_window,
+    halve_odd,
+    imbalanced,
+    named_classes,
+    odd_counts,
+    random_classes,
+    top_classes,
+    union,
+    wordnet_leaves,
+)
+from kinfold.benchmark._reading import read_accuracies, read_counts, read_folder_labels, read_label_table
+from kinfold.benchmark._tree_file import read_tree_file
+from kinfold.benchmark._trees import OpenedTree, open_tree
+
+__all__ = [
+    "BUILDERS",
+    "CATALOGUE",
+    "CLASS_LISTS",
+    "Benchmark",
+    "Builder",
+    "ClassCounts",
+    "ClassMap",
+    "Entry",
+    "LabelTable",
+    "OpenedTree",
+    "build_benchmark",
+    "centered",
+    "cifar20",
+    "class_leaves",
+    "class_list",
+    "coarse",
+    "coarse_counts",
+    "describe_benchmark",
+    "describe_counts",
+    "describe_tree",
+    "find_entry",
+    "frequency_window",
+    "halve_odd",
+    "imbalanced",
+    "is_benchmark",
+    "list_benchmarks",
+    "named_classes",
+    "odd_counts",
+    "open_tree",
+    "published_tree",
+    "random_classes",
+    "read_accuracies",
+    "read_class_list",
+    "read_counts",
+    "read_facts",
+    "read_folder_labels",
+    "read_label_table",
+    "read_tree_file",
+    "top_classes",
+    "union",
+    "wordnet_leaves",
+]

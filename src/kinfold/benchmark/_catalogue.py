@@ -1,0 +1,273 @@
+"""The benchmarks known by name: how each is made, what it needs, and what was published about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kinfold.benchmark._known_sets import DATA_SETS
+from kinfold.errors import InputError, nearest_name
+
+WINDOWS = {"tiny": (5, 1060, "1.17M"), "small": (15, 3146, "3.46M"), "base": (25, 5230, "5.67M")}
+WINDOWS |= {"large": (35, 7326, "7.79M"), "huge": (45, 9405, "9.88M")}
+PUBLISHED_COARSE = (3987, 5086, 6772, 8386, 9429, 9997, 10241, 10351)
+"""Class counts of the coarse sets in the scaling paper's Table 5, from the coarsest; 10,450 follows."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """A way to make a benchmark.
+
+    Attributes
+    ----------
+    name : str
+        What it is called.
+    title : str
+        What it does, in a line.
+    parameters : mapping
+        Parameters and their defaults; None where a value must be given.
+    needs : tuple of str
+        What else must be given: ``tree``, ``accuracies``, ``classes``, ``labels``.
+    """
+
+    name: str
+    title: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A benchmark by name.
+
+    Attributes
+    ----------
+    name, title : str
+        What it is called; what it is.
+    builder : str
+        The builder that makes it.
+    parameters : mapping
+        Its parameters, as published.
+    universe : str or None
+        The list of classes it is made from, see ``CLASS_LISTS``; None: whatever classes there are.
+    classes : str or None
+        The list of classes it keeps.
+    published : mapping
+        ``n_classes`` and, where known, ``n_samples`` (as printed) and ``splits`` (samples per split).
+    needs : tuple of str
+        What must be given to make it.
+    where : str
+        Where the images come from, and how they must lie on disk.
+    """
+
+    name: str
+    title: str
+    builder: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    universe: str | None = None
+    classes: str | None = None
+    published: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    where: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready data."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "builder": self.builder,
+            "parameters": dict(self.parameters),
+            "universe": self.universe,
+            "classes": self.classes,
+            "needs": list(self.needs),
+            "published": dict(self.published),
+            "where": self.where,
+        }
+
+
+BUILDERS = {
+    one.name: one
+    for one in (
+        Builder("all", "every class and sample as it is"),
+        Builder("odd", "half of the training samples of classes of odd index go", {"seed": 0}),
+        Builder("window", "classes within so many percentiles of the median frequency", {"spread": 5}),
+        Builder(
+            "imbalanced", "a window around the median and the most frequent classes", {"spread": 5, "top": 10}
+        ),
+        Builder(
+            "centered", "so many classes centred on the median frequency", {"n_classes": "as imbalanced"}
+        ),
+        Builder(
+            "coarse",
+            "classes deeper than a level become their ancestor there",
+            {"level": None, "choice": "first"},
+            ("tree",),
+        ),
+        Builder("wordnet-leaf", "classes with nothing below them in WordNet"),
+        Builder("class-leaf", "classes with no class below them", {}, ("tree",)),
+        Builder("top", "the classes that a model recognises best", {"n_classes": 1000}, ("accuracies",)),
+        Builder(
+            "union", "classes among the best of one of several models", {"n_classes": 1000}, ("accuracies",)
+        ),
+        Builder("random", "so many classes drawn at random", {"n_classes": 1000, "seed": 0}),
+        Builder("list", "the classes of a list", {}, ("classes",)),
+        Builder("relabelled", "labels of kinfold relabel; classes that a split lacks go", {}, ("labels",)),
+        Builder(
+            "ancestors",
+            "every label with all its ancestors: several labels per image",
+            {},
+            ("tree", "labels"),
+        ),
+        Builder("cifar20", "CIFAR-100's classes become its 20 superclasses"),
+    )
+}
+WHERE_21K = (
+    "ImageNet-21K, winter 2021 version, processed as in ImageNet-21K Pretraining for the Masses: classes of "
+    "more than 500 images, the first 50 of each for validation. Folders train/n00005787/… and val/n00005787/…"
+)
+WHERE_1K = (
+    "ImageNet-1K (ILSVRC 2012), from image-net.org on request. Folders train/n01440764/… and val/n01440764/…"
+)
+
+
+def _from_21k(
+    name: str,
+    title: str,
+    builder: str,
+    n_classes: int | None = None,
+    n_samples: str | None = None,
+    **more: Any,
+) -> Entry:
+    published = {"n_classes": n_classes, "n_samples": n_samples}
+    known = {key: value for key, value in published.items() if value is not None}
+    return Entry(
+        f"imagenet21k{name}", title, builder, universe="imagenet21k", published=known, where=WHERE_21K, **more
+    )
+
+
+def _subset(name: str, title: str, splits: Mapping[str, int], n_classes: int) -> Entry:
+    published = {"n_classes": n_classes, "splits": dict(splits)}
+    return Entry(
+        name, title, "list", universe="imagenet1k", classes=name, published=published, where=WHERE_1K
+    )
+
+
+def _entries() -> list[Entry]:
+    windows = [
+        _from_21k(
+            f"-{name}",
+            f"ImageNet-21K {name.title()}: frequencies within {spread} percentiles of the median",
+            "window",
+            n,
+            size,
+            parameters={"spread": spread},
+        )
+        for name, (spread, n, size) in WINDOWS.items()
+    ]
+    return [
+        Entry(
+            "imagenet1k",
+            "ImageNet-1K",
+            "all",
+            universe="imagenet1k",
+            published={"n_classes": 1000, "splits": {"train": 1_281_167, "val": 50_000}},
+            where=WHERE_1K,
+        ),
+        Entry(
+            "imagenet1k-odd",
+            "ImageNet-1K ODD: half of the samples of odd classes",
+            "odd",
+            universe="imagenet1k",
+            published={"n_classes": 1000, "n_samples": "0.96M"},
+            where=WHERE_1K,
+        ),
+        _from_21k("", "ImageNet-21K, winter 2021, processed", "all", 10450, "11.06M"),
+        *windows,
+        _from_21k(
+            "-imbalanced",
+            "Imbalanced-2K: the tenth around the median and the most frequent tenth",
+            "imbalanced",
+            2113,
+            "2.55M",
+        ),
+        _from_21k(
+            "-centered", "Centered-2K: as many classes centred on the median", "centered", 2113, "2.34M"
+        ),
+        _from_21k(
+            "-coarse",
+            "Coarse(d): classes below level d become their ancestor there",
+            "coarse",
+            needs=("level",),
+        ),
+        _from_21k("-wordnet-leaf", "WordNet leaf: nothing below in WordNet", "wordnet-leaf", 7353, "7.54M"),
+        _from_21k("-class-leaf", "ImageNet21K leaf: no class below", "class-leaf", 8153, "8.37M"),
+        _from_21k(
+            "-top1k",
+            "the 1,000 classes that a model recognises best (CLIP-1K, DINOv2-1K, Sup-1K)",
+            "top",
+            1000,
+            needs=("accuracies",),
+        ),
+        _from_21k(
+            "-union",
+            "classes among the 1,000 best of one of several models",
+            "union",
+            1331,
+            "1.49M",
+            needs=("accuracies",),
+        ),
+        _from_21k("-random1k", "1,000 classes drawn at random", "random", 1000, "1.06M"),
+        _from_21k(
+            "-leaf-hzr",
+            "labels refined to leaves by kinfold relabel --rule leaf",
+            "relabelled",
+            8153,
+            "11.06M",
+            needs=("labels",),
+        ),
+        _from_21k(
+            "-p-hzr",
+            "labels refined by kinfold relabel --rule parent",
+            "relabelled",
+            10413,
+            "11.06M",
+            needs=("labels",),
+        ),
+        _from_21k(
+            "-ancestors",
+            "every label with all its ancestors",
+            "ancestors",
+            10450,
+            "11.06M",
+            needs=("labels",),
+        ),
+        _subset("imagenet-10", "ImageNet-10", {"train": 13_000, "val": 500}, 10),
+        _subset("imagenet-dogs", "ImageNet-Dogs: 15 breeds", {"train": 19_500, "val": 750}, 15),
+        _subset("imagenet-50", "ImageNet-50 of SCAN", {"val": 2_500}, 50),
+        _subset("imagenet-100", "ImageNet-100 of SCAN", {"val": 5_000}, 100),
+        _subset("imagenet-200", "ImageNet-200 of SCAN", {"val": 10_000}, 200),
+        *(Entry(**{"builder": "all", **facts}) for facts in DATA_SETS),
+    ]
+
+
+CATALOGUE = {one.name: one for one in _entries()}
+
+
+def find_entry(name: str) -> Entry:
+    """Return the benchmark of a name; the name of a builder stands for that builder on one's own classes.
+
+    Raises
+    ------
+    InputError
+        There is no such benchmark and no such builder.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    if name in BUILDERS:
+        builder = BUILDERS[name]
+        return Entry(name, builder.title, name, needs=builder.needs)
+    known = [*CATALOGUE, *BUILDERS]
+    raise InputError(
+        f"there is no benchmark {name!r}{nearest_name(name, known)}; see `kinfold benchmark list`"
+    )

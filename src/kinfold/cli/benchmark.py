@@ -1,0 +1,269 @@
+"""``kinfold benchmark``: benchmarks by name, made from one's own labels, and told of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import RenderableType
+
+from kinfold.cli import _options as options
+from kinfold.cli._app import app
+from kinfold.cli._tables import make_list, make_table
+from kinfold.cli._terminal import Terminal
+from kinfold.errors import InputError
+
+if TYPE_CHECKING:
+    from kinfold.benchmark import ClassCounts, LabelTable
+
+RULES = ("nearest-ancestor", "direct")
+
+group = typer.Typer(no_args_is_help=True, help="Make and describe the papers' benchmarks, or your own.")
+app.add_typer(group, name="benchmark")
+
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--source",
+        metavar="SOURCE",
+        help="Images in folders named by their classes, below folders train and val if there are splits.",
+        show_default=False,
+    ),
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        "-l",
+        metavar="FILE|DIR",
+        help="CSV or Parquet with the columns key, label and perhaps split; a folder of kinfold relabel; or "
+        "a run.",
+        show_default=False,
+    ),
+]
+Counts = Annotated[
+    Path | None,
+    typer.Option(
+        "--counts",
+        metavar="FILE",
+        help="CSV or Parquet with the columns class and count, instead of labels.",
+        show_default=False,
+    ),
+]
+Tree = Annotated[
+    str | None,
+    typer.Option(
+        "--tree",
+        metavar="published|wordnet|FILE",
+        help="Which classes lie below which: the tree published with ImageNet-21K-P, WordNet, a parent table "
+        "(columns child and parent), or a published tree file (.pth).",
+        show_default=False,
+    ),
+]
+Rule = Annotated[
+    str,
+    typer.Option(
+        "--rule",
+        help="Parents in WordNet: the nearest ancestors among the classes, or direct hypernyms alone.",
+        autocompletion=options.complete_from(RULES),
+        metavar="|".join(RULES),
+    ),
+]
+ListFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--classes", metavar="FILE", help="The classes to keep, one in every line.", show_default=False
+    ),
+]
+Accuracies = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--accuracies",
+        metavar="FILE",
+        help="CSV or Parquet with the columns class and accuracy, of one model; several times for a union.",
+        show_default=False,
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A parameter of the builder, like level=4, spread=15, n_classes=500 or seed=1.",
+        show_default=False,
+    ),
+]
+
+
+@group.command("list", epilog="Example: [bold]kinfold benchmark list[/bold]")
+def list_(as_json: options.Json = False) -> None:
+    """Show the benchmarks known by name, and the builders that make them from any classes."""
+    terminal = Terminal(as_json=as_json)
+    from kinfold.benchmark import list_benchmarks
+
+    found = list_benchmarks()
+    rows = [
+        (
+            one["name"],
+            f"{one['published'].get('n_classes') or '':,}" if one["published"] else "",
+            one["title"],
+        )
+        for one in found["benchmarks"]
+    ]
+    builders = [(one["name"], _show_parameters(one["parameters"]), one["title"]) for one in found["builders"]]
+    terminal.show(
+        found,
+        make_table(("benchmark", "classes", "what it is"), rows),
+        "",
+        make_table(("builder", "parameters", "what it does"), builders),
+    )
+
+
+@group.command(
+    epilog="Examples: [bold]kinfold benchmark build imagenet21k-tiny --source imagenet21k/ --out tiny[/bold], "
+    "or [bold]kinfold benchmark build coarse --labels labels.csv --tree tree.csv --set level=2 "
+    "--out coarse[/bold]"
+)
+def build(
+    name: Annotated[
+        str,
+        typer.Argument(metavar="NAME", help="What kinfold benchmark list shows.", show_default=False),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.", show_default=False)
+    ],
+    source: Source = None,
+    labels: Labels = None,
+    counts: Counts = None,
+    tree: Tree = None,
+    rule: Rule = RULES[0],
+    classes: ListFile = None,
+    accuracies: Accuracies = None,
+    settings: Settings = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write a benchmark: labels by key, what became of every class, and how it was made.
+
+    DIR/labels.parquet is what kinfold evaluate reads with --labels.
+    """
+    terminal = Terminal(as_json=as_json, quiet=quiet)
+    from kinfold.benchmark import build_benchmark, find_entry, read_accuracies, read_class_list
+
+    find_entry(name)  # before anything is read
+    data = _read(source, labels, counts)
+    if data is None:
+        raise InputError("give labels: --source, --labels, or --counts for the classes alone")
+    found = build_benchmark(
+        name,
+        data,
+        tree=tree,
+        rule=rule,
+        classes=None if classes is None else read_class_list(classes),
+        accuracies=[read_accuracies(path) for path in accuracies or []],
+        parameters=options.read_parameters(settings or []),
+    )
+    found.save(out)
+    terminal.show({"folder": str(out), **found.facts}, *_show_built(out, found.facts))
+
+
+@group.command(
+    epilog="Examples: [bold]kinfold benchmark describe imagenet21k[/bold], "
+    "[bold]kinfold benchmark describe stl10 --source stl10/[/bold], or "
+    "[bold]kinfold benchmark describe --tree tree.csv --counts counts.csv[/bold]"
+)
+def describe(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME|DIR]",
+            help="What kinfold benchmark list shows, or a benchmark that was built; nothing for your own "
+            "classes.",
+            show_default=False,
+        ),
+    ] = None,
+    source: Source = None,
+    labels: Labels = None,
+    counts: Counts = None,
+    tree: Tree = None,
+    rule: Rule = RULES[0],
+    as_json: options.Json = False,
+) -> None:
+    """Say what a benchmark is, what trees and counts make of its classes, and how data on disk differ."""
+    terminal = Terminal(as_json=as_json)
+    from kinfold.benchmark import describe_benchmark, is_benchmark, read_facts
+
+    if name is not None and is_benchmark(Path(name)):
+        facts = read_facts(Path(name))
+        terminal.show(facts, *_show_built(Path(name), facts))
+        return
+    found = describe_benchmark(name, data=_read(source, labels, counts), tree=tree, rule=rule)
+    terminal.show(found, *_show_description(found))
+
+
+def _read(source: str | None, labels: Path | None, counts: Path | None) -> LabelTable | ClassCounts | None:
+    from kinfold.benchmark import read_counts, read_folder_labels, read_label_table
+
+    if sum(one is not None for one in (source, labels, counts)) > 1:
+        raise InputError("give one of --source, --labels and --counts")
+    if source is not None:
+        return read_folder_labels(source)
+    if labels is not None:
+        return read_label_table(labels)
+    return None if counts is None else read_counts(counts)
+
+
+def _show_parameters(parameters: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={'…' if value is None else value}" for name, value in parameters.items())
+
+
+def _show_built(folder: Path, facts: dict[str, Any]) -> list[RenderableType]:
+    result = facts["result"]
+    shown = {
+        "benchmark": f"{facts['name']}: {facts['title']}",
+        "parameters": _show_parameters(facts["parameters"]) or "none",
+        "classes": f"{result['n_classes']:,} of {facts['counts']['n_classes']:,}",
+        "training images": f"{result['n_training_samples']:,} of {facts['counts']['n_samples']:,}",
+        **{
+            f"images, {name or 'no split'}": f"{one['n_samples']:,}" for name, one in result["splits"].items()
+        },
+        "as published": "; ".join(facts["differences"])
+        or ("yes" if facts["published"] else "nothing to compare"),
+        "folder": str(folder),
+    }
+    return [make_list(shown)]
+
+
+def _show_description(found: dict[str, Any]) -> list[RenderableType]:
+    facts = {name: str(found[name]) for name in ("name", "title", "builder", "where") if found.get(name)}
+    if "n_classes" in found:
+        facts["classes"] = f"{found['n_classes']:,}"
+    for name, title in (("wordnet_leaf", "leaves in WordNet"), ("class_leaf", "leaves of the tree")):
+        if name in found:
+            published = found.get("published", {}).get(name)
+            facts[title] = f"{found[name]:,}" + (f" (published {published:,})" if published else "")
+    shown: list[RenderableType] = [make_list(facts)] if facts else []
+    if "coarse" in found:
+        trees = found.get("trees") or {found["tree"]["kind"]: found}
+        levels = max(len(one["coarse"]) for one in trees.values())
+        rows = [
+            (
+                str(level),
+                *(
+                    f"{one['coarse'].get(str(level), ''):,}" if str(level) in one["coarse"] else ""
+                    for one in trees.values()
+                ),
+            )
+            for level in range(1, levels + 1)
+        ]
+        shown += ["", make_table(("Coarse(d)", *trees), rows)]
+    if sets := found.get("frequencies", {}).get("sets"):
+        rows = [(name, f"{one['n_classes']:,}", f"{one['n_samples']:,}") for name, one in sets.items()]
+        shown += ["", make_table(("by frequency", "classes", "images"), rows)]
+    if "on_disk" in found:
+        disk = found["on_disk"]
+        facts = {f"images, {name or 'no split'}": f"{count:,}" for name, count in disk["splits"].items()}
+        facts["differences"] = "; ".join(disk["differences"]) or "none"
+        shown += ["", make_list(facts)]
+    return shown
