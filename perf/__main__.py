@@ -8,7 +8,7 @@ import os
 
 from kinfold.compute import describe_machine, resolve_device
 
-MEASUREMENTS = ("heads", "tac", "nouns", "neighbors", "kmeans", "embedding", "consensus", "relabel")
+MEASUREMENTS = ("heads", "tac", "nouns", "naming", "neighbors", "kmeans", "embedding", "consensus", "relabel")
 
 
 def main() -> None:

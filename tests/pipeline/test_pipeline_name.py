@@ -16,7 +16,7 @@ import pytest
 import kinfold
 from kinfold.backbones import load_backbone
 from kinfold.errors import FormatError, InputError
-from kinfold.language import TextEncoder, embed_words, load_text_encoder
+from kinfold.language import TextEncoder, embed_nouns, embed_words, load_text_encoder, name_clusters
 from kinfold.pipeline import cluster, evaluate, name, predict, report
 from kinfold.run import Run
 from support import text_models
@@ -105,9 +105,11 @@ def test_other_nouns_give_other_names(run, clip):
     assert Run.open(run.path).names == found
 
 
-def test_a_new_fit_drops_the_names(run, clip, vectors):
+def test_a_new_fit_drops_the_names_and_says_so(run, clip, vectors, caplog):
     name_it(run, clip)
+    assert "dropped" not in caplog.text
     fresh = cluster(vectors, 3, method="kmeans", out=run.path, device="cpu")
+    assert "the names of the groups are dropped" in caplog.text
     assert fresh.names == {}
     assert not (run.path / "names.parquet").exists()
     assert "naming" not in fresh.manifest
@@ -175,6 +177,39 @@ def test_images_are_embedded_beside_a_run_whose_backbone_knows_no_words(photos, 
     assert found.nouns.count(None) == 0
     again = cluster(photos, 3, method="kmeans", backbone="pixels", out=tmp_path / "run", n_workers=1)
     assert again.names == found
+
+
+def test_images_that_cannot_be_read_any_more_do_not_count(photos, tmp_path, clip, caplog):
+    run = cluster(photos, 3, method="kmeans", backbone="pixels", out=tmp_path / "run", n_workers=1)
+    (photos / "blue" / "0.png").write_bytes(b"")
+    found = name_it(run, clip, min_separation=0)
+    assert "1 image of the run can't be read" in caplog.text
+    labels = run.labels[1:]
+    store = kinfold.FeatureStore.open(run.path / "language-features")
+    nouns = embed_nouns(load_text_encoder(clip, device="cpu", precision="float32"), NOUNS)
+    expected = name_clusters(
+        store.matrix("cls"),
+        labels,
+        3,
+        nouns.features,
+        NOUNS,
+        logit_scale=found.parameters["logit_scale"],
+        min_separation=0,
+        device="cpu",
+    )
+    assert found == expected
+
+
+def test_a_siglip_model_names_too(photos, tmp_path):
+    model = tmp_path / "siglip"
+    text_models.make_siglip(model)
+    content = {**PREPROCESSING, "image_std": [0.5] * 3, "image_processor_type": "SiglipImageProcessor"}
+    (model / "preprocessor_config.json").write_text(json.dumps(content))
+    run = cluster(photos, 3, method="kmeans", backbone=model, out=tmp_path / "run", n_workers=1)
+    found = name_it(run, min_separation=0)
+    assert found.nouns.count(None) == 0
+    encoder = load_text_encoder(model, device="cpu", precision="float32")
+    assert found.parameters["logit_scale"] == pytest.approx(encoder.logit_scale)
 
 
 def test_features_of_a_joint_space_serve_themselves(photos, tmp_path, clip):

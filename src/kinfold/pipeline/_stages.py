@@ -143,8 +143,8 @@ class Stages:
         if "assign" in gone:
             self.manifest["metrics"] = {}
             self.manifest["diagnosis"] = {}
-        if "name" in gone:
-            self.manifest.pop("naming", None)
+        if "name" in gone and self.manifest.pop("naming", None):
+            logger.warning("the names of the groups are dropped; `kinfold name` finds new ones")
         self.save()
         if "name" in gone:
             (self.path / NAMES_NAME).unlink(missing_ok=True)
