@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
@@ -47,7 +47,18 @@ def test_the_silhouette_of_all_equals_scikit_learns_and_the_naive_one(made):
 @some
 @given(points())
 def test_davies_bouldin_equals_scikit_learns(made):
+    X, labels = made
+    centres = np.array([X[np.array(labels) == label].mean(axis=0) for label in sorted(set(labels))])
+    apart = np.linalg.norm(centres[:, None] - centres, axis=2)
+    assume(not ((apart > 0) & (apart < 1e-6)).any())  # neither side can tell rounding from a distance
     assert davies_bouldin(*made) == pytest.approx(sk.davies_bouldin_score(*made), abs=1e-9)
+
+
+def test_clusters_around_one_point_are_not_worse_than_any_others():
+    X = np.array([[-2.0, -1], [-2, -1], [-2, -1], [1, 0], [2, 2], [0, 2], [-1, 0], [-2, -2]])
+    labels = [0, 1, 2, 3, 4, 3, 4, 0]
+    assert davies_bouldin(X, labels) == pytest.approx(sk.davies_bouldin_score(X, labels))
+    assert davies_bouldin(X[:, :1] * 0, labels) == 0.0
 
 
 def blobs(n=1200, dtype=np.float32):

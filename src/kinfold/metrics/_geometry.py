@@ -16,6 +16,8 @@ from kinfold.metrics._contingency import encode
 _BLOCK_BYTES = 64 << 20
 _JUDGED_AT_ONCE = 256
 _DEFAULT_JUDGED = 2000
+_CLOSE = 1e-6  # of squared lengths
+_SAME = 1e-12  # of lengths: centres this close are one
 
 
 def davies_bouldin(X: Any, labels: ArrayLike) -> float:
@@ -54,17 +56,16 @@ def davies_bouldin(X: Any, labels: ArrayLike) -> float:
     for part, block in _blocks(rows):
         np.add.at(widths, codes[part], np.linalg.norm(block - centres[codes[part]], axis=1))
     widths /= sizes
-    shift = centres.mean(axis=0)
-    centred = centres - shift
+    centred = centres - centres.mean(axis=0)
+    lengths = np.linalg.norm(centres, axis=1)
     worst: NDArray[np.float64] = np.zeros(len(sizes))
     farthest = 0.0
     step = max(1, _BLOCK_BYTES // (8 * len(sizes)))
     for start in range(0, len(sizes), step):
         own = slice(start, start + step)
         apart = _distances(centred[own], centred)
-        apart[np.arange(len(apart)), np.arange(start, start + len(apart))] = 0.0
         farthest = max(farthest, float(apart.max()))
-        apart[apart == 0] = np.inf
+        apart[apart <= _SAME * lengths.max()] = np.inf
         worst[own] = ((widths[own, None] + widths) / apart).max(axis=1)
     if np.allclose(widths, 0) or np.isclose(farthest, 0):
         return 0.0
@@ -184,11 +185,17 @@ def _compare(
 
 
 def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Euclidean distances (n, m) of rows."""
+    """Return Euclidean distances (n, m) of rows, those of close rows from their differences."""
     squares = a @ b.T
     squares *= -2
-    squares += np.square(a).sum(axis=1)[:, None]
-    squares += np.square(b).sum(axis=1)
+    lengths = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1)
+    squares += lengths
+    # What is left after cancelling has few digits where rows lie close together.
+    first, second = np.nonzero(squares < _CLOSE * lengths)
+    step = max(1, _BLOCK_BYTES // (8 * a.shape[1]))
+    for start in range(0, len(first), step):
+        i, j = first[start : start + step], second[start : start + step]
+        squares[i, j] = np.square(a[i] - b[j]).sum(axis=1)
     np.maximum(squares, 0, out=squares)
     return np.asarray(np.sqrt(squares, out=squares))
 
