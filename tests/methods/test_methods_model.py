@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from sklearn.exceptions import NotFittedError
 
 from kinfold import TEMI, SphericalKMeans
 from kinfold.errors import FormatError, InputError
@@ -129,3 +130,11 @@ def test_diagnosis_names_dead_clusters_and_giants():
 
 def test_diagnosis_of_two_uneven_kinds_is_no_alarm():
     assert not diagnose(np.array([0] * 70 + [1] * 30), 2).messages
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_nothing_is_predicted_before_a_fit(method):
+    X = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    for predict in ("predict", "predict_proba"):
+        with pytest.raises(NotFittedError):
+            getattr(METHODS[method](n_clusters=6), predict)(X)

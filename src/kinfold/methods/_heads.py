@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from kinfold.compute import resolve_device, resolve_precision
@@ -23,6 +21,7 @@ from kinfold.heads import MultiHeadNetwork, Objective, PairSampler, StudentTeach
 from kinfold.methods._base import check_graph, check_n_clusters, check_positive, check_whole
 from kinfold.methods._criteria import draw_rows, neighbor_agreement, weigh_agreement
 from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._predicting import BlockPredictor
 from kinfold.methods._rows import check_rows, column_moments, refuse_beyond_float32
 from kinfold.methods._schedule import Plan, StopWhenLevel, default_n_neighbors, plan_training
 from kinfold.neighbors import NeighborGraph, knn_graph
@@ -41,7 +40,7 @@ PREDICT_BYTES = 8 << 20
 _NORM = ("mean", "scale")
 
 
-class HeadMethod(ClusterMixin, BaseEstimator):
+class HeadMethod(BlockPredictor):
     """Base of the methods that train heads; a method brings its parameters and its objective.
 
     A subclass has the parameters ``n_clusters``, ``n_heads``, ``n_epochs``, ``batch_size``,
@@ -52,6 +51,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
     """
 
     needs_graph: ClassVar[bool] = True
+    _learned: ClassVar[str] = "best_head_"
     batch_norm: Any = False
 
     n_clusters: int
@@ -117,14 +117,6 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
-    def predict(self, X: Any) -> NDArray[np.int32]:
-        """Return the most probable cluster of every row of X (N, D), int32."""
-        return self._labels(self._check_predict(X))
-
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:
-        """Return the probabilities (N, K) of the clusters for the rows of X (N, D)."""
-        return np.concatenate(list(self._probabilities(self._check_predict(X))))
-
     def model_config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds."""
         return {
@@ -179,13 +171,6 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         check_graph(graph, int(X.shape[0]))
         refuse_beyond_float32(X)
 
-    def _check_predict(self, X: Any) -> Any:
-        """Return rows to predict for, checked."""
-        check_is_fitted(self, "best_head_")
-        X = check_rows(self, X, fitting=False)
-        refuse_beyond_float32(X)
-        return X
-
     def _may_stop(self) -> bool:
         """Tell whether a levelled loss may end training early."""
         return self.tol > 0
@@ -211,12 +196,7 @@ class HeadMethod(ClusterMixin, BaseEstimator):
         """Learn ``labels_`` from the trained heads."""
         self.labels_ = self._labels(X)
 
-    def _labels(self, X: Any) -> NDArray[np.int32]:
-        """Return the most probable cluster of rows that were checked already, the lower number on ties."""
-        return np.concatenate([block.argmax(axis=1).astype(np.int32) for block in self._probabilities(X)])
-
     def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
-        """Yield the probabilities (n, K) of blocks of rows that were checked already."""
         for block in _blocks(X, self.n_clusters_):
             with torch.inference_mode():
                 yield torch.softmax(self._logits(self._to_device(block)), dim=1).cpu().numpy()

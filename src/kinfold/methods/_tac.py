@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.distributed import current_workers
@@ -20,6 +18,7 @@ from kinfold.language.space import count_centres, select_nouns, text_counterpart
 from kinfold.methods._base import check_graph, check_n_clusters
 from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._kmeans import SphericalKMeans
+from kinfold.methods._predicting import BlockPredictor
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
 from kinfold.methods._schedule import default_n_neighbors
 from kinfold.methods._tac_centres import find_centres, fit_quietly
@@ -36,13 +35,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class TAC(ClusterMixin, BaseEstimator):
+class TAC(BlockPredictor):
     """Text-aided clustering: nouns that tell the images apart guide the clusters, without class names.
 
     Images and nouns are vectors of one joint space, as CLIP or SigLIP make them. The nouns that stand for
     groups of images best are selected, and every image gets a text counterpart, the mean of the nouns that
     fit it. Then two heads, one for images and one for counterparts, teach each other what their neighbours
-    are; or, without training, spherical k-means sees both side by side.
+    are; or, without training, spherical k-means sees both side by side. New images need no nouns: the image
+    head predicts alone, or, without training, the kept nouns are part of the model, and probabilities are
+    softmax(cosine to the centroids / 0.1).
 
     Parameters
     ----------
@@ -135,6 +136,8 @@ class TAC(ClusterMixin, BaseEstimator):
     >>> len(set(zip(truth, model.labels_)))
     3
     """
+
+    _learned: ClassVar[str] = "_model"
 
     n_clusters_: int
     labels_: NDArray[np.int32]
@@ -246,18 +249,6 @@ class TAC(ClusterMixin, BaseEstimator):
         self.labels_ = self._labels(X)
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
-
-    def predict(self, X: Any) -> NDArray[np.int32]:
-        """Return the most probable cluster of every row of X (N, D), int32; new images need no nouns."""
-        return self._labels(self._check_predict(X))
-
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:
-        """Return the probabilities (N, K) of the clusters for the rows of X (N, D).
-
-        Those of the image head; without training, softmax(cosine to the centroids / 0.1).
-        """
-        X = self._check_predict(X)
-        return np.concatenate(list(self._model.probabilities(X)))
 
     def model_config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds: the kept nouns among it."""
@@ -388,13 +379,5 @@ class TAC(ClusterMixin, BaseEstimator):
             resolve_device(self.device),
         )
 
-    def _check_predict(self, X: Any) -> Any:
-        check_is_fitted(self, "n_clusters_")
-        X = check_rows(self, X, fitting=False)
-        refuse_beyond_float32(X)
-        return X
-
-    def _labels(self, X: Any) -> NDArray[np.int32]:
-        """Return the most probable cluster of rows that were checked already, the lower number on ties."""
-        blocks = self._model.probabilities(X)
-        return np.concatenate([block.argmax(axis=1).astype(np.int32) for block in blocks])
+    def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
+        return self._model.probabilities(X)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted
 
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError
 from kinfold.methods._base import check_n_clusters, check_positive, check_whole, read_widths
 from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._predicting import BlockPredictor
 from kinfold.methods._rows import check_rows, fingerprint_columns, numpy_blocks, refuse_beyond_float32
 from kinfold.methods._self_training import check_dims, cross_validated_agreement
 from kinfold.methods._task_encoder import TaskEncoder
@@ -37,7 +36,7 @@ logger = logging.getLogger(__name__)
 _PREDICT_BYTES = 8 << 20
 
 
-class TURTLE(ClusterMixin, BaseEstimator):
+class TURTLE(BlockPredictor):
     """Labels that linear classifiers in one or several feature spaces learn best.
 
     A task encoder proposes soft labels. Linear classifiers, one per feature space, try to learn them in a few
@@ -113,6 +112,7 @@ class TURTLE(ClusterMixin, BaseEstimator):
     """
 
     needs_graph: ClassVar[bool] = False
+    _learned: ClassVar[str] = "_encoder"
 
     history_: NDArray[np.float32]
     labels_: NDArray[np.int32]
@@ -211,33 +211,18 @@ class TURTLE(ClusterMixin, BaseEstimator):
         )
         self.history_ = training.run(self._identity(X, widths), progress=progress, checkpoint=checkpoint)
         self._encoder = training.encoder
-        self.labels_ = self._probabilities(X).argmax(axis=1).astype(np.int32)
+        self.labels_ = self._labels(X)
         self.generalization_score_ = cross_validated_agreement(
             X, self.labels_, self.n_clusters_, seed=seed, device=device
         )
 
-    def predict(self, X: Any) -> NDArray[np.int32]:
-        """Return the most probable cluster of every row of X (N, D), int32."""
-        labels: NDArray[np.int32] = self.predict_proba(X).argmax(axis=1).astype(np.int32)
-        return labels
-
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:
-        """Return the task encoder's probabilities (N, K) for the rows of X (N, D)."""
-        check_is_fitted(self, "n_features_in_")
-        X = check_rows(self, X, fitting=False)
-        refuse_beyond_float32(X)
-        return self._probabilities(X)
-
-    def _probabilities(self, X: Any) -> NDArray[np.float32]:
-        """Return the probabilities of rows that were checked already."""
+    def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
         device = resolve_device(self.device)
         factors = column_factors(self._factors, self._encoder.widths).to(device)
-        parts = []
-        with torch.inference_mode():
-            for _, block in numpy_blocks(X, _PREDICT_BYTES):
+        for _, block in numpy_blocks(X, _PREDICT_BYTES):
+            with torch.inference_mode():
                 rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(device).mul_(factors)
-                parts.append(torch.stack(self._encoder(rows)).mean(dim=0).cpu())
-        return torch.cat(parts).numpy()
+                yield torch.stack(self._encoder(rows)).mean(dim=0).cpu().numpy()
 
     def model_config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds."""
