@@ -60,6 +60,24 @@ def test_a_dead_cluster_of_many_counts_by_its_share():
     assert choose({"a": criteria(-0.01, **many), "b": criteria(-0.005, **healthy)}) == "b"
 
 
+@pytest.mark.parametrize(
+    ("by", "words"),
+    [
+        ("neighbour_agreement", "did you mean 'neighbor_agreement'"),
+        ("n_clusters", "can't"),
+        ("head_nmi", "can't"),
+    ],
+)
+def test_fits_are_chosen_by_a_criterion_that_all_have(by, words):
+    with pytest.raises(InputError, match=words):
+        choose({"a": criteria(0.5), "b": criteria(0.7)}, by=by)
+
+
+def test_nothing_is_chosen_from_no_fits():
+    with pytest.raises(InputError, match="no fit to choose from"):
+        choose({})
+
+
 @pytest.mark.parametrize(("live", "chosen"), [(90, "b"), (89, "a")])
 def test_a_fit_whose_clusters_are_dead_by_more_than_a_tenth_is_out(live, chosen):
     collapsed = criteria(0.9, live=live, k=100, share=0.05)

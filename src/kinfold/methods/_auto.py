@@ -30,6 +30,7 @@ from kinfold.storage import hash_json
 logger = logging.getLogger(__name__)
 
 _SHARED = ("n_clusters", "random_state", "device")
+_COUNTS = ("n_clusters", "live_clusters", "largest_share")  # criteria whose high values are not good as such
 
 
 def choose(criteria: Mapping[str, Criteria], *, by: str = "neighbor_agreement") -> str:
@@ -46,7 +47,20 @@ def choose(criteria: Mapping[str, Criteria], *, by: str = "neighbor_agreement") 
     by : str, default "neighbor_agreement"
         The criterion that decides; another name of :class:`Criteria` whose high values are good compares
         other rules.
+
+    Raises
+    ------
+    InputError
+        There is nothing to choose from, or ``by`` is no criterion that all fits have.
     """
+    if not criteria:
+        raise InputError("there is no fit to choose from; give the criteria of one at least")
+    known = [name for name in next(iter(criteria.values())).as_dict() if name not in _COUNTS]
+    if by not in known or any(getattr(found, by) is None for found in criteria.values()):
+        raise InputError(
+            f"fits can't be chosen by {by!r}{nearest_name(str(by), known)}: it must be one of "
+            f"{', '.join(known)}, and known of all of them"
+        )
     sound = {name: found for name, found in criteria.items() if not found.collapsed}
     if not sound:
         most = max(found.live_clusters for found in criteria.values())
