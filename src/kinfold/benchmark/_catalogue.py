@@ -54,7 +54,8 @@ class Entry:
     classes : str or None
         The list of classes it keeps.
     published : mapping
-        ``n_classes`` and, where known, ``n_samples`` (as printed) and ``splits`` (samples per split).
+        ``n_classes`` and, where known, ``n_samples`` (as printed), ``splits`` (samples per
+        split) and ``per_class`` (samples per split of every class).
     needs : tuple of str
         What must be given to make it.
     where : str
@@ -147,7 +148,8 @@ def _from_21k(
 
 
 def _subset(name: str, title: str, splits: Mapping[str, int], n_classes: int) -> Entry:
-    published = {"n_classes": n_classes, "splits": dict(splits)}
+    per_class = {name: size // n_classes for name, size in splits.items()}
+    published = {"n_classes": n_classes, "splits": dict(splits), "per_class": per_class}
     return Entry(
         name, title, "list", universe="imagenet1k", classes=name, published=published, where=WHERE_1K
     )

@@ -90,6 +90,7 @@ def describe_tree(opened: OpenedTree, classes: tuple[str, ...]) -> dict[str, Any
         "class_leaf": _maps.class_leaves(classes, tree).n_labels,
         "n_roots": len(tree.roots),
         "coarse": coarse_counts(tree, classes),
+        "coarse_one_step": one_step_counts(tree, classes),
         "coarse_by_choice": {choice: coarse_counts(tree, classes, choice) for choice in _CHOICES[1:]}
         if int(tree.parent_links.counts.max()) > 1
         else {},
@@ -104,6 +105,15 @@ def coarse_counts(tree: ClassTree, classes: tuple[str, ...], choice: str = "firs
     return {
         str(level + 1): len(np.unique(tree.coarsen(level, choice=choice)[numbers]))  # type: ignore[arg-type]
         for level in range(deepest + 1)
+    }
+
+
+def one_step_counts(tree: ClassTree, classes: tuple[str, ...]) -> dict[str, int]:
+    """Return how many labels are left if classes below a level become their parent, wherever that is."""
+    main, depths, numbers = tree.main_parents(), tree.tree_depths(), tree.numbers(classes)
+    return {
+        str(level + 1): len(np.unique(np.where(depths[numbers] > level, main[numbers], numbers)))
+        for level in range(int(depths[numbers].max()) + 1)
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ FORMAT_VERSION = 1
 FACTS_NAME = "benchmark.json"
 LABELS_NAME = "labels.parquet"
 CLASSES_NAME = "classes.parquet"
+_TABLES = (CLASSES_NAME, LABELS_NAME)
 _ROW_GROUP_SIZE = 1 << 17
 _MOST_NAMED = 20
 CLASSES_SCHEMA = pa.schema([("class", pa.string()), ("label", pa.string()), ("count", pa.int64())])
@@ -117,7 +117,7 @@ class Benchmark:
             There is something else at ``path``.
         """
         path = Path(path)
-        if path.exists() and not is_benchmark(path) and (not path.is_dir() or any(path.iterdir())):
+        if path.exists() and not _may_replace(path):
             raise InputError(
                 f"{path} holds something that `kinfold benchmark` didn't write; it was left as it is. "
                 "Choose a new or empty folder (out=, --out)"
@@ -147,7 +147,9 @@ class Benchmark:
         path = Path(path)
         facts = read_facts(path)
         tables: dict[str, pa.Table] = {}
-        for name, expected in facts["sha256"].items():
+        for name in _TABLES:
+            if (expected := facts["sha256"].get(name)) is None:
+                continue
             try:
                 if hash_file(path / name) != expected:
                     raise FormatError(
@@ -167,6 +169,14 @@ def is_benchmark(path: Path) -> bool:
         return (path / FACTS_NAME).is_file() and bool(read_facts(path))
     except (FormatError, InputError):
         return False
+
+
+def _may_replace(path: Path) -> bool:
+    """Say whether nothing but an earlier benchmark is at ``path``."""
+    if not path.is_dir():
+        return False
+    others = {entry.name for entry in path.iterdir()} - {FACTS_NAME, *_TABLES}
+    return not others and (is_benchmark(path) or not any(path.iterdir()))
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -197,10 +207,24 @@ def compare_published(published: Mapping[str, Any], result: Mapping[str, Any]) -
     n_classes = published.get("n_classes")
     if n_classes is not None and n_classes != result["n_classes"]:
         differences.append(f"classes: {n_classes:,} published, {result['n_classes']:,} here")
-    here = {name: split["n_samples"] for name, split in result["splits"].items()}
-    for name, expected in published.get("splits", {}).items() if here else ():
-        if here.get(name, 0) != expected:
-            differences.append(f"{name}: {expected:,} images published, {here.get(name, 0):,} here")
+    expected, here = published.get("splits", {}), result["splits"]
+    if not expected or not here:
+        return differences
+    if set(here) == {""}:
+        total, n_here = sum(expected.values()), here[""]["n_samples"]
+        return [
+            *differences,
+            f"no splits: {total:,} images published in {', '.join(expected)}, {n_here:,} here",
+        ]
+    for name, size in expected.items():
+        found = here.get(name, {"n_samples": 0, "least": 0, "most": 0})
+        if found["n_samples"] != size:
+            differences.append(f"{name}: {size:,} images published, {found['n_samples']:,} here")
+        each = published.get("per_class", {}).get(name)
+        if each is not None and not found["least"] == found["most"] == each:
+            differences.append(
+                f"{name}: {each:,} images per class published, {found['least']:,} to {found['most']:,} here"
+            )
     return differences
 
 
@@ -250,10 +274,12 @@ def _result(found: ClassMap, stay: NDArray[np.int64], labels: pa.Table | None) -
     splits: dict[str, Any] = {}
     if labels is not None:
         pairs = labels.group_by(["split", "label"]).aggregate([([], "count_all")]).to_pylist()
-        sizes: Counter[str] = Counter()
-        classes: Counter[str] = Counter()
+        sizes: dict[str, list[int]] = {}
         for pair in pairs:
-            sizes[pair["split"] or ""] += pair["count_all"]
-            classes[pair["split"] or ""] += 1
-        splits = {name: {"n_samples": sizes[name], "n_classes": classes[name]} for name in sorted(sizes)}
+            sizes.setdefault(pair["split"] or "", []).append(pair["count_all"])
+        splits = {name: _describe_sizes(sizes[name]) for name in sorted(sizes)}
     return {"n_classes": n_classes, "n_training_samples": int(stay[found.kept].sum()), "splits": splits}
+
+
+def _describe_sizes(sizes: list[int]) -> dict[str, int]:
+    return {"n_samples": sum(sizes), "n_classes": len(sizes), "least": min(sizes), "most": max(sizes)}

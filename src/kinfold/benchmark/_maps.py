@@ -81,7 +81,7 @@ def imbalanced(counts: ClassCounts, spread: float = 5, top: float = 10) -> Class
         are kept all.
     """
     _check_spread(spread)
-    if not 0 < top <= 100:
+    if isinstance(top, bool) or not isinstance(top, (int, float)) or not 0 < top <= 100:
         raise InputError(f"top must be above 0 and up to 100, not {top!r}")
     low, high, above = np.percentile(_present(counts), [50 - spread, 50 + spread, 100 - top])
     return ClassMap.keep(counts.classes, _between(counts, low, high) | _between(counts, above, np.inf))
@@ -182,6 +182,7 @@ def union(maps: Iterable[ClassMap]) -> ClassMap:
 
 def random_classes(classes: Sequence[str], n_classes: int = 1000, *, seed: int = 0) -> ClassMap:
     """Keep so many classes drawn at random without replacement (Random 1K, Section 4.3)."""
+    _check_seed(seed)
     _check_size(n_classes, len(classes))
     return _keep_numbers(classes, np.random.default_rng(seed).permutation(len(classes))[:n_classes])
 
@@ -218,6 +219,7 @@ def halve_odd(table: LabelTable, *, seed: int = 0) -> NDArray[np.bool_]:
     -------
     ndarray of bool, shape (n,)
     """
+    _check_seed(seed)
     kept = np.ones(len(table), dtype=bool)
     rows = np.flatnonzero(table.is_training & (table.labels % 2 == 1))
     rows = rows[np.argsort(table.labels[rows], kind="stable")]
@@ -254,8 +256,13 @@ def _keep_numbers(classes: Sequence[str], numbers: NDArray[np.int64]) -> ClassMa
 
 
 def _check_spread(spread: float) -> None:
-    if not 0 < spread <= 50:
+    if isinstance(spread, bool) or not isinstance(spread, (int, float)) or not 0 < spread <= 50:
         raise InputError(f"spread must be above 0 and up to 50 percentiles, not {spread!r}")
+
+
+def _check_seed(seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"seed must be a whole number of 0 or more, not {seed!r}")
 
 
 def _check_size(n_classes: int, n_there: int, which: str = "") -> None:

@@ -41,12 +41,14 @@ def read_folder_labels(source: str | Path) -> LabelTable:
 
     keys = open_source(source).keys
     column = keys.to_arrow() if hasattr(keys, "to_arrow") else pa.array(keys, pa.large_string())
-    column = column.cast(pa.large_string())
+    return label_by_folder(column, str(source))
+
+
+def label_by_folder(keys: Any, source: str) -> LabelTable:
+    """Take the folder that every image lies in for its label, see :func:`read_folder_labels`."""
+    column = keys.cast(pa.large_string())
     plain = pc.replace_substring_regex(column, r"/images/([^/]+)$", r"/\1")
-    first = pc.replace_substring_regex(plain, r"^(?:([^/]*)/.*|[^/]*)$", r"\1")
-    encoded = first.dictionary_encode()
-    known = pa.array([split_name(name) for name in encoded.dictionary.to_pylist()], pa.large_string())
-    splits = known.take(encoded.indices)
+    splits = _splits_of(plain)
     label = pc.replace_substring_regex(plain, r"^(?:(?:.*/)?([^/]*)/[^/]*|[^/]*)$", r"\1")
     alone = pc.and_(pc.is_valid(splits), pc.equal(pc.count_substring(plain, "/"), 1))
     labels = pc.if_else(alone, pa.scalar(None, pa.large_string()), label)
@@ -61,8 +63,9 @@ def read_label_table(path: str | Path) -> LabelTable:
     Parameters
     ----------
     path : str or Path
-        A CSV, TSV or Parquet file with the columns ``key`` and ``label``, and ``split`` if there are splits;
-        or a folder that ``kinfold relabel`` wrote, whose new classes are taken; or a run, whose groups are.
+        A CSV, TSV or Parquet file with the columns ``key`` and ``label``, and perhaps ``split`` (without it a
+        first folder of the key that is called train, val or test is the split); or a folder that
+        ``kinfold relabel`` wrote, whose new classes are taken; or a run, whose groups are.
 
     Raises
     ------
@@ -80,7 +83,10 @@ def read_label_table(path: str | Path) -> LabelTable:
     table = _read_table(path, "labels", "a folder of `kinfold relabel`, or a run")
     name = next((one for one in _LABEL_COLUMNS if one in table.column_names), "label")
     _require(path, table.column_names, "key", name)
-    splits = _normalised_splits(table["split"]) if "split" in table.column_names else None
+    if "split" in table.column_names:
+        splits = _normalised_splits(table["split"])
+    else:
+        splits = _splits_of(table["key"].cast(pa.large_string()).combine_chunks())
     return LabelTable.from_columns(table["key"], table[name], splits, what=str(path))
 
 
@@ -145,10 +151,19 @@ def _numbers(path: Path, column: Any, name: str) -> NDArray[np.float64]:
         raise InputError(f"column {name!r} of {path} holds something else than numbers: {error}") from error
 
 
+def _splits_of(keys: Any) -> Any:
+    """Return the first folder of every key where its name is that of a split, else null."""
+    encoded = pc.replace_substring_regex(keys, r"^(?:([^/]*)/.*|[^/]*)$", r"\1").dictionary_encode()
+    known = [split_name(name) if name else None for name in encoded.dictionary.to_pylist()]
+    return pa.array(known, pa.large_string()).take(encoded.indices)
+
+
 def _normalised_splits(column: Any) -> Any:
     encoded = column.cast(pa.large_string()).combine_chunks().dictionary_encode()
     texts = encoded.dictionary.to_pylist()
-    return pa.array([split_name(text) or text for text in texts], pa.large_string()).take(encoded.indices)
+    return pa.array([text and (split_name(text) or text) for text in texts], pa.large_string()).take(
+        encoded.indices
+    )
 
 
 def _read_table(path: Path, what: str, other: str) -> Any:

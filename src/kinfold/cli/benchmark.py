@@ -103,25 +103,13 @@ def list_(as_json: options.Json = False) -> None:
     from kinfold.benchmark import list_benchmarks
 
     found = list_benchmarks()
-    rows = [
-        (
-            one["name"],
-            f"{one['published'].get('n_classes') or '':,}" if one["published"] else "",
-            one["title"],
-        )
-        for one in found["benchmarks"]
-    ]
-    builders = [(one["name"], _show_parameters(one["parameters"]), one["title"]) for one in found["builders"]]
-    terminal.show(
-        found,
-        make_table(("benchmark", "classes", "what it is"), rows),
-        "",
-        make_table(("builder", "parameters", "what it does"), builders),
-    )
+    names = {one["name"]: _show_entry(one) for one in found["benchmarks"]}
+    builders = {one["name"]: _show_builder(one) for one in found["builders"]}
+    terminal.show(found, make_list(names), "\nFrom your own classes:\n", make_list(builders))
 
 
 @group.command(
-    epilog="Examples: [bold]kinfold benchmark build imagenet21k-tiny --source imagenet21k/ --out tiny[/bold], "
+    epilog="Examples: [bold]kinfold benchmark build imagenet21k-tiny --source imagenet21k/ --out tiny[/bold] "
     "or [bold]kinfold benchmark build coarse --labels labels.csv --tree tree.csv --set level=2 "
     "--out coarse[/bold]"
 )
@@ -214,6 +202,16 @@ def _read(source: str | None, labels: Path | None, counts: Path | None) -> Label
     return None if counts is None else read_counts(counts)
 
 
+def _show_entry(one: dict[str, Any]) -> str:
+    n_classes = one["published"].get("n_classes")
+    return str(one["title"]) + (f" ({n_classes:,} classes)" if n_classes else "")
+
+
+def _show_builder(one: dict[str, Any]) -> str:
+    shown = _show_parameters(one["parameters"])
+    return str(one["title"]) + (f" ({shown})" if shown else "")
+
+
 def _show_parameters(parameters: dict[str, Any]) -> str:
     return ", ".join(f"{name}={'…' if value is None else value}" for name, value in parameters.items())
 
@@ -243,6 +241,8 @@ def _show_description(found: dict[str, Any]) -> list[RenderableType]:
         if name in found:
             published = found.get("published", {}).get(name)
             facts[title] = f"{found[name]:,}" + (f" (published {published:,})" if published else "")
+    if "coarse" in found.get("published", {}):
+        facts["Coarse(d), published"] = " ".join(f"{count:,}" for count in found["published"]["coarse"])
     shown: list[RenderableType] = [make_list(facts)] if facts else []
     if "coarse" in found:
         trees = found.get("trees") or {found["tree"]["kind"]: found}

@@ -1,0 +1,258 @@
+"""The data of a cell: features joined with labels by key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from kinfold.benchmark._files import is_benchmark
+from kinfold.benchmark._labels import LabelTable
+from kinfold.benchmark._reading import label_by_folder, read_label_table
+from kinfold.benchmark._suite._entries import BenchmarkEntry, FeatureEntry
+from kinfold.errors import InputError, nearest_name
+from kinfold.features import Features, is_features, open_features
+from kinfold.features.matrix import SelectedRows
+from kinfold.storage import hash_array, hash_json
+
+_COLUMN = "column:"
+_FOLDER = "folder"
+_TESTS = ("val", "test")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Vectors of some images, by key.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    X : matrix (n, D)
+        The usable rows.
+    keys : pyarrow.Array (n,)
+        Of these.
+    fingerprint : callable
+        Returns a hash of the vectors.
+    read_column : callable
+        Returns what stands beside the usable rows under a name.
+    """
+
+    name: str
+    X: Any
+    keys: Any
+    fingerprint: Callable[[], str]
+    read_column: Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Vectors (n, D) and numbers of their classes (n,)."""
+
+    X: Any
+    y: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method fits and what it is judged on.
+
+    Attributes
+    ----------
+    train : Split
+        Fitted on; the labels are for judging alone.
+    test : Split or None
+        Judged, where there is a test set.
+    classes : tuple of str
+        Their names.
+    unmatched : mapping
+        ``without_label``: images left out; ``without_image``: labels of no image.
+    identity : str
+        Hash of which rows are taken and of their classes.
+    """
+
+    train: Split
+    test: Split | None
+    classes: tuple[str, ...]
+    unmatched: dict[str, int] = field(default_factory=dict)
+    identity: str = ""
+
+    @property
+    def n_classes(self) -> int:
+        """Classes that occur in the training rows."""
+        return len(np.unique(self.train.y))
+
+
+def open_part(entry: FeatureEntry, *, test: bool = False) -> Part:
+    """Open the training or the test vectors of an entry whose paths are paths."""
+    if entry.builtin is not None:
+        return _open_digits()
+    path = Path(str(entry.test if test else entry.path))
+    if path.exists() and not is_features(path):
+        raise InputError(f"{path} holds no features; give images = with a backbone =, or embed it first")
+    features = open_features(path, column=entry.column)
+    variant = features.choose_variant(entry.variant)
+
+    def read_column(name: str) -> Any:
+        return _read_column(features, path, name)
+
+    return Part(
+        str(path),
+        features.matrix(variant),
+        features.keys.take(pa.array(features.rows)),
+        lambda: features.fingerprint(variant),
+        read_column,
+    )
+
+
+def load_task(entry: FeatureEntry, benchmark: BenchmarkEntry, seed: int) -> Task:
+    """Join features and labels.
+
+    Raises
+    ------
+    InputError
+        Something is missing, or no label is about one of the images.
+    """
+    part = open_part(entry)
+    table = _read_labels(benchmark.labels, part)
+    train_split = table.is_training
+    rows, codes, unmatched = _join(part, table, train_split)
+    if benchmark.rows is not None:
+        if benchmark.rows > len(rows):
+            raise InputError(f"rows is {benchmark.rows:,}, but there are only {len(rows):,} of {part.name}")
+        drawn = np.sort(np.random.default_rng(seed).choice(len(rows), benchmark.rows, replace=False))
+        rows, codes = rows[drawn], codes[drawn]
+    train = Split(_take(part.X, rows, entry.scale), codes)
+    tested = _load_test(entry, benchmark, part, table)
+    identity = [hash_array(rows), hash_array(codes), table.classes]
+    test = None
+    if tested is not None:
+        test_part, test_rows, test_codes = tested
+        test = Split(_take(test_part.X, test_rows, entry.scale), test_codes)
+        identity += [hash_array(test_rows), hash_array(test_codes)]
+    return Task(train, test, table.classes, unmatched, hash_json(identity))
+
+
+def fingerprint_of(entry: FeatureEntry) -> list[Any]:
+    """Return what stands for the vectors of an entry."""
+    parts = [open_part(entry), *([open_part(entry, test=True)] if entry.is_tested else [])]
+    return [[part.fingerprint() for part in parts], float(entry.scale)]
+
+
+def _load_test(
+    entry: FeatureEntry, benchmark: BenchmarkEntry, part: Part, table: LabelTable
+) -> tuple[Part, NDArray[np.int64], NDArray[np.int32]] | None:
+    if entry.is_tested:
+        part = open_part(entry, test=True)
+        labels = _read_labels(benchmark.test_labels or benchmark.labels, part)
+        found = LabelTable.from_columns(labels.keys, _names_of(labels), what=part.name).within(table.classes)
+        rows, codes, _ = _join(part, found, np.ones(len(found), dtype=bool))
+        return part, rows, codes
+    if benchmark.test_labels is not None:
+        found = _read_labels(benchmark.test_labels, part).within(table.classes)
+        rows, codes, _ = _join(part, found, np.ones(len(found), dtype=bool))
+        return part, rows, codes
+    wanted = benchmark.test_split or next((one for one in _TESTS if one in table.splits), None)
+    if wanted is None:
+        return None
+    if wanted not in table.splits:
+        hint = nearest_name(wanted, list(table.splits))
+        raise InputError(
+            f"the labels of {benchmark.name} have no split {wanted!r}{hint}; they have "
+            f"{', '.join(table.splits) or 'none'}"
+        )
+    chosen = table.split_codes == table.splits.index(wanted)
+    rows, codes, _ = _join(part, table, chosen)
+    return part, rows, codes
+
+
+def _names_of(table: LabelTable) -> Any:
+    return pa.array(table.classes, pa.large_string()).take(pa.array(table.labels))
+
+
+def _join(
+    part: Part, table: LabelTable, chosen: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int32], dict[str, int]]:
+    """Return the rows of ``part`` that have one of the chosen labels, these labels, and what had no partner."""
+    found = pc.index_in(part.keys.cast(pa.large_string()), value_set=table.keys)
+    place = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    labeled = place >= 0
+    rows = np.flatnonzero(labeled)
+    rows = rows[chosen[place[rows]]]
+    if not len(rows):
+        ours, theirs = part.keys[0].as_py(), table.keys[0].as_py()
+        raise InputError(
+            f"no label is about an image of {part.name}: labels are for keys like {theirs!r}, images are like "
+            f"{ours!r}"
+        )
+    unmatched = {
+        "without_label": int((~labeled).sum()),
+        "without_image": int(chosen.sum()) - len(rows),
+    }
+    return rows.astype(np.int64), table.labels[place[rows]], unmatched
+
+
+def _take(X: Any, rows: NDArray[np.int64], scale: float) -> Any:
+    whole = len(rows) == X.shape[0]
+    if scale != 1 or np.dtype(X.dtype).kind in "iub":
+        taken = np.asarray(X[:] if whole else X[rows], dtype=np.float32)
+        return taken * np.float32(scale)
+    if whole:
+        return X
+    return X[rows] if isinstance(X, np.ndarray) and not isinstance(X, np.memmap) else SelectedRows(X, rows)
+
+
+def _read_labels(labels: str, part: Part) -> LabelTable:
+    if labels == _FOLDER:
+        return label_by_folder(part.keys, part.name)
+    if labels.startswith(_COLUMN):
+        column = part.read_column(labels.removeprefix(_COLUMN).strip())
+        return LabelTable.from_columns(part.keys, column, what=part.name)
+    path = Path(labels)
+    if is_benchmark(path):
+        path = path / "labels.parquet"
+    return read_label_table(path)
+
+
+def _read_column(features: Features, path: Path, name: str) -> Any:
+    """Read what stands beside the usable rows of ready features."""
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            known = [key for key in archive.files if key != "features"]
+            if name in known:
+                return _texts(archive[name][features.rows])
+    elif path.suffix in (".parquet", ".pq"):
+        known = list(pq.read_schema(path).names)
+        if name in known:
+            column = pq.read_table(path, columns=[name])[name].combine_chunks()
+            return column.take(pa.array(features.rows))
+    else:
+        known = []
+    hint = nearest_name(name, known) or (f"; it has {', '.join(known)}" if known else "")
+    raise InputError(f"{path} has nothing named {name!r} beside its vectors{hint}")
+
+
+def _texts(values: NDArray[Any]) -> Any:
+    return pa.array([str(value) for value in values.tolist()], pa.large_string())
+
+
+def _open_digits() -> Part:
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    X, y = digits.data.astype(np.float32), digits.target
+
+    def read_column(name: str) -> Any:
+        if name != "label":
+            raise InputError(f"the built-in digits have no column {name!r}; they have 'label'")
+        return _texts(y)
+
+    keys = pa.array([f"{row:04d}" for row in range(len(X))], pa.string())
+    return Part("the built-in digits", X, keys, lambda: hash_array(X), read_column)
