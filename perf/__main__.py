@@ -8,7 +8,18 @@ import os
 
 from kinfold.compute import describe_machine, resolve_device
 
-MEASUREMENTS = ("heads", "tac", "nouns", "naming", "neighbors", "kmeans", "embedding", "consensus", "relabel")
+MEASUREMENTS = (
+    "heads",
+    "schedule",
+    "tac",
+    "nouns",
+    "naming",
+    "neighbors",
+    "kmeans",
+    "embedding",
+    "consensus",
+    "relabel",
+)
 
 
 def main() -> None:
