@@ -54,6 +54,19 @@ def test_selection_is_the_naive_loop(per_centre):
     assert len(set(selection.indices.tolist())) == len(selection.indices)
 
 
+def test_selection_does_not_depend_on_pieces_of_the_centres(monkeypatch):
+    nouns, centres = made(500), made(20, seed=1)
+    centres[13] = centres[2]  # equal ones in two pieces: the first one gets the nouns
+    whole = select_nouns(nouns, centres, device="cpu")
+    monkeypatch.setattr("kinfold.language.space._CPU_COLUMNS", 6)
+    pieces = select_nouns(nouns, centres, device="cpu")
+    np.testing.assert_array_equal(pieces.indices, whole.indices)
+    np.testing.assert_array_equal(pieces.centres, whole.centres)
+    np.testing.assert_allclose(pieces.confidences, whole.confidences, rtol=1e-6)
+    assert 2 in pieces.centres
+    assert 13 not in pieces.centres
+
+
 def test_selection_does_not_depend_on_blocks(monkeypatch):
     nouns, centres = made(500), made(20, seed=1)
     whole = select_nouns(nouns, centres, device="cpu")
