@@ -133,6 +133,28 @@ def test_evaluate_tells_labels_that_match_no_image_and_names_the_first(kinfold, 
     assert "5 ('gone0.png', 'gone1.png', 'gone2.png', …)" in table
 
 
+def test_evaluate_tells_of_several_labels_and_of_depths(kinfold, run, photos, tmp_path):
+    labels = (photos / "labels.csv").read_text().splitlines()
+    twice = [f"{line.rsplit(',', 1)[0]},other" for line in labels[1:]]
+    (tmp_path / "several.csv").write_text("\n".join([*labels, *twice]))
+    refused = kinfold("evaluate", run, "--labels", tmp_path / "several.csv")
+    assert refused.exit_code == 2
+    assert "--multi-label" in refused.output
+    words = ("--labels", tmp_path / "several.csv", "--multi-label", "--draws", 3)
+    table = kinfold("evaluate", run, *words).stdout
+    assert "top-1L (drawn)" in table
+    assert "of 3 draws" in table
+    names = sorted({line.rsplit(",", 1)[1] for line in labels[1:]})
+    (tmp_path / "tree.csv").write_text(
+        "child,parent\n" + "".join(f"{name},all\n" for name in names) + "all,\n"
+    )
+    words = ("--labels", photos / "labels.csv", "--tree", tmp_path / "tree.csv")
+    table = kinfold("evaluate", run, *words).stdout
+    assert "top-1L (ancestors)" in table
+    line = next(line for line in table.splitlines() if line.startswith("ACC, top-1L at depth 1 "))
+    assert line.endswith(f"1.0000, 1.0000 ({len(names)} classes, 30 images)")
+
+
 def test_embed_writes_a_store_that_cluster_takes(kinfold, photos, tmp_path):
     words = ("--backbone", "pixels", "--workers", 1, "--json")
     result = kinfold("embed", photos / "photos", *words, "--out", tmp_path / "features")

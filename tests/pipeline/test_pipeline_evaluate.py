@@ -11,7 +11,9 @@ import pytest
 from conftest import write_images
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
+from kinfold import metrics
 from kinfold.errors import InputError
+from kinfold.hierarchy import ClassTree
 from kinfold.pipeline import cluster, evaluate, report
 from kinfold.run import Run
 
@@ -187,3 +189,157 @@ def test_missing_binary_and_folderless_labels_are_refused(plain, tmp_path):
         evaluate(plain, tmp_path / "labels.parquet")
     with pytest.raises(InputError, match="needs images in folders"):
         evaluate(plain, "folder")
+
+
+def noisy(keys):
+    """Labels in five classes that know nothing of the groups."""
+    rng = np.random.default_rng(0)
+    return {key: "abcde"[rng.integers(0, 5)] for key in keys}
+
+
+def test_every_measure_is_given_and_is_that_of_the_metrics(plain):
+    keys = plain.assignments["key"].to_pylist()
+    labels = noisy(keys)
+    y_true = [labels[key] for key in keys]
+    found, expected = evaluate(plain, labels), metrics.compare(y_true, plain.labels)
+    for name in ("accuracy", "accuracy_majority", "nmi", "ami", "ari", "purity"):
+        assert getattr(found, name) == getattr(expected, name)
+    by_class = metrics.per_class_accuracy(y_true, plain.labels)
+    assert found.mean_class_accuracy == by_class.mean_accuracy
+    top = np.array(plain.assignments["top_clusters"].to_pylist())
+    assert found.top_k == {k: metrics.top_k_accuracy(y_true, top, k) for k in (1, 2, 3, 4)}
+    assert found.top_k[1] == found.accuracy
+    right = np.array([expected.match.mapping.get(g) == t for g, t in zip(plain.labels, y_true, strict=True)])
+    confidences = plain.assignments["confidence"].to_numpy()
+    assert found.calibration_error == metrics.expected_calibration_error(confidences, right)
+    assert found.several is None
+    assert found.by_depth == ()
+
+
+def test_a_run_with_fewer_ranks_than_groups_says_so_by_its_ks(features_file, tmp_path):
+    run = cluster(features_file, 2, out=tmp_path / "two", method="kmeans", report=False)
+    found = evaluate(run, truth(run.assignments["key"].to_pylist()))
+    assert sorted(found.top_k) == [1, 2]
+    assert (found.n_groups, found.n_classes) == (2, 3)
+    assert found.accuracy <= found.top_k[2]
+
+
+def several(keys):
+    """One to three labels per image, none for every tenth."""
+    rng = np.random.default_rng(1)
+    sets = {key: sorted(rng.choice(list("abcde"), rng.integers(1, 4), replace=False)) for key in keys}
+    return {key: [str(label) for label in some] for key, some in sets.items() if int(key) % 10}
+
+
+def test_several_labels_are_read_alike_from_everywhere(plain, tmp_path):
+    sets = several(plain.assignments["key"].to_pylist())
+    found = evaluate(plain, sets)
+    rows = [(key, label) for key, some in sets.items() for label in some]
+    assert evaluate(plain, write_csv(tmp_path / "several.csv", rows), multi_label=True) == found
+    table = pa.table({"key": list(sets), "label": list(sets.values())})
+    pq.write_table(table, tmp_path / "lists.parquet")
+    assert evaluate(plain, tmp_path / "lists.parquet") == found
+    rows = pa.table({"key": [key for key, _ in rows], "label": [label for _, label in rows]})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    assert evaluate(plain, tmp_path / "rows.parquet", multi_label=True) == found
+    assert (found.n_matched, found.n_without_label, found.n_without_image) == (81, 9, 0)
+    assert (found.accuracy, found.nmi, found.top_k, found.classes) == (None, None, {}, {})
+    assert found.n_classes == 5
+
+
+def test_drawn_maps_give_mean_and_deviation_of_the_metrics(plain):
+    keys = plain.assignments["key"].to_pylist()
+    sets = several(keys)
+    found = evaluate(plain, sets, n_draws=7, random_state=3).several
+    places = [row for row, key in enumerate(keys) if key in sets]
+    top = np.array(plain.assignments["top_clusters"].to_pylist())[places]
+    expected = metrics.drawn_label_accuracy(
+        metrics.LabelSets.from_lists(sets[keys[row]] for row in places),
+        top,
+        ks=(1, 2, 3, 4),
+        n_draws=7,
+        random_state=3,
+    )
+    assert (found.kind, found.n_draws) == ("drawn", 7)
+    assert (found.accuracies, found.deviations) == (expected.means, expected.deviations)
+    assert found.mean_labels == pytest.approx(np.mean([len(sets[keys[row]]) for row in places]))
+
+
+def test_lists_beside_a_label_forgive_but_the_label_maps(plain, tmp_path):
+    keys = plain.assignments["key"].to_pylist()
+    known = truth(keys)
+    pairs = [[known[key], "abc"[(int(key) // 30 + 1) % 3]] for key in keys]
+    table = {"key": keys, "label": list(known.values()), "split": ["val"] * len(keys), "labels": pairs}
+    (tmp_path / "benchmark").mkdir()
+    pq.write_table(pa.table(table), tmp_path / "benchmark" / "labels.parquet")
+    found = evaluate(plain, tmp_path / "benchmark")
+    alone = evaluate(plain, known)
+    assert found.several.kind == "listed"
+    assert found.several.mean_labels == 2
+    assert found.accuracy == alone.accuracy
+    assert found.several.accuracies[1] >= found.accuracy
+    sets = metrics.LabelSets.from_lists(pairs)
+    top = np.array(plain.assignments["top_clusters"].to_pylist())
+    assert found.several.accuracies == metrics.multi_label_accuracy(
+        list(known.values()), sets, top, ks=(1, 2, 3, 4)
+    )
+
+
+TREE = {"thing": None, "a": "thing", "b": "a", "c": "a", "z": "thing"}
+
+
+def test_a_tree_makes_ancestors_right_and_tells_depths(plain, tmp_path):
+    keys = plain.assignments["key"].to_pylist()
+    known = truth(keys)
+    path = write_csv(
+        tmp_path / "tree.csv", [(c, p or "") for c, p in TREE.items()], header=("child", "parent")
+    )
+    found = evaluate(plain, known, tree=path)
+    assert found == evaluate(plain, known, tree=ClassTree(TREE))
+    assert found.several.kind == "ancestors"
+    assert found.several.mean_labels == pytest.approx((30 * 2 + 60 * 3) / 90)
+    names = found.classes
+    right = [names.get(group) for group in plain.labels.tolist()]
+    own = np.mean([name == known[key] for name, key in zip(right, keys, strict=True)])
+    up = np.mean([name in (known[key], "a") for name, key in zip(right, keys, strict=True)])
+    assert (found.accuracy, found.several.accuracies[1]) == (pytest.approx(own), pytest.approx(up))
+    assert [(line.depth, line.n_classes, line.n_images) for line in found.by_depth] == [
+        (1, 1, 30),
+        (2, 2, 60),
+    ]
+    for column, total in (("accuracy", own), ("accuracy_ancestors", up)):
+        shares = sum(getattr(line, column) * line.n_images for line in found.by_depth)
+        assert shares / 90 == pytest.approx(total)
+
+
+def test_synsets_hang_below_one_another_as_in_wordnet(plain):
+    synsets = {"a": "n02084071", "b": "n02085374", "c": "n02121620"}  # dog, toy dog, cat
+    keys = plain.assignments["key"].to_pylist()
+    found = evaluate(plain, {key: synsets[label] for key, label in truth(keys).items()}, tree="wordnet")
+    assert [(line.depth, line.n_classes) for line in found.by_depth] == [(0, 2), (1, 1)]
+    assert found.several.mean_labels == pytest.approx(4 / 3)
+
+
+def test_labels_that_can_not_be_used_so_are_refused(plain, tmp_path):
+    keys = plain.assignments["key"].to_pylist()
+    with pytest.raises(InputError, match="'b' is not in the class tree"):
+        evaluate(plain, truth(keys), tree=ClassTree({"a": None, "c": None}))
+    with pytest.raises(InputError, match="there is no class tree at"):
+        evaluate(plain, truth(keys), tree=tmp_path / "nowhere.csv")
+    with pytest.raises(InputError, match="don't go together"):
+        evaluate(plain, several(keys), tree=ClassTree(TREE))
+    with pytest.raises(InputError, match="n_draws"):
+        evaluate(plain, several(keys), n_draws=0)
+    with pytest.raises(InputError, match="holds no labels"):
+        evaluate(plain, {key: [] for key in keys})
+    with pytest.raises(InputError, match="one label; several need a file"):
+        evaluate(plain, "folder", multi_label=True)
+    assert Run.open(plain.path).metrics == {}
+
+
+def test_all_figures_are_json_whatever_was_measured(plain):
+    keys = plain.assignments["key"].to_pylist()
+    for labels, tree in ((several(keys), None), (truth(keys), ClassTree(TREE))):
+        found = evaluate(plain, labels, tree=tree).as_dict()
+        assert json.loads(json.dumps(found)) == found == Run.open(plain.path).metrics
+        report(plain)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from kinfold.cli import _options as options
 from kinfold.cli._app import app
 from kinfold.cli._tables import make_list
 from kinfold.cli._terminal import Terminal
+
+if TYPE_CHECKING:
+    from kinfold.pipeline import Evaluation
 
 
 @app.command(
@@ -24,10 +27,29 @@ def evaluate(
             "--labels",
             "-l",
             metavar="FILE|folder",
-            help="CSV or Parquet with the columns key and label, or the word folder.",
+            help="CSV or Parquet with the columns key and label, a benchmark's folder, or the word folder.",
             show_default=False,
         ),
     ],
+    tree: Annotated[
+        str | None,
+        typer.Option(
+            "--tree",
+            metavar="wordnet|FILE",
+            help="Count a label's ancestors as right too: the synsets of WordNet, or a table child,parent.",
+            show_default=False,
+        ),
+    ] = None,
+    multi_label: Annotated[
+        bool, typer.Option("--multi-label", help="Let a key have several rows, a label each.")
+    ] = False,
+    draws: Annotated[
+        int,
+        typer.Option(
+            "--draws", min=1, help="Of several labels: how often one per image is drawn to map groups."
+        ),
+    ] = 50,
+    seed: options.Seed = 0,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -36,18 +58,51 @@ def evaluate(
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     from kinfold import pipeline
 
-    found = pipeline.evaluate(run, labels)
+    found = pipeline.evaluate(
+        run, labels, tree=tree, multi_label=multi_label, n_draws=draws, random_state=seed
+    )
     facts = {
-        "accuracy (ACC)": f"{found.accuracy:.4f}",
-        "ACC, many to one": f"{found.accuracy_majority:.4f}",
-        "NMI": f"{found.nmi:.4f}",
-        "ARI": f"{found.ari:.4f}",
+        **_describe_single(found),
+        **_describe_several(found),
         "groups, classes": f"{found.n_groups:,}, {found.n_classes:,}",
         "labeled images": f"{found.n_matched:,}",
         "without label": f"{found.n_without_label:,}",
         "labels without image": _describe_missing(found.n_without_image, found.labels_without_image),
     }
     terminal.show(found.as_dict(), make_list(facts))
+
+
+def _describe_single(found: Evaluation) -> dict[str, str]:
+    """Return the figures by one label per image."""
+    figures = {
+        "accuracy (ACC)": found.accuracy,
+        "ACC, many to one": found.accuracy_majority,
+        "ACC, mean over classes": found.mean_class_accuracy,
+        **{f"top-{k}": value for k, value in found.top_k.items() if k == max(found.top_k) > 1},
+        "NMI": found.nmi,
+        "AMI": found.ami,
+        "ARI": found.ari,
+        "purity": found.purity,
+        "calibration error": found.calibration_error,
+    }
+    return {name: f"{value:.4f}" for name, value in figures.items() if value is not None}
+
+
+def _describe_several(found: Evaluation) -> dict[str, str]:
+    """Return the figures by several right labels, and by depth."""
+    facts: dict[str, str] = {}
+    if found.several is not None:
+        accuracies, deviations = found.several.accuracies, found.several.deviations
+        for k in sorted({1, max(accuracies)}):
+            spread = f" ± {deviations[k]:.4f} of {found.several.n_draws} draws" if k in deviations else ""
+            facts[f"top-{k}L ({found.several.kind})"] = f"{accuracies[k]:.4f}{spread}"
+        facts["right labels per image"] = f"{found.several.mean_labels:.2f}"
+    for line in found.by_depth:
+        facts[f"ACC, top-1L at depth {line.depth}"] = (
+            f"{line.accuracy:.4f}, {line.accuracy_ancestors:.4f} "
+            f"({line.n_classes:,} classes, {line.n_images:,} images)"
+        )
+    return facts
 
 
 def _describe_missing(n_missing: int, first: tuple[str, ...]) -> str:

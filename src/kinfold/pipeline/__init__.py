@@ -6,7 +6,8 @@ from kinfold.pipeline._cluster import cluster
 from kinfold.pipeline._embed import embed
 from kinfold.pipeline._estimate import Estimate, estimate
 from kinfold.pipeline._estimate_fit import StageEstimate
-from kinfold.pipeline._evaluate import Evaluation, evaluate
+from kinfold.pipeline._evaluate import evaluate
+from kinfold.pipeline._evaluation import DepthAccuracy, Evaluation, SeveralLabels
 from kinfold.pipeline._name import name
 from kinfold.pipeline._predict import predict
 from kinfold.pipeline._relabel import RelabelResult, relabel
@@ -17,9 +18,11 @@ from kinfold.pipeline.demo import Demo, DemoRow, run_demo
 __all__ = [
     "Demo",
     "DemoRow",
+    "DepthAccuracy",
     "Estimate",
     "Evaluation",
     "RelabelResult",
+    "SeveralLabels",
     "StageEstimate",
     "ZeroShot",
     "cluster",

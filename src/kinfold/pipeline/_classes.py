@@ -76,15 +76,19 @@ def find_classes(tree: TreeLike, names: str | Path | Names | None, labels: Itera
     InputError
         The tree or the names can't be read, a label is no synset, or a class has no name.
     """
-    if isinstance(tree, ClassTree):
-        opened, source = tree, "given"
-    elif str(tree) == WORDNET:
-        opened, source = ClassTree.from_wordnet(sorted(set(labels))), WORDNET_TITLE
-    elif Path(tree).is_file():
-        opened, source = ClassTree.from_table(tree), str(Path(tree).absolute())
-    else:
-        raise InputError(f"there is no class tree at {tree}; give {WORDNET!r}, or a table with child,parent")
+    opened, source = open_class_tree(tree, labels)
     return Classes(opened, source, tuple(_find_names(opened, names)))
+
+
+def open_class_tree(tree: TreeLike, labels: Iterable[str]) -> tuple[ClassTree, str]:
+    """Return the tree of some labels, and where it is from in words; see :func:`find_classes`."""
+    if isinstance(tree, ClassTree):
+        return tree, "given"
+    if str(tree) == WORDNET:
+        return ClassTree.from_wordnet(sorted(set(labels))), WORDNET_TITLE
+    if Path(tree).is_file():
+        return ClassTree.from_table(tree), str(Path(tree).absolute())
+    raise InputError(f"there is no class tree at {tree}; give {WORDNET!r}, or a table with child,parent")
 
 
 def _find_names(tree: ClassTree, names: str | Path | Names | None) -> Iterator[tuple[str, ...]]:

@@ -3,76 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
 from kinfold.errors import InputError
-from kinfold.metrics import adjusted_rand_index, match_clusters, normalized_mutual_info
-from kinfold.pipeline._labels import first_missing, read_labels, show_examples
+from kinfold.hierarchy import ClassTree
+from kinfold.metrics import (
+    Agreement,
+    LabelSets,
+    compare,
+    drawn_label_accuracy,
+    expected_calibration_error,
+    multi_label_accuracy,
+    per_class_accuracy,
+    top_k_accuracy,
+)
+from kinfold.pipeline._classes import TreeLike, open_class_tree
+from kinfold.pipeline._evaluation import DepthAccuracy, Evaluation, SeveralLabels
+from kinfold.pipeline._truth import join_truth
 from kinfold.run import Run, lock_directory, read_manifest, write_manifest
 
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How well the groups of a run agree with known labels.
-
-    Attributes
-    ----------
-    accuracy : float
-        Share of labeled images whose group stands for their class under the best one-to-one map; all
-        images of leftover groups count as wrong. 0 to 1.
-    accuracy_majority : float
-        The same with each leftover group given to its majority class.
-    nmi : float
-        Normalised mutual information, arithmetic average. 0 to 1.
-    ari : float
-        Adjusted Rand index, at most 1.
-    n_classes, n_groups : int
-        Distinct labels and non-empty groups among the matched images.
-    n_matched : int
-        Images with a group and a label: what the figures are about.
-    n_without_label : int
-        Images with a group but no label.
-    n_without_image : int
-        Labels whose key is not among the grouped images (skipped images are such).
-    labels_without_image : tuple of str
-        The first few keys of such labels.
-    classes : Mapping of int to str
-        Class that each matched group stands for.
-    """
-
-    accuracy: float
-    accuracy_majority: float
-    nmi: float
-    ari: float
-    n_classes: int
-    n_groups: int
-    n_matched: int
-    n_without_label: int
-    n_without_image: int
-    labels_without_image: tuple[str, ...]
-    classes: Mapping[int, str]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON-ready data, as the manifest records it."""
-        return {
-            **asdict(self),
-            "labels_without_image": list(self.labels_without_image),
-            "classes": {str(group): name for group, name in self.classes.items()},
-        }
+_RANKS = 5
+_N_DRAWS = 50
+_NOBODY = object()
 
 
-def evaluate(run: Run | str | Path, labels: str | Path | Mapping[Any, Any]) -> Evaluation:
+def evaluate(
+    run: Run | str | Path,
+    labels: str | Path | Mapping[Any, Any],
+    *,
+    tree: TreeLike | None = None,
+    multi_label: bool = False,
+    n_draws: int = _N_DRAWS,
+    random_state: int = 0,
+) -> Evaluation:
     """Compare the groups of ``run`` with known labels and record the figures in its manifest.
+
+    Labels are joined by key; what finds no partner is counted and left out, never guessed.
 
     Parameters
     ----------
     run : Run or path
         A finished run.
     labels : path, "folder" or Mapping
-        A CSV or Parquet file with the columns ``key`` and ``label``; or ``"folder"``, the name of the
-        folder that each image lies in; or a mapping from key to label. An empty label counts as none.
+        A CSV or Parquet file with the columns ``key`` and ``label``; the folder of a benchmark; ``"folder"``,
+        the name of the folder that each image lies in; or a mapping from key to label. An empty label counts
+        as none. Several labels per image are lists in the column ``label`` or in the mapping, or (beside the
+        one label that groups are mapped by) in a column ``labels``.
+    tree : "wordnet", path or ClassTree, optional
+        How the labels lie below one another: adds accuracies for which a label's ancestors are right too, and
+        accuracies by depth. WordNet for synset ids; a file is a parent table.
+    multi_label : bool, default False
+        A key may have several rows, one per label.
+    n_draws : int, default 50
+        Maps from labels drawn at random, where no label of an image is the first (ReaL's protocol).
+    random_state : int, default 0
+        Seed of the draws.
 
     Returns
     -------
@@ -81,37 +71,140 @@ def evaluate(run: Run | str | Path, labels: str | Path | Mapping[Any, Any]) -> E
     Raises
     ------
     InputError
-        The labels can't be read, one key has two labels, or no key is one of the run's.
+        The labels or the tree can't be read, one key has two labels, no key is one of the run's, a label
+        isn't in the tree, or a tree is given where labels say themselves what is right.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    keys = run.assignments["key"].to_pylist()
-    known = read_labels(labels, keys)
-    if not known:
-        source = "the mapping" if isinstance(labels, Mapping) else labels
-        raise InputError(f"{source} holds no labels: it has no rows, or all its labels are empty")
-    pairs = [(known[key], int(group)) for key, group in zip(keys, run.labels, strict=True) if key in known]
-    if not pairs:
-        raise InputError(
-            f"no label is about an image of {run.path}: "
-            f"labels are for {show_examples(known)}, images are {show_examples(keys)}"
+    truth = join_truth(labels, run.assignments["key"].to_pylist(), several=multi_label, where=str(run.path))
+    if tree is not None and truth.sets is not None:
+        raise InputError("images with several labels and a tree (tree=, --tree) don't go together; give one")
+    groups, top = run.labels[truth.rows], _ranked_groups(run, truth.rows)
+    agreement = None if truth.labels is None else compare(truth.labels, groups)
+    several: SeveralLabels | None = None
+    by_depth: tuple[DepthAccuracy, ...] = ()
+    if truth.sets is not None:
+        several = _measure_sets(truth.sets, truth.labels, top, n_draws, random_state)
+    elif tree is not None and agreement is not None:
+        opened = open_class_tree(tree, {str(label) for label in truth.labels or ()})[0]
+        several, by_depth = _measure_tree(
+            opened, [str(label) for label in truth.labels or ()], top, agreement
         )
-    y_true, y_pred = [label for label, _ in pairs], [group for _, group in pairs]
-    match = match_clusters(y_true, y_pred)
+    confidences = run.assignments["confidence"].to_numpy()[truth.rows]
     evaluation = Evaluation(
-        accuracy=match.accuracy,
-        accuracy_majority=match_clusters(y_true, y_pred, majority=True).accuracy,
-        nmi=normalized_mutual_info(y_true, y_pred),
-        ari=adjusted_rand_index(y_true, y_pred),
-        n_classes=len(set(y_true)),
-        n_groups=len(set(y_pred)),
-        n_matched=len(pairs),
-        n_without_label=len(keys) - len(pairs),
-        n_without_image=len(known) - len(pairs),
-        labels_without_image=first_missing(known, keys),
-        classes={int(group): str(match.mapping[group]) for group in sorted(match.mapping)},
+        **_single_label_figures(truth.labels, groups, top, confidences, agreement),
+        several=several,
+        by_depth=by_depth,
+        n_classes=agreement.n_classes if agreement else len(truth.sets.labels) if truth.sets else 0,
+        n_groups=len(np.unique(groups)),
+        n_matched=len(truth.rows),
+        n_without_label=truth.n_without_label,
+        n_without_image=truth.n_without_image,
+        labels_without_image=truth.labels_without_image,
     )
     _record(run, evaluation)
     return evaluation
+
+
+def _single_label_figures(
+    labels: list[Any] | None,
+    groups: NDArray[np.int32],
+    top: NDArray[np.int32],
+    confidences: NDArray[np.float32],
+    agreement: Agreement | None,
+) -> dict[str, Any]:
+    """Return the figures that go by one label per image: all None or empty where there is none."""
+    if agreement is None or labels is None:
+        names = ("accuracy", "accuracy_majority", "nmi", "ami", "ari", "purity")
+        none = dict.fromkeys((*names, "mean_class_accuracy", "calibration_error"))
+        return {**none, "top_k": {}, "classes": {}}
+    match = agreement.match
+    stands_for = [match.mapping.get(group, _NOBODY) for group in groups.tolist()]
+    right = np.array([name == label for name, label in zip(stands_for, labels, strict=True)], dtype=bool)
+    return {
+        "accuracy": agreement.accuracy,
+        "accuracy_majority": agreement.accuracy_majority,
+        "mean_class_accuracy": per_class_accuracy(labels, groups).mean_accuracy,
+        "nmi": agreement.nmi,
+        "ami": agreement.ami,
+        "ari": agreement.ari,
+        "purity": agreement.purity,
+        "top_k": {k: top_k_accuracy(labels, top, k, match=match) for k in _ranks(top)},
+        "calibration_error": expected_calibration_error(confidences, right),
+        "classes": {int(group): str(match.mapping[group]) for group in sorted(match.mapping)},
+    }
+
+
+def _measure_sets(
+    sets: LabelSets, first: list[Any] | None, top: NDArray[np.int32], n_draws: int, random_state: int
+) -> SeveralLabels:
+    """Measure where the labels say themselves what is right."""
+    ks, mean_labels = _ranks(top), float(sets.counts.mean())
+    if first is not None:
+        return SeveralLabels("listed", multi_label_accuracy(first, sets, top, ks=ks), {}, 0, mean_labels)
+    drawn = drawn_label_accuracy(sets, top, ks=ks, n_draws=n_draws, random_state=random_state)
+    return SeveralLabels("drawn", drawn.means, drawn.deviations, drawn.n_draws, mean_labels)
+
+
+def _measure_tree(
+    tree: ClassTree, labels: list[str], top: NDArray[np.int32], agreement: Agreement
+) -> tuple[SeveralLabels, tuple[DepthAccuracy, ...]]:
+    """Measure where what lies above a label is right too."""
+    names = sorted(set(labels))
+    tree.numbers(names)  # all are in it, or the first that isn't is named
+    sets = LabelSets.of_classes(labels, {name: (name, *tree.ancestors(name)) for name in names})
+    found = multi_label_accuracy(labels, sets, top, ks=_ranks(top))
+    several = SeveralLabels("ancestors", found, {}, 0, float(sets.counts.mean()))
+    number_of = {name: number for number, name in enumerate(names)}
+    codes = np.fromiter((number_of[label] for label in labels), np.int64, len(labels))
+    group_names = {group: str(name) for group, name in agreement.match.mapping.items()}
+    pairs, counts = np.unique(np.stack([codes, top[:, 0]]), axis=1, return_counts=True)
+    stands_for = [group_names.get(group) for group in pairs[1].tolist()]
+    own = [names[code] for code in pairs[0]]
+    same = np.array([name == label for name, label in zip(stands_for, own, strict=True)])
+    # A group that stands for nothing is compared with the label itself, which is no ancestor of itself.
+    above = tree.is_ancestor((name or label for name, label in zip(stands_for, own, strict=True)), own)
+    depths = tree.depths(names)
+    return several, tuple(
+        _accuracy_at(int(depth), depths[pairs[0]] == depth, counts, same, same | above, pairs[0])
+        for depth in np.unique(depths)
+    )
+
+
+def _accuracy_at(
+    depth: int,
+    here: NDArray[np.bool_],
+    counts: NDArray[np.int64],
+    same: NDArray[np.bool_],
+    right: NDArray[np.bool_],
+    codes: NDArray[np.int64],
+) -> DepthAccuracy:
+    n_images = int(counts[here].sum())
+    return DepthAccuracy(
+        depth=depth,
+        n_classes=len(np.unique(codes[here])),
+        n_images=n_images,
+        accuracy=int(counts[here & same].sum()) / n_images,
+        accuracy_ancestors=int(counts[here & right].sum()) / n_images,
+    )
+
+
+def _ranked_groups(run: Run, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return the best groups of some images (n, up to 5), the best first, −1 for none."""
+    lists = run.assignments["top_clusters"].combine_chunks()
+    counts = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False)
+    flat = pc.list_flatten(lists).to_numpy(zero_copy_only=False)
+    starts = np.cumsum(counts) - counts
+    width = max(1, min(_RANKS, int(counts.max(initial=0))))
+    ranks = np.arange(width)
+    there = ranks < counts[rows, None]
+    found = np.full((len(rows), width), -1, dtype=np.int32)
+    found[there] = flat[(starts[rows, None] + ranks)[there]]
+    found[:, 0] = run.labels[rows]
+    return found
+
+
+def _ranks(top: NDArray[np.int32]) -> tuple[int, ...]:
+    return tuple(range(1, top.shape[1] + 1))
 
 
 def _record(run: Run, evaluation: Evaluation) -> None:

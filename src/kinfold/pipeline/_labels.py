@@ -104,13 +104,29 @@ def read_labels(labels: str | Path | Mapping[Any, Any], keys: list[str]) -> dict
             )
     else:
         path = Path(labels)
-        if not path.is_file():
-            raise InputError(
-                f"there are no labels at {path}; give a CSV or Parquet file with the columns key,label, "
-                f"or {FOLDER!r} for the name of each image's folder"
-            )
-        found = _join(path, _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path))
-    return {key: label for key, label in found.items() if label is not None and str(label).strip()}
+        found = _join(path, read_label_rows(path))
+    return {key: label for key, label in found.items() if is_label(label)}
+
+
+def is_label(label: Any) -> bool:
+    """Tell whether something names a class; nothing and blanks don't."""
+    return label is not None and bool(str(label).strip())
+
+
+def read_label_rows(path: Path) -> list[tuple[str, Any]]:
+    """Return key and label of every row of a CSV or Parquet file, as they are.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it can't be read.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"there are no labels at {path}; give a CSV or Parquet file with the columns key,label, "
+            f"or {FOLDER!r} for the name of each image's folder"
+        )
+    return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
 
 
 def _read_csv(path: Path) -> list[tuple[str, str]]:
@@ -151,7 +167,10 @@ def _join(path: Path, rows: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, label in rows:
         if found.setdefault(key, label) != label:
-            raise InputError(f"{path} gives {key!r} two labels, {found[key]!r} and {label!r}; keep one")
+            raise InputError(
+                f"{path} gives {key!r} two labels, {found[key]!r} and {label!r}; keep one "
+                "(kinfold evaluate takes several: --multi-label)"
+            )
     return found
 
 

@@ -197,7 +197,8 @@ def _judge(method: str, run: Run, labels: Path, progress: Progress) -> DemoRow:
     found = evaluate(run, labels)
     if known != found.as_dict() or not run.report_path.exists():
         report(run, progress=progress)
-    return DemoRow(method, found.accuracy, found.nmi, found.ari, seconds, run.path, run.report_path)
+    accuracy, nmi, ari = (float(value or 0) for value in (found.accuracy, found.nmi, found.ari))
+    return DemoRow(method, accuracy, nmi, ari, seconds, run.path, run.report_path)
 
 
 def _check_out(out: Path) -> None:
