@@ -36,6 +36,11 @@ from kinfold.benchmark._maps import (
     wordnet_leaves,
 )
 from kinfold.benchmark._reading import read_accuracies, read_counts, read_folder_labels, read_label_table
+from kinfold.benchmark._results import Results
+from kinfold.benchmark._suite._entries import Suite
+from kinfold.benchmark._suite._file import list_suites, read_suite
+from kinfold.benchmark._suite._running import SuiteRun, run_suite
+from kinfold.benchmark._suite._summary import Summary
 from kinfold.benchmark._tree_file import read_tree_file
 from kinfold.benchmark._trees import OpenedTree, open_tree
 
@@ -50,6 +55,10 @@ __all__ = [
     "Entry",
     "LabelTable",
     "OpenedTree",
+    "Results",
+    "Suite",
+    "SuiteRun",
+    "Summary",
     "build_benchmark",
     "centered",
     "cifar20",
@@ -66,6 +75,7 @@ __all__ = [
     "imbalanced",
     "is_benchmark",
     "list_benchmarks",
+    "list_suites",
     "named_classes",
     "odd_counts",
     "open_tree",
@@ -77,7 +87,9 @@ __all__ = [
     "read_facts",
     "read_folder_labels",
     "read_label_table",
+    "read_suite",
     "read_tree_file",
+    "run_suite",
     "top_classes",
     "union",
     "wordnet_leaves",

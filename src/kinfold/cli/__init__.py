@@ -14,6 +14,7 @@ from kinfold.cli import (
     predict,
     relabel,
     report,
+    suite,
     zeroshot,
 )
 from kinfold.cli._app import app, main
@@ -32,5 +33,6 @@ __all__ = [
     "predict",
     "relabel",
     "report",
+    "suite",
     "zeroshot",
 ]

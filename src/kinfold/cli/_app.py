@@ -47,7 +47,7 @@ _ORDER = (
     "info",
     "demo",
 )
-_RESUMABLE = ("cluster", "embed", "predict", "name", "relabel", "zeroshot", "nouns", "demo")
+_RESUMABLE = ("cluster", "embed", "predict", "name", "relabel", "zeroshot", "nouns", "benchmark", "demo")
 _AS_JSON = "kinfold.json"
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's; Typer may bring its own copy of it
 

@@ -180,7 +180,7 @@ def _names_of(table: LabelTable) -> Any:
 def _join(
     part: Part, table: LabelTable, chosen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], dict[str, int]]:
-    """Return the rows of ``part`` that have one of the chosen labels, these labels, and what had no partner."""
+    """Return the rows that have one of the chosen labels, these labels, and what had no partner."""
     found = pc.index_in(part.keys.cast(pa.large_string()), value_set=table.keys)
     place = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     labeled = place >= 0
@@ -189,7 +189,7 @@ def _join(
     if not len(rows):
         ours, theirs = part.keys[0].as_py(), table.keys[0].as_py()
         raise InputError(
-            f"no label is about an image of {part.name}: labels are for keys like {theirs!r}, images are like "
+            f"no label is about an image of {part.name}: labels are for keys like {theirs!r}, images like "
             f"{ours!r}"
         )
     unmatched = {

@@ -30,7 +30,8 @@ _MOST_SEED = 2**32 - 1
 _TOP = ("name", "title", "note", "seeds", "metrics", "features", "methods", "benchmarks", "published")
 _SECTIONS = ("features", "methods", "benchmarks")
 _BUILTIN = ("digits",)
-_KINDS: Mapping[str, tuple[str, type | tuple[type, ...]]] = {
+_TEXT: tuple[str, Any] = ("a text", str)
+_KINDS: Mapping[str, tuple[str, Any]] = {
     "scale": ("a number", (int, float)),
     "depth": ("a number", (int, float)),
     "window": ("a number", (int, float)),
@@ -65,8 +66,8 @@ def read_suite(suite: str | Path) -> Suite:
     path = _SUITES / f"{suite}.toml" if str(suite) in shipped else Path(suite)
     if not path.is_file():
         raise InputError(
-            f"there is no suite {str(suite)!r}{nearest_name(str(suite), shipped)}; give a TOML file, or one of "
-            f"{', '.join(shipped)}"
+            f"there is no suite {str(suite)!r}{nearest_name(str(suite), shipped)}; give a TOML file, or one "
+            f"of {', '.join(shipped)}"
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -125,7 +126,9 @@ class _Reader:
             said = f", not {' and '.join(given)}" if given else ""
             self._fail(place, f"give one of path, images and builtin{said}")
         if entry.builtin is not None and entry.builtin not in _BUILTIN:
-            self._fail(place, f"builtin must be one of {', '.join(_BUILTIN)}, not {entry.builtin!r}", "builtin")
+            self._fail(
+                place, f"builtin must be one of {', '.join(_BUILTIN)}, not {entry.builtin!r}", "builtin"
+            )
         if (entry.images is None) != (entry.backbone is None):
             self._fail(place, "images and backbone belong together: one of them is missing")
         for key, needed in (("test", "path"), ("test_images", "images")):
@@ -140,16 +143,16 @@ class _Reader:
         entry = self._entry(MethodEntry, place, name, {"method": name, **content})
         if entry.method not in known:
             hint = nearest_name(entry.method, known)
-            self._fail(place, f"method {entry.method!r} is unknown{hint}; known: {', '.join(known)}", "method")
+            self._fail(
+                place, f"method {entry.method!r} is unknown{hint}; known: {', '.join(known)}", "method"
+            )
         return entry
 
     def _benchmark(self, name: str, content: Mapping[str, Any]) -> BenchmarkEntry:
         place = f"benchmarks.{name}"
         k = content.get("k", "classes")
-        counts = k if isinstance(k, list) else [k]
-        if k == "classes":
-            counts = None
-        elif not counts or any(not _is_whole(one, 1) for one in counts):
+        counts = None if k == "classes" else k if isinstance(k, list) else [k]
+        if counts is not None and (not counts or any(not _is_whole(one, 1) for one in counts)):
             self._fail(place, f'k must be "classes", a whole number or a list of some, not {k!r}', "k")
         rest = {key: value for key, value in content.items() if key != "k"}
         entry = self._entry(BenchmarkEntry, place, name, rest, k=None if counts is None else tuple(counts))
@@ -170,7 +173,7 @@ class _Reader:
         return kind(**{"name": name, "title": name, **values, **known})
 
     def _value(self, place: str, key: str, value: Any) -> Any:
-        said, wanted = _KINDS.get(key, ("a text", str))
+        said, wanted = _KINDS.get(key, _TEXT)
         if not isinstance(value, wanted) or isinstance(value, bool):
             self._fail(place, f"{key} must be {said}, not {value!r}", key)
         if wanted is list:
@@ -193,9 +196,7 @@ class _Reader:
                     for wanted in getattr(entry, key, None) or ():
                         self._known(f"{section}.{name}", key, wanted, list(known))
 
-    def _published(
-        self, content: Any, features: Any, methods: Any, benchmarks: Any
-    ) -> tuple[Published, ...]:
+    def _published(self, content: Any, features: Any, methods: Any, benchmarks: Any) -> tuple[Published, ...]:
         found = []
         if not isinstance(content, list):
             self._fail("published", "write [[published]], once for every set of figures")

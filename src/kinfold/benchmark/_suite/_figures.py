@@ -1,0 +1,356 @@
+"""The papers' figures: each kind is a pure function of lines, drawn where there are data for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kinfold.benchmark._results import Line
+from kinfold.benchmark._suite._entries import PROBE, Suite
+from kinfold.benchmark._suite._style import Style, new_figure, put_legend, save_figure
+from kinfold.benchmark._suite._summary import judged_side
+from kinfold.errors import MissingExtraError
+from kinfold.storage import atomic_directory
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Series = tuple[str, str]  # method, features
+_MEASURES = {"alignment": "alignment", "davies_bouldin": "Davies–Bouldin index", "silhouette": "silhouette"}
+_MOST_NAMED = 12
+
+
+def need_matplotlib() -> None:
+    """Raise :class:`MissingExtraError` where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("Drawing figures", "matplotlib", "figures") from error
+
+
+def write_figures(folder: Path, suite: Suite, lines: Sequence[Line]) -> tuple[Path, ...]:
+    """Draw all figures that there are data for, as PNG and SVG; return their paths without suffix."""
+    need_matplotlib()
+    done = [line for line in lines if "failed" not in line]
+    drawn = dict(draw_figures(suite, done))
+    with atomic_directory(folder) as partial:
+        for name, figure in drawn.items():
+            save_figure(figure, partial / name)
+    return tuple(folder / name for name in drawn)
+
+
+def draw_figures(suite: Suite, lines: Sequence[Line]) -> Iterator[tuple[str, Figure]]:
+    """Yield name and figure of every kind that the lines have data for."""
+    for name, draw in FIGURES.items():
+        figure = draw(suite, lines)
+        if figure is not None:
+            yield name, figure
+    for name, draw in FIGURES_PER_BENCHMARK.items():
+        places = dict.fromkeys((line["benchmark"], line["features"]) for line in lines)
+        for benchmark, features in places:
+            own = [line for line in lines if (line["benchmark"], line["features"]) == (benchmark, features)]
+            figure = draw(suite, own)
+            if figure is not None:
+                yield f"{name}-{benchmark}-{features}", figure
+
+
+def draw_depth(suite: Suite, lines: Sequence[Line]) -> Figure | None:
+    """Accuracy against the deepest level of the classes (scaling paper, Figure 2, left)."""
+    return _draw_axis(suite, lines, "depth", "deepest level d of Coarse(d)")
+
+
+def draw_window(suite: Suite, lines: Sequence[Line]) -> Figure | None:
+    """Accuracy against the width of the window of class frequencies (scaling paper, Figure 2, right)."""
+    return _draw_axis(suite, lines, "window", "percentiles on either side of the median class frequency")
+
+
+def draw_batch_size(suite: Suite, lines: Sequence[Line]) -> Figure | None:
+    """Accuracy against the batch size, which SCANv2's entropy term hangs on (scaling paper, section 6)."""
+    points: dict[tuple[str, ...], dict[float, list[float]]] = {}
+    for line in _of_classes(lines):
+        size = line["parameters"].get("batch_size")
+        if size is not None:
+            series = line["estimator"], line["benchmark"], line["features"]
+            points.setdefault(series, {}).setdefault(float(size), []).append(_accuracy(line))
+    points = {series: found for series, found in points.items() if len(found) > 1}
+    if not points:
+        return None
+    figure, axes = new_figure("Accuracy against batch size")
+    style = Style(list(points))
+    for curve, found in points.items():
+        _errorbar(axes, found, style.of(curve), _join_names(suite, curve))
+    sizes = sorted({size for found in points.values() for size in found})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+    axes.minorticks_off()
+    _label(axes, "batch size (samples, logarithmic)", "accuracy (%)")
+    put_legend(figure, axes)
+    return figure
+
+
+def draw_clusters(suite: Suite, lines: Sequence[Line]) -> Figure | None:
+    """Accuracy against K where it isn't the number of classes (scaling paper, Figure 6; ICCE, Table 8)."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        groups.setdefault((line["benchmark"], line["features"]), []).append(line)
+    groups = {place: own for place, own in groups.items() if len({line["n_clusters"] for line in own}) > 1}
+    if not groups:
+        return None
+    figure, all_axes = new_figure("Accuracy against the number of clusters", panels=len(groups))
+    style = Style(list(suite.methods))
+    for axes, ((benchmark, features), own) in zip(all_axes, groups.items(), strict=True):
+        for method in _ordered(suite, own):
+            mine = [line for line in own if line["method"] == method]
+            if len({line["n_clusters"] for line in mine}) < 2:
+                continue
+            for metric, look, note in (("acc", {}, ""), ("acc_majority", {"linestyle": ":"}, ", majority")):
+                found: dict[float, list[float]] = {}
+                for line in mine:
+                    found.setdefault(line["n_clusters"], []).append(_accuracy(line, metric))
+                _errorbar(axes, found, {**style.of(method), **look}, suite.methods[method].title + note)
+        n_classes = own[0]["n_classes"]
+        axes.axvline(n_classes, color="0.6", linewidth=1, linestyle="--", zorder=0, label="number of classes")
+        axes.set_xticks(sorted({line["n_clusters"] for line in own}))
+        axes.set_title(_place_title(suite, benchmark, features), fontsize="medium")
+        _label(axes, "number of clusters K", "accuracy (%)")
+    put_legend(figure, *all_axes)
+    return figure
+
+
+def draw_features(suite: Suite, lines: Sequence[Line]) -> Figure | None:
+    """Accuracy by backbone (scaling paper, Figure 3, right)."""
+    groups: dict[str, list[Line]] = {}
+    for line in _of_classes(lines):
+        groups.setdefault(line["benchmark"], []).append(line)
+    groups = {name: own for name, own in groups.items() if len({line["features"] for line in own}) > 1}
+    if not groups:
+        return None
+    figure, all_axes = new_figure("Accuracy by features", panels=len(groups))
+    style = Style(list(suite.methods))
+    for axes, (benchmark, own) in zip(all_axes, groups.items(), strict=True):
+        names = [name for name in suite.features if any(line["features"] == name for line in own)]
+        methods = _ordered(suite, own)
+        for number, method in enumerate(methods):
+            shift = 0.5 * ((number + 0.5) / len(methods) - 0.5)
+            found: dict[float, list[float]] = {}
+            for line in own:
+                if line["method"] == method:
+                    found.setdefault(names.index(line["features"]) + shift, []).append(_accuracy(line))
+            look = {**style.of(method), "linestyle": "none"}
+            _errorbar(axes, found, look, suite.methods[method].title)
+        titles = [suite.features[name].title for name in names]
+        turned = max(map(len, titles)) * len(titles) > 48
+        axes.set_xticks(
+            range(len(names)), titles, rotation=30 if turned else 0, ha="right" if turned else "center"
+        )
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.set_title(suite.benchmarks[benchmark].title, fontsize="medium")
+        _label(axes, "", "accuracy (%)")
+    put_legend(figure, *all_axes)
+    return figure
+
+
+def draw_separability(suite: Suite, lines: Sequence[Line]) -> Figure | None:
+    """Accuracy of a linear probe against how classes lie apart (scaling paper, Figure 4)."""
+    probes: dict[tuple[str, str], list[Line]] = {}
+    for line in lines:
+        if line["estimator"] == PROBE and line.get("space"):
+            probes.setdefault((line["benchmark"], line["features"]), []).append(line)
+    if len(probes) < 2:
+        return None
+    figure, all_axes = new_figure("Linear probe against separability of the classes", panels=len(_MEASURES))
+    style = Style(list(probes))
+    for axes, (measure, title) in zip(all_axes, _MEASURES.items(), strict=True):
+        for place, own in probes.items():
+            values = [line["space"][measure] for line in own if line["space"].get(measure) is not None]
+            if values:
+                look = {**style.of(place), "linestyle": "none"}
+                axes.plot(
+                    [mean(values)],
+                    [mean(_accuracy(line) for line in own)],
+                    **look,
+                    label=_place_title(suite, *place),
+                )
+        _label(axes, title, "accuracy of the probe (%)")
+        axes.margins(0.15)
+    put_legend(figure, *all_axes)
+    return figure
+
+
+def draw_calibration(suite: Suite, lines: Sequence[Line]) -> Figure | None:
+    """Accuracy against confidence (scaling paper, Figure 3, left)."""
+    own = _with(lines, "calibration")
+    if not own:
+        return None
+    figure, axes = new_figure(f"Calibration: {_place_title(suite, own[0]['benchmark'], own[0]['features'])}")
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="calibrated")
+    style = Style(list(suite.methods))
+    for method in _ordered(suite, own):
+        mine = [line for line in own if line["method"] == method]
+        counts, accuracies, confidences = _pooled(mine)
+        errors = [line[judged_side(line)]["ece"] for line in mine]
+        label = f"{suite.methods[method].title} (ECE {100 * mean(errors):.1f} %)"
+        filled = counts > 0
+        axes.plot(confidences[filled], accuracies[filled], **style.of(method), label=label)
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    _label(axes, "confidence (highest probability)", "accuracy (share of right ones)")
+    put_legend(figure, axes)
+    return figure
+
+
+def draw_confidence(suite: Suite, lines: Sequence[Line]) -> Figure | None:
+    """How many predictions are made with which confidence (scaling paper, Figure 8)."""
+    own = _with(lines, "confidence")
+    if not own:
+        return None
+    figure, axes = new_figure(f"Confidence: {_place_title(suite, own[0]['benchmark'], own[0]['features'])}")
+    style = Style(list(suite.methods))
+    for method in _ordered(suite, own):
+        mine = [line["confidence"] for line in own if line["method"] == method]
+        counts = np.sum([one["counts"] for one in mine], axis=0)
+        look = style.of(method)
+        label = f"{suite.methods[method].title} (mean {mean(one['mean'] for one in mine):.2f})"
+        axes.stairs(
+            100 * counts / counts.sum(),
+            mine[0]["edges"],
+            color=look["color"],
+            linestyle=look["linestyle"],
+            linewidth=1.6,
+            label=label,
+        )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    _label(axes, "confidence (highest probability)", "share of predictions (%)")
+    put_legend(figure, axes)
+    return figure
+
+
+FIGURES: Mapping[str, Callable[[Suite, Sequence[Line]], Any]] = {
+    "depth": draw_depth,
+    "window": draw_window,
+    "batch-size": draw_batch_size,
+    "clusters": draw_clusters,
+    "features": draw_features,
+    "separability": draw_separability,
+}
+FIGURES_PER_BENCHMARK: Mapping[str, Callable[[Suite, Sequence[Line]], Any]] = {
+    "calibration": draw_calibration,
+    "confidence": draw_confidence,
+}
+
+
+def _draw_axis(suite: Suite, lines: Sequence[Line], name: str, title: str) -> Figure | None:
+    """Draw accuracy against what benchmarks say of themselves, and the published figures beside."""
+    points: dict[Series, dict[float, list[float]]] = {}
+    for line in _of_classes(lines):
+        if line.get(name) is not None:
+            own = points.setdefault((line["method"], line["features"]), {})
+            own.setdefault(float(line[name]), []).append(_accuracy(line))
+    places = sorted({place for found in points.values() for place in found})
+    if len(places) < 2:
+        return None
+    figure, axes = new_figure(f"Accuracy against {name}")
+    style, lone = Style(list(suite.methods)), len({features for _, features in points}) == 1
+    order = {method: number for number, method in enumerate(suite.methods)}
+    looks = ("-", "--", "-.", ":")
+    features = list(dict.fromkeys(features for _, features in points))
+    for series in sorted(points, key=lambda one: (order[one[0]], features.index(one[1]))):
+        look = {**style.of(series[0]), "linestyle": looks[features.index(series[1]) % len(looks)]}
+        label = suite.methods[series[0]].title
+        _errorbar(
+            axes, points[series], look, label if lone else f"{label}, {suite.features[series[1]].title}"
+        )
+    for method, found in _published(suite, name).items():
+        if any(method == shown for shown, _ in points):
+            look = {**style.of(method), "linestyle": (0, (1, 2)), "markerfacecolor": "white"}
+            axes.plot(
+                list(found), list(found.values()), **look, label=f"{suite.methods[method].title}, published"
+            )
+    axes.set_xticks(places)
+    _label(axes, title, "accuracy (%)")
+    put_legend(figure, axes)
+    return figure
+
+
+def _published(suite: Suite, name: str) -> dict[str, dict[float, float]]:
+    found: dict[str, dict[float, float]] = {}
+    for one in suite.published:
+        place = getattr(suite.benchmarks.get(one.benchmark), name, None)
+        if place is not None and one.metric == "acc" and one.k is None:
+            for method, value in one.values.items():
+                found.setdefault(method, {})[float(place)] = float(value)
+    return {method: dict(sorted(own.items())) for method, own in found.items()}
+
+
+def _errorbar(
+    axes: Any, points: Mapping[float, Sequence[float]], look: Mapping[str, Any], label: str
+) -> None:
+    """Draw means, and standard deviations where there are several seeds."""
+    places = sorted(points)
+    spreads = [stdev(points[place]) if len(points[place]) > 1 else 0.0 for place in places]
+    axes.errorbar(
+        places,
+        [mean(points[place]) for place in places],
+        yerr=spreads if any(spreads) else None,
+        capsize=3,
+        elinewidth=1,
+        label=label,
+        **look,
+    )
+
+
+def _pooled(lines: Sequence[Line]) -> tuple[Any, Any, Any]:
+    """Return the curve of all predictions of several seeds."""
+    counts = np.array([line["calibration"]["counts"] for line in lines], dtype=float)
+    total = counts.sum(axis=0)
+    means = []
+    for name in ("accuracies", "confidences"):
+        values = np.array(
+            [[value or 0.0 for value in line["calibration"][name]] for line in lines], dtype=float
+        )
+        means.append((counts * values).sum(axis=0) / np.maximum(total, 1))
+    return total, means[0], means[1]
+
+
+def _with(lines: Sequence[Line], name: str) -> list[Line]:
+    return [line for line in _of_classes(lines) if line.get(name)]
+
+
+def _of_classes(lines: Sequence[Line]) -> list[Line]:
+    """Return the lines whose K is the number of classes."""
+    return [line for line in lines if line["n_clusters"] == line["n_classes"]]
+
+
+def _ordered(suite: Suite, lines: Sequence[Line]) -> list[str]:
+    there = {line["method"] for line in lines}
+    return [method for method in suite.methods if method in there]
+
+
+def _accuracy(line: Line, metric: str = "acc") -> float:
+    return 100 * float(line[judged_side(line)][metric])
+
+
+def _place_title(suite: Suite, benchmark: str, features: str) -> str:
+    title = suite.benchmarks[benchmark].title
+    return title if len(suite.features) == 1 else f"{title}, {suite.features[features].title}"
+
+
+def _join_names(suite: Suite, series: Sequence[str]) -> str:
+    estimator, benchmark, features = series
+    names = {"scan": "SCANv2", "temi": "TEMI", "icce": "ICCE", "tac": "TAC", "turtle": "TURTLE"}
+    parts = [names.get(estimator, estimator)]
+    parts += [suite.benchmarks[benchmark].title] if len(suite.benchmarks) > 1 else []
+    parts += [suite.features[features].title] if len(suite.features) > 1 else []
+    return ", ".join(parts)
+
+
+def _label(axes: Any, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(True, color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)

@@ -1,0 +1,115 @@
+"""What is said of one fit: agreement with the classes, calibration, separability."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinfold import metrics
+from kinfold.benchmark._suite._data import Split, Task
+from kinfold.methods import predict_top
+
+_MOST_JUDGED = 20_000  # rows whose neighbours tell the alignment
+_N_NEIGHBORS = 10
+
+
+def judge(estimator: Any, task: Task, *, with_ami: bool = False) -> dict[str, Any]:
+    """Return the figures of a fitted estimator on training rows and, where there are some, on test rows.
+
+    ``calibration`` and ``confidence`` are of the rows that are judged: the test rows, else the training rows.
+    """
+    judged = task.test or task.train
+    top = predict_top(estimator, judged.X)
+    found: dict[str, Any] = {"train": scores(task.train.y, estimator.labels_, with_ami=with_ami)}
+    labels = estimator.labels_ if task.test is None else top.clusters[:, 0]
+    side = "train" if task.test is None else "test"
+    match = metrics.match_clusters(judged.y, top.clusters[:, 0])
+    right = _right(judged.y, top.clusters[:, 0], match.mapping)
+    curve = metrics.calibration_curve(top.probabilities[:, 0], right)
+    histogram = metrics.confidence_histogram(top.probabilities[:, 0])
+    found[side] = scores(judged.y, labels, with_ami=with_ami) | {
+        "top5": metrics.top_k_accuracy(judged.y, top.clusters, k=min(5, top.clusters.shape[1])),
+        "ece": curve.error,
+    }
+    found["calibration"] = {
+        "edges": curve.edges,
+        "counts": curve.counts,
+        "accuracies": curve.accuracies,
+        "confidences": curve.confidences,
+    }
+    found["confidence"] = {"edges": histogram.edges, "counts": histogram.counts, "mean": histogram.mean}
+    return found
+
+
+def scores(y: NDArray[np.integer], labels: NDArray[np.integer], *, with_ami: bool = False) -> dict[str, Any]:
+    """Return agreement of clusters with classes, by every measure that is quick."""
+    found: dict[str, Any] = {
+        "acc": metrics.clustering_accuracy(y, labels),
+        "acc_majority": metrics.clustering_accuracy(y, labels, majority=True),
+        "nmi": metrics.normalized_mutual_info(y, labels),
+        "nmi_geometric": metrics.normalized_mutual_info(y, labels, average_method="geometric"),
+        "ari": metrics.adjusted_rand_index(y, labels),
+        "purity": metrics.purity(y, labels),
+        "live": len(np.unique(labels)),
+    }
+    if with_ami:
+        found["ami"] = metrics.adjusted_mutual_info(y, labels)
+    return found
+
+
+def _right(y: NDArray[np.integer], clusters: NDArray[np.integer], mapping: Any) -> NDArray[np.bool_]:
+    """Tell which rows are in the cluster that stands for their class."""
+    most = int(clusters.max()) + 1
+    classes = np.full(most, -1, dtype=np.int64)
+    for cluster, label in mapping.items():
+        classes[int(cluster)] = int(label)
+    return np.asarray(classes[clusters] == y)
+
+
+def judge_space(task: Task, seed: int) -> dict[str, Any]:
+    """Return how well the classes lie apart in the space: an upper bound, no clustering.
+
+    The linear probe learns from the training labels and is judged on the test rows, as are the other
+    measures; without a test set, all are of the training rows.
+    """
+    judged = task.test or task.train
+    space = _draw(judged, seed)
+    unit = _unit(space)
+    graph = _nearest(unit)
+    apart = {
+        "silhouette": metrics.silhouette(unit, space.y, random_state=seed).value,
+        "davies_bouldin": metrics.davies_bouldin(unit, space.y),
+        "alignment": metrics.alignment(unit, space.y, graph),
+    }
+    return {"space": apart, "n_space": len(space.y), **_probe(task, seed)}
+
+
+def _draw(split: Split, seed: int) -> Split:
+    if len(split.y) <= _MOST_JUDGED:
+        return Split(np.asarray(split.X[:]), split.y)
+    rows = np.sort(np.random.default_rng(seed).choice(len(split.y), _MOST_JUDGED, replace=False))
+    return Split(np.asarray(split.X[rows]), split.y[rows])
+
+
+def _unit(split: Split) -> NDArray[np.float32]:
+    X = np.asarray(split.X, dtype=np.float32)
+    norms = np.linalg.norm(X, axis=1, keepdims=True)
+    return np.asarray(X / np.maximum(norms, np.finfo(np.float32).tiny))
+
+
+def _nearest(unit: NDArray[np.float32]) -> Any:
+    from kinfold.neighbors import knn_graph
+
+    return knn_graph(unit, min(_N_NEIGHBORS, len(unit) - 1), zero_rows="isolate")
+
+
+def _probe(task: Task, seed: int) -> dict[str, Any]:
+    from sklearn.linear_model import LogisticRegression
+
+    X, y = np.asarray(task.train.X[:]), task.train.y
+    judged = task.test or task.train
+    side = "train" if task.test is None else "test"
+    model = LogisticRegression(max_iter=300).fit(X, y)
+    return {side: {"acc": float(model.score(judged.X[:], judged.y))}}
