@@ -21,7 +21,6 @@ from kinfold.benchmark import (
     class_list,
     describe_benchmark,
     is_benchmark,
-    published_tree,
     read_accuracies,
     read_counts,
     read_folder_labels,
@@ -51,7 +50,7 @@ def labels_of(found):
 
 
 def test_own_classes_become_coarse_in_all_splits(tree):
-    found = build_benchmark("coarse", made_labels(), tree=tree, parameters={"level": 1})
+    found = build_benchmark("coarse", made_labels(), tree=tree, parameters={"depth": 0})
     above = {"dog": "animal", "poodle": "animal", "cat": "animal", "hammer": "tool"}
     assert labels_of(found) == {
         key: above.get(key.split("/")[1], key.split("/")[1]) for key in made_labels().keys.to_pylist()
@@ -261,7 +260,7 @@ def test_names_and_parameters_that_are_none_are_refused(tree):
     for name, given, message in (
         ("imagenet21k-tinny", {}, "did you mean 'imagenet21k-tiny'"),
         ("window", {"sprea": 5}, "did you mean 'spread'"),
-        ("coarse", {}, "needs a value for level"),
+        ("coarse", {}, "needs a value for depth"),
         ("all", {"seed": 1}, "takes none"),
         ("odd", {"seed": -1}, "seed must be"),
         ("random", {"n_classes": 7}, "there are 6"),
@@ -321,31 +320,37 @@ def test_imagenet_21k_is_described_beside_what_was_published():
     assert found["n_classes"] == 10_450
     assert abs(found["wordnet_leaf"] - 7353) <= 73
     assert found["class_leaf"] == found["published"]["class_leaf"] == 8153
-    assert found["coarse"]["12"] == 10_450
+    assert found["coarse"]["11"] == 10_450
     trees = found["trees"]
     assert set(trees) == {"published", "nearest-ancestor", "direct"}
     for name, one in trees.items():
         assert abs(one["class_leaf"] - 8153) <= 81
         counts = list(one["coarse"].values())
-        assert list(one["coarse"]) == [str(level) for level in range(1, len(counts) + 1)]
+        assert list(one["coarse"]) == [str(depth) for depth in range(len(counts))]
         assert counts == sorted(counts)
         assert counts[0] == one["n_roots"]
         assert counts[-1] == 10_450
         assert len(counts) == (11 if name == "direct" else 12)
 
 
-def test_one_step_towards_the_roots_is_what_loops_say():
-    tree, found = published_tree(), describe_benchmark("imagenet21k")
-    for level in (1, 5):
-        labels = {one if len(tree.path_to_root(one)) <= level else tree.parents(one)[0] for one in tree.ids}
-        assert found["coarse_one_step"][str(level)] == len(labels)
+def test_one_step_up_in_wordnet_gives_the_published_counts():
+    """All but that of Coarse(1), which is one class off."""
+    found = describe_benchmark("imagenet21k")
+    counts, published = found["coarse_one_step"], found["published"]["coarse"]
+    assert len(published) == 9
+    assert {d: counts[d] - n for d, n in published.items() if counts[d] != n} == {"1": 1}
+    for depth in (2, 8):
+        built = build_benchmark("imagenet21k-coarse", miniature(), parameters={"depth": depth})
+        assert built.n_classes == counts[str(depth)]
+        assert built.facts["differences"] == []
+        assert built.facts["published"]["n_classes"] == built.n_classes
 
 
 def test_own_trees_and_counts_are_described(tree):
     counts = ClassCounts.from_mapping(SIZES)
     found = describe_benchmark(data=counts, tree=tree)
     assert (found["n_classes"], found["class_leaf"]) == (6, 3)
-    assert found["coarse"] == {"1": 2, "2": 5, "3": 6}
+    assert found["coarse"] == {"0": 2, "1": 5, "2": 6}
     assert found["frequencies"]["sets"]["huge"]["n_classes"] == 4
     assert describe_benchmark(tree=tree)["n_classes"] == 6
     with pytest.raises(InputError, match="counts or a tree"):
@@ -372,7 +377,7 @@ def test_every_benchmark_of_imagenet_21k_is_made_in_miniature(tmp_path):
         if entry.universe != "imagenet21k":
             continue
         given = {"top": models[:1], "union": models}.get(entry.builder, ())
-        parameters = {"level": 4} if entry.builder == "coarse" else {}
+        parameters = {"depth": 3} if entry.builder == "coarse" else {}
         found = build_benchmark(name, table, accuracies=given, parameters=parameters)
         found.save(tmp_path / name)
         assert is_benchmark(tmp_path / name)

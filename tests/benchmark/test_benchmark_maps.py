@@ -134,16 +134,31 @@ TREE = ClassTree(
 )
 
 
-def test_coarse_counts_levels_from_the_roots():
+def test_coarse_classes_are_the_ancestors_at_a_depth():
     names = ["toy poodle", "hammer", "dog"]
-    assert coarse(names, TREE, 1).labels == ("animal", "tool", "animal")
-    assert coarse(names, TREE, 2).labels == ("dog", "hammer", "dog")
-    assert coarse(names, TREE, 3).labels == ("poodle", "hammer", "dog")
+    assert coarse(names, TREE, 0).labels == ("animal", "tool", "animal")
+    assert coarse(names, TREE, 1).labels == ("dog", "hammer", "dog")
+    assert coarse(names, TREE, 2).labels == ("poodle", "hammer", "dog")
     assert coarse(names, TREE, 9).labels == tuple(names)
-    assert all(coarse(names, TREE, level).kept.all() for level in range(1, 5))
-    for wrong in (0, 1.5, True):
-        with pytest.raises(InputError, match="1 or more"):
-            coarse(names, TREE, wrong)
+    assert all(coarse(names, TREE, depth).kept.all() for depth in range(5))
+    for wrong in (-1, 1.5, True, "deep"):
+        for steps in ("all", "one"):
+            with pytest.raises(InputError, match="0 or more"):
+                coarse(names, TREE, wrong, steps=steps)
+    with pytest.raises(InputError, match="steps must be"):
+        coarse(names, TREE, 1, steps="two")
+
+
+def test_one_step_goes_to_the_direct_hypernym_a_class_or_not():
+    wordnet = load_wordnet()
+    animal, poodle, elephant = (wordnet.synsets(word)[0] for word in ("animal", "poodle", "elephant"))
+    tree = ClassTree.from_wordnet([animal, poodle, elephant])
+    found = coarse(tree.ids, tree, 0, steps="one").labels
+    assert found == (animal, wordnet.parents(poodle)[0], wordnet.parents(elephant)[-1])
+    assert len(wordnet.parents(elephant)) == 2
+    assert coarse(tree.ids, tree, 1, steps="one").labels == tree.ids
+    with pytest.raises(InputError):
+        coarse(["toy poodle"], TREE, 0, steps="one")
 
 
 def test_leaves_are_those_with_no_class_below_at_any_distance():

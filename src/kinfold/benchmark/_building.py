@@ -103,7 +103,8 @@ def make_map(
         if opened is None:
             raise InputError(f"{builder} needs a tree (tree=, --tree)")
         if builder == "coarse":
-            return _maps.coarse(names, opened.tree, parameters["level"], choice=parameters["choice"])
+            own = {name: parameters[name] for name in ("choice", "steps")}
+            return _maps.coarse(names, opened.tree, parameters["depth"], **own)
         return _maps.class_leaves(names, opened.tree)
     if builder in ("top", "union"):
         if not accuracies or (builder == "top" and len(accuracies) > 1):

@@ -11,8 +11,18 @@ from kinfold.errors import InputError, nearest_name
 
 WINDOWS = {"tiny": (5, 1060, "1.17M"), "small": (15, 3146, "3.46M"), "base": (25, 5230, "5.67M")}
 WINDOWS |= {"large": (35, 7326, "7.79M"), "huge": (45, 9405, "9.88M")}
-PUBLISHED_COARSE = (3987, 5086, 6772, 8386, 9429, 9997, 10241, 10351)
-"""Class counts of the coarse sets in the scaling paper's Table 5, from the coarsest; 10,450 follows."""
+BY_DEPTH = {
+    "1": 3987,
+    "2": 5086,
+    "3": 6772,
+    "4": 8386,
+    "5": 9429,
+    "6": 9997,
+    "7": 10241,
+    "8": 10351,
+    "11": 10450,
+}
+"""Class counts of Coarse(d) in the scaling paper's Table 5; which d is whose follows from the counts."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,8 @@ class Entry:
         The list of classes it keeps.
     published : mapping
         ``n_classes`` and, where known, ``n_samples`` (as printed), ``splits`` (samples per
-        split) and ``per_class`` (samples per split of every class).
+        split) and ``per_class`` (samples per split of every class),
+        ``by_depth`` (``n_classes`` by the parameter depth).
     needs : tuple of str
         What must be given to make it.
     where : str
@@ -101,8 +112,8 @@ BUILDERS = {
         ),
         Builder(
             "coarse",
-            "classes deeper than a level become their ancestor there",
-            {"level": None, "choice": "first"},
+            "classes deeper than a depth become their ancestor there",
+            {"depth": None, "choice": "first", "steps": "all"},
             ("tree",),
         ),
         Builder("wordnet-leaf", "classes with nothing below them in WordNet"),
@@ -138,9 +149,10 @@ def _from_21k(
     builder: str,
     n_classes: int | None = None,
     n_samples: str | None = None,
+    by_depth: Mapping[str, int] | None = None,
     **more: Any,
 ) -> Entry:
-    published = {"n_classes": n_classes, "n_samples": n_samples}
+    published = {"n_classes": n_classes, "n_samples": n_samples, "by_depth": by_depth}
     known = {key: value for key, value in published.items() if value is not None}
     return Entry(
         f"imagenet21k{name}", title, builder, universe="imagenet21k", published=known, where=WHERE_21K, **more
@@ -198,9 +210,12 @@ def _entries() -> list[Entry]:
         ),
         _from_21k(
             "-coarse",
-            "Coarse(d): classes below level d become their ancestor there",
+            "Coarse(d): classes deeper than d become coarser",
             "coarse",
-            needs=("level",),
+            n_samples="11.06M",
+            by_depth=BY_DEPTH,
+            parameters={"steps": "one"},
+            needs=("depth",),
         ),
         _from_21k("-wordnet-leaf", "WordNet leaf: nothing below in WordNet", "wordnet-leaf", 7353, "7.54M"),
         _from_21k("-class-leaf", "ImageNet21K leaf: no class below", "class-leaf", 8153, "8.37M"),

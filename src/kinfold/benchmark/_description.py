@@ -10,7 +10,7 @@ import numpy as np
 
 from kinfold.benchmark import _maps
 from kinfold.benchmark._building import build_benchmark
-from kinfold.benchmark._catalogue import BUILDERS, CATALOGUE, PUBLISHED_COARSE, WINDOWS, Entry, find_entry
+from kinfold.benchmark._catalogue import BUILDERS, BY_DEPTH, CATALOGUE, WINDOWS, Entry, find_entry
 from kinfold.benchmark._labels import ClassCounts, LabelTable
 from kinfold.benchmark._lists import class_list
 from kinfold.benchmark._trees import PUBLISHED, RULES, WORDNET, OpenedTree, open_tree
@@ -47,7 +47,7 @@ def describe_benchmark(
     -------
     dict
         JSON-ready. Beside what the catalogue says: ``n_classes``; where all classes are in WordNet,
-        ``wordnet_leaf``; where there is a tree, ``class_leaf``, ``coarse`` (level → number of classes) and
+        ``wordnet_leaf``; where there is a tree, ``class_leaf``, ``coarse`` (depth → number of classes) and
         ``tree``. For ImageNet-21K ``trees`` holds the same for the published tree and for both rules over
         WordNet, and ``published`` the paper's figures.
     """
@@ -73,6 +73,7 @@ def describe_benchmark(
         found |= describe_tree(open_tree(spec, classes, rule=rule or RULES[0]), classes)
     if is_21k:
         found["trees"] = _all_trees(classes)
+        found["coarse_one_step"] = one_step_counts(open_tree(PUBLISHED, classes).tree, classes)
         found["published"] = {**found.get("published", {}), **_published_figures()}
     if counts is not None:
         own = counts if universe is None else counts.of(classes)
@@ -83,14 +84,13 @@ def describe_benchmark(
 
 
 def describe_tree(opened: OpenedTree, classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return leaves and coarse counts of some classes in a tree; ``coarse`` by level, 1 being the roots'."""
+    """Return leaves and coarse counts of some classes in a tree; roots have depth 0."""
     tree = opened.tree
     return {
         "tree": opened.describe(),
         "class_leaf": _maps.class_leaves(classes, tree).n_labels,
         "n_roots": len(tree.roots),
         "coarse": coarse_counts(tree, classes),
-        "coarse_one_step": one_step_counts(tree, classes),
         "coarse_by_choice": {choice: coarse_counts(tree, classes, choice) for choice in _CHOICES[1:]}
         if int(tree.parent_links.counts.max()) > 1
         else {},
@@ -98,22 +98,23 @@ def describe_tree(opened: OpenedTree, classes: tuple[str, ...]) -> dict[str, Any
 
 
 def coarse_counts(tree: ClassTree, classes: tuple[str, ...], choice: str = "first") -> dict[str, int]:
-    """Return how many labels Coarse(d) leaves of some classes, for every level d from 1 to the deepest."""
+    """Return how many labels Coarse(d) leaves of some classes, for every d from 0 to the deepest."""
     numbers = tree.numbers(classes)
     depths = tree.tree_depths(choice)  # type: ignore[arg-type]
     deepest = int(depths[numbers].max())
     return {
-        str(level + 1): len(np.unique(tree.coarsen(level, choice=choice)[numbers]))  # type: ignore[arg-type]
-        for level in range(deepest + 1)
+        str(depth): len(np.unique(tree.coarsen(depth, choice=choice)[numbers]))  # type: ignore[arg-type]
+        for depth in range(deepest + 1)
     }
 
 
 def one_step_counts(tree: ClassTree, classes: tuple[str, ...]) -> dict[str, int]:
-    """Return how many labels are left if classes below a level become their parent, wherever that is."""
-    main, depths, numbers = tree.main_parents(), tree.tree_depths(), tree.numbers(classes)
+    """Return the same for ``steps="one"`` of :func:`coarse`; the classes are synsets of WordNet."""
+    above = _maps.coarse(classes, tree, 0, steps="one").labels
+    depths = tree.tree_depths()[tree.numbers(classes)].tolist()
+    rows = list(zip(classes, above, depths, strict=True))
     return {
-        str(level + 1): len(np.unique(np.where(depths[numbers] > level, main[numbers], numbers)))
-        for level in range(int(depths[numbers].max()) + 1)
+        str(d): len({up if depth > d else name for name, up, depth in rows}) for d in range(max(depths) + 1)
     }
 
 
@@ -162,8 +163,7 @@ def _published_figures() -> dict[str, Any]:
     return {
         "wordnet_leaf": 7353,
         "class_leaf": 8153,
-        "coarse": [*PUBLISHED_COARSE, 10450],
-        "n_levels": 11,
+        "coarse": BY_DEPTH,
         "windows": {name: n for name, (_, n, _) in WINDOWS.items()},
         "imbalanced": 2113,
         "centered": 2113,

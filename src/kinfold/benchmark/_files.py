@@ -79,6 +79,9 @@ class Benchmark:
             schema=CLASSES_SCHEMA,
         )
         result = _result(found, stay, labels)
+        published = dict(entry.published)
+        if "depth" in parameters and str(parameters["depth"]) in published.get("by_depth", {}):
+            published["n_classes"] = published["by_depth"][str(parameters["depth"])]
         facts = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -98,8 +101,8 @@ class Benchmark:
             "labels": None if table is None else _describe_labels(table, n_outside),
             "result": result,
             "left_out": {"n_classes": int((~found.kept).sum()), "not_in_every_split": dropped[:_MOST_NAMED]},
-            "published": dict(entry.published),
-            "differences": compare_published(entry.published, result),
+            "published": published,
+            "differences": compare_published(published, result),
         }
         return cls(facts, classes, labels)
 

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from kinfold.benchmark._cifar import to_cifar20
 from kinfold.benchmark._labels import ClassCounts, LabelTable
 from kinfold.errors import InputError, nearest_name
-from kinfold.hierarchy import ClassTree, load_wordnet
+from kinfold.hierarchy import ClassTree, WordNet, load_wordnet
+
+STEPS = ("all", "one")
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,12 @@ def centered(counts: ClassCounts, n_classes: int | None = None) -> ClassMap:
     return _keep_numbers(counts.classes, order[start : start + n_classes])
 
 
-def coarse(classes: Sequence[str], tree: ClassTree, level: int, *, choice: str = "first") -> ClassMap:
-    """Replace every class below a level of the tree by its ancestor there; no sample is left out.
+def coarse(
+    classes: Sequence[str], tree: ClassTree, depth: int, *, choice: str = "first", steps: str = "all"
+) -> ClassMap:
+    """Replace every class deeper in the tree than ``depth`` by a coarser one; no sample is left out.
 
-    This is Coarse(d) of the scaling paper, Section 4.2: level 1 is that of the roots.
+    This is Coarse(d) of the scaling paper, Section 4.2.
 
     Parameters
     ----------
@@ -122,15 +126,46 @@ def coarse(classes: Sequence[str], tree: ClassTree, level: int, *, choice: str =
         All of them nodes of the tree.
     tree : ClassTree
         Who stands below whom.
-    level : int
-        d, 1 or more.
+    depth : int
+        d, 0 or more; roots have depth 0.
     choice : {"first", "shortest", "longest"}, default "first"
         Which parent is taken where there are several, see :meth:`ClassTree.coarsen`.
+    steps : {"all", "one"}, default "all"
+        "all": up to the ancestor at that depth, as the paper's text says. "one": up to the direct hypernym in
+        WordNet, a class or not and however deep, which is how the paper's counts come out (docs/benchmarks.md).
+        Of several hypernyms it is the parent in the tree, else the last named one on the way to that parent.
+
+    Raises
+    ------
+    InputError
+        A value is none of these, a class isn't in the tree, or, for "one", a deeper one not in WordNet.
     """
-    if isinstance(level, bool) or not isinstance(level, (int, np.integer)) or level < 1:
-        raise InputError(f"level must be a whole number of 1 or more, not {level!r}; 1 is that of the roots")
-    stands = tree.coarsen(int(level) - 1, choice=choice)[tree.numbers(classes)]  # type: ignore[arg-type]
-    return ClassMap(tuple(classes), tuple(tree.ids[number] for number in stands))
+    if steps not in STEPS:
+        raise InputError(f"steps must be one of {', '.join(STEPS)}, not {steps!r}")
+    numbers = tree.numbers(classes)
+    if steps == "all":
+        stands = tree.coarsen(depth, choice=choice)[numbers]  # type: ignore[arg-type]
+        return ClassMap(tuple(classes), tuple(tree.ids[number] for number in stands))
+    tree.coarsen(depth)  # refuses what is no depth
+    main, depths = tree.main_parents(choice), tree.tree_depths(choice)  # type: ignore[arg-type]
+    wordnet = load_wordnet()
+    return ClassMap(
+        tuple(classes),
+        tuple(
+            _hypernym(wordnet, name, tree.ids[main[number]]) if depths[number] > depth else name
+            for name, number in zip(classes, numbers.tolist(), strict=True)
+        ),
+    )
+
+
+def _hypernym(wordnet: WordNet, node: str, towards: str) -> str:
+    """Return the hypernym of a synset that is ``towards``, or else the last one below it."""
+    above = wordnet.parents(node)
+    if not above:
+        return node
+    if towards in above or len(above) == 1:
+        return towards if towards in above else above[0]
+    return next((one for one in reversed(above) if towards in wordnet.ancestors(one)), above[-1])
 
 
 def class_leaves(classes: Sequence[str], tree: ClassTree) -> ClassMap:

@@ -90,7 +90,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="A parameter of the builder, like level=4, spread=15, n_classes=500 or seed=1.",
+        help="A parameter of the builder, like depth=4, spread=15, n_classes=500 or seed=1.",
         show_default=False,
     ),
 ]
@@ -110,7 +110,7 @@ def list_(as_json: options.Json = False) -> None:
 
 @group.command(
     epilog="Examples: [bold]kinfold benchmark build imagenet21k-tiny --source imagenet21k/ --out tiny[/bold] "
-    "or [bold]kinfold benchmark build coarse --labels labels.csv --tree tree.csv --set level=2 "
+    "or [bold]kinfold benchmark build coarse --labels labels.csv --tree tree.csv --set depth=1 "
     "--out coarse[/bold]"
 )
 def build(
@@ -233,6 +233,19 @@ def _show_built(folder: Path, facts: dict[str, Any]) -> list[RenderableType]:
     return [make_list(shown)]
 
 
+def _show_coarse(found: dict[str, Any]) -> RenderableType:
+    trees = found.get("trees") or {found["tree"]["kind"]: found}
+    columns = {name: one["coarse"] for name, one in trees.items()}
+    if "coarse_one_step" in found:
+        columns |= {"one step": found["coarse_one_step"], "in print": found["published"]["coarse"]}
+    deepest = max(len(counts) for counts in columns.values())
+    rows = [
+        (d, *(f"{counts[d]:,}" if d in counts else "" for counts in columns.values()))
+        for d in map(str, range(deepest))
+    ]
+    return make_table(("Coarse(d)", *columns), rows)
+
+
 def _show_description(found: dict[str, Any]) -> list[RenderableType]:
     facts = {name: str(found[name]) for name in ("name", "title", "builder", "where") if found.get(name)}
     if "n_classes" in found:
@@ -241,23 +254,9 @@ def _show_description(found: dict[str, Any]) -> list[RenderableType]:
         if name in found:
             published = found.get("published", {}).get(name)
             facts[title] = f"{found[name]:,}" + (f" (published {published:,})" if published else "")
-    if "coarse" in found.get("published", {}):
-        facts["Coarse(d), published"] = " ".join(f"{count:,}" for count in found["published"]["coarse"])
     shown: list[RenderableType] = [make_list(facts)] if facts else []
     if "coarse" in found:
-        trees = found.get("trees") or {found["tree"]["kind"]: found}
-        levels = max(len(one["coarse"]) for one in trees.values())
-        rows = [
-            (
-                str(level),
-                *(
-                    f"{one['coarse'].get(str(level), ''):,}" if str(level) in one["coarse"] else ""
-                    for one in trees.values()
-                ),
-            )
-            for level in range(1, levels + 1)
-        ]
-        shown += ["", make_table(("Coarse(d)", *trees), rows)]
+        shown += ["", _show_coarse(found)]
     if sets := found.get("frequencies", {}).get("sets"):
         rows = [(name, f"{one['n_classes']:,}", f"{one['n_samples']:,}") for name, one in sets.items()]
         shown += ["", make_table(("by frequency", "classes", "images"), rows)]
