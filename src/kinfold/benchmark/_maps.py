@@ -132,8 +132,8 @@ def coarse(
         Which parent is taken where there are several, see :meth:`ClassTree.coarsen`.
     steps : {"all", "one"}, default "all"
         "all": up to the ancestor at that depth, as the paper's text says. "one": up to the direct hypernym in
-        WordNet, a class or not and however deep, which is how the paper's counts come out (docs/benchmarks.md).
-        Of several hypernyms it is the parent in the tree, else the last named one on the way to that parent.
+        WordNet, a class or not and however deep, which is how the paper's counts come out. Of several
+        hypernyms it is the parent in the tree, else the last named one on the way to that parent.
 
     Raises
     ------
