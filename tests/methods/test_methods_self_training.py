@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from kinfold.errors import InputError
 from kinfold.features import ShardedMatrix
-from kinfold.methods._linear import (
+from kinfold.methods.linear import (
     MOMENTUM,
     SoftmaxStack,
     StandardRows,

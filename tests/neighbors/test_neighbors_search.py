@@ -14,7 +14,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from kinfold.errors import InputError, MissingExtraError
 from kinfold.features import ShardedMatrix
-from kinfold.neighbors import _exact, _options, _plan, closest_rows, knn_graph, search
+from kinfold.neighbors import _exact, _options, _plan, closest_rows, knn_graph, nearest_rows, search
 
 
 def made(n: int, dim: int = 16, seed: int = 0) -> np.ndarray:
@@ -484,3 +484,28 @@ def test_rows_that_are_none_have_no_closest_ones(rows, n_closest):
     with pytest.raises(InputError, match=r"(rows|n_closest) must"):
         closest_rows(X, rows, n_closest)
     assert len(closest_rows(X, [], 3)[0]) == 0
+
+
+@pytest.mark.parametrize("budget", [None, 1 << 21])
+def test_nearest_rows_of_other_rows_are_those_of_the_whole_product(budget):
+    random = np.random.default_rng(0)
+    X, queries = random.normal(size=(700, 9)).astype(np.float32), random.normal(size=(90, 9))
+    queries[5] = X[17]  # a query that is a row finds it first
+    rows, similarities = nearest_rows(X, queries, 6, memory_budget=budget, device="cpu")
+    unit, asked = (part / np.linalg.norm(part, axis=1, keepdims=True) for part in (X, queries))
+    expected = np.argsort(-(asked @ unit.T), axis=1, kind="stable")[:, :6]
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_allclose(similarities, np.take_along_axis(asked @ unit.T, expected, 1), atol=1e-6)
+    assert rows[5, 0] == 17
+
+
+def test_nearest_rows_are_all_where_there_are_fewer_and_nothing_odd_is_let_in():
+    X = np.eye(3, dtype=np.float32)
+    rows, similarities = nearest_rows(X, X[1:2], 10)
+    assert (rows.tolist(), similarities.tolist()) == ([[1, 0, 2]], [[1.0, 0.0, 0.0]])
+    with pytest.raises(InputError, match="3 features, but the queries have 2"):
+        nearest_rows(X, X[:, :2], 1)
+    with pytest.raises(InputError, match="zero or not finite"):
+        nearest_rows(X, X * 0, 1)
+    with pytest.raises(InputError, match="n_nearest"):
+        nearest_rows(X, X, 0)

@@ -19,7 +19,7 @@ from torch import Tensor
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
 from kinfold.methods._base import check_positive, check_whole, read_widths
-from kinfold.methods._linear import SoftmaxStack, StandardRows, agreements, train
+from kinfold.methods.linear import SoftmaxStack, StandardRows, agreements, deal_folds, train
 from kinfold.progress import SILENT, Progress
 
 LEARNING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -215,7 +215,7 @@ def cross_validated_agreement(
     n_rows, n_folds = len(targets), min(n_folds, len(targets))
     if n_folds < 2:
         return 1.0
-    rows, folds = StandardRows(X, place), _folds(targets, n_folds, seed)
+    rows, folds = StandardRows(X, place), deal_folds(targets, n_folds, seed)
     counts = torch.zeros(n_folds, n_clusters, dtype=torch.int64)
     counts.index_put_((folds, targets), torch.ones(n_rows, dtype=torch.int64), accumulate=True)
     stack = SoftmaxStack([rows.dim], [_CHECK_RATE] * n_folds, counts.sum(dim=0) > counts, place)
@@ -272,14 +272,5 @@ def _hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Return the numbers of the held-out samples and of the others; a lonely sample is both."""
     if len(labels) < 2:
         return torch.arange(len(labels)), torch.arange(len(labels))
-    held = _folds(labels, min(HELD_OUT, len(labels)), seed) == 0
+    held = deal_folds(labels, min(HELD_OUT, len(labels)), seed) == 0
     return torch.nonzero(held)[:, 0], torch.nonzero(~held)[:, 0]
-
-
-def _folds(labels: Tensor, n_folds: int, seed: int) -> Tensor:
-    """Return the fold (N,) of every sample: shuffled within its class, then dealt in turn."""
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    order = shuffled[torch.argsort(labels[shuffled], stable=True)]
-    folds = torch.empty_like(labels)
-    folds[order] = torch.arange(len(labels)) % n_folds
-    return folds

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinfold.heads.checkpoint import Checkpoint
-from kinfold.methods._linear import FloatRows
 from kinfold.methods._rows import numpy_blocks
 from kinfold.methods._task_encoder import (
     InnerClassifiers,
@@ -23,6 +22,7 @@ from kinfold.methods._task_encoder import (
     labeling_loss,
     split_columns,
 )
+from kinfold.methods.linear import FloatRows
 from kinfold.progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)

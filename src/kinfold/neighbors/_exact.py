@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -39,11 +41,32 @@ def exact_neighbors(rows: UnitRows, rule: Rule, budget: int, device: torch.devic
 
 def neighbors_of(rows: UnitRows, chosen: NDArray[Any], rule: Rule, budget: int, device: torch.device) -> Csr:
     """Return the exact neighbours of chosen rows, among all, in the order of ``chosen``."""
+
+    def read(start: int, stop: int) -> torch.Tensor:
+        return rows.take(chosen[start:stop])
+
+    return _search_for(read, chosen, rows, rule, budget, device)
+
+
+def neighbors_among(rows: UnitRows, queries: UnitRows, rule: Rule, budget: int, device: torch.device) -> Csr:
+    """Return the exact neighbours, among rows, of queries that are none of them."""
+    return _search_for(queries.read, np.full(queries.n_rows, -1), rows, rule, budget, device)
+
+
+def _search_for(
+    read: Callable[[int, int], torch.Tensor],
+    own_numbers: NDArray[Any],
+    rows: UnitRows,
+    rule: Rule,
+    budget: int,
+    device: torch.device,
+) -> Csr:
+    """Return the neighbours of queries, each of which leaves out the row of its own number."""
     plan = make_plan(rows.n_rows, rows.dim, rule, budget, device)
     parts = CsrParts()
-    for start, stop in plan.panels(len(chosen)):
-        part = chosen[start:stop]
-        queries, numbers = rows.take(part), torch.from_numpy(part).to(device)
+    for start, stop in plan.panels(len(own_numbers)):
+        part = own_numbers[start:stop]
+        queries, numbers = read(start, stop), torch.from_numpy(part).to(device)
         reservoir = Reservoir(len(part), rule, device)
         with OverlappedProducts(plan.tile, device) as products:
             for key_start, key_stop in plan.tiles(0, rows.n_rows):

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix, as_row_matrix
 from kinfold.features.unit_rows import UnitRows
 from kinfold.neighbors._bfloat16 import bfloat16_neighbors
 from kinfold.neighbors._chosen import ChosenRows, rows_with_direction
 from kinfold.neighbors._csr import Csr, spread_rows
-from kinfold.neighbors._exact import exact_neighbors, neighbors_of
+from kinfold.neighbors._exact import exact_neighbors, neighbors_among, neighbors_of
 from kinfold.neighbors._options import Engine, check_count, check_parameters, choose_engine, read_row_numbers
 from kinfold.neighbors._plan import READING_SHARE, make_plan
 from kinfold.neighbors._recall import measure_recall
@@ -171,6 +172,55 @@ def closest_rows(
     places = np.searchsorted(used, asked)
     indptr, found, _ = neighbors_of(unit, places, Rule.fixed(count), engine.budget, engine.device)
     return np.repeat(asked, np.diff(indptr)), used[found]
+
+
+def nearest_rows(
+    X: ArrayLike | RowMatrix,
+    queries: ArrayLike | RowMatrix,
+    n_nearest: int,
+    *,
+    device: str | torch.device = "auto",
+    memory_budget: int | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the rows of one matrix that are nearest to the rows of another, exactly.
+
+    Parameters
+    ----------
+    X : array-like or RowMatrix of shape (n_samples, n_features)
+        The rows that are searched, read in blocks.
+    queries : array-like or RowMatrix of shape (n_queries, n_features)
+        The rows whose neighbours are wanted.
+    n_nearest : int
+        Neighbours of each, or all rows where there are fewer.
+    device, memory_budget
+        As :func:`knn_graph` takes them.
+
+    Returns
+    -------
+    rows : int64 array (n_queries, k)
+        Row numbers of X, nearest first; equal similarities go to the lower number.
+    similarities : float32 array (n_queries, k)
+        Their cosines.
+
+    Raises
+    ------
+    InputError
+        Shapes don't fit, rows are zero or not finite (the first ones are named), or ``n_nearest`` is no
+        positive whole number.
+    """
+    matrix, asked = as_row_matrix(X), as_row_matrix(queries)
+    check_count(n_nearest=n_nearest)
+    if matrix.shape[1] != asked.shape[1]:
+        raise InputError(f"X has {matrix.shape[1]} features, but the queries have {asked.shape[1]}")
+    engine = choose_engine(int(matrix.shape[0]), "exact", device, "float32", memory_budget)
+    rows, wanted = (
+        UnitRows(some, engine.device, n_bytes=engine.budget // READING_SHARE) for some in (matrix, asked)
+    )
+    rows.check()
+    wanted.check()
+    count = min(n_nearest, rows.n_rows)
+    _, found, similarities = neighbors_among(rows, wanted, Rule.fixed(count), engine.budget, engine.device)
+    return found.reshape(-1, count).astype(np.int64), similarities.reshape(-1, count)
 
 
 def _search(rows: UnitRows, rule: Rule, engine: Engine, progress: Progress) -> tuple[Csr, dict[str, Any]]:

@@ -64,6 +64,11 @@ class StandardRows(FloatRows):
         """Return the standardised rows of the given numbers (B,) as a new (B, D)."""
         return super().take(rows).sub_(self._mean).mul_(self._inverse)
 
+    def standardise(self, rows: NDArray[Any]) -> Tensor:
+        """Return other rows (B, D) standardised as these are, on the device."""
+        there = torch.from_numpy(np.array(rows, dtype=np.float32)).to(self._mean.device)
+        return there.sub_(self._mean).mul_(self._inverse)
+
 
 class SoftmaxStack:
     """Linear classifiers of the same K classes: S on each of V leading parts of the columns.
@@ -82,6 +87,9 @@ class SoftmaxStack:
         Which classes have members to learn from; the others never win.
     device : torch.device
         Where to train.
+    decays : sequence of float, optional
+        Weight decay of every classifier of a part, by default none: ``decay / 2 · ‖weight‖²`` is added to the
+        mean cross-entropy, where weights are those for rows of squared length 1. Biases don't decay.
 
     Attributes
     ----------
@@ -92,7 +100,13 @@ class SoftmaxStack:
     """
 
     def __init__(
-        self, widths: Sequence[int], rates: Sequence[float], members: Tensor, device: torch.device
+        self,
+        widths: Sequence[int],
+        rates: Sequence[float],
+        members: Tensor,
+        device: torch.device,
+        *,
+        decays: Sequence[float] | None = None,
     ) -> None:
         self.widths = tuple(widths)
         self.n_settings, self.n_classes = members.shape
@@ -100,6 +114,9 @@ class SoftmaxStack:
         self.weights = [torch.zeros(members.numel(), width, device=device) for width in self.widths]
         self.biases = [start.clone() for _ in self.widths]
         self._rates = torch.tensor(list(rates), device=device).repeat_interleave(self.n_classes)
+        # Momentum makes a steady gradient count 1 / (1 − momentum) times; decay is to count as often.
+        shrink = [rate * decay / (1 - MOMENTUM) for rate, decay in zip(rates, decays or (), strict=False)]
+        self._shrink = torch.tensor(shrink, device=device).repeat_interleave(self.n_classes)
         self._weight_speeds = [torch.zeros_like(weight) for weight in self.weights]
         self._bias_speeds = [torch.zeros_like(bias) for bias in self.biases]
 
@@ -127,6 +144,8 @@ class SoftmaxStack:
             speed, bias_speed = self._weight_speeds[part], self._bias_speeds[part]
             speed.addmm_(pull.T, rows[:, :width], beta=MOMENTUM)
             bias_speed.mul_(MOMENTUM).add_(pull.sum(dim=0))
+            if len(self._shrink):
+                self.weights[part].mul_((1 - factor * self._shrink).clamp_min(0)[:, None])
             self.weights[part].addcmul_(speed, self._rates[:, None], value=-factor / width)
             self.biases[part].addcmul_(bias_speed, self._rates, value=-factor)
 
@@ -210,6 +229,15 @@ def agreements(stack: SoftmaxStack, rows: StandardRows, labels: Tensor, members:
         for part, logits in enumerate(stack.logits(rows.take(batch))):
             hits[part] += (logits.argmax(dim=2) == expected).sum(dim=0)
     return hits.double().cpu() / len(members)
+
+
+def deal_folds(labels: Tensor, n_folds: int, seed: int) -> Tensor:
+    """Return the fold (N,) of every sample: shuffled within its class, then dealt in turn."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = shuffled[torch.argsort(labels[shuffled], stable=True)]
+    folds = torch.empty_like(labels)
+    folds[order] = torch.arange(len(labels)) % n_folds
+    return folds
 
 
 def _batches(members: Tensor, batch_size: int, n_batches: int, seed: int) -> Iterator[Tensor]:

@@ -1,0 +1,19 @@
+"""What labels get out of the same features: the upper bounds that clustering is measured against.
+
+A linear probe and a classifier by nearest neighbours. Both learn from labels, so nothing that groups images
+may ever import this room.
+"""
+
+from __future__ import annotations
+
+from kinfold.probing._linear_probe import LEARNING_RATES, WEIGHT_DECAYS, LinearProbe, linear_probe
+from kinfold.probing._nearest import NearestNeighbors, knn_classify
+
+__all__ = [
+    "LEARNING_RATES",
+    "WEIGHT_DECAYS",
+    "LinearProbe",
+    "NearestNeighbors",
+    "knn_classify",
+    "linear_probe",
+]
