@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from kinfold import __version__
+from kinfold.benchmark import read_order
 from kinfold.compute import describe_machine, has_bfloat16_units, resolve_device
 from kinfold.heads.training import Training
 from kinfold.neighbors import NeighborGraph, knn_graph, same_label_graph
@@ -74,7 +75,7 @@ def run_cell(row: Row, seed: int, folder: Path | None) -> dict[str, Any]:
 
 def main() -> None:
     """Run the cell that standard input describes, and write its figures: ``python -m studies.fit``."""
-    cell = json.load(sys.stdin)
+    cell = read_order()
     row = Row(cell["row"], cell["data"], cell["method"], cell["parameters"], cell["graph_from"])
     torch.set_num_threads(cell["threads"])
     folder = cell["folder"]

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
-import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,15 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-import kinfold
+from kinfold.benchmark import run_in_process
 from studies.cells import Cell, Table, make_cells
 from studies.data import what_is_missing
 from studies.results import Line, Results
 
 ROOT = Path(__file__).parent.parent
-_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -111,29 +106,14 @@ def run_one(cell: Cell, settings: Settings) -> Line:
         "threads": settings.threads,
         "folder": None if settings.folder is None else str(settings.folder.resolve()),
     }
-    paths = [str(ROOT), str(Path(kinfold.__file__).parent.parent), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in paths if path)}
-    environment |= {name: str(settings.threads) for name in _THREAD_SETTINGS}
-    environment.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages, as the command line has them
-    started = time.monotonic()
     today = datetime.now(timezone.utc).date().isoformat()
     line: Line = {**cell.describe(), "finished": today, "commit": _commit()}
-    try:
-        process = subprocess.run(
-            [sys.executable, "-m", "studies.fit"],
-            input=json.dumps(order),
-            capture_output=True,
-            text=True,
-            timeout=settings.timeout,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return {**line, "failed": f"not done after {settings.timeout:.0f} s"}
-    if process.returncode:
-        return {**line, "failed": _why(process.returncode, process.stderr, settings.folder)}
-    facts: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
-    return {**line, "total_seconds": round(time.monotonic() - started, 1), **facts}
+    answer = run_in_process(
+        "studies.fit", order, threads=settings.threads, timeout=settings.timeout, paths=(ROOT,)
+    )
+    if answer.facts is None:
+        return {**line, "failed": _without_paths(str(answer.failed), settings.folder)}
+    return {**line, "total_seconds": round(answer.seconds, 1), **answer.facts}
 
 
 def _is_open(cell: Cell, lines: Mapping[tuple[str, int], Line], settings: Settings) -> bool:
@@ -169,13 +149,10 @@ def _claim(cell: Cell, results: Results) -> Iterator[bool]:
             path.unlink(missing_ok=True)
 
 
-def _why(code: int, errors: str, folder: Path | None) -> str:
-    if code < 0:
-        return f"ended by signal {-code}"
-    last = (errors.strip().splitlines() or ["no message"])[-1]
+def _without_paths(text: str, folder: Path | None) -> str:
     for path in filter(None, (folder, ROOT)):
-        last = last.replace(str(path.resolve()), "…")
-    return last[:200]
+        text = text.replace(str(path.resolve()), "…")
+    return text[:200]
 
 
 def _commit() -> str | None:

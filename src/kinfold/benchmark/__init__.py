@@ -35,6 +35,7 @@ from kinfold.benchmark._maps import (
     union,
     wordnet_leaves,
 )
+from kinfold.benchmark._process import Answer, read_order, run_in_process
 from kinfold.benchmark._reading import read_accuracies, read_counts, read_folder_labels, read_label_table
 from kinfold.benchmark._results import Results
 from kinfold.benchmark._suite._entries import Suite
@@ -48,6 +49,7 @@ __all__ = [
     "BUILDERS",
     "CATALOGUE",
     "CLASS_LISTS",
+    "Answer",
     "Benchmark",
     "Builder",
     "ClassCounts",
@@ -87,8 +89,10 @@ __all__ = [
     "read_facts",
     "read_folder_labels",
     "read_label_table",
+    "read_order",
     "read_suite",
     "read_tree_file",
+    "run_in_process",
     "run_suite",
     "top_classes",
     "union",

@@ -337,7 +337,8 @@ def _accuracy(line: Line, metric: str = "acc") -> float:
 
 def _place_title(suite: Suite, benchmark: str, features: str) -> str:
     title = suite.benchmarks[benchmark].title
-    return title if len(suite.features) == 1 else f"{title}, {suite.features[features].title}"
+    titles = {entry.title for entry in suite.features.values()}
+    return title if len(titles) == 1 else f"{title}, {suite.features[features].title}"
 
 
 def _join_names(suite: Suite, series: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from kinfold.methods import predict_top
 
 _MOST_JUDGED = 20_000  # rows whose neighbours tell the alignment
 _N_NEIGHBORS = 10
+_HELD_OUT = 0.2
 
 
 def judge(estimator: Any, task: Task, *, with_ami: bool = False) -> dict[str, Any]:
@@ -71,19 +72,35 @@ def _right(y: NDArray[np.integer], clusters: NDArray[np.integer], mapping: Any) 
 def judge_space(task: Task, seed: int) -> dict[str, Any]:
     """Return how well the classes lie apart in the space: an upper bound, no clustering.
 
-    The linear probe learns from the training labels and is judged on the test rows, as are the other
-    measures; without a test set, all are of the training rows.
+    The linear probe learns from the labels of the training rows and is judged on the test rows. Where there
+    are none, a fifth of the training rows, drawn with the seed, is held out and judged instead.
     """
-    judged = task.test or task.train
+    from kinfold.probing import linear_probe
+
+    learned, judged = (task.train, task.test) if task.test is not None else _hold_out(task.train, seed)
+    found = linear_probe(learned.X, learned.y, judged.X, judged.y, random_state=seed)
     space = _draw(judged, seed)
     unit = _unit(space)
-    graph = _nearest(unit)
-    apart = {
-        "silhouette": metrics.silhouette(unit, space.y, random_state=seed).value,
-        "davies_bouldin": metrics.davies_bouldin(unit, space.y),
-        "alignment": metrics.alignment(unit, space.y, graph),
+    return {
+        "n_train": len(learned.y),
+        "n_test": len(judged.y),
+        "test": {"acc": found.accuracy, "top5": found.top5_accuracy},
+        "probe": {"learning_rate": found.learning_rate, "weight_decay": found.weight_decay},
+        "n_space": len(space.y),
+        "space": {
+            "silhouette": metrics.silhouette(unit, space.y, random_state=seed).value,
+            "davies_bouldin": metrics.davies_bouldin(unit, space.y),
+            "alignment": metrics.alignment(unit, space.y, _nearest(unit)),
+        },
     }
-    return {"space": apart, "n_space": len(space.y), **_probe(task, seed)}
+
+
+def _hold_out(split: Split, seed: int) -> tuple[Split, Split]:
+    order = np.random.default_rng(seed).permutation(len(split.y))
+    held = np.zeros(len(order), dtype=bool)
+    held[order[: max(1, round(_HELD_OUT * len(order)))]] = True
+    kept, out = np.flatnonzero(~held), np.flatnonzero(held)
+    return Split(split.X[kept], split.y[kept]), Split(split.X[out], split.y[out])
 
 
 def _draw(split: Split, seed: int) -> Split:
@@ -103,13 +120,3 @@ def _nearest(unit: NDArray[np.float32]) -> Any:
     from kinfold.neighbors import knn_graph
 
     return knn_graph(unit, min(_N_NEIGHBORS, len(unit) - 1), zero_rows="isolate")
-
-
-def _probe(task: Task, seed: int) -> dict[str, Any]:
-    from sklearn.linear_model import LogisticRegression
-
-    X, y = np.asarray(task.train.X[:]), task.train.y
-    judged = task.test or task.train
-    side = "train" if task.test is None else "test"
-    model = LogisticRegression(max_iter=300).fit(X, y)
-    return {side: {"acc": float(model.score(judged.X[:], judged.y))}}

@@ -110,7 +110,7 @@ def _grid(suite: Suite, rows: Sequence[Summary]) -> tuple[list[str], list[list[s
     """Return headings and cells as texts; columns that say the same everywhere, or nothing, are left out."""
     known = [metric for metric in suite.metrics if any(metric in row.published for row in rows)]
     columns: list[tuple[str, Callable[[Summary], str]]] = [("benchmark", lambda row: row.titles["benchmark"])]
-    if len({row.features for row in rows}) > 1:
+    if len({row.titles["features"] for row in rows}) > 1:
         columns.append(("features", lambda row: row.titles["features"]))
     columns.append(("method", lambda row: row.titles["method"]))
     columns.append(("K", lambda row: f"{row.n_clusters:,}"))

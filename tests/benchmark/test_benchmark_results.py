@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from studies.results import Results
+from kinfold.benchmark import Results
 
 
 def line(key="a", seed=0, **more):
