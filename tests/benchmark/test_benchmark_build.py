@@ -346,6 +346,14 @@ def test_one_step_up_in_wordnet_gives_the_published_counts():
         assert built.facts["published"]["n_classes"] == built.n_classes
 
 
+def test_builders_of_own_classes_are_described_without_a_comparison():
+    for name in BUILDERS:
+        found = describe_benchmark(name, data=made_labels())
+        assert "on_disk" not in found
+        assert found["frequencies"]["n_samples"] == sum(SIZES.values())
+        assert describe_benchmark(name)["builder"] == name
+
+
 def test_own_trees_and_counts_are_described(tree):
     counts = ClassCounts.from_mapping(SIZES)
     found = describe_benchmark(data=counts, tree=tree)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import lzma
 import os
 import pickle
 from pathlib import Path
@@ -84,6 +86,18 @@ def test_the_published_tree_has_the_published_leaves():
     assert int(tree.parent_links.counts.max()) == 1
 
 
+def test_the_published_tree_is_that_of_datadings():
+    found = importlib.util.find_spec("datadings")
+    if found is None:
+        pytest.skip("the published tree to compare with is in datadings, which isn't installed")
+    path = Path(found.submodule_search_locations[0]) / "sets" / "ImageNet21k_synsets.json.xz"
+    ways = json.loads(lzma.decompress(path.read_bytes()))["class_tree_list"]
+    tree = published_tree()
+    assert [[tree.ids[number] for number in way] for way in ways] == [
+        list(tree.path_to_root(one)) for one in tree.ids
+    ]
+
+
 def test_the_published_tree_goes_by_wordnet_up_to_a_few_classes():
     """Its parents are ancestors in WordNet, nearly all nearest ones."""
     tree, wordnet = published_tree(), load_wordnet()
@@ -136,6 +150,19 @@ def test_tree_files_are_read_as_published(tmp_path, numbers, names, zipped):
     tree = read_tree_file(path)
     assert tree.ids == tuple(IDS)
     assert [tree.parents(one) for one in IDS] == [(), (IDS[0],), (IDS[1],), ()]
+
+
+def test_a_tree_file_of_full_size_is_the_tree_it_was_made_from(tmp_path):
+    tree = published_tree()
+    main = tree.main_parents()
+    ways = [[np.int64(number)] for number in range(len(tree))]
+    for number in tree.topological_order:
+        if main[number] >= 0:
+            ways[number] += ways[main[number]]
+    names = dict.fromkeys(tree.ids, "a class")
+    content = {"class_list": np.array(tree.ids), "class_tree_list": ways, "class_description": names}
+    torch.save(content, tmp_path / "imagenet21k_miil_tree.pth")
+    assert read_tree_file(tmp_path / "imagenet21k_miil_tree.pth").fingerprint() == tree.fingerprint()
 
 
 def test_tree_files_of_old_numpy_are_read(tmp_path):

@@ -11,6 +11,7 @@ from kinfold.benchmark._catalogue import BUILDERS, Entry, find_entry
 from kinfold.benchmark._files import Benchmark
 from kinfold.benchmark._labels import ClassCounts, LabelTable
 from kinfold.benchmark._lists import class_list
+from kinfold.benchmark._making import make_benchmark
 from kinfold.benchmark._maps import ClassMap
 from kinfold.benchmark._trees import PUBLISHED, WORDNET, OpenedTree, open_tree
 from kinfold.errors import InputError, nearest_name
@@ -80,12 +81,7 @@ def build_benchmark(
     found = make_map(
         entry.builder, counts, opened=opened, wanted=wanted, accuracies=accuracies, parameters=chosen
     )
-    rows = (
-        _maps.halve_odd(table, seed=chosen["seed"]) if entry.builder == "odd" and table is not None else None
-    )
-    return Benchmark.make(
-        entry, chosen, found, counts, table=table, rows=rows, opened=opened, n_outside=n_outside
-    )
+    return make_benchmark(entry, chosen, found, counts, table=table, opened=opened, n_outside=n_outside)
 
 
 def make_map(

@@ -53,19 +53,15 @@ def describe_benchmark(
     """
     entry = None if name is None else find_entry(name)
     counts = data.counts() if isinstance(data, LabelTable) else data
-    universe = class_list(entry.universe) if entry is not None and entry.universe else None
     found: dict[str, Any] = {} if entry is None else entry.as_dict()
-    classes = universe or (None if counts is None else counts.classes)
-    if entry is not None and entry.classes:
-        classes = class_list(entry.classes)
-    if classes is None and tree is not None and str(tree) not in (WORDNET, PUBLISHED):
-        classes = open_tree(tree, ()).tree.ids
+    classes = _classes_of(entry, counts, tree)
     if classes is None:
         if entry is None:
             raise InputError("give a benchmark, or counts or a tree of your own (--counts, --tree)")
         return {**found, "parameters_of_builder": dict(BUILDERS[entry.builder].parameters)}
     found["n_classes"] = len(classes)
-    if all(one in load_wordnet() for one in classes):
+    wordnet = load_wordnet()
+    if all(one in wordnet for one in classes):
         found["wordnet_leaf"] = _maps.wordnet_leaves(classes).n_labels
     is_21k = entry is not None and entry.universe == _IMAGENET_21K
     spec = PUBLISHED if tree is None and is_21k else tree
@@ -74,13 +70,27 @@ def describe_benchmark(
     if is_21k:
         found["trees"] = _all_trees(classes)
         found["coarse_one_step"] = one_step_counts(open_tree(PUBLISHED, classes).tree, classes)
-        found["published"] = {**found.get("published", {}), **_published_figures()}
+        found["published"] = {**found["published"], **_published_figures()}
     if counts is not None:
-        own = counts if universe is None else counts.of(classes)
-        found["frequencies"] = describe_counts(own)
-    if entry is not None and isinstance(data, LabelTable) and entry.builder in _AS_THEY_ARE:
+        found["frequencies"] = describe_counts(counts.of(classes))
+    is_compared = entry is not None and entry.published and entry.builder in _AS_THEY_ARE
+    if entry is not None and is_compared and isinstance(data, LabelTable):
         found["on_disk"] = _compare(entry, data)
     return found
+
+
+def _classes_of(
+    entry: Entry | None, counts: ClassCounts | None, tree: str | Path | ClassTree | None
+) -> tuple[str, ...] | None:
+    """Return the classes that are spoken of: a benchmark's own, else those counted, else the tree's."""
+    known = None if entry is None else entry.classes or entry.universe
+    if known is not None:
+        return class_list(known)
+    if counts is not None:
+        return counts.classes
+    if tree is None or str(tree) in (WORDNET, PUBLISHED):
+        return None
+    return open_tree(tree, ()).tree.ids
 
 
 def describe_tree(opened: OpenedTree, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -125,13 +135,10 @@ def describe_counts(counts: ClassCounts) -> dict[str, Any]:
     sets["centered"] = _maps.centered(counts)
     present = counts.counts[counts.counts > 0]
     return {
-        "n_classes": len(counts.classes),
-        "n_empty": counts.n_empty,
-        "n_samples": counts.n_samples,
+        **counts.describe(),
         "least": int(present.min()),
         "median": float(np.median(present)),
         "most": int(present.max()),
-        "fingerprint": counts.fingerprint(),
         "sets": {
             name: {"n_classes": one.n_labels, "n_samples": int(counts.counts[one.kept].sum())}
             for name, one in sets.items()

@@ -80,6 +80,15 @@ class ClassCounts:
         known = dict(zip(self.classes, self.counts.tolist(), strict=True))
         return ClassCounts(tuple(classes), np.array([known.get(name, 0) for name in classes], dtype=np.int64))
 
+    def describe(self) -> dict[str, Any]:
+        """Return it as JSON-ready data, without the classes."""
+        return {
+            "n_classes": len(self.classes),
+            "n_empty": self.n_empty,
+            "n_samples": self.n_samples,
+            "fingerprint": self.fingerprint(),
+        }
+
     def fingerprint(self) -> str:
         """Return the SHA-256 of classes and counts, in their order."""
         return hash_json([self.classes, self.counts.tolist()])
