@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kinfold import __version__
-from kinfold.benchmark._suite._data import Task, fingerprint_of, load_task
+from kinfold.benchmark._suite._data import fingerprint_of, load_task, open_part
 from kinfold.benchmark._suite._entries import PROBE, BenchmarkEntry, FeatureEntry, MethodEntry, Suite
 from kinfold.errors import InputError, nearest_name
 from kinfold.storage import hash_json
@@ -38,6 +38,8 @@ class Cell:
         Of the fit, and of the draw of rows.
     key : str
         Hash of everything that decides the result but the seed and the machine.
+    data_key : str
+        Hash of the training vectors and which rows of them are taken.
     """
 
     features: FeatureEntry
@@ -47,6 +49,7 @@ class Cell:
     n_classes: int
     seed: int
     key: str
+    data_key: str
 
     @property
     def title(self) -> str:
@@ -66,7 +69,7 @@ class Cell:
             "method": self.method.name,
             "estimator": self.method.method,
             "preset": self.method.preset,
-            "parameters": dict(self.method.parameters),
+            "parameters": given_parameters(self.method),
             "n_clusters": self.n_clusters,
             "n_classes": self.n_classes,
             "depth": self.benchmark.depth,
@@ -81,6 +84,7 @@ class Cell:
             "benchmark": dataclasses.asdict(self.benchmark),
             "n_clusters": self.n_clusters,
             "seed": self.seed,
+            "data_key": self.data_key,
             "work": str(work),
             "metrics": list(metrics),
         }
@@ -166,7 +170,7 @@ def make_estimator(entry: MethodEntry, n_clusters: int, seed: int, **words: Any)
     InputError
         A parameter or the preset is unknown.
     """
-    from kinfold.methods import get_method, preset_parameters
+    from kinfold.methods import get_method
 
     kind = get_method(entry.method)
     known = [name for name in kind().get_params(deep=False) if name not in _OWN]
@@ -176,11 +180,18 @@ def make_estimator(entry: MethodEntry, n_clusters: int, seed: int, **words: Any)
                 f"method {entry.method!r} has no parameter {name!r}{nearest_name(name, known)}; it has "
                 f"{', '.join(known)}"
             )
-    values = dict(entry.parameters)
-    if entry.preset is not None:
-        candidates = kind(**values).candidates if entry.method == "auto" else ()
-        values = {**preset_parameters(entry.method, entry.preset, candidates=tuple(candidates)), **values}
-    return kind(n_clusters=n_clusters, random_state=seed, **values, **words)
+    return kind(n_clusters=n_clusters, random_state=seed, **given_parameters(entry), **words)
+
+
+def given_parameters(entry: MethodEntry) -> dict[str, Any]:
+    """Return the parameters of a method that aren't at their defaults: the preset's, and those given."""
+    from kinfold.methods import Auto, preset_parameters
+
+    given = dict(entry.parameters)
+    if entry.preset is None:
+        return given
+    candidates = tuple(Auto(**given).candidates) if entry.method == "auto" else ()
+    return {**preset_parameters(entry.method, entry.preset, candidates=candidates), **given}
 
 
 def make_cells(suite: Suite) -> list[Cell]:
@@ -199,28 +210,37 @@ def make_cells(suite: Suite) -> list[Cell]:
         for features, benchmark in _pairs(suite):
             place = f"features.{features.name}] with [benchmarks.{benchmark.name}"
             task = _told(suite, place, load_task, features, benchmark, seed)
+            data_key = hash_json([prints[features.name], task.identity])[:16]
             for method in suite.methods.values():
-                if features.name not in _allowed(method.features, suite.features):
-                    continue
-                if benchmark.name not in _allowed(method.benchmarks, suite.benchmarks):
+                if not _takes_part(suite, method, features, benchmark):
                     continue
                 counts = (task.n_classes,) if method.method == PROBE else benchmark.k or (task.n_classes,)
                 for n_clusters in counts:
-                    if n_clusters > len(task.train.y):
-                        raise InputError(
-                            f"{suite.origin} [{place}]: k is {n_clusters}, but there are only "
-                            f"{len(task.train.y):,} training rows"
-                        )
-                    key = _key(suite, prints[features.name], features, method, task, n_clusters)
-                    cells.append(Cell(features, method, benchmark, n_clusters, task.n_classes, seed, key))
+                    _check_count(suite, place, n_clusters, len(task.train.y))
+                    key = _key(suite, data_key, features, method, n_clusters)
+                    cells.append(
+                        Cell(features, method, benchmark, n_clusters, task.n_classes, seed, key, data_key)
+                    )
+    open_part.cache_clear()  # the fits read on their own
     if not cells:
         raise InputError(f"{suite.origin}: no method is to be run on these features and benchmarks")
     return cells
 
 
-def _key(
-    suite: Suite, prints: Any, features: FeatureEntry, method: MethodEntry, task: Task, n_clusters: int
-) -> str:
+def _takes_part(suite: Suite, method: MethodEntry, features: FeatureEntry, benchmark: BenchmarkEntry) -> bool:
+    return features.name in _allowed(method.features, suite.features) and benchmark.name in _allowed(
+        method.benchmarks, suite.benchmarks
+    )
+
+
+def _check_count(suite: Suite, place: str, n_clusters: int, n_rows: int) -> None:
+    if n_clusters > n_rows:
+        raise InputError(
+            f"{suite.origin} [{place}]: k is {n_clusters}, but there are only {n_rows:,} training rows"
+        )
+
+
+def _key(suite: Suite, data_key: str, features: FeatureEntry, method: MethodEntry, n_clusters: int) -> str:
     if method.method == PROBE:
         parameters: dict[str, Any] = {}
     else:
@@ -229,8 +249,7 @@ def _key(
     identity = {
         "protocol": PROTOCOL,
         "version": __version__.split(".")[:2],
-        "features": prints,
-        "task": task.identity,
+        "data": data_key,
         "method": method.method,
         "parameters": parameters,
         "words": features.text_model if method.method == "tac" else None,

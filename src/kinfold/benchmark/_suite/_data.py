@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,42 @@ class Part:
     read_column: Callable[[str], Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
-    """Vectors (n, D) and numbers of their classes (n,)."""
+    """Some rows of a matrix and the numbers of their classes.
 
-    X: Any
+    Attributes
+    ----------
+    matrix : matrix (N, D)
+        Where the rows are taken from.
+    rows : ndarray (n,) of int64
+        Which, ascending.
+    y : ndarray (n,) of int32
+        Their classes.
+    scale : float
+        What values are multiplied by.
+    """
+
+    matrix: Any
+    rows: NDArray[np.int64]
     y: NDArray[np.int32]
+    scale: float = 1.0
+
+    @cached_property
+    def X(self) -> Any:  # noqa: N802 (scikit-learn's name)
+        """The rows (n, D), taken when they are first asked for; rows on disk stay there."""
+        whole = len(self.rows) == self.matrix.shape[0]
+        if self.scale != 1 or np.dtype(self.matrix.dtype).kind in "iub":
+            taken = np.asarray(self.matrix[:] if whole else self.matrix[self.rows], dtype=np.float32)
+            return taken * np.float32(self.scale)
+        if whole:
+            return self.matrix
+        in_memory = isinstance(self.matrix, np.ndarray) and not isinstance(self.matrix, np.memmap)
+        return self.matrix[self.rows] if in_memory else SelectedRows(self.matrix, self.rows)
+
+    def take(self, places: NDArray[np.int64]) -> Split:
+        """Return some of the rows, by their places among them."""
+        return Split(self.matrix, self.rows[places], self.y[places], self.scale)
 
 
 @dataclass(frozen=True)
@@ -72,8 +103,11 @@ class Task:
         Judged, where there is a test set.
     classes : tuple of str
         Their names.
+    n_classes : int
+        Classes that occur in the training rows, before some of these are drawn.
     unmatched : mapping
-        ``without_label``: images left out; ``without_image``: labels of no image.
+        ``without_label``: images left out; ``without_image``: labels of no image; ``of_other_classes``: test
+        rows of classes that can't be known.
     identity : str
         Hash of which rows are taken and of their classes.
     """
@@ -81,17 +115,14 @@ class Task:
     train: Split
     test: Split | None
     classes: tuple[str, ...]
+    n_classes: int
     unmatched: dict[str, int] = field(default_factory=dict)
     identity: str = ""
 
-    @property
-    def n_classes(self) -> int:
-        """Classes that occur in the training rows."""
-        return len(np.unique(self.train.y))
 
-
+@lru_cache(maxsize=2)
 def open_part(entry: FeatureEntry, *, test: bool = False) -> Part:
-    """Open the training or the test vectors of an entry whose paths are paths."""
+    """Open the training or the test vectors of an entry whose paths are paths; the last two stay open."""
     if entry.builtin is not None:
         return _open_digits()
     path = Path(str(entry.test if test else entry.path))
@@ -122,22 +153,20 @@ def load_task(entry: FeatureEntry, benchmark: BenchmarkEntry, seed: int) -> Task
     """
     part = open_part(entry)
     table = _read_labels(benchmark.labels, part)
-    train_split = table.is_training
-    rows, codes, unmatched = _join(part, table, train_split)
+    rows, codes, unmatched = _join(part, table, table.is_training)
+    n_classes = len(np.unique(codes))
     if benchmark.rows is not None:
         if benchmark.rows > len(rows):
             raise InputError(f"rows is {benchmark.rows:,}, but there are only {len(rows):,} of {part.name}")
         drawn = np.sort(np.random.default_rng(seed).choice(len(rows), benchmark.rows, replace=False))
         rows, codes = rows[drawn], codes[drawn]
-    train = Split(_take(part.X, rows, entry.scale), codes)
-    tested = _load_test(entry, benchmark, part, table)
-    identity = [hash_array(rows), hash_array(codes), table.classes]
-    test = None
-    if tested is not None:
-        test_part, test_rows, test_codes = tested
-        test = Split(_take(test_part.X, test_rows, entry.scale), test_codes)
-        identity += [hash_array(test_rows), hash_array(test_codes)]
-    return Task(train, test, table.classes, unmatched, hash_json(identity))
+    train = Split(part.X, rows, codes, entry.scale)
+    test = _load_test(entry, benchmark, part, table, unmatched)
+    hashes = [
+        hash_array(array) for split in (train, test) if split is not None for array in (split.rows, split.y)
+    ]
+    identity = hash_json([hashes, table.classes, n_classes])
+    return Task(train, test, table.classes, n_classes, unmatched, identity)
 
 
 def fingerprint_of(entry: FeatureEntry) -> list[Any]:
@@ -147,18 +176,17 @@ def fingerprint_of(entry: FeatureEntry) -> list[Any]:
 
 
 def _load_test(
-    entry: FeatureEntry, benchmark: BenchmarkEntry, part: Part, table: LabelTable
-) -> tuple[Part, NDArray[np.int64], NDArray[np.int32]] | None:
-    if entry.is_tested:
-        part = open_part(entry, test=True)
+    entry: FeatureEntry, benchmark: BenchmarkEntry, part: Part, table: LabelTable, unmatched: dict[str, int]
+) -> Split | None:
+    """Return the test rows: of features apart, of labels apart, or those of another split."""
+    if entry.is_tested or benchmark.test_labels is not None:
+        if entry.is_tested:
+            part = open_part(entry, test=True)
         labels = _read_labels(benchmark.test_labels or benchmark.labels, part)
         found = LabelTable.from_columns(labels.keys, _names_of(labels), what=part.name).within(table.classes)
+        unmatched["of_other_classes"] = len(labels) - len(found)
         rows, codes, _ = _join(part, found, np.ones(len(found), dtype=bool))
-        return part, rows, codes
-    if benchmark.test_labels is not None:
-        found = _read_labels(benchmark.test_labels, part).within(table.classes)
-        rows, codes, _ = _join(part, found, np.ones(len(found), dtype=bool))
-        return part, rows, codes
+        return Split(part.X, rows, codes, entry.scale)
     wanted = benchmark.test_split or next((one for one in _TESTS if one in table.splits), None)
     if wanted is None:
         return None
@@ -168,9 +196,8 @@ def _load_test(
             f"the labels of {benchmark.name} have no split {wanted!r}{hint}; they have "
             f"{', '.join(table.splits) or 'none'}"
         )
-    chosen = table.split_codes == table.splits.index(wanted)
-    rows, codes, _ = _join(part, table, chosen)
-    return part, rows, codes
+    rows, codes, _ = _join(part, table, table.split_codes == table.splits.index(wanted))
+    return Split(part.X, rows, codes, entry.scale)
 
 
 def _names_of(table: LabelTable) -> Any:
@@ -197,16 +224,6 @@ def _join(
         "without_image": int(chosen.sum()) - len(rows),
     }
     return rows.astype(np.int64), table.labels[place[rows]], unmatched
-
-
-def _take(X: Any, rows: NDArray[np.int64], scale: float) -> Any:
-    whole = len(rows) == X.shape[0]
-    if scale != 1 or np.dtype(X.dtype).kind in "iub":
-        taken = np.asarray(X[:] if whole else X[rows], dtype=np.float32)
-        return taken * np.float32(scale)
-    if whole:
-        return X
-    return X[rows] if isinstance(X, np.ndarray) and not isinstance(X, np.memmap) else SelectedRows(X, rows)
 
 
 def _read_labels(labels: str, part: Part) -> LabelTable:

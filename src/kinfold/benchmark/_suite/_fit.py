@@ -14,7 +14,7 @@ import numpy as np
 
 from kinfold.benchmark._process import peak_memory, read_order
 from kinfold.benchmark._suite._cells import make_estimator
-from kinfold.benchmark._suite._data import Task, fingerprint_of, load_task
+from kinfold.benchmark._suite._data import Task, load_task
 from kinfold.benchmark._suite._entries import PROBE, BenchmarkEntry, FeatureEntry, MethodEntry
 from kinfold.benchmark._suite._judging import judge, judge_space
 from kinfold.errors import KinfoldError
@@ -99,7 +99,7 @@ def _fit(
     estimator = make_estimator(method, order["n_clusters"], order["seed"], **words)
     options: dict[str, Any] = {}
     if getattr(estimator, "needs_graph", False) and method.method != "auto":
-        options["graph"], seconds = _graph(estimator, features, task, Path(order["work"]))
+        options["graph"], seconds = _graph(estimator, task, order)
         clock.note("graph")
         clock.seconds["neighbors"] = seconds
     with warnings.catch_warnings():
@@ -109,13 +109,12 @@ def _fit(
     return judge(estimator, task, with_ami="ami" in order["metrics"])
 
 
-def _graph(estimator: Any, features: FeatureEntry, task: Task, work: Path) -> tuple[Any, float]:
+def _graph(estimator: Any, task: Task, order: dict[str, Any]) -> tuple[Any, float]:
     """Return the neighbours of the training rows, kept for other cells, and the seconds that they took."""
     from kinfold.neighbors import NeighborGraph, knn_graph
 
     options = estimator.graph_options(len(task.train.y))
-    identity = [fingerprint_of(features), task.identity, options]
-    path = work / "graphs" / hash_json(identity)[:16]
+    path = Path(order["work"]) / "graphs" / hash_json([order["data_key"], options])[:16]
     cost = path.with_suffix(".json")
     if cost.exists():
         return NeighborGraph.open(path), float(json.loads(cost.read_text(encoding="utf-8"))["seconds"])

@@ -100,18 +100,18 @@ def _hold_out(split: Split, seed: int) -> tuple[Split, Split]:
     held = np.zeros(len(order), dtype=bool)
     held[order[: max(1, round(_HELD_OUT * len(order)))]] = True
     kept, out = np.flatnonzero(~held), np.flatnonzero(held)
-    return Split(split.X[kept], split.y[kept]), Split(split.X[out], split.y[out])
+    return split.take(kept), split.take(out)
 
 
 def _draw(split: Split, seed: int) -> Split:
     if len(split.y) <= _MOST_JUDGED:
-        return Split(np.asarray(split.X[:]), split.y)
+        return split
     rows = np.sort(np.random.default_rng(seed).choice(len(split.y), _MOST_JUDGED, replace=False))
-    return Split(np.asarray(split.X[rows]), split.y[rows])
+    return split.take(rows)
 
 
 def _unit(split: Split) -> NDArray[np.float32]:
-    X = np.asarray(split.X, dtype=np.float32)
+    X = np.asarray(split.X[:], dtype=np.float32)
     norms = np.linalg.norm(X, axis=1, keepdims=True)
     return np.asarray(X / np.maximum(norms, np.finfo(np.float32).tiny))
 
