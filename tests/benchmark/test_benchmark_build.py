@@ -347,7 +347,7 @@ def test_one_step_up_in_wordnet_gives_the_published_counts():
 
 
 def test_builders_of_own_classes_are_described_without_a_comparison():
-    for name in BUILDERS:
+    for name in set(BUILDERS) - set(CATALOGUE):
         found = describe_benchmark(name, data=made_labels())
         assert "on_disk" not in found
         assert found["frequencies"]["n_samples"] == sum(SIZES.values())
