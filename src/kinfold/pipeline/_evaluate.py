@@ -24,12 +24,12 @@ from kinfold.metrics import (
 )
 from kinfold.pipeline._classes import TreeLike, open_class_tree
 from kinfold.pipeline._evaluation import DepthAccuracy, Evaluation, SeveralLabels
-from kinfold.pipeline._truth import join_truth
+from kinfold.pipeline._truth import Truth, join_truth
 from kinfold.run import Run, lock_directory, read_manifest, write_manifest
 
 _RANKS = 5
 _N_DRAWS = 50
-_NOBODY = object()
+_NOTHING = -1
 
 
 def evaluate(
@@ -79,22 +79,21 @@ def evaluate(
     if tree is not None and truth.sets is not None:
         raise InputError("images with several labels and a tree (tree=, --tree) don't go together; give one")
     groups, top = run.labels[truth.rows], _ranked_groups(run, truth.rows)
-    agreement = None if truth.labels is None else compare(truth.labels, groups)
+    agreement = None if truth.codes is None else compare(truth.codes, groups)
     several: SeveralLabels | None = None
     by_depth: tuple[DepthAccuracy, ...] = ()
     if truth.sets is not None:
-        several = _measure_sets(truth.sets, truth.labels, top, n_draws, random_state)
-    elif tree is not None and agreement is not None:
-        opened = open_class_tree(tree, {str(label) for label in truth.labels or ()})[0]
-        several, by_depth = _measure_tree(
-            opened, [str(label) for label in truth.labels or ()], top, agreement
-        )
+        several = _measure_sets(truth, truth.sets, top, n_draws, random_state)
+    elif tree is not None and truth.codes is not None and agreement is not None:
+        names = [str(name) for name in truth.classes]
+        opened = open_class_tree(tree, names)[0]
+        several, by_depth = _measure_tree(opened, names, truth.codes, top, agreement)
     confidences = run.assignments["confidence"].to_numpy()[truth.rows]
     evaluation = Evaluation(
-        **_single_label_figures(truth.labels, groups, top, confidences, agreement),
+        **_single_label_figures(truth, groups, top, confidences, agreement),
         several=several,
         by_depth=by_depth,
-        n_classes=agreement.n_classes if agreement else len(truth.sets.labels) if truth.sets else 0,
+        n_classes=len(truth.classes),
         n_groups=len(np.unique(groups)),
         n_matched=len(truth.rows),
         n_without_label=truth.n_without_label,
@@ -106,66 +105,69 @@ def evaluate(
 
 
 def _single_label_figures(
-    labels: list[Any] | None,
+    truth: Truth,
     groups: NDArray[np.int32],
     top: NDArray[np.int32],
     confidences: NDArray[np.float32],
     agreement: Agreement | None,
 ) -> dict[str, Any]:
     """Return the figures that go by one label per image: all None or empty where there is none."""
-    if agreement is None or labels is None:
+    codes = truth.codes
+    if agreement is None or codes is None:
         names = ("accuracy", "accuracy_majority", "nmi", "ami", "ari", "purity")
         none = dict.fromkeys((*names, "mean_class_accuracy", "calibration_error"))
         return {**none, "top_k": {}, "classes": {}}
     match = agreement.match
-    stands_for = [match.mapping.get(group, _NOBODY) for group in groups.tolist()]
-    right = np.array([name == label for name, label in zip(stands_for, labels, strict=True)], dtype=bool)
+    stands_for = np.full(int(groups.max()) + 1, _NOTHING)
+    stands_for[list(match.mapping)] = list(match.mapping.values())
     return {
         "accuracy": agreement.accuracy,
         "accuracy_majority": agreement.accuracy_majority,
-        "mean_class_accuracy": per_class_accuracy(labels, groups).mean_accuracy,
+        "mean_class_accuracy": per_class_accuracy(codes, groups).mean_accuracy,
         "nmi": agreement.nmi,
         "ami": agreement.ami,
         "ari": agreement.ari,
         "purity": agreement.purity,
-        "top_k": {k: top_k_accuracy(labels, top, k, match=match) for k in _ranks(top)},
-        "calibration_error": expected_calibration_error(confidences, right),
-        "classes": {int(group): str(match.mapping[group]) for group in sorted(match.mapping)},
+        "top_k": {k: top_k_accuracy(codes, top, k, match=match) for k in _ranks(top)},
+        "calibration_error": expected_calibration_error(confidences, stands_for[groups] == codes),
+        "classes": {int(group): str(truth.classes[match.mapping[group]]) for group in sorted(match.mapping)},
     }
 
 
 def _measure_sets(
-    sets: LabelSets, first: list[Any] | None, top: NDArray[np.int32], n_draws: int, random_state: int
+    truth: Truth, sets: LabelSets, top: NDArray[np.int32], n_draws: int, random_state: int
 ) -> SeveralLabels:
     """Measure where the labels say themselves what is right."""
     ks, mean_labels = _ranks(top), float(sets.counts.mean())
-    if first is not None:
+    if truth.codes is not None:
+        first = [truth.classes[code] for code in truth.codes.tolist()]
         return SeveralLabels("listed", multi_label_accuracy(first, sets, top, ks=ks), {}, 0, mean_labels)
     drawn = drawn_label_accuracy(sets, top, ks=ks, n_draws=n_draws, random_state=random_state)
     return SeveralLabels("drawn", drawn.means, drawn.deviations, drawn.n_draws, mean_labels)
 
 
 def _measure_tree(
-    tree: ClassTree, labels: list[str], top: NDArray[np.int32], agreement: Agreement
+    tree: ClassTree,
+    names: list[str],
+    codes: NDArray[np.int64],
+    top: NDArray[np.int32],
+    agreement: Agreement,
 ) -> tuple[SeveralLabels, tuple[DepthAccuracy, ...]]:
     """Measure where what lies above a label is right too."""
-    names = sorted(set(labels))
     tree.numbers(names)  # all are in it, or the first that isn't is named
-    sets = LabelSets.of_classes(labels, {name: (name, *tree.ancestors(name)) for name in names})
-    found = multi_label_accuracy(labels, sets, top, ks=_ranks(top))
+    number_of: dict[str, Any] = {name: number for number, name in enumerate(names)}
+    above = [[number_of.get(node, node) for node in tree.ancestors(name)] for name in names]
+    sets = LabelSets.of_classes(codes, {number: (number, *some) for number, some in enumerate(above)})
+    found = multi_label_accuracy(codes, sets, top, ks=_ranks(top))
     several = SeveralLabels("ancestors", found, {}, 0, float(sets.counts.mean()))
-    number_of = {name: number for number, name in enumerate(names)}
-    codes = np.fromiter((number_of[label] for label in labels), np.int64, len(labels))
-    group_names = {group: str(name) for group, name in agreement.match.mapping.items()}
-    pairs, counts = np.unique(np.stack([codes, top[:, 0]]), axis=1, return_counts=True)
-    stands_for = [group_names.get(group) for group in pairs[1].tolist()]
-    own = [names[code] for code in pairs[0]]
-    same = np.array([name == label for name, label in zip(stands_for, own, strict=True)])
-    # A group that stands for nothing is compared with the label itself, which is no ancestor of itself.
-    above = tree.is_ancestor((name or label for name, label in zip(stands_for, own, strict=True)), own)
-    depths = tree.depths(names)
+    pairs, counts = np.unique(codes * (int(top.max()) + 1) + top[:, 0], return_counts=True)
+    own, groups = np.divmod(pairs, int(top.max()) + 1)
+    stands_for = [agreement.match.mapping.get(group, _NOTHING) for group in groups.tolist()]
+    same = own == stands_for
+    upper = np.array([name in above[label] for name, label in zip(stands_for, own.tolist(), strict=True)])
+    depths = tree.depths(names)[own]
     return several, tuple(
-        _accuracy_at(int(depth), depths[pairs[0]] == depth, counts, same, same | above, pairs[0])
+        _accuracy_at(int(depth), depths == depth, counts, same, same | upper, own)
         for depth in np.unique(depths)
     )
 

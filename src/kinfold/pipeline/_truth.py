@@ -35,8 +35,11 @@ class Truth:
     ----------
     rows : ndarray (n_matched,) int64
         Places of the images that have a label.
-    labels : list or None
-        The one label of each, by which clusters are mapped; None where no label is the first.
+    classes : tuple
+        The different labels, sorted where they can be.
+    codes : ndarray (n_matched,) int64, or None
+        The one label of each, by which groups are mapped, as its place in ``classes``; None where no label is
+        the first.
     sets : LabelSets or None
         All labels of each; None where one label is all.
     n_without_label, n_without_image : int
@@ -46,7 +49,8 @@ class Truth:
     """
 
     rows: NDArray[np.int64]
-    labels: list[Any] | None
+    classes: tuple[Any, ...]
+    codes: NDArray[np.int64] | None
     sets: LabelSets | None
     n_without_label: int
     n_without_image: int
@@ -85,11 +89,18 @@ def join_truth(
             f"no label is about an image of {where}: "
             f"labels are for {show_examples(known)}, images are {show_examples(keys)}"
         )
-    matched = [keys[row] for row in rows]
+    matched = [keys[row] for row in rows.tolist()]
+    sets = None if lists is None else LabelSets.from_lists(lists[key] for key in matched)
+    classes, codes = (sets.labels if sets else ()), None
+    if main is not None:
+        classes = _sorted({main[key] for key in matched})
+        number_of = {name: number for number, name in enumerate(classes)}
+        codes = np.fromiter((number_of[main[key]] for key in matched), np.int64, len(matched))
     return Truth(
         rows=rows,
-        labels=None if main is None else [main[key] for key in matched],
-        sets=None if lists is None else LabelSets.from_lists(lists[key] for key in matched),
+        classes=classes,
+        codes=codes,
+        sets=sets,
         n_without_label=len(keys) - len(rows),
         n_without_image=len(known) - len(rows),
         labels_without_image=first_missing(known, keys),
@@ -120,6 +131,13 @@ def _read(
     table = pq.read_table(path, columns=["key", "labels"])
     others = _gather(zip(map(str, table["key"].to_pylist()), table["labels"].to_pylist(), strict=True))
     return main, {key: list(dict.fromkeys([label, *others.get(key, ())])) for key, label in main.items()}
+
+
+def _sorted(labels: set[Any]) -> tuple[Any, ...]:
+    try:
+        return tuple(sorted(labels))
+    except TypeError:
+        return tuple(sorted(labels, key=lambda label: (type(label).__name__, str(label))))
 
 
 def _gather(rows: Iterable[tuple[str, Any]]) -> dict[str, list[Any]]:
