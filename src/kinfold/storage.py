@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,18 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+class _Plain:
+    """A stream that NumPy takes for no file: it then writes as Python does, and errors keep their cause."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.write, self.flush = stream.write, stream.flush
+
+
+def write_array(stream: BinaryIO, array: NDArray[Any]) -> None:
+    """Write an array as ``.npy``; a full disk is an ``OSError`` that says so, unlike ``np.save``'s own."""
+    np.save(_Plain(stream), array, allow_pickle=False)
 
 
 def remove_partials(directory: Path) -> None:

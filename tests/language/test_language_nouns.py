@@ -340,3 +340,17 @@ def test_an_entry_that_is_not_whole_does_not_open(encoder, cache, damage):
         (path / "manifest.json").write_text(json.dumps({**manifest, "features_sha256": None}))
     with pytest.raises(FormatError):
         open_nouns(path)
+
+
+@pytest.mark.parametrize("content", [None, '["other"]', '["half', ""])
+def test_lost_or_damaged_words_are_written_anew_and_no_text_is_read_again(encoder, cache, counted, content):
+    made = embed_nouns(encoder, WORDS, cache=cache)
+    file, n_read = made.path / "words.json", sum(counted)
+    whole = file.read_bytes()
+    file.unlink()
+    if content is not None:
+        file.write_text(content)
+    again = embed_nouns(encoder, WORDS, cache=cache)
+    assert file.read_bytes() == whole
+    assert sum(counted) == n_read
+    np.testing.assert_array_equal(open_nouns(again.path).features, made.features)

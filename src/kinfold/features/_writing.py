@@ -32,7 +32,7 @@ from kinfold.features._layout import (
 )
 from kinfold.features.matrix import unusable_in_block
 from kinfold.features.store import check_size
-from kinfold.storage import atomic_file, hash_file, remove_partials
+from kinfold.storage import atomic_file, hash_file, remove_partials, write_array
 
 _SHARDS_FIELD = b"shards"
 _SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -122,7 +122,7 @@ class StoreWriter:
             matrix = buffer.matrix(name, variant.dim)
             file = shard_path(self.path, name, number)
             with atomic_file(file) as partial, partial.open("wb") as stream:
-                np.save(stream, matrix, allow_pickle=False)
+                write_array(stream, matrix)
             records[name] = asdict(ShardRecord(len(matrix), file.stat().st_size, hash_file(file)))
         table = buffer.index(keys).replace_schema_metadata({_SHARDS_FIELD: json.dumps(records)})
         with atomic_file(self._part(number)) as partial:

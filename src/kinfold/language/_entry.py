@@ -22,6 +22,7 @@ from kinfold.storage import (
     hash_json,
     read_json,
     remove_partials,
+    write_array,
     write_json,
 )
 
@@ -101,6 +102,8 @@ class NounEntry:
                     (self.path / FEATURES_NAME).unlink(missing_ok=True)
                     write_json(self.path / WORDS_NAME, list(words))
                     self._write_manifest(model, None)
+                elif not self._has_words():
+                    write_json(self.path / WORDS_NAME, list(words))
                 (self.path / PARTS_NAME).mkdir(exist_ok=True)
                 yield
 
@@ -110,6 +113,7 @@ class NounEntry:
         if manifest is None or not manifest["features_sha256"]:
             return None
         try:
+            _read_words(self.path, manifest["key"])
             features = _read_features(self.path, self.key.n_words, self.key.dim, manifest["features_sha256"])
         except FormatError as error:
             logger.warning("%s; it is made anew", error)
@@ -132,20 +136,16 @@ class NounEntry:
     def write_part(self, number: int, features: NDArray[np.float32]) -> None:
         """Write a part."""
         with atomic_file(self._part_path(number)) as partial, partial.open("wb") as stream:
-            np.save(stream, features, allow_pickle=False)
+            write_array(stream, features)
 
     def finish(self, model: str) -> None:
         """Put the parts together and say that the entry is complete."""
-        shape = (self.key.n_words, self.key.dim)
-        with atomic_file(self.path / FEATURES_NAME) as partial:
-            whole = np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-                partial, mode="w+", dtype=np.float32, shape=shape
-            )
+        header = {"descr": "<f4", "fortran_order": False, "shape": (self.key.n_words, self.key.dim)}
+        with atomic_file(self.path / FEATURES_NAME) as partial, partial.open("wb") as stream:
+            # By writes and no memory map, which would kill the process where the disk is full.
+            np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[no-untyped-call]
             for number in range(self.key.n_parts):
-                start = number * self.key.chunk
-                whole[start : start + self.key.chunk] = self._part(number)
-            whole.flush()
-            del whole
+                stream.write(self._part(number).astype("<f4", copy=False).tobytes())
         self._write_manifest(model, hash_file(self.path / FEATURES_NAME))
         shutil.rmtree(self.path / PARTS_NAME, ignore_errors=True)
 
@@ -155,6 +155,13 @@ class NounEntry:
 
     def _part_path(self, number: int) -> Path:
         return self.path / PARTS_NAME / f"{number:05d}.npy"
+
+    def _has_words(self) -> bool:
+        try:
+            _read_words(self.path, _plain_key(self.key))
+        except FormatError:
+            return False
+        return True
 
     def _manifest(self) -> dict[str, Any] | None:
         """Return the manifest; None if there is none, or it is damaged or of something else."""
@@ -215,16 +222,26 @@ def read_entry(folder: Path) -> tuple[tuple[str, ...], NDArray[np.float32], str]
     """
     try:
         manifest = read_manifest(folder)
-        words = read_json(folder / WORDS_NAME)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FormatError(f"{folder} holds no noun features: {error.filename} is missing") from error
     key = manifest["key"]
     if not manifest["features_sha256"]:
         raise FormatError(f"{folder} holds unfinished noun features; make them with `kinfold nouns build`")
-    if not isinstance(words, list) or len(words) != key["n_words"] or hash_json(words) != key["words"]:
-        raise FormatError(f"{folder / WORDS_NAME} is damaged: it doesn't hold the words of the entry")
+    words = _read_words(folder, key)
     features = _read_features(folder, key["n_words"], key["dim"], manifest["features_sha256"])
-    return tuple(words), features, manifest["features_sha256"]
+    return words, features, manifest["features_sha256"]
+
+
+def _read_words(folder: Path, key: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the words of an entry, which are those of its key."""
+    file = folder / WORDS_NAME
+    try:
+        words = read_json(file)
+    except FileNotFoundError as error:
+        raise FormatError(f"{file} is missing") from error
+    if not isinstance(words, list) or len(words) != key["n_words"] or hash_json(words) != key["words"]:
+        raise FormatError(f"{file} is damaged: it doesn't hold the words of the entry")
+    return tuple(words)
 
 
 def _fits(content: dict[str, Any], types: Mapping[str, Any]) -> bool:

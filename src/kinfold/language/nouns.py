@@ -160,6 +160,10 @@ class PreparedNouns:
         )
         return int(missing) * len(self.prompts)
 
+    def is_sound(self) -> bool:
+        """Tell whether all features are there and their bytes are those that were written."""
+        return self._entry.read() is not None
+
     def embed(self, progress: Progress = SILENT) -> NounFeatures:
         """Return the features, making those that aren't there.
 

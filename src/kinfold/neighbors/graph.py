@@ -19,6 +19,7 @@ from kinfold.storage import (
     hash_array,
     hash_json,
     read_json,
+    write_array,
     write_json,
 )
 
@@ -144,7 +145,8 @@ class NeighborGraph:
         hashes = {name: hash_array(getattr(self, name)) for name in _ARRAYS}
         with atomic_directory(path) as partial:
             for name in _ARRAYS:
-                np.save(partial / f"{name}.npy", getattr(self, name), allow_pickle=False)
+                with (partial / f"{name}.npy").open("wb") as stream:
+                    write_array(stream, getattr(self, name))
             write_json(
                 partial / "graph.json",
                 {

@@ -189,8 +189,8 @@ class Work:
         if self.guide is None:
             return None
         nouns, inputs = self.guide.nouns, {"nouns": self.guide.nouns.fingerprint}
-        if nouns.count_texts():
-            self.stages.forget("nouns")  # what was read is no longer in the cache
+        if not nouns.is_sound():
+            self.stages.forget("nouns")  # what was read is no longer in the cache, or damaged there
         self.stages.run("nouns", inputs, (), lambda: nouns.embed(self.progress))
         return nouns.path
 
