@@ -117,6 +117,25 @@ def test_nouns_are_read_once_for_all_runs_and_again_when_the_cache_is_gone(photo
     assert third.manifest["seed"] == 1
 
 
+@pytest.mark.parametrize("file", ["features.npy", "words.json"])
+def test_what_is_damaged_in_the_cache_is_mended_before_another_fit_of_the_run(
+    photos, tmp_path, models, cache, file
+):
+    group(photos, tmp_path / "run", models["clip"])
+    (damaged,) = cache.glob(f"*/{file}")
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1] + b"?")
+    group(photos, tmp_path / "run", models["clip"], random_state=1)
+    assert damaged.read_bytes() == whole
+
+
+@pytest.mark.parametrize("choice", ["centres", "distillation"])
+def test_none_is_a_choice_also_as_the_command_line_reads_it(photos, tmp_path, models, choice):
+    asked = {**QUICK, choice: None}
+    run = group(photos, tmp_path / "run", models["clip"], method_parameters=asked)
+    assert run.manifest["parameters"]["method_parameters"][choice] == "none"
+
+
 def test_other_nouns_are_another_fit(photos, tmp_path, models):
     group(photos, tmp_path / "run", models["clip"])
     again = group(photos, tmp_path / "run", models["clip"], nouns=NOUNS[:5])

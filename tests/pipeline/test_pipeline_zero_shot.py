@@ -130,6 +130,14 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(vectors, tmp_path
     assert not out.exists()
 
 
+def test_ids_and_words_stand_beside_each_other_and_unknown_ids_are_refused(vectors, tmp_path, clip):
+    found = classify(vectors, ["n02084071", "red ship"], tmp_path / "out.parquet", text_model=clip)
+    assert found.classes == ("n02084071", "red ship")
+    assert found.texts == ("dog", "red ship")
+    with pytest.raises(InputError, match="'n99999999' is no id of the nouns of WordNet"):
+        classify(vectors, ["n99999999", "ship"], tmp_path / "out.parquet", text_model=clip)
+
+
 def test_a_file_of_the_user_is_left_alone(vectors, tmp_path, clip):
     out = tmp_path / "mine.parquet"
     out.write_text("mine")

@@ -16,6 +16,7 @@ from kinfold.methods import Auto, get_method, preset_parameters
 DEFAULT_METHOD = "icce"
 _OWN_ARGUMENTS = ("n_clusters", "random_state", "device")
 _WORDS = ("noun_features", "nouns")  # what the pipeline reads with the text tower
+_NONE_IS_A_CHOICE = ("centres", "distillation")  # but the command line reads none as None
 _NEIGHBORS = ("n_neighbors", "min_neighbors")  # what methods call the least number of neighbours
 MOST_SEED = 2**32 - 1  # NumPy takes no larger one
 
@@ -104,6 +105,7 @@ def prepare_method(
     estimator_class = get_method(name)
     known = list(estimator_class().get_params())
     given = dict(parameters or {})
+    given |= {key: "none" for key in _NONE_IS_A_CHOICE if key in given and given[key] is None}
     for key in given:
         if key in _OWN_ARGUMENTS or (key in _WORDS and key in known):
             raise InputError(f"{key} is no parameter to be set here: it is given by itself, or found")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from kinfold.methods import TopClusters
 from kinfold.pipeline._backbone import as_backbone, describe_backbone
 from kinfold.pipeline._beside import embedded_beside, tell_skipped
 from kinfold.pipeline._labels import read_labels
+from kinfold.pipeline._nouns import WORDNET
 from kinfold.pipeline._place import check_table_place
 from kinfold.pipeline._source import Source, SourceLike, resolve_source
 from kinfold.pipeline._text import find_text_spec, open_text_encoder
@@ -34,6 +36,7 @@ from kinfold.run import is_predictions, write_predictions
 
 DEFAULT_BACKBONE = "clip-vit-b32"
 VARIANT = "cls"
+_SYNSET = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,9 @@ def zero_shot(
     source : path, ImageSource or Features
         Images, or features of them: a feature store, or a file with ``text_model``.
     classes : path or sequence of str
-        Names of two classes or more, none twice, or a file with one per line. Where all are ids of WordNet
-        (``n02084071``), each is called by its first lemma; with ``labels`` by the one that most of its own
-        images are closest to.
+        Names of two classes or more, none twice, or a file with one per line. Ids of WordNet (``n02084071``)
+        among them are called by their first lemma; with ``labels`` by the one that most of their own images
+        are closest to.
     out : path
         The Parquet file to write: row, key, cluster (number of the class, from 0), confidence, name
         (the class). An
@@ -152,6 +155,9 @@ def _read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
     if len(set(found)) < len(found):
         twice = next(name for name in found if found.count(name) > 1)
         raise InputError(f"the class {twice!r} is named twice")
+    wordnet = load_wordnet()
+    if unknown := [name for name in found if _SYNSET.fullmatch(name) and name not in wordnet]:
+        raise InputError(f"the class {unknown[0]!r} is no id of the nouns of {WORDNET}")
     return found
 
 
@@ -188,8 +194,8 @@ def _find_truth(
     wanted = {str(found[key]) for key in keys if key in found}
     if unknown := sorted(wanted - set(number_of)):
         raise InputError(
-            f"the label {unknown[0]!r} is not among the classes{nearest_name(unknown[0], list(classes))}; "
-            "labels must be written as the classes are"
+            f"the label {unknown[0]!r} is not among the classes, and labels must be written as "
+            f"these are{nearest_name(unknown[0], list(classes))}"
         )
     if not wanted:
         raise InputError("none of the images has a label; the keys of the labels are not theirs")
@@ -205,9 +211,7 @@ def _embed(
 ) -> tuple[tuple[str, ...], NDArray[np.float32]]:
     """Return what is read for every class, and its feature."""
     wordnet = load_wordnet()
-    if not all(name in wordnet for name in classes):
-        return classes, embed_classes(encoder, classes, progress=progress)
-    lemmas = [wordnet.lemmas(name) for name in classes]
+    lemmas = [wordnet.lemmas(name) if name in wordnet else (name,) for name in classes]
     if truth is None:
         texts = tuple(several[0] for several in lemmas)
         return texts, embed_classes(encoder, texts, progress=progress)
