@@ -19,6 +19,8 @@ MEASUREMENTS = (
     "embedding",
     "consensus",
     "relabel",
+    "judge",
+    "benchmark",
 )
 
 

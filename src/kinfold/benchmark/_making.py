@@ -25,6 +25,7 @@ from kinfold.benchmark._trees import OpenedTree
 from kinfold.errors import InputError
 
 _MOST_NAMED = 20
+_PIECE = 1 << 20
 
 
 def make_benchmark(
@@ -158,11 +159,17 @@ def _apply(
     names = pa.array(found.labels, pa.string())
     splits = pa.array(table.splits, pa.string())
     codes = pa.array(table.split_codes, pa.int32(), mask=table.split_codes < 0)
-    columns = [table.keys.cast(pa.string()), names.take(pa.array(table.labels)), splits.take(codes)]
+    columns = [_in_pieces(table.keys), names.take(pa.array(table.labels)), splits.take(codes)]
     if opened is None:
         return pa.Table.from_arrays(columns, schema=LABELS_SCHEMA)
     lists = pa.array([[name, *opened.tree.ancestors(name)] for name in table.classes], pa.list_(pa.string()))
     return pa.Table.from_arrays([*columns, lists.take(pa.array(table.labels))], schema=SEVERAL_SCHEMA)
+
+
+def _in_pieces(keys: pa.Array) -> pa.ChunkedArray:
+    """Return large texts as plain ones, in pieces that stay below the 2 GiB of one plain array."""
+    pieces = [keys[start : start + _PIECE].cast(pa.string()) for start in range(0, len(keys), _PIECE)]
+    return pa.chunked_array(pieces, pa.string())
 
 
 def _result(found: ClassMap, stay: NDArray[np.int64], labels: pa.Table | None) -> dict[str, Any]:
