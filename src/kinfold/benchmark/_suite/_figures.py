@@ -11,7 +11,7 @@ import numpy as np
 
 from kinfold.benchmark._results import Line
 from kinfold.benchmark._suite._entries import PROBE, Suite
-from kinfold.benchmark._suite._style import Style, new_figure, put_legend, save_figure
+from kinfold.benchmark._suite._style import LINES, Style, new_figure, put_legend, save_figure
 from kinfold.benchmark._suite._summary import judged_side
 from kinfold.errors import MissingExtraError
 from kinfold.storage import atomic_directory
@@ -19,9 +19,8 @@ from kinfold.storage import atomic_directory
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Series = tuple[str, str]  # method, features
 _MEASURES = {"alignment": "alignment", "davies_bouldin": "Davies–Bouldin index", "silhouette": "silhouette"}
-_MOST_NAMED = 12
+_BESIDE = {"linestyle": (0, (1, 2)), "markerfacecolor": "white"}
 
 
 def need_matplotlib() -> None:
@@ -60,12 +59,13 @@ def draw_figures(suite: Suite, lines: Sequence[Line]) -> Iterator[tuple[str, Fig
 
 def draw_depth(suite: Suite, lines: Sequence[Line]) -> Figure | None:
     """Accuracy against the deepest level of the classes (scaling paper, Figure 2, left)."""
-    return _draw_axis(suite, lines, "depth", "deepest level d of Coarse(d)")
+    return _draw_axis(suite, lines, "depth", "Accuracy against depth", "greatest depth d of Coarse(d)")
 
 
 def draw_window(suite: Suite, lines: Sequence[Line]) -> Figure | None:
     """Accuracy against the width of the window of class frequencies (scaling paper, Figure 2, right)."""
-    return _draw_axis(suite, lines, "window", "percentiles on either side of the median class frequency")
+    title = "Accuracy against the window of class frequencies"
+    return _draw_axis(suite, lines, "window", title, "percentiles on either side of the median")
 
 
 def draw_batch_size(suite: Suite, lines: Sequence[Line]) -> Figure | None:
@@ -82,7 +82,7 @@ def draw_batch_size(suite: Suite, lines: Sequence[Line]) -> Figure | None:
     figure, axes = new_figure("Accuracy against batch size")
     style = Style(list(points))
     for curve, found in points.items():
-        _errorbar(axes, found, style.of(curve), _join_names(suite, curve))
+        _draw_means(axes, found, style.of(curve), _join_names(suite, curve))
     sizes = sorted({size for found in points.values() for size in found})
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
@@ -107,11 +107,11 @@ def draw_clusters(suite: Suite, lines: Sequence[Line]) -> Figure | None:
             mine = [line for line in own if line["method"] == method]
             if len({line["n_clusters"] for line in mine}) < 2:
                 continue
-            for metric, look, note in (("acc", {}, ""), ("acc_majority", {"linestyle": ":"}, ", majority")):
+            for metric, look, note in (("acc", {}, ""), ("acc_majority", _BESIDE, ", majority")):
                 found: dict[float, list[float]] = {}
                 for line in mine:
                     found.setdefault(line["n_clusters"], []).append(_accuracy(line, metric))
-                _errorbar(axes, found, {**style.of(method), **look}, suite.methods[method].title + note)
+                _draw_means(axes, found, {**style.of(method), **look}, suite.methods[method].title + note)
         n_classes = own[0]["n_classes"]
         axes.axvline(n_classes, color="0.6", linewidth=1, linestyle="--", zorder=0, label="number of classes")
         axes.set_xticks(sorted({line["n_clusters"] for line in own}))
@@ -141,7 +141,7 @@ def draw_features(suite: Suite, lines: Sequence[Line]) -> Figure | None:
                 if line["method"] == method:
                     found.setdefault(names.index(line["features"]) + shift, []).append(_accuracy(line))
             look = {**style.of(method), "linestyle": "none"}
-            _errorbar(axes, found, look, suite.methods[method].title)
+            _draw_means(axes, found, look, suite.methods[method].title)
         titles = [suite.features[name].title for name in names]
         turned = max(map(len, titles)) * len(titles) > 48
         axes.set_xticks(
@@ -244,9 +244,9 @@ FIGURES_PER_BENCHMARK: Mapping[str, Callable[[Suite, Sequence[Line]], Any]] = {
 }
 
 
-def _draw_axis(suite: Suite, lines: Sequence[Line], name: str, title: str) -> Figure | None:
+def _draw_axis(suite: Suite, lines: Sequence[Line], name: str, title: str, label: str) -> Figure | None:
     """Draw accuracy against what benchmarks say of themselves, and the published figures beside."""
-    points: dict[Series, dict[float, list[float]]] = {}
+    points: dict[tuple[str, str], dict[float, list[float]]] = {}
     for line in _of_classes(lines):
         if line.get(name) is not None:
             own = points.setdefault((line["method"], line["features"]), {})
@@ -254,25 +254,21 @@ def _draw_axis(suite: Suite, lines: Sequence[Line], name: str, title: str) -> Fi
     places = sorted({place for found in points.values() for place in found})
     if len(places) < 2:
         return None
-    figure, axes = new_figure(f"Accuracy against {name}")
-    style, lone = Style(list(suite.methods)), len({features for _, features in points}) == 1
-    order = {method: number for number, method in enumerate(suite.methods)}
-    looks = ("-", "--", "-.", ":")
-    features = list(dict.fromkeys(features for _, features in points))
-    for series in sorted(points, key=lambda one: (order[one[0]], features.index(one[1]))):
-        look = {**style.of(series[0]), "linestyle": looks[features.index(series[1]) % len(looks)]}
-        label = suite.methods[series[0]].title
-        _errorbar(
-            axes, points[series], look, label if lone else f"{label}, {suite.features[series[1]].title}"
-        )
-    for method, found in _published(suite, name).items():
-        if any(method == shown for shown, _ in points):
-            look = {**style.of(method), "linestyle": (0, (1, 2)), "markerfacecolor": "white"}
-            axes.plot(
-                list(found), list(found.values()), **look, label=f"{suite.methods[method].title}, published"
-            )
+    figure, axes = new_figure(title)
+    style, published = Style(list(suite.methods)), _published(suite, name)
+    features = [one for one in suite.features if any(one == shown for _, shown in points)]
+    for method, entry in suite.methods.items():
+        for number, one in enumerate(features):
+            if (method, one) in points:
+                look = {**style.of(method), "linestyle": LINES[number % len(LINES)]}
+                more = f", {suite.features[one].title}" if len(features) > 1 else ""
+                _draw_means(axes, points[method, one], look, entry.title + more)
+        found = published.get(method, {})
+        if found and any(method == shown for shown, _ in points):
+            look = {**style.of(method), **_BESIDE}
+            axes.plot(list(found), list(found.values()), **look, label=f"{entry.title}, published")
     axes.set_xticks(places)
-    _label(axes, title, "accuracy (%)")
+    _label(axes, label, "accuracy (%)")
     put_legend(figure, axes)
     return figure
 
@@ -287,21 +283,16 @@ def _published(suite: Suite, name: str) -> dict[str, dict[float, float]]:
     return {method: dict(sorted(own.items())) for method, own in found.items()}
 
 
-def _errorbar(
+def _draw_means(
     axes: Any, points: Mapping[float, Sequence[float]], look: Mapping[str, Any], label: str
 ) -> None:
     """Draw means, and standard deviations where there are several seeds."""
     places = sorted(points)
     spreads = [stdev(points[place]) if len(points[place]) > 1 else 0.0 for place in places]
-    axes.errorbar(
-        places,
-        [mean(points[place]) for place in places],
-        yerr=spreads if any(spreads) else None,
-        capsize=3,
-        elinewidth=1,
-        label=label,
-        **look,
-    )
+    means = [mean(points[place]) for place in places]
+    axes.plot(places, means, **look, label=label)
+    if any(spreads):
+        axes.errorbar(places, means, yerr=spreads, fmt="none", ecolor=look["color"], elinewidth=1, capsize=3)
 
 
 def _pooled(lines: Sequence[Line]) -> tuple[Any, Any, Any]:

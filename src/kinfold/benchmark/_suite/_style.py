@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which people with any colour vision tell apart; yellow is too pale for lines.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_LINES = ("-", "--", "-.", ":")
+LINES = ("-", "--", "-.", ":")
 _WIDTH, _HEIGHT = 4.2, 3.6
-_LEGEND_WIDTH = 2.4
+_LEGEND_ROWS = 5.0  # per inch
+_HANDLE_WIDTH, _LETTER_WIDTH = 0.55, 0.07
 _DPI = 160
 
 
@@ -37,7 +38,7 @@ class Style:
         return {
             "color": _COLORS[place % len(_COLORS)],
             "marker": _MARKERS[(place + round_) % len(_MARKERS)],
-            "linestyle": _LINES[round_ % len(_LINES)],
+            "linestyle": LINES[round_ % len(LINES)],
             "linewidth": 1.6,
             "markersize": 5,
         }
@@ -49,27 +50,35 @@ def new_figure(title: str, *, panels: int = 0) -> tuple[Figure, Any]:
 
     columns = max(1, min(panels, 3))
     rows = max(1, -(-panels // columns))
-    figure = Figure(figsize=(_WIDTH * columns + _LEGEND_WIDTH, _HEIGHT * rows), layout="constrained")
+    figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
     if panels:
         figure.suptitle(title, x=0.01, ha="left", fontsize="large")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    grid: list[Any] = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in grid[max(panels, 1) :]:
         axes.set_axis_off()
     for axes in grid:
         axes.spines[["top", "right"]].set_visible(False)
     if not panels:
         grid[0].set_title(title, loc="left", fontsize="large")
-    return figure, list(grid[:panels]) if panels else grid[0]
+    return figure, grid[:panels] if panels else grid[0]
 
 
 def put_legend(figure: Figure, *axes: Any) -> None:
-    """Put one legend for all axes to their right, where it hides nothing."""
+    """Put one legend for all axes to their right, in as many columns as it takes, and make room for it."""
     found: dict[str, Any] = {}
     for one in axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
+    width, height = figure.get_size_inches()
+    columns = -(-len(found) // max(1, int(height * _LEGEND_ROWS)))
+    figure.set_figwidth(width + columns * (_HANDLE_WIDTH + _LETTER_WIDTH * max(map(len, found))))
     figure.legend(
-        list(found.values()), list(found), loc="outside right upper", frameon=False, fontsize="small"
+        list(found.values()),
+        list(found),
+        loc="outside right upper",
+        ncols=columns,
+        frameon=False,
+        fontsize="small",
     )
 
 
