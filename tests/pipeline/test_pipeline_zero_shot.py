@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -136,6 +137,15 @@ def test_ids_and_words_stand_beside_each_other_and_unknown_ids_are_refused(vecto
     assert found.texts == ("dog", "red ship")
     with pytest.raises(InputError, match="'n99999999' is no id of the nouns of WordNet"):
         classify(vectors, ["n99999999", "ship"], tmp_path / "out.parquet", text_model=clip)
+    with pytest.raises(InputError, match="classes are texts, got 3"):
+        classify(vectors, ["ship", 3], tmp_path / "out.parquet", text_model=clip)
+
+
+def test_labels_that_are_not_numbers_count_as_none(vectors, tmp_path, clip):
+    table = pa.table({"key": ["0", "1", "2"], "label": [float("nan"), 1.0, float("nan")]})
+    pq.write_table(table, tmp_path / "labels.parquet")
+    given = {"text_model": clip, "labels": tmp_path / "labels.parquet"}
+    assert classify(vectors, ["1.0", "2.0"], tmp_path / "out.parquet", **given).n_labeled == 1
 
 
 def test_a_file_of_the_user_is_left_alone(vectors, tmp_path, clip):

@@ -151,7 +151,8 @@ def _read_parquet(path: Path) -> list[tuple[str, Any]]:
         raise InputError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
     _check_columns(path, table.column_names)
     keys = (str(key) for key in table["key"].to_pylist())
-    return list(zip(keys, table["label"].to_pylist(), strict=True))
+    labels = (None if label != label else label for label in table["label"].to_pylist())  # NaN is no label
+    return list(zip(keys, labels, strict=True))
 
 
 def _check_columns(path: Path, names: list[str]) -> None:

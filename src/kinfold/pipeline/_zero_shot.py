@@ -150,6 +150,8 @@ def _open_encoder(
 
 def _read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
     found = read_words(classes) if isinstance(classes, str | Path) else tuple(classes)
+    if strange := [name for name in found if not isinstance(name, str)]:
+        raise InputError(f"classes are texts, got {strange[0]!r}")
     if len(found) < 2:
         raise InputError(f"zero-shot classification needs two classes or more, got {len(found)}")
     if len(set(found)) < len(found):
