@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kinfold.benchmark import BUILDERS, CATALOGUE
+from kinfold.benchmark import BUILDERS, CATALOGUE, list_suites
 from kinfold.cli import benchmark as command
 from kinfold.hierarchy._class_tree import RULES
 
@@ -38,8 +38,9 @@ def test_all_benchmarks_and_builders_are_listed(kinfold):
     listed = found(kinfold("benchmark", "list", "--json"))
     assert [one["name"] for one in listed["benchmarks"]] == list(CATALOGUE)
     assert [one["name"] for one in listed["builders"]] == list(BUILDERS)
+    assert [one["name"] for one in listed["suites"]] == list(list_suites())
     shown = kinfold("benchmark", "list").stdout
-    assert all(name in shown for name in (*CATALOGUE, *BUILDERS))
+    assert all(name in shown for name in (*CATALOGUE, *BUILDERS, *list_suites()))
 
 
 def test_imagenet_21k_is_described_with_the_promised_names(kinfold):

@@ -98,14 +98,25 @@ Settings = Annotated[
 
 @group.command("list", epilog="Example: [bold]kinfold benchmark list[/bold]")
 def list_(as_json: options.Json = False) -> None:
-    """Show the benchmarks known by name, and the builders that make them from any classes."""
+    """Show the benchmarks known by name, the builders that make them from any classes, and the suites."""
     terminal = Terminal(as_json=as_json)
-    from kinfold.benchmark import list_benchmarks
+    from kinfold.benchmark import list_benchmarks, list_suites
 
-    found = list_benchmarks()
+    suites = list_suites()
+    found = {
+        **list_benchmarks(),
+        "suites": [{"name": name, "title": title} for name, title in suites.items()],
+    }
     names = {one["name"]: _show_entry(one) for one in found["benchmarks"]}
     builders = {one["name"]: _show_builder(one) for one in found["builders"]}
-    terminal.show(found, make_list(names), "\nFrom your own classes:\n", make_list(builders))
+    terminal.show(
+        found,
+        make_list(names),
+        "\nFrom your own classes:\n",
+        make_list(builders),
+        "\nSuites:\n",
+        make_list(suites),
+    )
 
 
 @group.command(
