@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from kinfold import SphericalKMeans
 from kinfold.benchmark import Results, run_suite
@@ -191,3 +193,36 @@ def test_killed_in_the_middle_and_started_again_it_repeats_nothing(tmp_path):
     assert lines.read_bytes().splitlines()[: len(done)] == done
     assert len(Results(lines).read()) == 3
     assert (out / "table.tex").exists()
+
+
+def test_images_are_embedded_once_and_judged_by_their_folders(tmp_path, inside):
+    random = np.random.default_rng(0)
+    for split, n in (("train", 12), ("val", 6)):
+        for row in range(n):
+            colour = np.zeros(3)
+            colour[row % 3] = 200
+            pixels = np.clip(colour + random.normal(0, 12, (16, 16, 3)), 0, 255).astype(np.uint8)
+            path = tmp_path / "photos" / split / "rgb"[row % 3] / f"{row}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    text = SUITE.replace('path = "made.npy"', 'images = "photos"\nbackbone = "pixels"')
+    path = write_suite(tmp_path, text.replace('labels = "labels.csv"', 'labels = "folder"'))
+    found = run_suite(path, tmp_path / "out", seeds=[0], figures=False)
+    row = found.summaries[0]
+    assert (row.judged, row.n_judged, row.n_clusters, row.figures["acc"].mean) == ("test", 6, 3, 1.0)
+    assert run_suite(path, tmp_path / "out", seeds=[0], figures=False).n_run == 0
+    wrong = path.read_text(encoding="utf-8").replace('backbone = "pixels"', 'backbone = "pixel"')
+    with pytest.raises(InputError, match=r"\[features.made\].*pixels"):
+        run_suite(write_suite(tmp_path, wrong), tmp_path / "other", figures=False)
+
+
+def test_nouns_are_read_by_the_text_model_of_the_features(tmp_path, inside, monkeypatch):
+    nouns = SimpleNamespace(features=6 * np.eye(4, 8, dtype=np.float32), nouns=("a", "b", "c", "d"))
+    asked = []
+    monkeypatch.setattr("kinfold.language.load_text_encoder", lambda name: asked.append(name) or name)
+    monkeypatch.setattr("kinfold.language.embed_nouns", lambda encoder: nouns)
+    text = SUITE.replace('title = "k-means"', 'method = "tac"\nparameters = { train = false }')
+    text = text.replace('path = "made.npy"', 'path = "made.npy"\ntext_model = "clip-vit-b32"')
+    found = run_suite(write_suite(tmp_path, text), tmp_path / "out", seeds=[0], figures=False)
+    assert asked == ["clip-vit-b32"]
+    assert found.summaries[0].figures["acc"].mean == 1.0
