@@ -12,8 +12,8 @@ import pytest
 
 from kinfold import pipeline
 from kinfold.backbones import DEFAULT_BACKBONE
+from kinfold.cli import _app, main
 from kinfold.cli import _options as options
-from kinfold.cli import main
 from kinfold.cli._options import read_parameters
 from kinfold.compute import DEVICES, PRECISIONS
 from kinfold.errors import InputError
@@ -241,3 +241,25 @@ def test_lists_with_gaps_are_refused(value):
 def test_what_begins_as_json_and_is_not_is_told(value):
     with pytest.raises(InputError, match=r"no valid JSON.*\[8, 8\]"):
         read_parameters([f"a={value}"])
+
+
+def test_ctrl_c_that_a_library_turned_into_its_own_error_is_no_bug(monkeypatch, capsys):
+    def interrupted():
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(_app, "app", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        _app.main()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "Stopped.\n"
+
+
+def test_an_error_of_another_kind_still_is_a_bug(monkeypatch, capsys):
+    monkeypatch.setattr(_app, "app", lambda: 1 / 0)
+    with pytest.raises(SystemExit) as stopped:
+        _app.main()
+    assert stopped.value.code == 1
+    assert "This is a bug in Kinfold" in capsys.readouterr().err

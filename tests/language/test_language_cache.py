@@ -87,3 +87,12 @@ def test_the_beginning_of_a_name_clears_the_one_entry_that_has_it(encoder, cache
     assert len(cache.list()) == 20
     cache.clear(names[0][:12])
     assert [entry.name for entry in cache.list()] == names[1:]
+
+
+def test_an_entry_that_is_not_there_is_told_even_where_only_unfinished_ones_are_cleared(encoder, cache):
+    name = embed_nouns(encoder, WORDS, cache=cache).path.name
+    assert cache.clear(name, unfinished=True) == 0  # it is there, and finished
+    for asked in ({"name": "f" * 32}, {"model": "another"}):
+        with pytest.raises(InputError, match="has no entry"):
+            cache.clear(**asked, unfinished=True)
+    assert [entry.name for entry in cache.list()] == [name]

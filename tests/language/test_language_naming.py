@@ -301,3 +301,9 @@ def test_what_does_not_fit_is_refused_by_name():
     for change, message in refused:
         with pytest.raises(InputError, match=message):
             name_clusters(**(given | change), device="cpu")
+
+
+@pytest.mark.parametrize("random_state", [-1, 0.5, None, True])
+def test_a_seed_that_is_none_is_refused(random_state):
+    with pytest.raises(InputError, match="random_state must be"):
+        name_clusters(np.eye(4), [0, 0, 1, 1], 2, np.eye(4), list("abcd"), random_state=random_state)

@@ -154,3 +154,8 @@ def test_a_file_of_the_user_is_left_alone(vectors, tmp_path, clip):
     with pytest.raises(InputError, match="wasn't written by `kinfold zeroshot`"):
         classify(vectors, CLASSES, out, text_model=clip)
     assert out.read_text() == "mine"
+
+
+def test_a_table_by_another_format_s_name_is_refused(vectors, tmp_path, clip):
+    with pytest.raises(InputError, match=r"end in \.parquet"):
+        classify(vectors, CLASSES, tmp_path / "out.csv", text_model=clip)

@@ -104,13 +104,28 @@ def main() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         app()
-    except Exception:
+    except Exception as error:
+        if _was_interrupted(error):
+            sys.stderr.write("Stopped.\n")
+            sys.exit(EXIT_STOPPED)
         traceback.print_exc()
         sys.stderr.write(
             f"\nThis is a bug in Kinfold {__version__}; please report it with the lines above "
             "and what `kinfold info` says.\n"
         )
         sys.exit(EXIT_BUG)
+
+
+def _was_interrupted(error: BaseException) -> bool:
+    """Tell whether Ctrl-C is behind an error: libraries whose import it hits raise another one."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, KeyboardInterrupt):
+            return True
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _show_version(wanted: bool) -> None:

@@ -126,7 +126,7 @@ class NounCache:
             and model in (None, entry.model)
             and not (unfinished and entry.complete)
         ]
-        if not entries and (name is not None or model is not None) and not unfinished:
+        if not entries and not self._has(name, model):
             raise InputError(f"{self.path} has no entry of {name or model!r}")
         if name is not None and len({entry.name for entry in entries}) > 1:
             raise InputError(f"several entries of {self.path} begin with {name!r}; give more of the name")
@@ -140,6 +140,14 @@ class NounCache:
             with suppress(OSError):  # another process has begun the same entry anew
                 entry.path.rmdir()
         return sum(entry.bytes for entry in entries)
+
+    def _has(self, name: str | None, model: str | None) -> bool:
+        """Tell whether an entry has what was asked for; nothing asked for is always there."""
+        asked = name is not None or model is not None
+        return not asked or any(
+            (name is None or entry.name.startswith(name)) and model in (None, entry.model)
+            for entry in self.list()
+        )
 
     def entry(self, key: NounKey) -> NounEntry:
         """Return the entry of a key, whether or not it is there."""

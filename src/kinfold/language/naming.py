@@ -101,6 +101,8 @@ def name_clusters(
     """
     scale = CLIP_LOGIT_SCALE if logit_scale is None else logit_scale
     _check_parameters(n_clusters, n_names, n_candidates, n_rivals, scale, min_separation)
+    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
+        raise InputError(f"random_state must be a whole number of at least 0, not {random_state!r}")
     where = resolve_device(device)
     matrix = as_row_matrix(X)
     numbers = _check_labels(labels, int(matrix.shape[0]), n_clusters)

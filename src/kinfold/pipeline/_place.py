@@ -8,6 +8,8 @@ from pathlib import Path
 from kinfold.errors import InputError
 from kinfold.run import Run, is_predictions, is_skipped
 
+_OTHER_FORMATS = (".csv", ".json", ".jsonl", ".tsv", ".txt")
+
 
 def check_place(out: Path) -> None:
     """Refuse a place that can't be made, because something above it is no folder.
@@ -54,6 +56,10 @@ def check_table_place(out: Path, is_ours: Callable[[Path], bool], command: str) 
     """
     if out.is_dir():
         raise InputError(f"{out} is a folder; give the Parquet file to write (out=, --out)")
+    if out.suffix.lower() in _OTHER_FORMATS:
+        raise InputError(
+            f"{out} would be a Parquet file by another name; let it end in .parquet (out=, --out)"
+        )
     check_place(out)
     for file, is_known in ((out, is_ours), (skipped_path(out), is_skipped)):
         if (file.exists() or file.is_symlink()) and not is_known(file):
