@@ -58,6 +58,19 @@ def test_clusters_without_a_class_and_missing_ranks_are_never_right():
 
 
 @some
+@given(ranked(), st.integers(1, 3))
+def test_numbers_of_clusters_may_lie_far_apart(labels, k):
+    y_true, top = labels
+    names = np.array([0, 5, 7, 1 << 20, 2**40, 2**50])[top - 10]
+    assert top_k_accuracy(y_true, names, k) == top_k_accuracy(y_true, top, k)
+    none = top.copy()
+    none[:, 0] = -1
+    assert top_k_accuracy(y_true, none, k) == 0.0  # nothing was best, so nothing is mapped
+    sets = LabelSets.from_lists([[label] for label in y_true])
+    assert multi_label_accuracy(y_true, sets, none, ks=(k,)) == {k: 0.0}
+
+
+@some
 @given(ranked(), st.data())
 def test_multi_label_accuracy_counts_any_right_label(labels, data):
     y, top = labels

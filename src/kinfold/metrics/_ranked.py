@@ -50,9 +50,10 @@ def top_k_accuracy(
     check_rank(k, top)
     classes, codes = encode(y_true, "y_true")
     check_length(len(codes), top)
-    clusters = distinct_clusters(top)
+    clusters, has = distinct_clusters(top), top[:, 0] >= 0
+    if match is None and not has.any():
+        return 0.0  # nothing is best anywhere, so nothing can be mapped
     if match is None:
-        has = top[:, 0] >= 0
         table = count_pairs(codes[has], top[has, 0])
         class_of = classes_of_clusters(table)
         code_of = dict(zip(table.clusters, class_of.tolist(), strict=True))
@@ -105,7 +106,13 @@ def distinct_clusters(top: NDArray[Any]) -> NDArray[Any]:
 
 def map_top(top: NDArray[Any], clusters: NDArray[Any], mapped: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the class codes of ranked clusters; −1 where there is no cluster or it has no class."""
-    places = np.searchsorted(clusters, top)
-    found: NDArray[np.int64] = np.append(mapped, _NONE)[places]
+    if not len(clusters):
+        return np.full(top.shape, _NONE, dtype=np.int64)
+    if clusters[-1] <= top.size + len(clusters):  # a table of all numbers is quicker than a search
+        table = np.full(int(clusters[-1]) + 1, _NONE, dtype=np.int64)
+        table[clusters] = mapped
+        found: NDArray[np.int64] = table[top.clip(min=0)]
+    else:
+        found = mapped[np.searchsorted(clusters, top.clip(min=0))]
     found[top < 0] = _NONE
     return found

@@ -147,10 +147,9 @@ def linear_probe(
     """
     data = LabeledRows.read(X, y, X_test, y_test)
     settings = _read_settings(learning_rates, weight_decays)
-    counts = {"n_epochs": n_epochs, "max_selection_rows": max_selection_rows}
-    for name, value in {**counts, "batch_size": 1 if batch_size is None else batch_size}.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(f"{name} must be a positive whole number, not {value!r}")
+    _check_whole(n_epochs=n_epochs, max_selection_rows=max_selection_rows)
+    if batch_size is not None:
+        _check_whole(batch_size=batch_size)
     if len(data.codes) < 2:
         raise InputError("there is one training row alone; a probe needs two, one to be validated on")
     fit = _Fit(data, resolve_device(device), int(n_epochs), batch_size, random_state, progress)
@@ -250,6 +249,12 @@ class _Fit:
             title=title,
         )
         return stack
+
+
+def _check_whole(**parameters: Any) -> None:
+    for name, value in parameters.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise InputError(f"{name} must be a positive whole number, not {value!r}")
 
 
 def _read_settings(rates: Sequence[float], decays: Sequence[float]) -> list[Setting]:
