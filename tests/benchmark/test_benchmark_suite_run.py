@@ -148,6 +148,20 @@ def test_several_k_and_the_probe_stand_side_by_side(tmp_path, inside):
     assert probe.figures["acc"].mean > 0.9
 
 
+def test_entries_that_are_the_same_fit_share_it_under_their_own_names(tmp_path, inside):
+    inside.real = False
+    text = SUITE + '[benchmarks.same]\nlabels = "labels.csv"\nk = [3, 4]\n'
+    found = run_suite(write_suite(tmp_path, text), tmp_path / "out", seeds=[0, 1])
+    assert (found.n_run, found.n_done) == (4, 6)
+    assert [(row.benchmark, row.n_clusters) for row in found.summaries] == [
+        ("four", 4),
+        ("same", 3),
+        ("same", 4),
+    ]
+    names = {path.name for path in found.figures}
+    assert {"clusters", "calibration-four-made", "calibration-same-made"} <= names
+
+
 def test_fits_share_their_neighbours(tmp_path, inside):
     method = 'method = "temi"\nparameters = { n_heads = 1, n_epochs = 1, n_neighbors = 5 }'
     text = SUITE.replace('title = "k-means"', method)

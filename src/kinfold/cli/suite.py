@@ -121,6 +121,7 @@ def _read_seeds(text: str) -> list[int]:
 
 def _show(found: SuiteRun) -> list[RenderableType]:
     rows = []
+    several = len({row.titles["features"] for row in found.summaries}) > 1
     for row in found.summaries:
         accuracy = row.figures.get("acc") or next(iter(row.figures.values()), None)
         spread = "" if accuracy is None or accuracy.spread is None else f" ± {100 * accuracy.spread:.2f}"
@@ -131,7 +132,7 @@ def _show(found: SuiteRun) -> list[RenderableType]:
         rows.append(
             (
                 row.titles["benchmark"],
-                row.titles["features"],
+                *([row.titles["features"]] if several else []),
                 row.titles["method"],
                 f"{row.n_clusters:,}",
                 shown,
@@ -140,7 +141,16 @@ def _show(found: SuiteRun) -> list[RenderableType]:
                 "" if row.seconds is None else f"{row.seconds:,.0f}",
             )
         )
-    heads = ("benchmark", "features", "method", "K", "ACC %", "published", "seeds", "seconds")
+    heads = (
+        "benchmark",
+        *(["features"] if several else []),
+        "method",
+        "K",
+        "ACC %",
+        "published",
+        "seeds",
+        "seconds",
+    )
     facts = {
         "fits run now": str(found.n_run),
         "done, failed, left": f"{found.n_done}, {found.n_failed}, {found.n_left}",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MEASURES = {"alignment": "alignment", "davies_bouldin": "Davies–Bouldin index", "silhouette": "silhouette"}
+_LEAST_PREDICTIONS = 10  # of a bin of the calibration curve: fewer say nothing
 _BESIDE = {"linestyle": (0, (1, 2)), "markerfacecolor": "white"}
 
 
@@ -107,7 +108,10 @@ def draw_clusters(suite: Suite, lines: Sequence[Line]) -> Figure | None:
             mine = [line for line in own if line["method"] == method]
             if len({line["n_clusters"] for line in mine}) < 2:
                 continue
-            for metric, look, note in (("acc", {}, ""), ("acc_majority", _BESIDE, ", majority")):
+            for metric, look, note in (
+                ("acc", {}, ""),
+                ("acc_majority", {**_BESIDE, "zorder": 1.5}, ", majority"),
+            ):
                 found: dict[float, list[float]] = {}
                 for line in mine:
                     found.setdefault(line["n_clusters"], []).append(_accuracy(line, metric))
@@ -194,11 +198,15 @@ def draw_calibration(suite: Suite, lines: Sequence[Line]) -> Figure | None:
         counts, accuracies, confidences = _pooled(mine)
         errors = [line[judged_side(line)]["ece"] for line in mine]
         label = f"{suite.methods[method].title} (ECE {100 * mean(errors):.1f} %)"
-        filled = counts > 0
+        filled = counts >= _LEAST_PREDICTIONS
         axes.plot(confidences[filled], accuracies[filled], **style.of(method), label=label)
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
-    _label(axes, "confidence (highest probability)", "accuracy (share of right ones)")
+    _label(
+        axes,
+        f"confidence (bins of {_LEAST_PREDICTIONS} predictions or more)",
+        "accuracy (share of right ones)",
+    )
     put_legend(figure, axes)
     return figure
 

@@ -144,7 +144,9 @@ def run_suite(
         workshop = _Workshop(path, chosen, results, threads or cpu_count(), minutes, retry, say)
         n_run = workshop.run(cells)
         lines = results.read()
-        mine = [lines[cell.key, cell.seed] for cell in cells if (cell.key, cell.seed) in lines]
+        done = [cell for cell in cells if (cell.key, cell.seed) in lines]
+        # Cells of several entries may be the same fit and share its line; each is told under its own names.
+        mine = [{**lines[cell.key, cell.seed], **cell.describe()} for cell in done]
         rows = summarise(chosen, cells, lines)
         drawn = write_outputs(path, chosen, rows, mine, figures=figures)
     failed = sum("failed" in line for line in mine)

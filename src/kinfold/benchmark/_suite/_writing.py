@@ -149,11 +149,13 @@ def _explain(suite: Suite, rows: Sequence[Summary]) -> str:
     """Say what the figures are of."""
     texts = ["Mean ± standard deviation over seeds; seconds and memory are those of a whole process."]
     for benchmark, title in dict.fromkeys((row.benchmark, row.titles["benchmark"]) for row in rows):
-        sides = {(row.judged, row.n_judged) for row in rows if row.benchmark == benchmark and row.judged}
-        texts += [
-            f"{title}: judged on {n:,} {'test' if side == 'test' else 'training'} rows."
-            for side, n in sorted(sides)
-        ]
+        sides: dict[tuple[str, int], list[str]] = {}
+        for row in rows:
+            if row.benchmark == benchmark and row.judged:
+                sides.setdefault((row.judged, row.n_judged), []).append(row.titles["method"])
+        for (side, n), methods in sides.items():
+            who = f" ({', '.join(dict.fromkeys(methods))})" if len(sides) > 1 else ""
+            texts.append(f"{title}{who}: judged on {n:,} {'test' if side == 'test' else 'training'} rows.")
     return " ".join(texts)
 
 
