@@ -9,14 +9,14 @@ from sklearn.preprocessing import StandardScaler
 
 from kinfold.errors import InputError
 from kinfold.features import ShardedMatrix
+from kinfold.methods._rows import column_moments
+from kinfold.methods._self_training import cross_validated_agreement, fit_self_training
 from kinfold.methods.linear import (
     MOMENTUM,
     SoftmaxStack,
     StandardRows,
     cross_entropy_gradient,
 )
-from kinfold.methods._rows import column_moments
-from kinfold.methods._self_training import cross_validated_agreement, fit_self_training
 
 CPU = torch.device("cpu")
 
