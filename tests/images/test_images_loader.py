@@ -309,7 +309,8 @@ def test_a_loader_may_live_in_a_thread_that_ends(source):
 
 
 SCRIPT = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let jobs in the background ignore it
 sys.path.insert(0, {tests!r})
 from kinfold.images import ImageLoader, open_source
 from support import transforms

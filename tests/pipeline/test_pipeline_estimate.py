@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kinfold import ICCE, TURTLE
+from kinfold import ICCE, TAC, TURTLE
 from kinfold.errors import InputError
 from kinfold.pipeline import Estimate, StageEstimate, cluster, estimate
 from kinfold.pipeline._estimate import check_disk
@@ -121,3 +121,12 @@ def test_unreadable_images_do_not_stop_the_estimate(photos):
 def test_more_groups_than_rows_are_refused_as_cluster_does(features_file, n_clusters):
     with pytest.raises(InputError, match=f"n_clusters is {n_clusters}, but there are only 90 images"):
         estimate(features_file, n_clusters, method="kmeans")
+
+
+@pytest.mark.parametrize("n", [1_000, 50_000])
+def test_tac_with_training_is_expected_to_take_longer_and_more_centres_too(n):
+    quick, plain, many = (
+        _estimate_fit(TAC(n_clusters=10, **parameters), n, 512, MACHINE)
+        for parameters in ({"train": False}, {}, {"n_centres": n // 2})
+    )
+    assert 0 < quick < plain < many
