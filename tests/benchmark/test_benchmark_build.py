@@ -377,6 +377,7 @@ def miniature():
     )
 
 
+@pytest.mark.slow
 def test_every_benchmark_of_imagenet_21k_is_made_in_miniature(tmp_path):
     table, ids = miniature(), class_list("imagenet21k")
     rng = np.random.default_rng(1)

@@ -48,7 +48,7 @@ def fit_tac(seed, folder, train, centres):
     return {**found, "probabilities": model.predict_proba(X), "steps": len(steps)}
 
 
-@pytest.mark.parametrize("centres", ["kmeans", "agglomerative"])
+@pytest.mark.parametrize("centres", ["kmeans", pytest.param("agglomerative", marks=pytest.mark.slow)])
 def test_the_first_process_trains_and_both_end_with_the_same(centres, tmp_path):
     folder = os.fspath(tmp_path)
     first, second = run_under_torchrun(fit_tac, 2, seed=0, folder=folder, train=True, centres=centres)
@@ -62,6 +62,7 @@ def test_the_first_process_trains_and_both_end_with_the_same(centres, tmp_path):
     np.testing.assert_allclose(first["history"], alone["history"], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_without_training_or_a_seed_both_end_with_the_same(tmp_path):
     folder = os.fspath(tmp_path)
     first, second = run_under_torchrun(fit_tac, 2, seed=None, folder=folder, train=False, centres="kmeans")

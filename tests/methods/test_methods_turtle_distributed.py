@@ -56,6 +56,7 @@ def test_the_first_process_trains_and_both_end_with_what_one_finds(tmp_path):
         np.testing.assert_array_equal(result["labels_"], alone["labels_"])
 
 
+@pytest.mark.slow
 def test_without_a_seed_both_end_with_the_same(tmp_path):
     first, second = run_under_torchrun(fit_turtle, 2, seed=None, folder=os.fspath(tmp_path))
     for name in first.keys() - {"steps"}:

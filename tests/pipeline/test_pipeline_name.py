@@ -290,6 +290,7 @@ for line in sys.stdin:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_a_kill_at_any_moment_leaves_the_old_names_or_the_new(run, clip, vectors):
     earlier = {"nouns": ["a cat", "a dog", "a horse", "a crane"], "min_separation": 0}
