@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -11,10 +11,9 @@ from typing import Any, TypeAlias
 from kinfold.backbones import Backbone
 from kinfold.errors import InputError
 from kinfold.language import PreparedNouns, TextEncoder, fill, prepare_nouns, read_words
-from kinfold.pipeline._backbone import describe_backbone
 from kinfold.pipeline._method import Method
 from kinfold.pipeline._source import Source
-from kinfold.pipeline._text import find_text_spec, open_text_encoder
+from kinfold.pipeline._text import open_text_encoder_of
 
 WORDNET = "WordNet 3.0"
 _SAMPLE_WORDS = 64
@@ -88,15 +87,7 @@ def prepare_guide(
                 raise InputError(f"method {method.name!r} reads no words: {name} is for 'tac'")
         return None
     words, origin = read_nouns(nouns)
-    if backbone is not None:
-        known: Mapping[str, Any] | None = {"spec": backbone.spec}
-        dim = backbone.variants[variant]
-    else:
-        assert source.features is not None
-        known = describe_backbone(source.features, None)
-        dim = int(source.features.matrix(variant).shape[1])
-    spec = find_text_spec(text_model, known, source.uri)
-    encoder = open_text_encoder(spec, dim=dim, device=device, precision=precision)
+    encoder = open_text_encoder_of(source, backbone, variant, text_model, device=device, precision=precision)
     return Guide(encoder, prepare_nouns(encoder, words), origin)
 
 

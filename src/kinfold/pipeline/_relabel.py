@@ -13,7 +13,6 @@ import pyarrow as pa
 from kinfold.backbones import Backbone
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError, nearest_name
-from kinfold.language import TextEncoder
 from kinfold.language.relabel import RELABEL_RULES, RelabelRule
 from kinfold.locks import lock_directory
 from kinfold.pipeline import _relabel_files as files
@@ -24,7 +23,7 @@ from kinfold.pipeline._estimate import Estimate
 from kinfold.pipeline._labels import JoinedLabels
 from kinfold.pipeline._relabel_work import RelabelWork
 from kinfold.pipeline._source import Source, SourceLike, resolve_source
-from kinfold.pipeline._text import find_text_spec, open_text_encoder
+from kinfold.pipeline._text import open_text_encoder_of
 from kinfold.progress import SILENT, Progress
 
 DEFAULT_JOINT_BACKBONE = "clip-vit-b32"
@@ -137,7 +136,7 @@ def relabel(
     files.check_folder(out)
     opened = resolve_source(source, source_options)
     loaded = as_backbone(backbone, device, precision) if opened.images is not None else None
-    encoder = _open_encoder(opened, loaded, text_model, device, precision)
+    encoder = open_text_encoder_of(opened, loaded, None, text_model, device=device, precision=precision)
     known = JoinedLabels(labels, _keys(opened), opened.uri)
     classes = find_classes(tree, names, known.distinct)
     numbers = classes.tree.numbers(known.distinct)  # before long work: one may not be in the tree
@@ -187,18 +186,3 @@ def _keys(source: Source) -> list[str]:
     assert source.features is not None
     keys: list[str] = source.features.keys.to_pylist()
     return keys
-
-
-def _open_encoder(
-    source: Source, backbone: Backbone | None, text_model: str | Path | None, device: str, precision: str
-) -> TextEncoder:
-    """Load the text tower, before anything long begins."""
-    if backbone is not None:
-        known: Mapping[str, Any] | None = {"spec": backbone.spec}
-        dim = backbone.variants["cls"]
-    else:
-        assert source.features is not None
-        known = describe_backbone(source.features, None)
-        dim = int(source.features.matrix().shape[1])
-    spec = find_text_spec(text_model, known, source.uri)
-    return open_text_encoder(spec, dim=dim, device=device, precision=precision)

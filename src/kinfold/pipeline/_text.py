@@ -6,8 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kinfold.backbones import Backbone
 from kinfold.errors import InputError
 from kinfold.language import TextEncoder, load_text_encoder
+from kinfold.pipeline._backbone import describe_backbone
+from kinfold.pipeline._source import Source
+
+_JOINT_VARIANT = "cls"  # of backbones that have a joint space
 
 
 def find_text_spec(text_model: str | Path | None, backbone: Mapping[str, Any] | None, where: str) -> str:
@@ -55,3 +60,27 @@ def open_text_encoder(spec: str, *, dim: int, device: str, precision: str = "aut
             "must come from one and the same vision-language model (text_model=, --text-model)"
         )
     return encoder
+
+
+def open_text_encoder_of(
+    source: Source,
+    backbone: Backbone | None,
+    variant: str | None,
+    text_model: str | Path | None,
+    *,
+    device: str,
+    precision: str,
+) -> TextEncoder:
+    """Load the text tower for a source: that of the loaded backbone, or of the model that made its features.
+
+    ``variant`` is as for :meth:`~kinfold.features.Features.matrix`. The errors are those of :func:`find_text_spec` and :func:`open_text_encoder`.
+    """
+    if backbone is not None:
+        known: Mapping[str, Any] | None = {"spec": backbone.spec}
+        dim = backbone.variants[variant or _JOINT_VARIANT]
+    else:
+        assert source.features is not None
+        known = describe_backbone(source.features, None)
+        dim = int(source.features.matrix(variant).shape[1])
+    spec = find_text_spec(text_model, known, source.uri)
+    return open_text_encoder(spec, dim=dim, device=device, precision=precision)

@@ -24,13 +24,13 @@ from kinfold.language import (
     read_words,
 )
 from kinfold.methods import TopClusters
-from kinfold.pipeline._backbone import as_backbone, describe_backbone
+from kinfold.pipeline._backbone import as_backbone
 from kinfold.pipeline._beside import embedded_beside, tell_skipped
 from kinfold.pipeline._labels import read_labels
 from kinfold.pipeline._nouns import WORDNET
 from kinfold.pipeline._place import check_table_place
-from kinfold.pipeline._source import Source, SourceLike, resolve_source
-from kinfold.pipeline._text import find_text_spec, open_text_encoder
+from kinfold.pipeline._source import SourceLike, resolve_source
+from kinfold.pipeline._text import open_text_encoder_of
 from kinfold.progress import SILENT, Progress
 from kinfold.run import is_predictions, write_predictions
 
@@ -125,7 +125,7 @@ def zero_shot(
     check_table_place(out, is_predictions, "zeroshot")
     opened = resolve_source(source, source_options)
     loaded = as_backbone(backbone, device, precision) if opened.images is not None else None
-    encoder = _open_encoder(opened, loaded, text_model, device, precision)
+    encoder = open_text_encoder_of(opened, loaded, VARIANT, text_model, device=device, precision=precision)
     if loaded is None:
         assert opened.features is not None
         return _classify(opened.features, names, encoder, labels, out, progress)
@@ -134,18 +134,6 @@ def zero_shot(
         out, opened.images, loaded, VARIANT, batch_size=None, n_workers=n_workers, progress=progress
     ) as features:
         return _classify(features, names, encoder, labels, out, progress)
-
-
-def _open_encoder(
-    source: Source, backbone: Backbone | None, text_model: str | Path | None, device: str, precision: str
-) -> TextEncoder:
-    if backbone is not None:
-        spec = find_text_spec(text_model, {"spec": backbone.spec}, source.uri)
-        return open_text_encoder(spec, dim=backbone.variants[VARIANT], device=device, precision=precision)
-    assert source.features is not None
-    spec = find_text_spec(text_model, describe_backbone(source.features, None), source.uri)
-    dim = int(source.features.matrix(VARIANT).shape[1])
-    return open_text_encoder(spec, dim=dim, device=device, precision=precision)
 
 
 def _read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
