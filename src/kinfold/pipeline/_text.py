@@ -73,7 +73,8 @@ def open_text_encoder_of(
 ) -> TextEncoder:
     """Load the text tower for a source: that of the loaded backbone, or of the model that made its features.
 
-    ``variant`` is as for :meth:`~kinfold.features.Features.matrix`. The errors are those of :func:`find_text_spec` and :func:`open_text_encoder`.
+    ``variant`` is as for :meth:`~kinfold.features.Features.matrix`.
+    The errors are those of :func:`find_text_spec` and :func:`open_text_encoder`.
     """
     if backbone is not None:
         known: Mapping[str, Any] | None = {"spec": backbone.spec}
