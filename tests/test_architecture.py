@@ -39,7 +39,13 @@ BESIDE = {
 }
 # Rooms beside the way that stand on a room of it, and so serve only those to its right.
 # What learns from labels lies to the right of the methods, which may never see any.
-STANDS_ON = {"language": "features", "probing": "methods", "benchmark": "run"}
+STANDS_ON = {
+    "language": "features",
+    "probing": "methods",
+    "benchmark": "run",
+    "corrections": "run",
+    "export": "gallery",
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "sklearn", "skimage", "scipy", "timm", "open_clip", "faiss"}
 

@@ -1,0 +1,1 @@
+"""A run taken away: tables, folders, pages and models that other programs read."""
