@@ -1,0 +1,10 @@
+// Runs before the page is drawn, so that a chosen theme never flashes. A plain script: modules come later.
+(() => {
+  let chosen = null;
+  try {
+    chosen = localStorage.getItem("kinfold.theme");
+  } catch {
+    // Storage may be forbidden; then the system's theme is right.
+  }
+  if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
+})();

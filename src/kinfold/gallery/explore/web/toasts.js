@@ -1,0 +1,52 @@
+// Short words about what happened, at the foot of the page, read out by screen readers.
+
+import { h } from "./dom.js";
+import { icon } from "./icons.js";
+
+const STAY = 7000;
+const MOST = 3;
+
+/** Say `text`; `actions` are `[label, work]`; `kind` "error" is said at once and stays longer. */
+export function toast(text, { actions = [], kind = "done", stay = null } = {}) {
+  raise();
+  const place = document.getElementById(kind === "error" ? "alerts" : "toasts");
+  const element = h("div", { class: `toast ${kind}` }, h("p", {}, text));
+  let timer = 0;
+  const leave = () => {
+    clearTimeout(timer);
+    element.remove();
+  };
+  const wait = () => {
+    clearTimeout(timer);
+    timer = setTimeout(leave, stay ?? (kind === "error" ? 2 * STAY : STAY));
+  };
+  for (const [label, work] of actions) {
+    element.append(h("button", { type: "button", class: "link", onclick: () => (leave(), work()) }, label));
+  }
+  element.append(h("button", { type: "button", class: "ghost square", "aria-label": "Dismiss", onclick: leave }, icon("close")));
+  element.addEventListener("pointerenter", () => clearTimeout(timer));
+  element.addEventListener("pointerleave", wait);
+  element.addEventListener("focusin", () => clearTimeout(timer));
+  element.addEventListener("focusout", wait);
+  while (place.children.length >= MOST) place.firstElementChild.remove();
+  place.append(element);
+  wait();
+  return leave;
+}
+
+// What is said while a dialog is open has to lie in it: the rest of the page can't be reached then.
+function raise() {
+  const corner = document.getElementById("corner");
+  const host = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  if (corner.parentElement !== host) host.append(corner);
+}
+
+/** Take the toasts out of a dialog that closes. */
+export function lower(dialog) {
+  const corner = document.getElementById("corner");
+  if (dialog.contains(corner)) document.body.append(corner);
+}
+
+export const complain = (error) => {
+  if (error?.name !== "AbortError") toast(error.message ?? String(error), { kind: "error" });
+};
