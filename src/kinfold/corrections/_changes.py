@@ -1,0 +1,309 @@
+"""From an edit to a change of a state: what is stored of it, and carrying it out, now or at any replay."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinfold.corrections._edits import MARKS, Accept, Confirm, Edit, Lock, Mark, Merge, Move, Rename
+from kinfold.corrections._state import Draft, Group, State
+from kinfold.errors import InputError, nearest_name
+
+MOST_NAME = 200  # characters
+
+
+@dataclass(frozen=True)
+class Change:
+    """An edit as it is stored: nothing in it depends on when it is carried out.
+
+    Attributes
+    ----------
+    kind : str
+        As the edit's.
+    payload : mapping
+        JSON: groups, names, and the numbers of groups that it makes.
+    rows : ndarray (n,) int64, or None
+        Source rows that it is about, ascending.
+    labels : ndarray (n,) int32, or None
+        What belongs to each row: its new group (accept), or its part (split).
+    """
+
+    kind: str
+    payload: Mapping[str, Any]
+    rows: NDArray[np.int64] | None = None
+    labels: NDArray[np.int32] | None = None
+
+    @property
+    def new_groups(self) -> tuple[int, ...]:
+        """Numbers of the groups that it makes."""
+        return tuple(self.payload.get("new_groups", ()))
+
+
+@dataclass(frozen=True)
+class SplitParts:
+    """A split whose clustering is done: ``parts`` is 0 for rows that stay, 1, 2, … for each new group's."""
+
+    group: int
+    rows: NDArray[np.int64]
+    parts: NDArray[np.int32]
+
+
+class RowIndex:
+    """Where the rows of the source are in the arrays of a state.
+
+    Parameters
+    ----------
+    rows : ndarray (N,) int64
+        Ascending row numbers, as in ``run.assignments``.
+    """
+
+    def __init__(self, rows: NDArray[np.int64]) -> None:
+        self._places = np.full(int(rows[-1]) + 1 if len(rows) else 0, -1, np.int32)
+        self._places[rows] = np.arange(len(rows), dtype=np.int32)
+
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return the places of ascending rows; :class:`InputError` names one that the run doesn't have."""
+        if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self._places):
+            raise InputError(f"row {rows[0] if rows[0] < 0 else rows[-1]} isn't among the images of this run")
+        places: NDArray[np.int32] = self._places[rows]
+        if len(rows) and places.min() < 0:
+            raise InputError(f"row {rows[places.argmin()]} isn't among the images of this run")
+        return places
+
+
+def prepare_change(edit: Edit | SplitParts, state: State, next_group: int) -> Change:
+    """Return what is to be stored of an edit; groups that it makes get numbers from ``next_group`` on.
+
+    Raises
+    ------
+    InputError
+        A value is none that the edit can have. Whether the edit is possible is seen when it's carried out.
+    """
+    match edit:
+        case Rename():
+            name = clean_name(edit.name)
+            return Change(edit.kind, {"group": _number(state, edit.group), "name": name})
+        case Merge():
+            into = _number(state, edit.into)
+            others = [group for group in _numbers(state, edit.groups) if group != into]
+            return Change(edit.kind, {"groups": others, "into": into})
+        case Move():
+            payload: dict[str, Any] = {"group": next_group, "new_groups": [next_group]}
+            if edit.group is not None:
+                payload = {"group": _number(state, edit.group), "new_groups": []}
+                if edit.name is not None:
+                    raise InputError("a name is for a new group; to rename a group, use the edit 'rename'")
+            return Change(edit.kind, {**payload, "name": clean_name(edit.name)}, clean_rows(edit.rows))
+        case Mark():
+            return Change(edit.kind, {"mark": _check_mark(edit.mark)}, clean_rows(edit.rows))
+        case Lock():
+            if not isinstance(edit.locked, bool):
+                raise InputError(f"locked must be true or false, not {edit.locked!r}")
+            return Change(edit.kind, {"groups": _numbers(state, edit.groups), "locked": edit.locked})
+        case Confirm():
+            return Change(edit.kind, {}, clean_rows(edit.rows))
+        case Accept():
+            return Change(edit.kind, {}, *_clean_pairs(edit.rows, edit.groups))
+        case SplitParts():
+            made = list(range(next_group, next_group + int(edit.parts.max())))
+            return Change("split", {"group": edit.group, "new_groups": made}, edit.rows, edit.parts)
+    raise InputError(f"{edit!r} is no edit")
+
+
+def carry_out(draft: Draft, change: Change, index: RowIndex) -> int:
+    """Carry out a change on a draft, whole or not at all; return how many images it is about.
+
+    Raises
+    ------
+    InputError
+        It isn't possible with the groups as they are: one is gone or locked.
+    """
+    places = np.empty(0, np.int32) if change.rows is None else index.places(change.rows)
+    return _WAYS[change.kind](draft, change, places)
+
+
+def clean_rows(rows: Any) -> NDArray[np.int64]:
+    """Return row numbers ascending, each once; :class:`InputError` if these are none, or no numbers."""
+    array = _whole_numbers(rows, "rows")
+    return np.unique(array)
+
+
+def clean_name(name: str | None) -> str | None:
+    """Return a group's name without blanks around it; None for an empty one."""
+    if name is None:
+        return None
+    if not isinstance(name, str):
+        raise InputError(f"a name is a text, not {name!r}")
+    name = " ".join(name.split())
+    if len(name) > MOST_NAME:
+        raise InputError(f"the name has {len(name)} characters; {MOST_NAME} are the most")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise InputError("the name has characters that can't be written")
+    return name or None
+
+
+def _rename(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
+    group = draft.look().group(change.payload["group"])
+    draft.groups[group.id] = replace(group, name=change.payload["name"])
+    return 0
+
+
+def _merge(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
+    into, others = change.payload["into"], change.payload["groups"]
+    if not others:
+        raise InputError("a merge needs a further group to put in")
+    merged = [_open_group(draft, number) for number in (into, *others)][1:]
+    moved = np.flatnonzero(np.isin(draft.labels, others))
+    draft.set_labels(moved, into)
+    for group in merged:
+        draft.groups[group.id] = replace(group, alive=False)
+    return len(moved)
+
+
+def _split(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
+    group = _open_group(draft, change.payload["group"])
+    numbers = np.array([group.id, *change.new_groups], np.int32)
+    assert change.labels is not None
+    labels = numbers[change.labels]
+    leaving = (draft.labels[places] == group.id) & (labels != group.id) & (draft.marks[places] == 0)
+    draft.set_labels(places[leaving], labels[leaving])
+    draft.set_by_hand(places[leaving], False)
+    for number in change.new_groups:
+        draft.groups[number] = Group(number, origin=group.id)
+    return int(leaving.sum())
+
+
+def _move(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
+    target = change.payload["group"]
+    coming = places
+    if not change.new_groups:
+        locked = draft.look().group(target).locked
+        coming = places[(draft.labels[places] != target) | (draft.marks[places] != 0)]
+        if locked and len(coming):
+            _open_group(draft, target)
+    _check_unlocked(draft, coming)
+    if change.new_groups:
+        draft.groups[target] = Group(target, name=change.payload["name"])
+    _place_by_hand(draft, places, target)
+    return len(places)
+
+
+def _mark(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
+    mark = change.payload["mark"]
+    code = 0 if mark is None else 1 + MARKS.index(mark)
+    touched = places[draft.marks[places] != code]
+    _check_unlocked(draft, touched)
+    draft.set_marks(touched, code)
+    draft.set_by_hand(touched, False)
+    return len(places)
+
+
+def _lock(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
+    for group in [draft.look().group(number) for number in change.payload["groups"]]:
+        draft.groups[group.id] = replace(group, locked=change.payload["locked"])
+    return 0
+
+
+def _confirm(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
+    _check_unlocked(draft, places[draft.marks[places] != 0])
+    _place_by_hand(draft, places, None)
+    return len(places)
+
+
+def _accept(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
+    """Take proposals over where nothing speaks against it: a person's own word counts for more."""
+    assert change.labels is not None
+    free = np.array([group.id for group in draft.groups.values() if group.alive and not group.locked])
+    takes = np.isin(change.labels, free) & np.isin(draft.labels[places], free)
+    takes &= ~draft.by_hand[places] & (draft.marks[places] != 1 + MARKS.index("noise"))
+    if not takes.any():
+        raise InputError("none of these proposals can be taken over any more")
+    draft.set_labels(places[takes], change.labels[takes])
+    draft.set_marks(places[takes], 0)
+    return int(takes.sum())
+
+
+_WAYS: Mapping[str, Callable[[Draft, Change, NDArray[np.int32]], int]] = {
+    "rename": _rename,
+    "merge": _merge,
+    "split": _split,
+    "move": _move,
+    "mark": _mark,
+    "lock": _lock,
+    "confirm": _confirm,
+    "accept": _accept,
+}
+
+
+def _place_by_hand(draft: Draft, places: NDArray[np.int32], target: int | None) -> None:
+    if target is not None:
+        draft.set_labels(places, target)
+    draft.set_marks(places, 0)
+    draft.set_by_hand(places, True)
+
+
+def _open_group(draft: Draft, number: int) -> Group:
+    """Return a group that may gain and lose images."""
+    group = draft.look().group(number)
+    if group.locked:
+        raise InputError(f"group {number} is locked; unlock it first")
+    return group
+
+
+def _check_unlocked(draft: Draft, places: NDArray[np.int32]) -> None:
+    """Refuse to take images from locked groups."""
+    locked = [number for number, group in draft.groups.items() if group.locked]
+    if locked and len(places):
+        held = np.isin(draft.labels[places], locked)
+        if held.any():
+            number = int(draft.labels[places[held][0]])
+            raise InputError(f"{int(held.sum())} of these images are in group {number}, which is locked")
+
+
+def _check_mark(mark: Any) -> str | None:
+    if mark is None or (isinstance(mark, str) and mark in MARKS):
+        return mark
+    hint = nearest_name(str(mark), list(MARKS))
+    raise InputError(f"there is no mark {mark!r}{hint}; there are: {', '.join(MARKS)}, or none (null)")
+
+
+def _number(state: State, group: Any) -> int:
+    return state.group(group).id
+
+
+def _numbers(state: State, groups: Any) -> list[int]:
+    if isinstance(groups, str | bytes | Mapping) or not isinstance(groups, Sequence | np.ndarray):
+        raise InputError(f"groups are given as a list of numbers, not {groups!r}")
+    if not len(groups):
+        raise InputError("no group was given")
+    return list(dict.fromkeys(_number(state, group) for group in groups))
+
+
+def _clean_pairs(rows: Any, groups: Any) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    rows, groups = _whole_numbers(rows, "rows"), _whole_numbers(groups, "groups")
+    if len(rows) != len(groups):
+        raise InputError(f"{len(rows)} rows and {len(groups)} groups were given; each row needs one group")
+    if groups.min() < 0 or groups.max() > np.iinfo(np.int32).max:
+        raise InputError("groups are numbers of 0 or more")
+    order = np.argsort(rows, kind="stable")
+    rows, groups = rows[order], groups[order].astype(np.int32)
+    if (rows[1:] == rows[:-1]).any():
+        raise InputError("a row is given twice")
+    return rows, groups
+
+
+def _whole_numbers(values: Any, what: str) -> NDArray[np.int64]:
+    try:
+        array = np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{what} must be a list of whole numbers") from error
+    if array.ndim == 1 and array.size == 0:
+        raise InputError("no image was given")
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise InputError(f"{what} must be a list of whole numbers")
+    return array.astype(np.int64)

@@ -1,0 +1,204 @@
+"""All edits in their order, which of them are undone, and the state that comes of the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from kinfold.corrections._changes import Change, RowIndex, carry_out
+from kinfold.corrections._edits import EDITS
+from kinfold.corrections._packing import unpack_labels, unpack_rows
+from kinfold.corrections._state import Draft, State
+from kinfold.errors import FormatError, InputError
+
+UNDO, REDO = "undo", "redo"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table ``edits`` as it is in the file; docs/formats.md has the columns."""
+
+    id: int
+    time: str
+    client: str
+    kind: str
+    payload: str
+    rows: bytes | None
+    labels: bytes | None
+
+
+@dataclass
+class Record:
+    """An edit, and what has become of it.
+
+    Attributes
+    ----------
+    row : Row
+        As stored.
+    payload : dict
+        Its payload, read.
+    undone_by : int or None
+        Id of the row that undid it last; None while it holds.
+    can_redo : bool
+        It was undone, and its client has made no new edit since.
+    problem : str or None
+        Why it no longer applies, after another edit was undone; None where it does.
+    """
+
+    row: Row
+    payload: dict[str, Any]
+    undone_by: int | None = None
+    can_redo: bool = False
+    problem: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether the edit has its part in the state."""
+        return self.undone_by is None and self.problem is None
+
+    def change(self) -> Change:
+        """Return what it changes; ``ValueError`` if the stored bytes are none."""
+        rows = None if self.row.rows is None else unpack_rows(self.row.rows)
+        labels = None if self.row.labels is None else unpack_labels(self.row.labels)
+        if labels is not None and (rows is None or len(rows) != len(labels)):
+            raise ValueError("rows and labels don't belong together")
+        return Change(self.row.kind, self.payload, rows, labels)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """An undo or a redo of the edit with the id ``edit``."""
+
+    row: Row
+    edit: int
+
+
+class Journal:
+    """The edits of one run, replayed.
+
+    The state is that of all edits that aren't undone, carried out in the order of their ids: everybody who
+    reads the same rows has the same state. States along the way are kept, the denser the younger, so that an
+    undo replays little.
+
+    Parameters
+    ----------
+    first : State
+        Before any edit.
+    index : RowIndex
+        Places of the rows.
+    """
+
+    def __init__(self, first: State, index: RowIndex) -> None:
+        self.records: list[Record] = []
+        self.turns: dict[int, Turn] = {}
+        self.last_id = 0
+        self.next_group = len(first.groups)
+        self.state = first
+        self._index = index
+        self._states = {0: first}  # after so many records
+        self._numbers: dict[int, int] = {}  # of records, by id
+
+    def add(self, rows: Iterable[Row]) -> State:
+        """Take in further rows of the table, in order, and return the state after them.
+
+        Raises
+        ------
+        FormatError
+            A row isn't what was ever written.
+        """
+        oldest = len(self.records)
+        for row in rows:
+            if row.kind in (UNDO, REDO):
+                oldest = min(oldest, self._turn(row))
+            else:
+                self._append(row)
+            self.last_id = row.id
+        if self.last_id != self.state.version:
+            self._replay(oldest)
+        return self.state
+
+    def find(self, id: int) -> Record | None:
+        """Return the edit with an id."""
+        number = self._numbers.get(id)
+        return None if number is None else self.records[number]
+
+    def next_undo(self, client: str | None) -> Record | None:
+        """Return the edit that an undo takes back: the last that holds, of the client or of all."""
+        for record in reversed(self.records):
+            if record.holds and client in (None, record.row.client):
+                return record
+        return None
+
+    def next_redo(self, client: str | None) -> Record | None:
+        """Return the edit that a redo brings back: the one undone last, of the client or of all."""
+        undone = [
+            record for record in self.records if record.can_redo and client in (None, record.row.client)
+        ]
+        return max(undone, key=lambda record: record.undone_by or 0, default=None)
+
+    def _append(self, row: Row) -> None:
+        if row.kind not in EDITS:
+            raise FormatError(f"edit {row.id} is of the unknown kind {row.kind!r}")
+        for record in self.records:
+            if record.can_redo and record.row.client == row.client:
+                record.can_redo = False
+        self._numbers[row.id] = len(self.records)
+        self.records.append(Record(row, _read_payload(row)))
+        made = self.records[-1].payload.get("new_groups", ())
+        self.next_group = max([self.next_group, *(number + 1 for number in made)])
+
+    def _turn(self, row: Row) -> int:
+        """Undo or redo an edit; return its number."""
+        number = self._numbers.get(_read_payload(row).get("edit", 0))
+        if number is None:
+            raise FormatError(f"edit {row.id} is of an edit that isn't there")
+        record = self.records[number]
+        self.turns[row.id] = Turn(row, record.row.id)
+        record.undone_by = row.id if row.kind == UNDO else None
+        record.can_redo = row.kind == UNDO
+        return number
+
+    def _replay(self, oldest: int) -> None:
+        """Carry edits out anew from the one of a number on."""
+        self._states = {count: state for count, state in self._states.items() if count <= oldest}
+        start = max(self._states)
+        draft = Draft(self._states[start])
+        total = len(self.records)
+        for number in range(start, total):
+            self._carry_out(draft, self.records[number])
+            count = number + 1
+            if count < total and _is_kept(count, total):
+                self._states[count] = draft.freeze(self.records[number].row.id)
+        self.state = self._states[total] = draft.freeze(self.last_id)
+        self._states = {
+            count: state for count, state in self._states.items() if count == total or _is_kept(count, total)
+        }
+
+    def _carry_out(self, draft: Draft, record: Record) -> None:
+        record.problem = None
+        if record.undone_by is not None:
+            return
+        try:
+            carry_out(draft, record.change(), self._index)
+        except InputError as error:
+            record.problem = str(error)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            raise FormatError(f"edit {record.row.id} can't be read ({error})") from error
+
+
+def _is_kept(count: int, total: int) -> bool:
+    """Tell whether the state after ``count`` of ``total`` edits is worth its memory: one per power of two."""
+    age = total - count
+    return count == 0 or count % (1 << max(0, age.bit_length() - 1)) == 0
+
+
+def _read_payload(row: Row) -> dict[str, Any]:
+    try:
+        payload = json.loads(row.payload)
+    except ValueError as error:
+        raise FormatError(f"edit {row.id} can't be read ({error})") from error
+    if not isinstance(payload, dict):
+        raise FormatError(f"edit {row.id} can't be read")
+    return payload
