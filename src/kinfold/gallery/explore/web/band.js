@@ -33,8 +33,9 @@ export function band(canvas, { grid, base, pick }) {
       if (!box) return;
       box.remove();
       // The click that ends the drawing belongs to it, not to the tile below.
-      canvas.addEventListener("click", (click) => click.stopImmediatePropagation(), { capture: true, once: true });
-      setTimeout(() => canvas.dispatchEvent(new Event("banded")), 0);
+      const swallow = (click) => click.stopImmediatePropagation();
+      canvas.addEventListener("click", swallow, true);
+      setTimeout(() => canvas.removeEventListener("click", swallow, true), 0);
     };
     canvas.addEventListener("pointermove", move);
     canvas.addEventListener("pointerup", stop);

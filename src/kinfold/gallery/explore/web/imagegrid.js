@@ -14,6 +14,7 @@ export class ImageGrid {
   #stem = freshId("tile");
   #anchor = -1;
   #active = -1;
+  #shown = new WeakMap(); // tile -> what it shows
   #range = [0, 0, null];
   #settled = paused(() => this.list.want(...this.#range), 40);
 
@@ -85,6 +86,7 @@ export class ImageGrid {
     const selected = this.selection.has(item.row);
     const tile = imageTile(item, { id, width: this.grid.itemWidth, caption: this.caption, selected, position: index + 1, total: this.list.total, number: index });
     tile.classList.toggle("active", index === this.#active);
+    this.#shown.set(tile, JSON.stringify(item));
     return tile;
   }
 
@@ -99,11 +101,7 @@ export class ImageGrid {
   #renew(first, last) {
     for (const [index, element] of [...this.grid.elements]) {
       if (index < first || index > last) continue;
-      const fresh = this.list.at(index);
-      if (fresh && element.dataset.shown === JSON.stringify(fresh)) continue;
-      this.grid.refresh(index);
-      const now = this.grid.element(index);
-      if (fresh && now) now.dataset.shown = JSON.stringify(fresh);
+      if (this.#shown.get(element) !== JSON.stringify(this.list.at(index))) this.grid.refresh(index);
     }
     this.#paint();
   }

@@ -1,0 +1,183 @@
+// One group: its images in a grid of any length, what can be done with it, and the groups it borders on.
+
+import { edit, lockGroup, mergeGroup, renameGroup, splitGroup } from "./actions.js";
+import { get } from "./api.js";
+import { bordersPanel } from "./borders.js";
+import { trace } from "./charts.js";
+import { freshId, h, replace } from "./dom.js";
+import { count, images, sure } from "./format.js";
+import { icon } from "./icons.js";
+import { openImage } from "./image.js";
+import { ImageGrid } from "./imagegrid.js";
+import { keys } from "./keys.js";
+import { editableName } from "./naming.js";
+import { pickGroup } from "./picker.js";
+import { selectionBar } from "./selectionbar.js";
+import { store } from "./store.js";
+import { sizeSlider, tileSize } from "./tilesize.js";
+import { allRows, imageList } from "./lists.js";
+import { complain } from "./toasts.js";
+
+const SORTS = [
+  ["confidence", "Most confident", "confidence"],
+  ["doubt", "Most doubtful", "doubt"],
+  ["distance", "Nearest the centre", "confidence"],
+  ["key", "File name", "key"],
+];
+const MARKS = [
+  ["", "All"],
+  ["none", "Not marked"],
+  ["wrong", "Wrong"],
+  ["noise", "Noise"],
+];
+const chosen = { sort: "confidence", mark: "" };
+
+export async function mount(element, { parameters, query }) {
+  const id = Number(parameters[0]);
+  let group = await get(`/api/groups/${id}`);
+  chosen.mark = "";
+  if (query.get("sort")) chosen.sort = query.get("sort");
+
+  const asked = () => ({ group: id, sort: chosen.sort, mark: chosen.mark });
+  const head = h("header", { class: "group-head" });
+  const status = h("span", { class: "soft", role: "status" });
+  const borders = h("aside", { class: "borders", "aria-label": "Groups it borders on" });
+  const grid = new ImageGrid({
+    label: `Images of ${store.label(id)}`,
+    load: imageList(asked),
+    open: (list, index) => openImage(list, index, { show: (at) => grid.show(at), first: () => neighbours(group) }),
+    counted: (n) => (status.textContent = images(n)),
+    size: tileSize(),
+    caption: SORTS.find(([value]) => value === chosen.sort)[2],
+  });
+  grid.grid.above = 130;
+  grid.grid.below = 90;
+  const selectAll = async () => grid.selection.only(await allRows(asked()).catch((error) => (complain(error), [])));
+  const bar = selectionBar(grid.selection, { from: () => id, first: () => neighbours(group), selectAll });
+  const draw = () => {
+    replace(head, heading(group, grid));
+    replace(borders, bordersPanel(group));
+  };
+  let gone = false;
+  const again = async (detail) => {
+    try {
+      group = await get(`/api/groups/${id}`);
+    } catch (error) {
+      if (gone) return;
+      if (!detail?.own) complain(error);
+      location.hash = "#/";
+      return;
+    }
+    if (gone) return;
+    if (!head.querySelector("input")) draw();
+    await grid.refresh();
+  };
+  element.append(h("div", { class: "group-page" }, h("div", { class: "group-main" }, head, toolbar(grid, status, selectAll), grid.element), borders));
+  draw();
+  const forget = store.onChange(again);
+  const unbind = bindKeys(() => group, head);
+  await grid.start();
+  return {
+    title: store.label(id),
+    unmount() {
+      gone = true;
+      forget();
+      unbind();
+      bar.remove();
+      grid.destroy();
+    },
+  };
+}
+
+const neighbours = (group) => (group.borders ?? []).map((one) => one.id);
+
+function heading(group) {
+  const name = editableName({ value: group.name, shown: store.label(group.id), save: (text) => renameGroup(group.id, text), readOnly: store.readOnly });
+  const parts = [
+    group.name && `Group ${group.id}`,
+    images(group.size),
+    group.n_wrong > 0 && `${count(group.n_wrong)} wrong`,
+    group.n_noise > 0 && `${count(group.n_noise)} noise`,
+    group.origin !== null && group.origin !== undefined && `split from ${store.label(group.origin)}`,
+  ].filter(Boolean);
+  const words = group.words?.length ? h("p", { class: "soft words" }, group.words.map(wordText).join(" · ")) : null;
+  return [
+    h("div", { class: "group-title" }, h("a", { class: "crumb", href: "#/" }, icon("left"), "Groups"), name, h("p", { class: "lede" }, parts.map((part, k) => [k > 0 && h("span", { "aria-hidden": "true" }, " · "), part])), words),
+    h("div", { class: "group-sure" }, trace(group.histogram), h("p", {}, h("b", {}, sure(group.mean_confidence)), h("span", { class: "soft" }, " mean confidence"))),
+    works(group),
+  ];
+}
+
+const wordText = (word) => (typeof word === "string" ? word : (word.noun ?? word.name ?? ""));
+
+function works(group) {
+  const button = (sign, text, key, work, off = false) => h("button", { type: "button", class: "button", title: key ? `${text} (${key})` : text, disabled: off, onclick: work }, icon(sign), h("span", {}, text));
+  const compare = h("a", { class: "button", href: "#/compare", onclick: (event) => (event.preventDefault(), compareWith(group)) }, icon("compare"), h("span", {}, "Compare…"));
+  if (store.readOnly) return h("div", { class: "works" }, compare);
+  const lock = button(group.locked ? "unlock" : "lock", group.locked ? "Unlock" : "Lock", "L", () => lockGroup(group.id, !group.locked));
+  lock.setAttribute("aria-pressed", String(Boolean(group.locked)));
+  return h(
+    "div",
+    { class: "works", role: "toolbar", "aria-label": "The whole group" },
+    compare,
+    button("merge", "Merge into…", "", () => merge(group), group.locked),
+    button("split", "Split…", "", () => splitGroup(group.id), group.locked || group.size < 2),
+    lock,
+    button("confirm", "Confirm all", "", () => confirmAll(group)),
+  );
+}
+
+async function merge(group) {
+  const into = await mergeGroup(group.id, { first: neighbours(group) });
+  if (into !== null) location.hash = `#/group/${into}`;
+}
+
+async function confirmAll(group) {
+  const rows = await allRows({ group: group.id, sort: "row" }).catch(complain);
+  if (rows?.length) await edit({ kind: "confirm", rows });
+}
+
+async function compareWith(group) {
+  const other = await pickGroup({ title: `Compare “${store.label(group.id)}” with`, first: neighbours(group), without: [group.id] });
+  if (other) location.hash = `#/compare/${group.id}/${other.group}`;
+}
+
+function toolbar(grid, status, selectAll) {
+  const sort = h("select", { id: freshId("sort") }, SORTS.map(([value, text]) => h("option", { value, selected: value === chosen.sort }, text)));
+  const mark = h("select", { id: freshId("mark") }, MARKS.map(([value, text]) => h("option", { value }, text)));
+  const change = () => {
+    Object.assign(chosen, { sort: sort.value, mark: mark.value });
+    grid.caption = SORTS.find(([value]) => value === sort.value)[2];
+    grid.start();
+  };
+  sort.addEventListener("change", change);
+  mark.addEventListener("change", change);
+  return h(
+    "div",
+    { class: "toolbar sticky" },
+    status,
+    h("button", { type: "button", class: "link", onclick: selectAll }, "Select all"),
+    h("span", { class: "spring" }),
+    h("label", { class: "inline", for: mark.id }, "Show", mark),
+    h("label", { class: "inline", for: sort.id }, "Sort by", sort),
+    sizeSlider((size) => grid.setSize(size)),
+  );
+}
+
+function bindKeys(group, head) {
+  const near = (step) => {
+    const ids = [...store.groups.keys()];
+    const to = ids[ids.indexOf(group().id) + step];
+    if (to !== undefined) location.hash = `#/group/${to}`;
+  };
+  return keys.bind("In a group", [
+    { key: "]", text: "Next group", work: () => near(1) },
+    { key: "[", text: "Previous group", work: () => near(-1) },
+    ...(store.readOnly
+      ? []
+      : [
+          { key: "r", text: "Rename", work: () => head.querySelector(".rename")?.click() },
+          { key: "l", text: "Lock or unlock", work: () => lockGroup(group().id, !group().locked) },
+        ]),
+  ]);
+}
