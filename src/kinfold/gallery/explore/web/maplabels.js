@@ -6,27 +6,34 @@ const MOST = 60;
 const SAMPLE = 1500; // points of a group that its middle is taken from
 const LINE = 22; // px
 
-/** id -> {x, y, n}: the median place and the size of every group. `ids` has every point's group; −1 is left out. */
-export function middles(places, ids) {
-  const sizes = new Map();
+/**
+ * `{sizes, middles}`: images of every group (id -> n, −1 too), and where its points have their median (id -> {x, y, n}).
+ * `ids` has every point's group, `greatest` the greatest number.
+ */
+export function measureGroups(places, ids, greatest) {
+  const counts = new Uint32Array(greatest + 2);
   const samples = new Map();
-  for (let k = 0; k < ids.length; k += 1) {
-    const id = ids[k];
-    const size = sizes.get(id) ?? 0;
-    sizes.set(id, size + 1);
-    if (size >= SAMPLE || id < 0) continue; // points come in random order: the first are a fair sample
-    if (!size) samples.set(id, []);
-    samples.get(id).push(k);
+  for (let slot = 0; slot < ids.length; slot += 1) {
+    const id = ids[slot];
+    const before = counts[id + 1]++;
+    if (before >= SAMPLE || id < 0) continue; // points come in random order: the first are a fair sample
+    if (!before) samples.set(id, []);
+    samples.get(id).push(slot);
   }
-  const found = new Map();
-  for (const [id, sample] of samples) {
-    found.set(id, { x: median(sample, places, 0), y: median(sample, places, 1), n: sizes.get(id) });
+  const sizes = new Map();
+  const middles = new Map();
+  for (let id = -1; id <= greatest; id += 1) {
+    const n = counts[id + 1];
+    if (!n) continue;
+    sizes.set(id, n);
+    const sample = samples.get(id);
+    if (sample) middles.set(id, { x: median(sample, places, 0), y: median(sample, places, 1), n });
   }
-  return found;
+  return { sizes, middles };
 }
 
 function median(sample, places, axis) {
-  const values = Float32Array.from(sample, (k) => places[2 * k + axis]).sort();
+  const values = Float32Array.from(sample, (slot) => places[2 * slot + axis]).sort();
   return values[values.length >> 1];
 }
 

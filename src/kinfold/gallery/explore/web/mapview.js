@@ -13,7 +13,7 @@ import { readMap } from "./mapdata.js";
 import { gestures } from "./mapgestures.js";
 import { MapHover } from "./maphover.js";
 import { MapIndex } from "./mapindex.js";
-import { MapLabels, middles } from "./maplabels.js";
+import { MapLabels, measureGroups } from "./maplabels.js";
 import { MapLegend } from "./maplegend.js";
 import { mapTools } from "./maptools.js";
 import { Scatter } from "./scatter.js";
@@ -131,17 +131,11 @@ export class MapView {
   }
 
   #takeGroups() {
-    this.middles = middles(this.data.places, this.data.ids);
+    const { sizes, middles } = measureGroups(this.data.places, this.data.ids, this.greatest);
+    this.middles = middles;
     this.scatter.setGroups(this.data.colors);
-    this.legend.setSizes(new Map([...this.sizes()]));
+    this.legend.setSizes(sizes);
     this.#paint();
-  }
-
-  /** id -> images on the map. */
-  sizes() {
-    const sizes = new Map();
-    for (const id of this.data.ids) sizes.set(id, (sizes.get(id) ?? 0) + 1);
-    return sizes;
   }
 
   #themed() {

@@ -1,0 +1,181 @@
+"""One map in the making: a process of its own, its progress, and its end with the server."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import kinfold
+from kinfold.errors import FormatError, KinfoldError, MissingExtraError
+from kinfold.gallery.explore._map import Map, read_map
+from kinfold.run import Run
+
+logger = logging.getLogger(__name__)
+
+WORKER = "kinfold.gallery.explore._map_worker"
+_STEPS = {"laying out": "Laying the images out", "neighbours": "Looking for neighbours"}
+
+
+@dataclass(frozen=True)
+class MapState:
+    """Where the map of a run stands.
+
+    Attributes
+    ----------
+    state : {"none", "running", "ready", "unavailable"}
+        ``"none"`` also after a failure; ``text`` then says which.
+    progress : float
+        Of the step that is going on, 0 to 1.
+    text : str
+        In plain words, for the page.
+    """
+
+    state: str
+    progress: float = 0.0
+    text: str = ""
+
+
+class MapJob:
+    """The map of one run, as a server keeps it: read once, made when asked for, by one process at a time.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    features : path, optional
+        Where its features are now, if they were moved.
+    writable : bool, default True
+        Whether a map may be made and kept in the run.
+    """
+
+    def __init__(self, run: Run, *, features: str | Path | None = None, writable: bool = True) -> None:
+        self._run, self._features, self._writable = run, features, writable
+        self._guard = threading.Lock()
+        self._process: subprocess.Popen[str] | None = None
+        self._reader: threading.Thread | None = None
+        self._map: Map | None = None
+        self._stopped = False
+        self._state = self._look()
+
+    @property
+    def state(self) -> MapState:
+        """Where it stands now."""
+        return self._state
+
+    @property
+    def map(self) -> Map | None:
+        """The map, once it is ready."""
+        return self._map
+
+    def start(self) -> MapState:
+        """Begin to lay the map out, unless it is ready, on its way, or can't be made."""
+        with self._guard:
+            if self._stopped or self._state.state != "none" or not self._writable:
+                return self._state
+            moved = None if self._features is None else str(self._features)
+            order = {"run": str(self._run.path.resolve()), "features": moved}
+            try:
+                self._process = _spawn(order)
+            except OSError as error:
+                self._state = MapState("none", text=f"The map could not be begun: {error}")
+                return self._state
+            self._state = MapState("running", text="Getting ready")
+            self._reader = threading.Thread(target=self._follow, args=(self._process,), daemon=True)
+            self._reader.start()
+            return self._state
+
+    def stop(self) -> None:
+        """End the process, if there is one; the run keeps the map it had, if it had one."""
+        with self._guard:
+            self._stopped = True
+            process, reader = self._process, self._reader
+        if process is not None and process.poll() is None:
+            process.kill()
+        if reader is not None:
+            reader.join(timeout=10)
+
+    def _look(self) -> MapState:
+        try:
+            self._map = read_map(self._run)
+        except FormatError as error:
+            return MapState("none", text=str(error))
+        if self._map is not None:
+            return MapState("ready", progress=1.0)
+        if not self._writable:
+            return MapState("unavailable", text="This run has no map, and nothing may be written here.")
+        if importlib.util.find_spec("umap") is None:
+            return MapState("unavailable", text=str(MissingExtraError("The map", "umap-learn", "map")))
+        return MapState("none")
+
+    def _follow(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        end = MapState("none", text="The map was not finished: its process ended early.")
+        with process.stdout:
+            for line in process.stdout:
+                end = self._heed(_parse(line), end)
+        process.wait()
+        _close(process.stdin)
+        if end.state == "ready":
+            try:
+                end = self._look()
+            except (KinfoldError, OSError) as error:
+                end = MapState("none", text=str(error))
+        if end.state != "ready":
+            logger.warning("no map: %s", end.text)
+        with self._guard:
+            self._process, self._state = None, end
+
+    def _heed(self, fact: dict[str, object], end: MapState) -> MapState:
+        """Take in one line of the process; return how it ends if no other line follows."""
+        if "step" in fact:
+            step = str(fact["step"])
+            self._state = MapState(
+                "running", float(str(fact["progress"])), _STEPS.get(step, step.capitalize())
+            )
+        if "unavailable" in fact:
+            return MapState("unavailable", text=str(fact["unavailable"]))
+        if "failed" in fact:
+            return MapState("none", text=f"The map could not be made: {fact['failed']}")
+        return MapState("ready") if "ready" in fact else end
+
+
+def _spawn(order: dict[str, str | None]) -> subprocess.Popen[str]:
+    home = str(Path(kinfold.__file__).parent.parent)
+    places = [home, os.environ.get("PYTHONPATH", "")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", WORKER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(place for place in places if place)},
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(order) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def _parse(line: str) -> dict[str, object]:
+    try:
+        fact = json.loads(line)
+    except ValueError:
+        return {}  # a library's own words
+    return fact if isinstance(fact, dict) else {}
+
+
+def _close(stream: IO[str] | None) -> None:
+    try:
+        if stream is not None:
+            stream.close()
+    except BrokenPipeError:
+        return
