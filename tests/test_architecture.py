@@ -44,7 +44,7 @@ STANDS_ON = {
     "probing": "methods",
     "benchmark": "run",
     "corrections": "run",
-    "export": "gallery",
+    "exports": "gallery",
 }
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "sklearn", "skimage", "scipy", "timm", "open_clip", "faiss"}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kinfold import consensus, metrics, neighbors
     from kinfold.features import FeatureStore
     from kinfold.methods import ICCE, SCAN, TAC, TEMI, TURTLE, SphericalKMeans
-    from kinfold.pipeline import cluster, name, relabel
+    from kinfold.pipeline import cluster, export, name, relabel
     from kinfold.run import Run
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "__version__",
     "cluster",
     "consensus",
+    "export",
     "metrics",
     "name",
     "neighbors",
@@ -47,6 +48,7 @@ _HOME = {
     "TEMI": "kinfold.methods",
     "TURTLE": "kinfold.methods",
     "cluster": "kinfold.pipeline",
+    "export": "kinfold.pipeline",
     "name": "kinfold.pipeline",
     "relabel": "kinfold.pipeline",
 }

@@ -38,13 +38,15 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary directory beside ``path``; on success sync its files and rename it into place.
 
-    An existing ``path`` is replaced. If the body raises, ``path`` is left as it was.
+    An existing ``path`` is replaced: renamed, and removed once the new one is in its place. Without
+    ``replace`` that is an ``OSError``, unless it is empty. If the body raises, ``path`` is left as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}")
+    former = path.with_name(f"{PARTIAL_PREFIX}{path.name}.former")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -52,10 +54,14 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         for file in sorted(partial.rglob("*")):
             _sync(file)
         _sync(partial)
-        if path.exists():
-            shutil.rmtree(path)
+        if replace and path.exists():
+            shutil.rmtree(former, ignore_errors=True)
+            os.replace(path, former)
+        elif path.is_dir():
+            path.rmdir()
         os.replace(partial, path)
         _sync(path.parent)
+        shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -18,7 +18,7 @@ def make_rows(n: int, k: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def test_members_are_those_of_a_plain_sort():
     labels, confidence = make_rows(500, 7)
-    grouping = arrange_groups(labels, confidence, 7, PLAN)
+    grouping = arrange_groups(labels, confidence, range(7), PLAN)
     assert len(grouping.sheets) == 7
     for sheet in grouping.sheets:
         members = [i for i in range(500) if labels[i] == sheet.group]
@@ -30,7 +30,7 @@ def test_members_are_those_of_a_plain_sort():
 
 
 def test_groups_come_by_falling_mean_confidence():
-    grouping = arrange_groups(*make_rows(500, 7), 7, PLAN)
+    grouping = arrange_groups(*make_rows(500, 7), range(7), PLAN)
     means = [sheet.mean_confidence for sheet in grouping.sheets]
     assert means == sorted(means, reverse=True)
 
@@ -38,14 +38,14 @@ def test_groups_come_by_falling_mean_confidence():
 def test_top_and_least_never_overlap_and_small_groups_are_shown_whole():
     for size in range(1, 12):
         labels, confidence = np.zeros(size, np.int32), np.linspace(0, 1, size, dtype=np.float32)
-        (sheet,) = arrange_groups(labels, confidence, 1, PLAN).sheets
+        (sheet,) = arrange_groups(labels, confidence, range(1), PLAN).sheets
         shown = [*sheet.top.tolist(), *sheet.least.tolist()]
         assert len(set(shown)) == len(shown)
         assert len(shown) == size or len(shown) >= PLAN.n_top + 1
 
 
 def test_empty_groups_are_listed_and_get_no_sheet():
-    grouping = arrange_groups(np.array([3, 3, 1]), np.array([0.5, 0.6, 0.7]), 5, PLAN)
+    grouping = arrange_groups(np.array([3, 3, 1]), np.array([0.5, 0.6, 0.7]), range(5), PLAN)
     assert grouping.empty == [0, 2, 4]
     assert [sheet.group for sheet in grouping.sheets] == [1, 3]
     assert grouping.sizes.tolist() == [0, 1, 0, 2, 0]
@@ -53,14 +53,14 @@ def test_empty_groups_are_listed_and_get_no_sheet():
 
 def test_every_row_is_in_the_histograms_also_at_the_edges():
     confidence = np.array([0.0, 1.0, 0.5, np.nan, 1.0000001], np.float32)
-    grouping = arrange_groups(np.zeros(5, np.int32), confidence, 1, PLAN)
+    grouping = arrange_groups(np.zeros(5, np.int32), confidence, range(1), PLAN)
     assert grouping.histogram.sum() == 5
     assert grouping.histogram[0] == 2
     assert grouping.histogram[-1] == 2
 
 
 def test_a_run_without_rows_is_no_error():
-    grouping = arrange_groups(np.zeros(0, np.int32), np.zeros(0, np.float32), 3, PLAN)
+    grouping = arrange_groups(np.zeros(0, np.int32), np.zeros(0, np.float32), range(3), PLAN)
     assert grouping.sheets == []
     assert grouping.mean_confidence == 0.0
 
@@ -68,7 +68,7 @@ def test_a_run_without_rows_is_no_error():
 def test_more_groups_than_sheets_keeps_the_most_confident():
     k = MAX_SHEETS + 20
     confidence = np.linspace(0, 1, k, dtype=np.float32)
-    grouping = arrange_groups(np.arange(k), confidence, k, PLAN)
+    grouping = arrange_groups(np.arange(k), confidence, range(k), PLAN)
     assert grouping.n_left_out == 20
     assert {sheet.group for sheet in grouping.sheets} == set(range(20, k))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kinfold.gallery.report import write_report
+from kinfold.gallery.report import Shown, write_report
 from kinfold.gallery.sheet import Moves, write_sheet
 
-__all__ = ["Moves", "write_report", "write_sheet"]
+__all__ = ["Moves", "Shown", "write_report", "write_sheet"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +86,7 @@ class Grouping:
     Attributes
     ----------
     sizes : NDArray
-        Members of every group, int64, shape (K,).
+        Members of every group that there is, by number, int64, shape (K,).
     histogram : NDArray
         Rows per confidence bin, int64, shape (20,).
     mean_confidence : float
@@ -96,6 +97,8 @@ class Grouping:
         The groups with none.
     n_left_out : int
         Groups with members that get no sheet because there are too many.
+    n_outside : int
+        Rows that are in no group.
     """
 
     sizes: NDArray[np.int64]
@@ -104,21 +107,22 @@ class Grouping:
     sheets: list[Sheet]
     empty: list[int]
     n_left_out: int
+    n_outside: int
 
 
 def arrange_groups(
-    labels: NDArray[np.integer], confidence: NDArray[np.floating], n_groups: int, plan: SheetPlan
+    labels: NDArray[np.integer], confidence: NDArray[np.floating], groups: Collection[int], plan: SheetPlan
 ) -> Grouping:
     """Count all groups and pick what is shown of them.
 
     Parameters
     ----------
     labels : NDArray
-        Cluster of every row, in ``[0, n_groups)``, shape (N,).
+        Group of every row, −1 for none, shape (N,).
     confidence : NDArray
         Confidence of every row, in [0, 1], shape (N,).
-    n_groups : int
-        K, dead groups counted.
+    groups : collection of int
+        The numbers of the groups that there are, dead ones too.
     plan : SheetPlan
         How many members a group shows.
 
@@ -126,17 +130,22 @@ def arrange_groups(
     -----
     Ties are broken by position, so the same run always gives the same page.
     """
-    confidence = np.nan_to_num(np.asarray(confidence, dtype=np.float64))
+    inside = np.flatnonzero(labels >= 0)
+    n_outside = len(labels) - len(inside)
+    labels = labels[inside].astype(np.int64)
+    confidence = np.nan_to_num(np.asarray(confidence, dtype=np.float64))[inside]
+    n_groups = max(groups, default=-1) + 1
     sizes = np.bincount(labels, minlength=n_groups)
     sums = np.bincount(labels, weights=confidence, minlength=n_groups)
     means = sums / np.maximum(sizes, 1)
     bins = np.clip((confidence * N_BINS).astype(np.int64), 0, N_BINS - 1)
-    flat = np.bincount(labels.astype(np.int64) * N_BINS + bins, minlength=n_groups * N_BINS)
+    flat = np.bincount(labels * N_BINS + bins, minlength=n_groups * N_BINS)
     histograms = flat.reshape(n_groups, N_BINS)
-    order = np.lexsort((-confidence, labels))  # stable: equal confidence keeps the order of the rows
+    order = inside[np.lexsort((-confidence, labels))]  # stable: equal confidence keeps the order of the rows
     ends = np.cumsum(sizes)
     ranked = np.lexsort((np.arange(n_groups), -means))
     alive = [int(group) for group in ranked if sizes[group]]
+    known = np.array(sorted(groups), dtype=np.int64)
     sheets = []
     for group in alive[:MAX_SHEETS]:
         members = order[ends[group] - sizes[group] : ends[group]]
@@ -146,10 +155,11 @@ def arrange_groups(
         mean = float(means[group])
         sheets.append(Sheet(group, len(members), mean, histograms[group], members[:n_top], least))
     return Grouping(
-        sizes=sizes,
+        sizes=sizes[known],
         histogram=histograms.sum(axis=0),
         mean_confidence=float(confidence.mean()) if len(confidence) else 0.0,
         sheets=sheets,
-        empty=[int(group) for group in np.flatnonzero(sizes == 0)],
+        empty=[int(group) for group in known[sizes[known] == 0]],
         n_left_out=max(0, len(alive) - MAX_SHEETS),
+        n_outside=n_outside,
     )

@@ -38,9 +38,14 @@ class NameView:
         return self.words[0].noun if self.words else ""
 
 
-def view_name(names: Mapping[int, ClusterName], group: int) -> NameView | None:
-    """Return what a page says of a group's name; None where groups aren't named."""
+def view_name(names: Mapping[int, ClusterName], group: int, given: str | None = None) -> NameView | None:
+    """Return what a page says of a group's name; None where groups aren't named.
+
+    A name that was ``given`` to it, where it isn't the run's own, stands alone.
+    """
     found = names.get(group)
+    if given and (found is None or found.noun != given):
+        return NameView([WordView(show_name(given, _NOUN_LIMIT), "", "")], "", "")
     if found is None:
         return None
     words = [_view(name) for name in found.names]
@@ -48,9 +53,9 @@ def view_name(names: Mapping[int, ClusterName], group: int) -> NameView | None:
     return NameView(words, show_name(path, _PATH_LIMIT), show_name(found.reason, _PATH_LIMIT))
 
 
-def count_named(names: Mapping[int, ClusterName]) -> str:
+def count_named(names: Mapping[int, str]) -> str:
     """Return how many groups have a name: ``8 of 10``."""
-    return f"{sum(one.noun is not None for one in names.values()):,} of {len(names):,}"
+    return f"{sum(map(bool, names.values())):,} of {len(names):,}"
 
 
 def _view(name: Name) -> WordView:

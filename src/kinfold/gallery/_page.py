@@ -119,12 +119,21 @@ class Page:
     noun: str
     noun_one: str
     left_out: str
+    outside: str
     empty: str
     skipped: SkippedView
     facts: list[FactSet]
+    corrected: bool
 
 
-def build_page(run: Run, grouping: Grouping, thumbnails: Mapping[int, Thumbnail] | None) -> Page:
+def build_page(
+    run: Run,
+    grouping: Grouping,
+    thumbnails: Mapping[int, Thumbnail] | None,
+    names: Mapping[int, str],
+    *,
+    corrected: bool = False,
+) -> Page:
     """Put a page together.
 
     Parameters
@@ -135,6 +144,10 @@ def build_page(run: Run, grouping: Grouping, thumbnails: Mapping[int, Thumbnail]
         Its groups, counted and picked from.
     thumbnails : mapping, optional
         Row of the source to thumbnail, for every row shown; None where the source has no images.
+    names : mapping
+        What the groups are called; empty where one has no name.
+    corrected : bool
+        The groups are others than in ``assignments.parquet``.
     """
     manifest = run.manifest
     n_rows = run.assignments.num_rows
@@ -148,22 +161,24 @@ def build_page(run: Run, grouping: Grouping, thumbnails: Mapping[int, Thumbnail]
         place=show_name(_place(manifest) or run.path.name, 240),
         words=_words(manifest),
         version=__version__,
-        figures=_figures(grouping, run),
+        figures=_figures(grouping, run, names),
         warnings=collect_warnings(manifest),
         sizes_caption=f"{show_count(int(sizes.max()))} to {show_count(int(sizes.min()))}, "
         f"median {show_count(int(np.median(sizes)))}",
         size_bars=draw_sizes(sizes),
         confidence_bars=draw_confidence(grouping.histogram),
-        sheets=_SheetWriter(run, thumbnails, sizes).write(grouping.sheets),
+        sheets=_SheetWriter(run, thumbnails, sizes, names).write(grouping.sheets),
         with_images=thumbnails is not None,
         absent=_ABSENT if images_known and thumbnails is None else "",
         compact=thumbnails is not None and max(map(_n_shown, grouping.sheets), default=0) <= _COMPACT,
         noun=noun,
         noun_one=noun_one,
         left_out=_left_out(grouping.n_left_out),
+        outside=_outside(grouping.n_outside, noun, noun_one),
         empty=_empty(grouping.empty),
         skipped=_skipped(run.skipped),
         facts=collect_facts(manifest),
+        corrected=corrected,
     )
 
 
@@ -177,11 +192,15 @@ class _SheetWriter:
     """Turns sheets of positions into sheets of names and images, reading only the rows shown."""
 
     def __init__(
-        self, run: Run, thumbnails: Mapping[int, Thumbnail] | None, sizes: NDArray[np.int64]
+        self,
+        run: Run,
+        thumbnails: Mapping[int, Thumbnail] | None,
+        sizes: NDArray[np.int64],
+        given: Mapping[int, str],
     ) -> None:
         self._assignments = run.assignments
         self._thumbnails = thumbnails or {}
-        self._names = run.names
+        self._names, self._given = run.names, given
         self._classes = run.metrics.get("classes", {})
         self._largest = max(int(sizes.max(initial=0)), 1)
         self._total = max(int(sizes.sum()), 1)
@@ -202,15 +221,15 @@ class _SheetWriter:
             relative_size=round(max(100 * sheet.size / self._largest, 1), 1),
             trace=trace(sheet.histogram),
             stands_for=show_name(str(self._classes.get(str(sheet.group), "")), 60),
-            name=view_name(self._names, sheet.group),
-            top=[self._item(records[int(place)], with_second=False) for place in sheet.top],
-            least=[self._item(records[int(place)], with_second=True) for place in sheet.least],
+            name=view_name(self._names, sheet.group, self._given[sheet.group]),
+            top=[self._item(records[int(place)]) for place in sheet.top],
+            least=[self._item(records[int(place)], sheet.group) for place in sheet.least],
         )
 
-    def _item(self, record: Mapping[str, Any], *, with_second: bool) -> Item:
+    def _item(self, record: Mapping[str, Any], group: int | None = None) -> Item:
         name = show_name(record["key"], _NAME_LIMIT)
         confidence = show_confidence(record["confidence"] or 0.0)
-        second = _second_choice(record) if with_second else ""
+        second = "" if group is None else _second_choice(record, group)
         image = self._thumbnails.get(record["row"], Thumbnail("", reason="no image"))
         return Item(name, f"{name}, confidence {confidence}", confidence, second, image)
 
@@ -219,11 +238,11 @@ def _n_shown(sheet: Sheet) -> int:
     return len(sheet.top) + len(sheet.least)
 
 
-def _second_choice(record: Mapping[str, Any]) -> str:
-    """Name the next best group, where the model thinks of it at all."""
-    clusters, probabilities = record["top_clusters"], record["top_probabilities"]
-    if len(clusters) > 1 and probabilities[1] >= _SECOND_FROM:
-        return f"or {clusters[1]}"
+def _second_choice(record: Mapping[str, Any], group: int) -> str:
+    """Name the best group but the one it stands in, where the model thinks of it at all."""
+    for cluster, probability in zip(record["top_clusters"], record["top_probabilities"], strict=True):
+        if cluster != group:
+            return f"or {cluster}" if probability >= _SECOND_FROM else ""
     return ""
 
 
@@ -246,15 +265,15 @@ def _words(manifest: Mapping[str, Any]) -> list[str]:
     return [show_name(word, 80) for word in words if word]
 
 
-def _figures(grouping: Grouping, run: Run) -> list[Figure]:
+def _figures(grouping: Grouping, run: Run, names: Mapping[int, str]) -> list[Figure]:
     figures = [
         Figure("mean confidence", show_confidence(grouping.mean_confidence)),
         Figure("largest group", show_count(int(grouping.sizes.max()))),
         Figure("smallest group", show_count(int(grouping.sizes.min()))),
         Figure("skipped", show_count(run.skipped.num_rows)),
     ]
-    if run.names:
-        figures.append(Figure("named groups", count_named(run.names)))
+    if any(names.values()):
+        figures.append(Figure("named groups", count_named(names)))
     measured = collect_metrics(run.manifest)
     return figures + [Figure(fact.name, fact.value, measured=True) for fact in measured]
 
@@ -277,10 +296,14 @@ def _skipped(table: pa.Table) -> SkippedView:
 def _left_out(n_left_out: int) -> str:
     if not n_left_out:
         return ""
-    return (
-        f"{show_count(n_left_out)} more groups are not shown, those of the lowest mean confidence; "
-        "all rows are in assignments.parquet."
-    )
+    return f"{show_count(n_left_out)} more groups are not shown, those of the lowest mean confidence."
+
+
+def _outside(n_outside: int, noun: str, noun_one: str) -> str:
+    if not n_outside:
+        return ""
+    marked = f"{show_count(n_outside)} {noun_one if n_outside == 1 else noun}"
+    return f"{marked} marked as wrong or as noise: in no group."
 
 
 def _empty(groups: Sequence[int]) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kinfold.gallery._groups import MAX_SHEETS, Grouping, arrange_groups, plan_sheets
 from kinfold.gallery._html import render_template
@@ -19,7 +22,36 @@ if TYPE_CHECKING:
     from kinfold.run import Run
 
 
-def write_report(run: Run, images: ImageSource | None, path: Path, *, progress: Progress = SILENT) -> Path:
+@dataclass(frozen=True)
+class Shown:
+    """Other groups than the run's own, for its page to show: those that people made of them.
+
+    Attributes
+    ----------
+    labels : NDArray of int (N,)
+        Group of every row of the run's assignments; −1 for none.
+    names : Mapping of int to str
+        The groups that there are, and what each is called; empty where it has no name.
+    """
+
+    labels: NDArray[np.integer]
+    names: Mapping[int, str]
+
+    @classmethod
+    def of(cls, run: Run) -> Shown:
+        """Return the run's own groups."""
+        names = dict.fromkeys(range(run.n_clusters), "")
+        return cls(run.labels, {**names, **{group: name.noun or "" for group, name in run.names.items()}})
+
+
+def write_report(
+    run: Run,
+    images: ImageSource | None,
+    path: Path,
+    *,
+    shown: Shown | None = None,
+    progress: Progress = SILENT,
+) -> Path:
     """Write the page of a run: its groups as contact sheets, its figures, its facts.
 
     The page is one file whose only script is its own (named by hash in its content security policy). It asks
@@ -36,6 +68,8 @@ def write_report(run: Run, images: ImageSource | None, path: Path, *, progress: 
         the originals are gone: the page then lists keys.
     path : Path
         The file to write, whole or not at all; usually ``RUN/report.html``.
+    shown : Shown, optional
+        Corrected groups; by default the run's own.
     progress : Progress
         Shown while thumbnails are made.
 
@@ -44,16 +78,16 @@ def write_report(run: Run, images: ImageSource | None, path: Path, *, progress: 
     Path
         ``path``.
     """
-    n_groups = run.n_clusters
-    plan = plan_sheets(min(n_groups, MAX_SHEETS))
+    corrected, shown = shown is not None, shown or Shown.of(run)
+    plan = plan_sheets(min(len(shown.names), MAX_SHEETS))
     confidence = run.assignments.column("confidence").to_numpy()
-    grouping = arrange_groups(run.labels, confidence, n_groups, plan)
+    grouping = arrange_groups(shown.labels, confidence, shown.names, plan)
     thumbnails: dict[int, Thumbnail] | None = None
     if images is not None:
         thumbnails = make_thumbnails(
             images, _rows_shown(run, grouping), plan.side, plan.max_bytes, progress=progress
         )
-    text = render_page(build_page(run, grouping, thumbnails))
+    text = render_page(build_page(run, grouping, thumbnails, shown.names, corrected=corrected))
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path

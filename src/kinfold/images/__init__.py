@@ -7,7 +7,9 @@ row stays where it is and nobody shifts.
 from __future__ import annotations
 
 from kinfold.images._decode import PIXEL_LIMIT, decode_image, make_thumbnail
+from kinfold.images._describe import ImageFacts, describe_image, sniff_image
 from kinfold.images._folder import FolderSource
+from kinfold.images._formats import EXTENSIONS, sniff
 from kinfold.images._image_table import ImageTableSource
 from kinfold.images._keys import KeyList, decode_key, encode_key, natural_key
 from kinfold.images._loader import ImageBatch, ImageLoader, count_workers
@@ -16,12 +18,15 @@ from kinfold.images._path_table import PathTableSource
 from kinfold.images._reasons import SkipReason, UnusableImage
 from kinfold.images._source import ImageSource
 from kinfold.images._tar import TarSource
+from kinfold.images._thumbnails import Thumbnail, ThumbnailMaker
 from kinfold.images._zip import ZipSource
 
 __all__ = [
+    "EXTENSIONS",
     "PIXEL_LIMIT",
     "FolderSource",
     "ImageBatch",
+    "ImageFacts",
     "ImageLoader",
     "ImageSource",
     "ImageTableSource",
@@ -29,13 +34,18 @@ __all__ = [
     "PathTableSource",
     "SkipReason",
     "TarSource",
+    "Thumbnail",
+    "ThumbnailMaker",
     "UnusableImage",
     "ZipSource",
     "count_workers",
     "decode_image",
     "decode_key",
+    "describe_image",
     "encode_key",
     "make_thumbnail",
     "natural_key",
     "open_source",
+    "sniff_image",
+    "sniff",
 ]

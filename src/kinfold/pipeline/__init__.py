@@ -8,8 +8,10 @@ from kinfold.pipeline._estimate import Estimate, estimate
 from kinfold.pipeline._estimate_fit import StageEstimate
 from kinfold.pipeline._evaluate import evaluate
 from kinfold.pipeline._evaluation import DepthAccuracy, Evaluation, SeveralLabels
+from kinfold.pipeline._export import export
 from kinfold.pipeline._name import name
 from kinfold.pipeline._predict import predict
+from kinfold.pipeline._refine import Refinement, refine
 from kinfold.pipeline._relabel import RelabelResult, relabel
 from kinfold.pipeline._report import report
 from kinfold.pipeline._zero_shot import ZeroShot, zero_shot
@@ -21,6 +23,7 @@ __all__ = [
     "DepthAccuracy",
     "Estimate",
     "Evaluation",
+    "Refinement",
     "RelabelResult",
     "SeveralLabels",
     "StageEstimate",
@@ -29,8 +32,10 @@ __all__ = [
     "embed",
     "estimate",
     "evaluate",
+    "export",
     "name",
     "predict",
+    "refine",
     "relabel",
     "report",
     "run_demo",
