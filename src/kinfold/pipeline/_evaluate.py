@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -75,7 +77,7 @@ def evaluate(
         isn't in the tree, or a tree is given where labels say themselves what is right.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    truth = join_truth(labels, run.assignments["key"].to_pylist(), several=multi_label, where=str(run.path))
+    truth = join_truth(labels, _keys(run), several=multi_label, where=str(run.path))
     if tree is not None and truth.sets is not None:
         raise InputError("images with several labels and a tree (tree=, --tree) don't go together; give one")
     groups, top = run.labels[truth.rows], _ranked_groups(run, truth.rows)
@@ -140,8 +142,11 @@ def _measure_sets(
     """Measure where the labels say themselves what is right."""
     ks, mean_labels = _ranks(top), float(sets.counts.mean())
     if truth.codes is not None:
-        first = [truth.classes[code] for code in truth.codes.tolist()]
-        return SeveralLabels("listed", multi_label_accuracy(first, sets, top, ks=ks), {}, 0, mean_labels)
+        place_of = {label: place for place, label in enumerate(sets.labels)}
+        first = np.array([place_of[label] for label in truth.classes])[truth.codes]
+        numbered = replace(sets, labels=tuple(range(len(sets.labels))))  # no text per image
+        found = multi_label_accuracy(first, numbered, top, ks=ks)
+        return SeveralLabels("listed", found, {}, 0, mean_labels)
     drawn = drawn_label_accuracy(sets, top, ks=ks, n_draws=n_draws, random_state=random_state)
     return SeveralLabels("drawn", drawn.means, drawn.deviations, drawn.n_draws, mean_labels)
 
@@ -149,7 +154,7 @@ def _measure_sets(
 def _measure_tree(
     tree: ClassTree,
     names: list[str],
-    codes: NDArray[np.int64],
+    codes: NDArray[np.int32],
     top: NDArray[np.int32],
     agreement: Agreement,
 ) -> tuple[SeveralLabels, tuple[DepthAccuracy, ...]]:
@@ -160,7 +165,7 @@ def _measure_tree(
     sets = LabelSets.of_classes(codes, {number: (number, *some) for number, some in enumerate(above)})
     found = multi_label_accuracy(codes, sets, top, ks=_ranks(top))
     several = SeveralLabels("ancestors", found, {}, 0, float(sets.counts.mean()))
-    pairs, counts = np.unique(codes * (int(top.max()) + 1) + top[:, 0], return_counts=True)
+    pairs, counts = np.unique(codes.astype(np.int64) * (int(top.max()) + 1) + top[:, 0], return_counts=True)
     own, groups = np.divmod(pairs, int(top.max()) + 1)
     stands_for = [agreement.match.mapping.get(group, _NOTHING) for group in groups.tolist()]
     same = own == stands_for
@@ -178,7 +183,7 @@ def _accuracy_at(
     counts: NDArray[np.int64],
     same: NDArray[np.bool_],
     right: NDArray[np.bool_],
-    codes: NDArray[np.int64],
+    codes: NDArray[np.int32],
 ) -> DepthAccuracy:
     n_images = int(counts[here].sum())
     return DepthAccuracy(
@@ -190,6 +195,10 @@ def _accuracy_at(
     )
 
 
+def _keys(run: Run) -> pa.Array:
+    return run.assignments["key"].cast(pa.large_string()).combine_chunks()
+
+
 def _ranked_groups(run: Run, rows: NDArray[np.int64]) -> NDArray[np.int32]:
     """Return the best groups of some images (n, up to 5), the best first, −1 for none."""
     lists = run.assignments["top_clusters"].combine_chunks()
@@ -197,10 +206,10 @@ def _ranked_groups(run: Run, rows: NDArray[np.int64]) -> NDArray[np.int32]:
     flat = pc.list_flatten(lists).to_numpy(zero_copy_only=False)
     starts = np.cumsum(counts) - counts
     width = max(1, min(_RANKS, int(counts.max(initial=0))))
-    ranks = np.arange(width)
-    there = ranks < counts[rows, None]
-    found = np.full((len(rows), width), -1, dtype=np.int32)
-    found[there] = flat[(starts[rows, None] + ranks)[there]]
+    found = np.full((len(rows), width), _NOTHING, dtype=np.int32)
+    for rank in range(width):
+        there = np.flatnonzero(counts[rows] > rank)
+        found[there, rank] = flat[starts[rows[there]] + rank]
     found[:, 0] = run.labels[rows]
     return found
 

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
+from kinfold.pipeline._label_rows import LabelNumbers, LabelRows, Matching, show_examples, sort_labels
 
 FOLDER = "folder"
-_N_EXAMPLES = 3
+LISTS = (list, set, frozenset, np.ndarray, tuple)
+_PIECE = 1 << 16  # lines of a CSV file at a time
 
 
 class JoinedLabels:
-    """Labels by key, beside the rows of a source.
+    """One label by key, beside the rows of a source. Labels are texts here.
 
     Parameters
     ----------
     labels : path, "folder" or Mapping
         As for :func:`read_labels`.
-    keys : list of str
+    keys : pyarrow.Array of large_string
         Key of every row.
     where : str
         What the rows are of, for messages.
@@ -42,117 +45,181 @@ class JoinedLabels:
         The labels can't be read, there are none, or no row has one.
     """
 
-    def __init__(self, labels: str | Path | Mapping[Any, Any], keys: list[str], where: str) -> None:
+    def __init__(self, labels: str | Path | Mapping[Any, Any], keys: pa.Array, where: str) -> None:
         self._source = "given" if isinstance(labels, Mapping) else str(labels)
-        self._keys = keys
-        self._known = {key: str(label) for key, label in read_labels(labels, keys).items()}
-        if not self._known:
+        self._rows = read_labels(labels, keys)
+        known = self._rows.one_each(name_source(labels))
+        self._labeled = known >= 0
+        if not self._labeled.any():
             raise InputError(
                 f"there are no labels ({self._source}): there are no rows, or all labels are empty"
             )
-        if not any(key in self._known for key in keys):
-            raise InputError(
-                f"no label is about an image of {where}: labels are for {show_examples(self._known)}, "
-                f"images are {show_examples(keys)}"
-            )
-        self.distinct = tuple(sorted(set(self._known.values())))
+        self._places = self._rows.places_of(keys)
+        if not len(Matching.of(self._labeled, self._rows, self._places).rows):
+            raise InputError(no_label_fits(self._rows, self._labeled, keys, where))
+        texts = LabelNumbers()
+        numbers = texts.of(map(str, self._rows.values), len(self._rows.values))
+        used = np.zeros(len(texts.labels), dtype=bool)
+        used[numbers[known[self._labeled]]] = True
+        self.distinct, sorted_numbers = sort_labels(texts.labels, used)
+        by_key = np.append(sorted_numbers[numbers], np.int32(-1))[known]  # −1 is the last
+        self._codes = np.append(by_key, np.int32(-1))[self._places]
 
     def of_rows(self, rows: NDArray[np.int64], numbers: NDArray[np.int32]) -> NDArray[np.int32]:
         """Return the class of some rows, int32, −1 for none; ``numbers`` are the classes of ``distinct``."""
-        number_of = dict(zip(self.distinct, numbers.tolist(), strict=True))
-        known, keys = self._known, self._keys
-        found = (number_of[known[keys[row]]] if keys[row] in known else -1 for row in rows.tolist())
-        return np.fromiter(found, np.int32, len(rows))
+        padded = np.append(numbers, np.int32(-1)).astype(np.int32)  # −1 is the last
+        found: NDArray[np.int32] = padded[self._codes[rows]]
+        return found
 
     def describe(self, rows: NDArray[np.int64]) -> dict[str, Any]:
         """Return how well labels and rows fit one another, JSON-ready."""
-        keys = [self._keys[row] for row in rows.tolist()]
-        n_matched = sum(key in self._known for key in keys)
+        found = Matching.of(self._labeled, self._rows, self._places[rows])
         return {
             "source": self._source,
             "n_classes": len(self.distinct),
-            "n_matched": n_matched,
-            "n_without_label": len(keys) - n_matched,
-            "n_without_image": len(self._known) - n_matched,
-            "labels_without_image": list(first_missing(self._known, keys)),
+            "n_matched": len(found.rows),
+            "n_without_label": found.n_without_label,
+            "n_without_image": found.n_without_image,
+            "labels_without_image": list(found.labels_without_image),
         }
 
 
-def read_labels(labels: str | Path | Mapping[Any, Any], keys: list[str]) -> dict[str, Any]:
-    """Return the label of every key that has one, in the order of the file.
+def read_labels(labels: str | Path | Mapping[Any, Any], keys: pa.Array) -> LabelRows:
+    """Read one or several labels by key, in the order of the file.
 
     Parameters
     ----------
     labels : path, "folder" or Mapping
         A CSV or Parquet file with the columns ``key`` and ``label``; or ``"folder"``, the name of the folder
-        that each key lies in; or a mapping from key to label. An empty label counts as none.
-    keys : list of str
+        that each key lies in; or a mapping from key to label.
+    keys : pyarrow.Array of large_string
         Keys of the images; read for ``"folder"`` alone.
 
     Raises
     ------
     InputError
-        The labels can't be read, or one key has two of them.
+        The labels can't be read.
     """
     if isinstance(labels, Mapping):
-        found = {str(key): label for key, label in labels.items()}
-    elif str(labels) == FOLDER:
-        found = {key: PurePosixPath(key).parent.name for key in keys}
-        if not any(found.values()):
-            raise InputError(
-                f"labels='folder' needs images in folders, but keys are like {show_examples(keys)}"
-            )
-    else:
-        path = Path(labels)
-        found = _join(path, read_label_rows(path))
-    return {key: label for key, label in found.items() if is_label(label)}
-
-
-def is_label(label: Any) -> bool:
-    """Tell whether something names a class; nothing and blanks don't."""
-    return label is not None and bool(str(label).strip())
-
-
-def read_label_rows(path: Path) -> list[tuple[str, Any]]:
-    """Return key and label of every row of a CSV or Parquet file, as they are.
-
-    Raises
-    ------
-    InputError
-        There is no such file, or it can't be read.
-    """
+        return _of_mapping(labels)
+    if str(labels) == FOLDER:
+        return _of_folders(keys)
+    path = Path(labels)
     if not path.is_file():
         raise InputError(
             f"there are no labels at {path}; give a CSV or Parquet file with the columns key,label, "
             f"or {FOLDER!r} for the name of each image's folder"
         )
-    return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    return read_parquet(path, "label") if path.suffix == ".parquet" else _read_csv(path)
 
 
-def _read_csv(path: Path) -> list[tuple[str, str]]:
+def name_source(labels: str | Path | Mapping[Any, Any]) -> str:
+    """Return what a message calls the labels."""
+    return "the mapping" if isinstance(labels, Mapping) else str(labels)
+
+
+def no_label_fits(rows: LabelRows, labeled: NDArray[np.bool_], keys: pa.Array, where: str) -> str:
+    """Return the message that keys of labels and of images have nothing in common."""
+    known = show_examples(rows.keys.filter(pa.array(labeled)))
+    return f"no label is about an image of {where}: labels are for {known}, images are {show_examples(keys)}"
+
+
+def _of_mapping(labels: Mapping[Any, Any]) -> LabelRows:
+    keys, numbers = _as_keys([str(key) for key in labels]), LabelNumbers()
+    if not any(isinstance(some, LISTS) for some in labels.values()):
+        codes = numbers.of(labels.values(), len(labels))
+        return LabelRows.from_columns(keys, codes, numbers.labels)
+    lists = [list(some) if isinstance(some, LISTS) else [some] for some in labels.values()]
+    counts = np.fromiter(map(len, lists), np.int64, len(lists))
+    codes = numbers.of(chain.from_iterable(lists), int(counts.sum()))
+    return LabelRows.from_columns(keys, codes, numbers.labels, counts)
+
+
+def _as_keys(keys: list[str]) -> pa.Array:
+    try:
+        return pa.array(keys, pa.large_string())
+    except UnicodeEncodeError as error:
+        raise InputError(f"a key is no Unicode text: {error}") from error
+
+
+def _of_folders(keys: pa.Array) -> LabelRows:
+    above = pc.replace_substring_regex(keys, r"(?s)(^|/)[^/]*$", "").dictionary_encode()
+    names = [PurePosixPath(folder).name for folder in above.dictionary.to_pylist()]
+    if not any(names):
+        raise InputError(f"labels='folder' needs images in folders, but keys are like {show_examples(keys)}")
+    numbers = LabelNumbers()
+    codes = numbers.of(names, len(names))[above.indices.to_numpy(zero_copy_only=False)]
+    return LabelRows.from_columns(keys, codes, numbers.labels)
+
+
+def _read_csv(path: Path) -> LabelRows:
+    keys: list[pa.Array] = [pa.array([], pa.large_string())]
+    codes: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
+    numbers = LabelNumbers()
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            names = list(reader.fieldnames or [])
+            reader = csv.reader(stream)
+            names = next(reader, [])
             if not any(name.strip() for name in names):
                 raise InputError(
                     f"{path} is empty; it needs a first line key,label and a line for each image"
                 )
             _check_columns(path, names)
-            return [(row["key"], row["label"] or "") for row in reader]
+            for piece in _pairs(reader, names):
+                keys.append(pa.array([key for key, _ in piece], pa.large_string()))
+                codes.append(numbers.of((label for _, label in piece), len(piece)))
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} is no CSV file in UTF-8: {error}") from error
+    return LabelRows.from_columns(pa.chunked_array(keys), np.concatenate(codes), numbers.labels)
 
 
-def _read_parquet(path: Path) -> list[tuple[str, Any]]:
+def _pairs(lines: Iterator[list[str]], names: list[str]) -> Iterator[list[tuple[str, str]]]:
+    """Return keys and labels in pieces; what a line is too short for is empty, and blank lines are none."""
+    place = {name: number for number, name in enumerate(names)}
+    key, label = place["key"], place["label"]
+    blank = [""] * len(names)
+    while piece := list(islice(lines, _PIECE)):
+        full = (line if len(line) >= len(names) else line + blank for line in piece if line)
+        yield [(line[key], line[label]) for line in full]
+
+
+def read_parquet(path: Path, column: str) -> LabelRows:
+    """Read the labels, or the lists of labels, of one column of a Parquet file beside its column ``key``.
+
+    Raises
+    ------
+    InputError
+        The file or a column of it can't be read.
+    """
     try:
-        table = pq.read_table(path)
+        _check_columns(path, pq.read_schema(path).names)
+        table = pq.read_table(path, columns=["key", column])
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
-    _check_columns(path, table.column_names)
-    keys = (str(key) for key in table["key"].to_pylist())
-    labels = (None if label != label else label for label in table["label"].to_pylist())  # NaN is no label
-    return list(zip(keys, labels, strict=True))
+    keys, labels, numbers = _key_column(table["key"]), table[column], LabelNumbers()
+    del table
+    counts: list[NDArray[np.int64]] = []
+    codes: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
+    for chunk in labels.chunks:
+        if is_list(chunk.type):
+            lengths = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
+            counts.append(lengths.astype(np.int64))
+            chunk = chunk.flatten()
+        codes.append(numbers.of_column(chunk))
+    each = np.concatenate(counts) if counts else None
+    return LabelRows.from_columns(keys, np.concatenate(codes), numbers.labels, each)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Tell whether a column of this type holds several values per row."""
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _key_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind):
+        return column.cast(pa.large_string())
+    return pa.chunked_array([pa.array(map(str, column.to_pylist()), pa.large_string())])
 
 
 def _check_columns(path: Path, names: list[str]) -> None:
@@ -162,26 +229,3 @@ def _check_columns(path: Path, names: list[str]) -> None:
             f"{path} has no column {' and no column '.join(map(repr, missing))}; "
             f"it needs key and label, and has {', '.join(map(repr, names)) or 'none'}"
         )
-
-
-def _join(path: Path, rows: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, label in rows:
-        if found.setdefault(key, label) != label:
-            raise InputError(
-                f"{path} gives {key!r} two labels, {found[key]!r} and {label!r}; keep one "
-                "(kinfold evaluate takes several: --multi-label)"
-            )
-    return found
-
-
-def first_missing(known: Mapping[str, Any], keys: list[str]) -> tuple[str, ...]:
-    """Return the first few keys that have a label and no image."""
-    grouped = set(keys)
-    return tuple(islice((key for key in known if key not in grouped), _N_EXAMPLES))
-
-
-def show_examples(keys: Any) -> str:
-    """Return the first few keys for a message."""
-    named = [repr(key) for _, key in zip(range(_N_EXAMPLES), keys, strict=False)]
-    return ", ".join(named) + (", …" if len(keys) > len(named) else "")

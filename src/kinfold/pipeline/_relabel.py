@@ -13,6 +13,7 @@ import pyarrow as pa
 from kinfold.backbones import Backbone
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError, nearest_name
+from kinfold.images import KeyList
 from kinfold.language.relabel import RELABEL_RULES, RelabelRule
 from kinfold.locks import lock_directory
 from kinfold.pipeline import _relabel_files as files
@@ -180,9 +181,9 @@ def _check(rule: str, lemmas: str, check_rows: int) -> None:
         raise InputError(f"check_rows must be a whole number of 0 or more, not {check_rows!r}")
 
 
-def _keys(source: Source) -> list[str]:
+def _keys(source: Source) -> pa.Array:
     if source.images is not None:
-        return list(source.images.keys)
+        keys = source.images.keys
+        return keys.to_arrow() if isinstance(keys, KeyList) else pa.array(keys, pa.large_string())
     assert source.features is not None
-    keys: list[str] = source.features.keys.to_pylist()
-    return keys
+    return source.features.keys.cast(pa.large_string())

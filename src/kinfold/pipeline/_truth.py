@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 
 from kinfold.errors import InputError
 from kinfold.metrics import LabelSets
+from kinfold.pipeline._label_rows import LabelRows, Matching, make_sets, sort_labels
 from kinfold.pipeline._labels import (
     FOLDER,
-    first_missing,
-    is_label,
-    read_label_rows,
+    LISTS,
+    is_list,
+    name_source,
+    no_label_fits,
     read_labels,
-    show_examples,
+    read_parquet,
 )
 
 LABELS_OF_BENCHMARK = "labels.parquet"
-_LISTS = (list, set, frozenset, np.ndarray)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class Truth:
         Places of the images that have a label.
     classes : tuple
         The different labels, sorted where they can be.
-    codes : ndarray (n_matched,) int64, or None
+    codes : ndarray (n_matched,) int32, or None
         The one label of each, by which groups are mapped, as its place in ``classes``; None where no label is
         the first.
     sets : LabelSets or None
@@ -50,23 +51,21 @@ class Truth:
 
     rows: NDArray[np.int64]
     classes: tuple[Any, ...]
-    codes: NDArray[np.int64] | None
+    codes: NDArray[np.int32] | None
     sets: LabelSets | None
     n_without_label: int
     n_without_image: int
     labels_without_image: tuple[str, ...]
 
 
-def join_truth(
-    labels: str | Path | Mapping[Any, Any], keys: list[str], *, several: bool, where: str
-) -> Truth:
+def join_truth(labels: str | Path | Mapping[Any, Any], keys: pa.Array, *, several: bool, where: str) -> Truth:
     """Read labels and put them beside the images of a run.
 
     Parameters
     ----------
     labels : path, "folder" or Mapping
         As :func:`kinfold.evaluate` takes them.
-    keys : list of str
+    keys : pyarrow.Array of large_string
         Keys of the images.
     several : bool
         Let a key have several labels, none of which is the first.
@@ -78,84 +77,80 @@ def join_truth(
     InputError
         Labels can't be read, there are none, one key has two but shouldn't, or no key is an image's.
     """
-    main, lists = _read(labels, keys, several)
-    known: Mapping[str, Any] = lists if main is None else main  # type: ignore[assignment]
-    if not known:
-        source = "the mapping" if isinstance(labels, Mapping) else labels
-        raise InputError(f"{source} holds no labels: it has no rows, or all its labels are empty")
-    rows = np.array([row for row, key in enumerate(keys) if key in known], dtype=np.int64)
-    if not len(rows):
+    path = _find_file(labels)
+    kinds = set() if path is None else _list_columns(path)
+    if isinstance(labels, Mapping):
+        several = several or any(isinstance(some, LISTS) for some in labels.values())
+    if several and str(labels) == FOLDER:
+        raise InputError("folders give every image one label; several need a file or a mapping")
+    several = several or "label" in kinds
+    rows = read_labels(labels if path is None else path, keys)
+    rows = rows.only_labels() if several else rows
+    first = None if several else rows.one_each(name_source(labels if path is None else path))
+    labeled = np.bincount(rows.owners, minlength=len(rows.keys)) > 0 if first is None else first >= 0
+    if not labeled.any():
         raise InputError(
-            f"no label is about an image of {where}: "
-            f"labels are for {show_examples(known)}, images are {show_examples(keys)}"
+            f"{name_source(labels)} holds no labels: it has no rows, or all its labels are empty"
         )
-    matched = [keys[row] for row in rows.tolist()]
-    sets = None if lists is None else LabelSets.from_lists(lists[key] for key in matched)
+    found = Matching.of(labeled, rows, rows.places_of(keys))
+    if not len(found.rows):
+        raise InputError(no_label_fits(rows, labeled, keys, where))
+    sets = rows.sets(found.places) if several else None
     classes, codes = (sets.labels if sets else ()), None
-    if main is not None:
-        classes = _sorted({main[key] for key in matched})
-        number_of = {name: number for number, name in enumerate(classes)}
-        codes = np.fromiter((number_of[main[key]] for key in matched), np.int64, len(matched))
+    if first is not None:
+        known = first[found.places]
+        classes, numbers = sort_labels(rows.values, _used(known, len(rows.values)))
+        codes = numbers[known]
+        if path is not None and "labels" in kinds:
+            sets = _with_lists(rows, first, read_parquet(path, "labels"), found)
     return Truth(
-        rows=rows,
+        rows=found.rows,
         classes=classes,
         codes=codes,
         sets=sets,
-        n_without_label=len(keys) - len(rows),
-        n_without_image=len(known) - len(rows),
-        labels_without_image=first_missing(known, keys),
+        n_without_label=found.n_without_label,
+        n_without_image=found.n_without_image,
+        labels_without_image=found.labels_without_image,
     )
 
 
-def _read(
-    labels: str | Path | Mapping[Any, Any], keys: list[str], several: bool
-) -> tuple[dict[str, Any] | None, dict[str, list[Any]] | None]:
-    """Return the one label by key (or None), and all labels by key (or None)."""
-    if isinstance(labels, Mapping):
-        if several or any(isinstance(some, _LISTS) for some in labels.values()):
-            return None, _gather((str(key), some) for key, some in labels.items())
-        return read_labels(labels, keys), None
-    if str(labels) == FOLDER:
-        if several:
-            raise InputError("folders give every image one label; several need a file or a mapping")
-        return read_labels(labels, keys), None
+def _find_file(labels: str | Path | Mapping[Any, Any]) -> Path | None:
+    """Return the file of labels, which may lie in the folder of a benchmark; None where there is none."""
+    if isinstance(labels, Mapping) or str(labels) == FOLDER:
+        return None
     path = Path(labels)
-    if path.is_dir() and (path / LABELS_OF_BENCHMARK).is_file():
-        path = path / LABELS_OF_BENCHMARK
-    kinds = _list_columns(path) if path.suffix == ".parquet" else set()
-    if several or "label" in kinds:
-        return None, _gather(read_label_rows(path))
-    main = read_labels(path, keys)
-    if "labels" not in kinds:
-        return main, None
-    table = pq.read_table(path, columns=["key", "labels"])
-    others = _gather(zip(map(str, table["key"].to_pylist()), table["labels"].to_pylist(), strict=True))
-    return main, {key: list(dict.fromkeys([label, *others.get(key, ())])) for key, label in main.items()}
+    inside = path / LABELS_OF_BENCHMARK
+    return inside if inside.is_file() else path
 
 
-def _sorted(labels: set[Any]) -> tuple[Any, ...]:
-    try:
-        return tuple(sorted(labels))
-    except TypeError:
-        return tuple(sorted(labels, key=lambda label: (type(label).__name__, str(label))))
+def _used(codes: NDArray[np.int32], n: int) -> NDArray[np.bool_]:
+    used = np.zeros(n, dtype=bool)
+    used[codes] = True
+    return used
 
 
-def _gather(rows: Iterable[tuple[str, Any]]) -> dict[str, list[Any]]:
-    """Return the labels of every key that has one; rows hold one label or a list of them."""
-    found: dict[str, list[Any]] = {}
-    for key, some in rows:
-        labels = [some] if not isinstance(some, (*_LISTS, tuple)) else list(some)
-        if labels := [label for label in labels if is_label(label)]:
-            found.setdefault(key, []).extend(labels)
-    return found
+def _with_lists(rows: LabelRows, first: NDArray[np.int32], lists: LabelRows, found: Matching) -> LabelSets:
+    """Return for every image its one label and then those that another column lists."""
+    lists = lists.only_labels()
+    number_of = {label: number for number, label in enumerate(rows.values)}
+    values = (*rows.values, *(label for label in lists.values if label not in number_of))
+    number_of = {label: number for number, label in enumerate(values)}
+    numbers = np.array([number_of[label] for label in lists.values], dtype=np.int32)
+    # Both columns are of one file, so the same keys are at the same places.
+    counts = np.bincount(lists.owners, minlength=len(rows.keys)) + 1
+    order = slice(None) if (np.diff(lists.owners) >= 0).all() else np.argsort(lists.owners, kind="stable")
+    codes = np.empty(len(lists) + len(counts), dtype=np.int32)
+    own = np.zeros(len(codes), dtype=bool)
+    own[np.cumsum(counts) - counts] = True
+    codes[own], codes[~own] = first, numbers[lists.codes[order]]
+    return make_sets(values, counts, codes, found.places)
 
 
 def _list_columns(path: Path) -> set[str]:
-    """Return the names of the columns of lists; none where the file can't be read."""
+    """Return the names of the columns of lists; none where the file is no Parquet file."""
+    if path.suffix != ".parquet":
+        return set()
     try:
-        schema = pq.read_schema(path)
+        return {field.name for field in pq.read_schema(path) if is_list(field.type)}
     except (pa.ArrowException, OSError):
         return set()
-    return {
-        field.name for field in schema if pa.types.is_list(field.type) or pa.types.is_large_list(field.type)
-    }

@@ -26,7 +26,7 @@ from kinfold.language import (
 from kinfold.methods import TopClusters
 from kinfold.pipeline._backbone import as_backbone
 from kinfold.pipeline._beside import embedded_beside, tell_skipped
-from kinfold.pipeline._labels import read_labels
+from kinfold.pipeline._labels import name_source, read_labels
 from kinfold.pipeline._nouns import WORDNET
 from kinfold.pipeline._place import check_table_place
 from kinfold.pipeline._source import SourceLike, resolve_source
@@ -160,8 +160,8 @@ def _classify(
     progress: Progress,
 ) -> ZeroShot:
     X = features.matrix(VARIANT)
-    keys = features.keys.take(pa.array(features.rows))
-    truth = None if labels is None else _find_truth(labels, keys.to_pylist(), classes)
+    keys = features.keys.take(pa.array(features.rows)).cast(pa.large_string())
+    truth = None if labels is None else _find_truth(labels, keys, classes)
     texts, vectors = _embed(classes, encoder, X, truth, progress)
     classifier = ZeroShotClassifier(vectors, encoder.logit_scale, device=encoder.device)
     clusters, confidences = classifier.classify(X)
@@ -176,20 +176,24 @@ def _classify(
 
 
 def _find_truth(
-    labels: str | Path | Mapping[Any, Any], keys: list[str], classes: tuple[str, ...]
+    labels: str | Path | Mapping[Any, Any], keys: pa.Array, classes: tuple[str, ...]
 ) -> NDArray[np.int64]:
     """Return the class of every image, −1 where it has no label."""
-    found = read_labels(labels, keys)
+    rows = read_labels(labels, keys)
+    known = np.append(rows.one_each(name_source(labels)), np.int32(-1))[rows.places_of(keys)]
+    used = np.unique(known[known >= 0])
     number_of = {name: number for number, name in enumerate(classes)}
-    wanted = {str(found[key]) for key in keys if key in found}
-    if unknown := sorted(wanted - set(number_of)):
+    if unknown := sorted({str(rows.values[code]) for code in used} - set(number_of)):
         raise InputError(
             f"the label {unknown[0]!r} is not among the classes, and labels must be written as "
             f"these are{nearest_name(unknown[0], list(classes))}"
         )
-    if not wanted:
+    if not len(used):
         raise InputError("none of the images has a label; the keys of the labels are not theirs")
-    return np.array([number_of[str(found[key])] if key in found else -1 for key in keys], np.int64)
+    numbers = np.full(len(rows.values) + 1, -1, dtype=np.int64)
+    numbers[used] = [number_of[str(rows.values[code])] for code in used]
+    truth: NDArray[np.int64] = numbers[known]  # −1 is the last
+    return truth
 
 
 def _embed(
