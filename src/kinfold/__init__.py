@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kinfold import consensus, metrics, neighbors
     from kinfold.features import FeatureStore
     from kinfold.methods import ICCE, SCAN, TAC, TEMI, TURTLE, SphericalKMeans
-    from kinfold.pipeline import cluster, export, name, relabel
+    from kinfold.pipeline import cluster, export, name, refine, relabel
     from kinfold.run import Run
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "metrics",
     "name",
     "neighbors",
+    "refine",
     "relabel",
 ]
 
@@ -50,6 +51,7 @@ _HOME = {
     "cluster": "kinfold.pipeline",
     "export": "kinfold.pipeline",
     "name": "kinfold.pipeline",
+    "refine": "kinfold.pipeline",
     "relabel": "kinfold.pipeline",
 }
 _ROOMS = ("consensus", "metrics", "neighbors")

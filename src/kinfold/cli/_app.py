@@ -41,6 +41,7 @@ _ORDER = (
     "report",
     "export",
     "name",
+    "refine",
     "relabel",
     "zeroshot",
     "nouns",

@@ -17,6 +17,15 @@ from kinfold.corrections._edits import (
     Split,
     read_edit,
 )
+from kinfold.corrections._proposals import (
+    PROPOSALS_NAME,
+    PROPOSALS_SCHEMA,
+    Proposals,
+    check_confidence,
+    read_proposals,
+    write_proposals,
+)
+from kinfold.corrections._refine import refine
 from kinfold.corrections._state import Group, State, changed_groups, first_state
 from kinfold.corrections._store import CORRECTIONS_NAME
 from kinfold.corrections._table import CORRECTED_SCHEMA, corrected_table, names_of
@@ -27,6 +36,8 @@ __all__ = [
     "CORRECTIONS_NAME",
     "EDITS",
     "MARKS",
+    "PROPOSALS_NAME",
+    "PROPOSALS_SCHEMA",
     "Accept",
     "Confirm",
     "Corrections",
@@ -37,12 +48,17 @@ __all__ = [
     "Mark",
     "Merge",
     "Move",
+    "Proposals",
     "Rename",
     "Split",
     "State",
     "changed_groups",
+    "check_confidence",
     "corrected_table",
     "first_state",
     "names_of",
     "read_edit",
+    "read_proposals",
+    "refine",
+    "write_proposals",
 ]

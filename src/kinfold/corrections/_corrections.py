@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kinfold.corrections._base import hash_base
 from kinfold.corrections._changes import Change, RowIndex, SplitParts, carry_out, prepare_change
 from kinfold.corrections._edits import Edit, Split
 from kinfold.corrections._journal import REDO, UNDO, Journal, Record
@@ -16,7 +17,6 @@ from kinfold.corrections._store import CORRECTIONS_NAME, Store, Writer
 from kinfold.corrections._table import names_of
 from kinfold.corrections._words import Entry, describe, describe_turn
 from kinfold.errors import InputError
-from kinfold.storage import hash_array, hash_json
 
 if TYPE_CHECKING:
     from kinfold.run import Run
@@ -90,6 +90,11 @@ class Corrections:
         if not os.access(self.run.path, os.W_OK):
             return f"{self.run.path} can't be written to: the run can be looked at, but not corrected"
         return None
+
+    def check_writable(self) -> None:
+        """Raise :class:`InputError` where edits are refused."""
+        if (refusal := self.refusal) is not None:
+            raise InputError(refusal)
 
     def sync(self) -> State:
         """Take in what other processes wrote, and return the state."""
@@ -236,11 +241,4 @@ class Corrections:
     def _check(self, client: str) -> None:
         if not isinstance(client, str) or len(client) > _MOST_CLIENT or not client.isprintable():
             raise InputError(f"a client is a printable text of at most {_MOST_CLIENT} characters")
-        if self.refusal is not None:
-            raise InputError(self.refusal)
-
-
-def hash_base(run: Run) -> str:
-    """Return the hash of what the edits of a run are edits of: rows, groups and their number."""
-    rows, labels = run.assignments["row"].to_numpy(), run.labels
-    return hash_json([hash_array(rows), hash_array(labels), run.n_clusters])
+        self.check_writable()
