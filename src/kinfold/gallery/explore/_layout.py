@@ -20,7 +20,9 @@ from kinfold.features import RowMatrix
 from kinfold.neighbors import NeighborGraph
 
 N_NEIGHBORS = 15
-MIN_DISTANCE = 0.1
+MIN_DISTANCE = 0.3
+FEWEST = 4
+"""Linked points that UMAP is asked to lay out; fewer stay where they start."""
 LAYOUT_VERSION = 1
 """Changes whenever the same run would get other points."""
 
@@ -29,7 +31,6 @@ _BLOCK_ROWS = 16_384
 _START_SPREAD = 10.0
 _START_NOISE = 1e-3
 _NEGATIVE_SAMPLES = 5
-_FEWEST = 4
 
 
 def import_umap() -> Any:
@@ -171,7 +172,7 @@ def lay_out(
     """
     linked = graph.degrees > 0
     linked[graph.indices] = True
-    if linked.sum() < _FEWEST:
+    if linked.sum() < FEWEST:
         return _in_lines(start.astype(np.float32), ~linked)
     umap = import_umap()
     weights = _fuzzy_graph(umap, graph, random_state)

@@ -17,6 +17,7 @@ from kinfold.errors import FormatError, InputError
 from kinfold.features import Features
 from kinfold.gallery.explore._graph import find_graph
 from kinfold.gallery.explore._layout import (
+    FEWEST,
     LAYOUT_VERSION,
     MIN_DISTANCE,
     N_NEIGHBORS,
@@ -106,7 +107,8 @@ def compute_map(
             return path
     except FormatError as error:
         logger.warning("laying the map out again: %s", error)
-    import_umap()
+    if len(run.labels) >= FEWEST:
+        import_umap()  # before the work that it would be missed after
     opened = features if isinstance(features, Features) else run.features(features)
     rows = run.assignments["row"].to_numpy()
     if not np.array_equal(opened.rows, rows):

@@ -124,7 +124,7 @@ export class Scatter {
     this.draw();
   }
 
-  /** The points (Uint32Array of places in the order) drawn over all others, in the colour `selected`. */
+  /** The points (Uint32Array of places in the order) drawn over all others, with an outline in the colour `selected`. */
   setSelected(slots) {
     const gl = this.#gl;
     this.#pick = { slots, count: slots.length };
@@ -212,14 +212,24 @@ export class Scatter {
     gl.uniform2f(at.zoom, (2 * this.view.scale) / width, (2 * this.view.scale) / height);
     gl.uniform1i(at.palette, 0);
     gl.uniform1f(at.size, this.pointSize * ratio);
-    gl.uniform1f(at.strength, this.#pick.count ? 0.4 : 1);
+    gl.uniform1f(at.strength, this.#pick.count ? 0.35 : 1);
     gl.uniform4f(at.single, 0, 0, 0, 0);
     gl.drawArrays(gl.POINTS, 0, count);
     if (!this.#pick.count) return;
-    gl.uniform1f(at.size, (this.pointSize + 1.5) * ratio);
+    this.#paintSelected(ratio);
+  }
+
+  // Once wider in one colour, and again in their own: they get an outline.
+  #paintSelected(ratio) {
+    const gl = this.#gl;
+    const at = this.#programs;
+    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, this.buffers.picked);
     gl.uniform1f(at.strength, 1);
     gl.uniform4f(at.single, ...this.selected);
-    gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, this.buffers.picked);
+    gl.uniform1f(at.size, (this.pointSize + 2.5) * ratio);
+    gl.drawElements(gl.POINTS, this.#pick.count, gl.UNSIGNED_INT, 0);
+    gl.uniform4f(at.single, 0, 0, 0, 0);
+    gl.uniform1f(at.size, this.pointSize * ratio);
     gl.drawElements(gl.POINTS, this.#pick.count, gl.UNSIGNED_INT, 0);
   }
 
