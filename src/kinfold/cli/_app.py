@@ -39,6 +39,7 @@ _ORDER = (
     "predict",
     "evaluate",
     "report",
+    "explore",
     "export",
     "name",
     "refine",

@@ -7,7 +7,7 @@ row stays where it is and nobody shifts.
 from __future__ import annotations
 
 from kinfold.images._decode import PIXEL_LIMIT, decode_image, make_thumbnail
-from kinfold.images._describe import ImageFacts, describe_image, sniff_image
+from kinfold.images._describe import ImageFacts, describe_image
 from kinfold.images._folder import FolderSource
 from kinfold.images._formats import EXTENSIONS, sniff
 from kinfold.images._image_table import ImageTableSource
@@ -46,6 +46,5 @@ __all__ = [
     "make_thumbnail",
     "natural_key",
     "open_source",
-    "sniff_image",
     "sniff",
 ]

@@ -79,6 +79,17 @@ def decode_image(data: bytes, *, min_side: int | None = None, pixel_limit: int =
         raise _explain(kind, data, error) from error
 
 
+def open_header(kind: str, data: bytes) -> ImageFile.ImageFile:
+    """Open a file of format ``kind`` with Pillow, reading its header alone; raises :class:`UnusableImage`."""
+    try:
+        with _quiet_pillow():
+            return _opener(kind)(BytesIO(data), "")
+    except UnusableImage:
+        raise
+    except Exception as error:  # decoders raise anything on hostile bytes
+        raise _explain(kind, data, error) from error
+
+
 def make_thumbnail(data: bytes, side: int) -> Image.Image:
     """Decode an image and shrink it to fit into a square; smaller images stay as they are.
 

@@ -107,6 +107,10 @@ class WorkerPool:
             self._waiting.clear()
             return forgotten
 
+    def wake(self) -> None:
+        """Let :meth:`collect` return nothing, once: for a thread that waits there when the pool closes."""
+        self._done.put([])
+
     def close(self) -> None:
         """End the processes at once."""
         with self._change:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from kinfold.backbones import Backbone, load_backbone
+from kinfold.backbones import Backbone
 from kinfold.errors import InputError
 from kinfold.features import Features, FeatureStore
 from kinfold.images import ImageSource
@@ -80,7 +80,7 @@ def predict(
         _check_features(run, opened.features)
         return _write(run, model, opened.features, out)
     assert opened.images is not None
-    loaded = _load(run, backbone, device)
+    loaded = run.backbone(backbone, device=device)
     return _predict_images(run, model, opened.images, out, loaded, n_workers, progress)
 
 
@@ -113,40 +113,6 @@ def _write(run: Run, model: Any, features: Features, out: Path) -> pa.Table:
     tell_skipped(out, features)
     nouns = [run.names[cluster].noun for cluster in range(run.n_clusters)] if run.names else None
     return write_predictions(out, features.rows, features.keys.take(pa.array(features.rows)), top, nouns)
-
-
-def _load(run: Run, backbone: str | Path | Backbone | None, device: str) -> Backbone:
-    """Load the backbone of ``run`` and check that it is the same one."""
-    recorded = run.manifest.get("backbone")
-    if not recorded:
-        raise InputError(
-            f"{run.path} was made from ready features, so how to embed images isn't known; "
-            "give features of the new images, made the same way"
-        )
-    if isinstance(backbone, Backbone):
-        loaded = backbone
-    else:
-        if backbone is None and recorded["spec"]:
-            _check_local(run, recorded["spec"])
-        where = backbone if backbone is not None else recorded["spec"]
-        loaded = load_backbone(where, device=device, precision=recorded.get("precision", "auto"))
-    if loaded.fingerprint() != recorded["fingerprint"]:
-        raise InputError(
-            f"the backbone {loaded.card.name} isn't the one that {run.path} was made with: its weights, "
-            "preprocessing or precision differ. Say where the same one is (backbone=, --backbone)"
-        )
-    return loaded
-
-
-def _check_local(run: Run, spec: str) -> None:
-    """Refuse a run whose backbone was a directory or ``CARD:FILE`` of this machine that is gone."""
-    card, _, file = spec.partition(":")
-    for place, option in ((spec, "DIR"), (file, f"{card}:FILE")):
-        if Path(place).is_absolute() and not Path(place).exists():
-            raise InputError(
-                f"{run.path} needs the model that was at {place}, where nothing is now; if it was moved, say "
-                f"where it is (backbone=, --backbone {option})"
-            )
 
 
 def _check_features(run: Run, features: Features) -> None:

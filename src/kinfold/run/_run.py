@@ -26,6 +26,7 @@ from kinfold.run._tables import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kinfold.backbones import Backbone
     from kinfold.features import Features
     from kinfold.images import ImageSource
     from kinfold.language import ClusterName
@@ -200,6 +201,53 @@ class Run:
                 f"the run knows {recorded['n_rows']} of them, under other names"
             )
         return images
+
+    def backbone(self, backbone: str | Path | Backbone | None = None, *, device: str = "auto") -> Backbone:
+        """Load the backbone that the run's images were embedded with.
+
+        Parameters
+        ----------
+        backbone : str, path or Backbone, optional
+            Where it is now, if it was moved.
+        device : str, default "auto"
+            Where to compute.
+
+        Raises
+        ------
+        InputError
+            The run was made from ready features, the backbone isn't there, or the one found is another one.
+        """
+        from kinfold.backbones import Backbone, load_backbone
+
+        recorded = self.manifest.get("backbone")
+        if not recorded:
+            raise InputError(
+                f"{self.path} was made from ready features, so how to embed images isn't known; "
+                "give features of the new images, made the same way"
+            )
+        if isinstance(backbone, Backbone):
+            loaded = backbone
+        else:
+            if backbone is None and recorded["spec"]:
+                self._check_local(recorded["spec"])
+            where = backbone if backbone is not None else recorded["spec"]
+            loaded = load_backbone(where, device=device, precision=recorded.get("precision", "auto"))
+        if loaded.fingerprint() != recorded["fingerprint"]:
+            raise InputError(
+                f"the backbone {loaded.card.name} isn't the one that {self.path} was made with: its weights, "
+                "preprocessing or precision differ. Say where the same one is (backbone=, --backbone)"
+            )
+        return loaded
+
+    def _check_local(self, spec: str) -> None:
+        """Refuse a backbone that was a directory or ``CARD:FILE`` of this machine and is gone."""
+        card, _, file = spec.partition(":")
+        for place, option in ((spec, "DIR"), (file, f"{card}:FILE")):
+            if Path(place).is_absolute() and not Path(place).exists():
+                raise InputError(
+                    f"{self.path} needs the model that was at {place}, where nothing is now; if it was "
+                    f"moved, say where it is (backbone=, --backbone {option})"
+                )
 
     def _fits(self, images: ImageSource) -> bool:
         """Tell whether ``images`` has the run's rows under the run's keys."""

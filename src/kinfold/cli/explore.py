@@ -1,0 +1,83 @@
+"""``kinfold explore``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kinfold.cli import _options as options
+from kinfold.cli._app import app
+from kinfold.cli._sizes import read_size
+from kinfold.cli._terminal import Terminal
+
+if TYPE_CHECKING:
+    from kinfold.gallery.explore import Address
+
+
+@app.command(epilog="Example: [bold]kinfold explore run[/bold]  (Ctrl-C ends it)")
+def explore(
+    run: options.RunPath,
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, help="Where to listen; 0 takes a free port.")
+    ] = 0,
+    host: Annotated[
+        str,
+        typer.Option(
+            "--host",
+            metavar="ADDRESS",
+            help="Let other machines in: 0.0.0.0 listens everywhere. The address then needs a token, which "
+            "is printed with it; the connection isn't encrypted.",
+        ),
+    ] = "127.0.0.1",
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Print the address, open nothing.")
+    ] = False,
+    source: options.MovedSource = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features",
+            metavar="PATH",
+            help="Where the run's features are now, if they were moved.",
+            show_default=False,
+        ),
+    ] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Only look: no corrections, nothing written to the run.")
+    ] = False,
+    thumbnail_limit: Annotated[
+        str,
+        typer.Option(
+            "--thumbnail-limit",
+            metavar="SIZE",
+            help="How much disk the run's thumbnails may take: 500M, 2G. The longest unused go first.",
+        ),
+    ] = "1G",
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Look through the groups of a run in the browser, and correct them."""
+    terminal = Terminal(as_json=False, quiet=quiet, verbose=verbose)
+    limit = read_size(thumbnail_limit, "--thumbnail-limit")
+    from kinfold.gallery.explore import serve
+
+    def tell(address: Address) -> None:
+        if address.trouble:
+            terminal.tell(f"This run can't be shown: {address.trouble}")
+        typer.echo(address.url)
+        terminal.tell("Ctrl-C ends it.")
+
+    serve(
+        run,
+        host=host,
+        port=port,
+        open_browser=not no_browser,
+        source=source,
+        features=features,
+        read_only=read_only,
+        thumbnail_limit=limit,
+        device=device,
+        on_ready=tell,
+    )

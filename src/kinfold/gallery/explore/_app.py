@@ -1,0 +1,146 @@
+"""The application: guard, routes, and what is done when it starts and ends."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+
+from kinfold.features import Features
+from kinfold.gallery.explore import (
+    _map_routes,
+    _routes_groups,
+    _routes_images,
+    _routes_refine,
+    _routes_run,
+    _web,
+)
+from kinfold.gallery.explore._answers import fail, handle_errors
+from kinfold.gallery.explore._explorer import Explorer, Options
+from kinfold.gallery.explore._security import Guard
+from kinfold.images import ImageSource
+from kinfold.run import Run
+
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
+DEFAULT_LIMIT = 1 << 30
+
+_log = logging.getLogger(__name__)
+
+
+def create_app(
+    run: Run,
+    *,
+    images: ImageSource | str | Path | None = None,
+    features: Features | str | Path | None = None,
+    token: str | None = None,
+    hosts: Sequence[str] = LOCAL_HOSTS,
+    read_only: bool = False,
+    thumbnail_limit: int = DEFAULT_LIMIT,
+    n_workers: int | None = None,
+    device: str = "auto",
+) -> FastAPI:
+    """Return the application that shows a run and takes its corrections; any ASGI server runs it.
+
+    Parameters
+    ----------
+    run : Run
+        An opened run. Nothing is written to it but corrections, proposals, the map and thumbnails.
+    images : ImageSource or path, optional
+        The images, or where they are now, if they were moved. Without any the page shows keys.
+    features : Features or path, optional
+        The same of the features; what needs them says so where they are gone.
+    token : str, optional
+        What the first address must bring as ``?token=``. None asks nobody.
+    hosts : sequence of str
+        Names by which the server may be asked, without port; ``"*"`` adds every address in numbers.
+    read_only : bool
+        Refuse corrections, and write nothing into the run.
+    thumbnail_limit : int
+        Bytes that ``RUN/thumbnails.sqlite`` may take.
+    n_workers : int, optional
+        Processes that make thumbnails; by default one per core.
+    device : str
+        Where dropped images are embedded.
+
+    Returns
+    -------
+    FastAPI
+        Its ``state.explorer`` is closed when it shuts down.
+
+    Raises
+    ------
+    FormatError
+        The run, or its corrections, are damaged; :func:`create_trouble_app` shows that as a page.
+    """
+    options = Options(images, features, read_only, thumbnail_limit, n_workers, device)
+    explorer = Explorer(run, options)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            explorer.close()
+
+    app = _bare_app(lifespan)
+    app.state.explorer = explorer
+    for routes in (_routes_run, _routes_groups, _routes_images, _routes_refine, _map_routes):
+        app.include_router(routes.router(explorer))
+    app.include_router(_web.router(_web.list_files()))
+    handle_errors(app)
+    app.add_middleware(Guard, hosts=hosts, token=token)
+    return app
+
+
+def create_trouble_app(
+    title: str, trouble: str, *, token: str | None = None, hosts: Sequence[str] = LOCAL_HOSTS
+) -> FastAPI:
+    """Return an application of one page that says why a run can't be shown.
+
+    Parameters
+    ----------
+    title : str
+        What can't be shown.
+    trouble : str
+        Why, and how to mend it.
+    token, hosts
+        As for :func:`create_app`.
+    """
+    app = _bare_app(None)
+    page = _TROUBLE.format(title=html.escape(title), trouble=html.escape(trouble))
+
+    @app.api_route("/", methods=["GET", "HEAD"])
+    async def shell() -> Response:
+        return Response(page, 200, media_type="text/html; charset=utf-8")
+
+    @app.api_route("/api/{rest:path}", methods=["GET", "POST"])
+    async def api(rest: str, request: Request) -> Response:
+        return fail(503, trouble)
+
+    handle_errors(app)
+    app.add_middleware(Guard, hosts=hosts, token=token)
+    return app
+
+
+def _bare_app(lifespan: Any) -> FastAPI:
+    return FastAPI(
+        title="Kinfold",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+
+
+_TROUBLE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta name="color-scheme" content="light dark"><title>Kinfold: this run can't be shown</title></head>
+<body><main><h1>This run can't be shown</h1><p><code>{title}</code></p><p>{trouble}</p>
+<p>Nothing was changed. Mend it, and start <code>kinfold explore</code> again.</p></main></body></html>
+"""

@@ -1,0 +1,215 @@
+"""Thumbnails kept beside a run: one SQLite file, never larger than its limit, thrown away when damaged."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sqlite3
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+CACHE_NAME = "thumbnails.sqlite"
+FORMAT_VERSION = 1
+
+_log = logging.getLogger(__name__)
+
+_BATCH = 256
+_PAUSE_SECONDS = 0.3  # between two writes: thumbnails made meanwhile go into one transaction
+_FULL, _TRIMMED = 0.95, 0.85  # of the limit: where the oldest go, and how far
+_TABLES = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS thumbnails (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS uses (id INTEGER PRIMARY KEY, used INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS oldest ON uses (used);
+"""
+
+Name = tuple[int, int]
+
+
+class ThumbnailCache:
+    """Thumbnails by row and side, the longest unused leaving first. All threads may use one.
+
+    Reading never waits for writing. What can't be read counts as not there, and what can't be written is made
+    again some other time: losing the file costs nothing but work.
+
+    Parameters
+    ----------
+    folder : Path or None
+        Where ``thumbnails.sqlite`` is kept. None, or a folder that can't be written to: in a temporary file
+        that goes with the cache.
+    base : str
+        Which images these are of; thumbnails of others are thrown away.
+    limit : int
+        Bytes that the file may take.
+    """
+
+    def __init__(self, folder: Path | None, base: str, limit: int) -> None:
+        self._limit = limit
+        self._base = f"{FORMAT_VERSION}:{base}"
+        self._home: tempfile.TemporaryDirectory[str] | None = None
+        if folder is None or not os.access(folder, os.W_OK):
+            self._home = tempfile.TemporaryDirectory(prefix="kinfold-thumbnails-")
+            folder = Path(self._home.name)
+        self.path = folder / CACHE_NAME
+        self._local = threading.local()
+        self._guard = threading.Lock()
+        self._connections: list[sqlite3.Connection] = []
+        self._fresh: dict[int, bytes] = {}
+        self._used: set[int] = set()
+        self._queue: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._closed = False
+        self._prepare()
+        self._writer = threading.Thread(target=self._write, name="kinfold-thumbnail-cache", daemon=True)
+        self._writer.start()
+
+    def get(self, row: int, side: int) -> bytes | None:
+        """Return a thumbnail; None where it isn't there."""
+        number = _number(row, side)
+        with self._guard:
+            fresh = self._fresh.get(number)
+        if fresh is not None:
+            return fresh
+        try:
+            found = self._connect().execute("SELECT data FROM thumbnails WHERE id = ?", (number,)).fetchone()
+        except sqlite3.Error as error:
+            _log.warning("%s can't be read: %s", self.path, error)
+            return None
+        if found is None:
+            return None
+        with self._guard:
+            self._used.add(number)
+        return bytes(found[0])
+
+    def put(self, row: int, side: int, data: bytes) -> None:
+        """Keep a thumbnail; it can be read at once, and is on the disk a little later."""
+        with self._guard:
+            if self._closed:
+                return
+            first = not self._fresh
+            self._fresh[_number(row, side)] = data
+        if first:
+            self._queue.put(True)
+
+    def close(self) -> None:
+        """Write what isn't written yet, and close the file."""
+        with self._guard:
+            if self._closed:
+                return
+            self._closed = True
+        self._queue.put(False)
+        self._writer.join(10)
+        with self._guard:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+        if self._home is not None:
+            self._home.cleanup()
+
+    def _prepare(self) -> None:
+        """Open the file; a damaged one, or one of other images, is begun anew."""
+        for attempt in range(2):
+            try:
+                connection = self._connect()
+                connection.executescript(_TABLES)
+                found = connection.execute("SELECT value FROM meta WHERE name = 'base'").fetchone()
+                if found is None or found[0] != self._base:
+                    with connection:
+                        connection.execute("DELETE FROM thumbnails")
+                        connection.execute("DELETE FROM uses")
+                        connection.execute("INSERT OR REPLACE INTO meta VALUES ('base', ?)", (self._base,))
+                self._trim(connection)
+                connection.execute("PRAGMA incremental_vacuum").fetchall()
+                return
+            except sqlite3.Error as error:
+                if attempt:
+                    raise
+                _log.warning("%s is begun anew: %s", self.path, error)
+                self._forget_file()
+
+    def _forget_file(self) -> None:
+        for connection in self._connections:
+            connection.close()
+        self._connections.clear()
+        self._local = threading.local()
+        for ending in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + ending).unlink(missing_ok=True)
+
+    def _connect(self) -> sqlite3.Connection:
+        """Return this thread's connection."""
+        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = sqlite3.connect(self.path, timeout=10, check_same_thread=False)
+            for pragma in (
+                "auto_vacuum=INCREMENTAL",
+                "journal_mode=WAL",
+                "synchronous=OFF",
+                "cache_size=-2000",
+            ):
+                connection.execute(f"PRAGMA {pragma}")
+            self._local.connection = connection
+            with self._guard:
+                self._connections.append(connection)
+        return connection
+
+    def _write(self) -> None:
+        going = True
+        while going:
+            going = self._queue.get()
+            if going:
+                time.sleep(_PAUSE_SECONDS)
+            with self._guard:
+                fresh, used = dict(self._fresh), list(self._used)
+                self._used.clear()
+            try:
+                self._store(fresh, used)
+            except sqlite3.Error as error:
+                _log.warning("%s can't be written: %s", self.path, error)
+            with self._guard:
+                for number in fresh:
+                    self._fresh.pop(number, None)
+                if self._fresh:
+                    self._queue.put(True)
+
+    def _store(self, fresh: dict[int, bytes], used: list[int]) -> None:
+        connection, now = self._connect(), time.time_ns()
+        items = list(fresh.items())
+        with connection:
+            connection.executemany("UPDATE uses SET used = ? WHERE id = ?", ((now, one) for one in used))
+            for start in range(0, len(items), _BATCH):
+                some = items[start : start + _BATCH]
+                connection.executemany("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", some)
+                connection.executemany(
+                    "INSERT OR REPLACE INTO uses VALUES (?, ?)", ((one, now) for one, _ in some)
+                )
+        self._trim(connection)
+
+    def _trim(self, connection: sqlite3.Connection) -> None:
+        """Let the longest unused go until there is room again."""
+        while self._size(connection) > _FULL * self._limit:
+            (count,) = connection.execute("SELECT count(*) FROM uses").fetchone()
+            excess = 1 - _TRIMMED * self._limit / self._size(connection)
+            number = max(1, int(count * excess))
+            with connection:
+                gone = connection.execute(
+                    "SELECT id FROM uses ORDER BY used, id LIMIT ?", (number,)
+                ).fetchall()
+                if not gone:
+                    return
+                connection.executemany("DELETE FROM thumbnails WHERE id = ?", gone)
+                connection.executemany("DELETE FROM uses WHERE id = ?", gone)
+            connection.execute("PRAGMA incremental_vacuum").fetchall()
+
+    @staticmethod
+    def _size(connection: sqlite3.Connection) -> int:
+        pages, free, size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+
+def _number(row: int, side: int) -> int:
+    return row * 2 + (side > 128)

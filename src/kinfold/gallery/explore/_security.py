@@ -1,0 +1,245 @@
+"""Who may ask: every request goes through here before any route sees it."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import json
+from collections.abc import Iterable
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
+
+from kinfold.errors import KinfoldError
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+JSON_LIMIT = 64 << 20
+IMAGE_LIMIT = 32 << 20
+IMAGE_PATHS = ("/api/similar",)
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+)
+
+_READING = ("GET", "HEAD")
+_OWN_SITES = ("same-origin", "none")
+_HEADERS = {
+    b"content-security-policy": POLICY.encode(),
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"cross-origin-resource-policy": b"same-origin",
+    b"cross-origin-opener-policy": b"same-origin",
+    b"x-frame-options": b"DENY",
+}
+_NO_STORE = b"no-store"
+_ENTER = b"""<!doctype html><html lang="en"><meta charset="utf-8">
+<meta http-equiv="refresh" content="0;url=/"><title>Kinfold</title>
+<p><a href="/">Open the gallery</a></p></html>"""
+
+
+class HostRule:
+    """Which names this server answers to: a page of another site that resolves to us has another.
+
+    Parameters
+    ----------
+    hosts : iterable of str
+        Names and addresses, without port; ``"*"`` stands for every address in numbers, which no foreign page
+        can have for its name.
+    """
+
+    def __init__(self, hosts: Iterable[str]) -> None:
+        names = {host.strip("[]").lower() for host in hosts}
+        self._any_address = "*" in names
+        self._names = names - {"*"}
+
+    def allows(self, host: str) -> bool:
+        """Tell whether a Host header, port included or not, names this server."""
+        name = host_name(host)
+        if name is None:
+            return False
+        return name in self._names or (self._any_address and _is_address(name))
+
+
+class Guard:
+    """ASGI middleware: Host, Origin, token, kind and length of bodies, and the headers of every answer.
+
+    Parameters
+    ----------
+    app : ASGIApp
+        What is guarded.
+    hosts : iterable of str
+        See :class:`HostRule`.
+    token : str, optional
+        What ``?token=`` must be once, and the cookie from then on. None: nobody is asked.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Iterable[str], token: str | None = None) -> None:
+        self._app = app
+        self._rule = HostRule(hosts)
+        self._token = token
+        self._cookie = f"kinfold-{hashlib.sha256(token.encode()).hexdigest()[:8]}" if token else ""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return  # no route speaks WebSocket
+        answered = _Answer(send)
+        headers = _read_headers(scope)
+        refused = self._refuse(scope, headers)
+        if refused is not None:
+            await answered.error(*refused)
+        elif self._enters(scope):
+            cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"
+            await answered.whole(200, b"text/html; charset=utf-8", _ENTER, [(b"set-cookie", cookie.encode())])
+        else:
+            await self._pass_on(scope, receive, answered)
+
+    def _refuse(self, scope: Scope, headers: dict[str, list[str]]) -> tuple[int, str] | None:
+        hosts = headers.get("host", [])
+        if len(hosts) != 1 or not self._rule.allows(hosts[0]):
+            return 403, "this address isn't the gallery's own: open the one that `kinfold explore` printed"
+        if not self._has_token(scope, headers):
+            return 403, "the token is missing or wrong: open the whole address that `kinfold explore` printed"
+        if not _is_own_page(scope, headers, hosts[0]):
+            return 403, "requests from other pages are refused"
+        if scope["method"] not in _READING:
+            return _refuse_body(scope, headers)
+        return None
+
+    def _has_token(self, scope: Scope, headers: dict[str, list[str]]) -> bool:
+        if self._token is None or self._enters(scope):
+            return True
+        for line in headers.get("cookie", []):
+            try:
+                found = SimpleCookie(line).get(self._cookie)
+            except CookieError:
+                continue
+            if found is not None and _is_same(found.value, self._token):
+                return True
+        return False
+
+    def _enters(self, scope: Scope) -> bool:
+        """Tell whether this is the first request, with the token in its address."""
+        if self._token is None or scope["path"] != "/" or scope["method"] not in _READING:
+            return False
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
+        return len(given) == 1 and _is_same(given[0], self._token)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, answered: _Answer) -> None:
+        limit = body_limit(scope["path"])
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise TooLongError(_too_long(limit))
+            return message
+
+        await self._app(scope, counted, answered.send)
+
+
+class TooLongError(KinfoldError):
+    """More bytes came than a request may have."""
+
+
+class _Answer:
+    """Sends an answer with the headers that all have."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = list(message.get("headers", []))
+            named = {name.lower() for name, _ in headers}
+            headers += [(name, value) for name, value in _HEADERS.items() if name not in named]
+            if b"cache-control" not in named:
+                headers.append((b"cache-control", _NO_STORE))
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+    async def error(self, status: int, text: str) -> None:
+        await self.whole(status, b"application/json", json.dumps({"error": text}).encode())
+
+    async def whole(
+        self, status: int, kind: bytes, body: bytes, headers: Iterable[tuple[bytes, bytes]] = ()
+    ) -> None:
+        length = str(len(body)).encode()
+        named = [(b"content-type", kind), (b"content-length", length), *headers]
+        await self.send({"type": "http.response.start", "status": status, "headers": named})
+        await self.send({"type": "http.response.body", "body": body})
+
+
+def host_name(host: str) -> str | None:
+    """Return the name or address in a Host header, without port and brackets; None if it is none."""
+    if not host or any(character in host for character in "/\\@?# \t,"):
+        return None
+    try:
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises where it is no number
+    except ValueError:
+        return None
+    return parts.hostname.lower() if parts.hostname else None
+
+
+def body_limit(path: str) -> int:
+    """Return how many bytes a request to ``path`` may bring."""
+    return IMAGE_LIMIT if path in IMAGE_PATHS else JSON_LIMIT
+
+
+def _is_own_page(scope: Scope, headers: dict[str, list[str]], host: str) -> bool:
+    """Tell whether a request comes from our own page, or, of reading ones, from no page at all."""
+    origins, sites = headers.get("origin", []), headers.get("sec-fetch-site", [])
+    if len(origins) > 1 or len(sites) > 1:
+        return False
+    if origins:
+        parts = urlsplit(origins[0])
+        if parts.scheme not in ("http", "https") or parts.netloc.lower() != host.lower():
+            return False
+    if sites and sites[0] not in _OWN_SITES:
+        return bool(scope["method"] in _READING and scope["path"] == "/")  # a link to the gallery
+    return scope["method"] in _READING or bool(origins) or sites == ["same-origin"]
+
+
+def _refuse_body(scope: Scope, headers: dict[str, list[str]]) -> tuple[int, str] | None:
+    kind = (headers.get("content-type") or [""])[0].partition(";")[0].strip().lower()
+    if scope["path"] in IMAGE_PATHS:
+        if not kind.startswith("image/") and kind != "application/octet-stream":
+            return 415, "send the bytes of an image, as image/… or application/octet-stream"
+    elif kind != "application/json":
+        return 415, "send JSON, as application/json"
+    length, limit = (headers.get("content-length") or ["0"])[0], body_limit(scope["path"])
+    if not length.isascii() or not length.isdigit() or len(length) > 15:
+        return 400, "the length of the request is no number"
+    return (413, _too_long(limit)) if int(length) > limit else None
+
+
+def _too_long(limit: int) -> str:
+    return f"this is more than the {limit >> 20} MiB that a request may have"
+
+
+def _read_headers(scope: Scope) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in scope["headers"]:
+        found.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))
+    return found
+
+
+def _is_same(given: str, token: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), token.encode())
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
