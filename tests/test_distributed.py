@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kinfold.distributed import Workers, current_workers
-from support.torchrun import run_under_torchrun
+from support.torchrun import run_together, run_under_torchrun
 
 
 def exchange():
@@ -35,9 +35,12 @@ def test_one_process_alone_exchanges_nothing():
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize("n_processes", [2, 3])
-def test_processes_agree_on_sums_parts_and_messages(n_processes):
-    results = run_under_torchrun(exchange, n_processes)
+@pytest.mark.parametrize(
+    ("run", "n_processes"),
+    [(run_together, 2), (run_together, 3), pytest.param(run_under_torchrun, 2, marks=pytest.mark.slow)],
+)
+def test_processes_agree_on_sums_parts_and_messages(run, n_processes):
+    results = run(exchange, n_processes)
     assert [int(result["rank"]) for result in results] == list(range(n_processes))
     expected = np.concatenate([np.arange(3 * rank, 3 * rank + rank + 1) for rank in range(n_processes)])
     for rank, result in enumerate(results):

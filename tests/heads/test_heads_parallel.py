@@ -19,7 +19,7 @@ from kinfold.heads import (
 )
 from kinfold.heads import checkpoint as checkpoint_module
 from kinfold.neighbors import NeighborGraph
-from support.torchrun import run_under_torchrun
+from support.torchrun import run_together
 
 H, D, K, N, B = 3, 10, 4, 48, 8
 CPU = torch.device("cpu")
@@ -121,7 +121,7 @@ def everything(folder):
 @pytest.fixture(scope="module")
 def jobs(tmp_path_factory):
     """Results of a job, of both its processes."""
-    results = run_under_torchrun(everything, 2, folder=str(tmp_path_factory.mktemp("parallel")))
+    results = run_together(everything, 2, folder=str(tmp_path_factory.mktemp("parallel")))
     return lambda job: [
         {key.split("/", 1)[1]: value for key, value in result.items() if key.startswith(f"{job}/")}
         for result in results

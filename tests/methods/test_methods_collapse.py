@@ -37,7 +37,7 @@ HARD = {
     "all equal": (np.full((60, 6), 3, np.float32), 3),
     "two far points, repeated": (np.repeat(np.array([[100.0] * 6, [-100.0] * 6]), 30, axis=0), 4),
     "90 % duplicates": (np.concatenate([np.repeat(rows(1), 180, axis=0), rows(20)]), 3),
-    "500 clusters of 600": (rows(600), 500),
+    "200 clusters of 240": (rows(240), 200),
     "1000 to 1": (np.concatenate([0.1 * rows(1000) + 5 * np.eye(6)[0], 5 * np.eye(6)[1:2]]), 2),
     "one cluster": (rows(50), 1),
     "as many clusters as rows": (rows(12), 12),

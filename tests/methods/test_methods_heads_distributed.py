@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from support.torchrun import run_under_torchrun
+from support.torchrun import run_together
 
 N, D, K = 240, 12, 3
 
@@ -59,7 +59,7 @@ def unseeded_seeds():
 @pytest.fixture(scope="module")
 def found():
     """What one process found, and what both of a job did."""
-    return fit_all(), run_under_torchrun(fit_all, 2)
+    return fit_all(), run_together(fit_all, 2)
 
 
 @pytest.mark.parametrize("name", ["temi", "scan", "icce", "icce, all stages"])

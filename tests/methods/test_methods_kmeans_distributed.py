@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from support.torchrun import run_under_torchrun
+from support.torchrun import run_together
 
 
 def fit_digits(folder):
@@ -33,7 +33,7 @@ def fit_digits(folder):
 def test_two_processes_find_what_one_finds(tmp_path):
     np.save(tmp_path / "x.npy", load_digits().data.astype(np.float32))
     alone = fit_digits(str(tmp_path))
-    results = run_under_torchrun(fit_digits, 2, folder=str(tmp_path))
+    results = run_together(fit_digits, 2, folder=str(tmp_path))
     for result in results:
         for name in ("labels", "few", "repaired"):
             np.testing.assert_array_equal(result[name], alone[name])
@@ -51,5 +51,5 @@ def fit_two_rows():
 
 
 def test_processes_without_rows_take_part():
-    for result in run_under_torchrun(fit_two_rows, 3):
+    for result in run_together(fit_two_rows, 3):
         assert sorted(result["labels"].tolist()) == [0, 1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.torchrun import run_under_torchrun
+from support.torchrun import run_together
 
 N, D, K = 240, 12, 3
 
@@ -51,7 +51,7 @@ def fit_tac(seed, folder, train, centres):
 @pytest.mark.parametrize("centres", ["kmeans", pytest.param("agglomerative", marks=pytest.mark.slow)])
 def test_the_first_process_trains_and_both_end_with_the_same(centres, tmp_path):
     folder = os.fspath(tmp_path)
-    first, second = run_under_torchrun(fit_tac, 2, seed=0, folder=folder, train=True, centres=centres)
+    first, second = run_together(fit_tac, 2, seed=0, folder=folder, train=True, centres=centres)
     assert (int(first.pop("steps")), int(second.pop("steps"))) == (20, 0)
     for name, value in first.items():
         np.testing.assert_array_equal(second[name], value, err_msg=name)
@@ -65,6 +65,6 @@ def test_the_first_process_trains_and_both_end_with_the_same(centres, tmp_path):
 @pytest.mark.slow
 def test_without_training_or_a_seed_both_end_with_the_same(tmp_path):
     folder = os.fspath(tmp_path)
-    first, second = run_under_torchrun(fit_tac, 2, seed=None, folder=folder, train=False, centres="kmeans")
+    first, second = run_together(fit_tac, 2, seed=None, folder=folder, train=False, centres="kmeans")
     for name, value in first.items():
         np.testing.assert_array_equal(second[name], value, err_msg=name)

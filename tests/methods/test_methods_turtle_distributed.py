@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.torchrun import run_under_torchrun
+from support.torchrun import run_together
 
 N, D, K = 240, 12, 3
 
@@ -42,7 +42,7 @@ def test_the_first_process_trains_and_both_end_with_what_one_finds(tmp_path):
     for name in ("alone", "job"):
         (tmp_path / name).mkdir()
     alone = fit_turtle(0, tmp_path / "alone")
-    results = run_under_torchrun(fit_turtle, 2, seed=0, folder=os.fspath(tmp_path / "job"))
+    results = run_together(fit_turtle, 2, seed=0, folder=os.fspath(tmp_path / "job"))
     assert [int(result.pop("steps")) for result in results] == [100, 0]
     assert alone.pop("steps") == 100
     for result in results:
@@ -50,7 +50,7 @@ def test_the_first_process_trains_and_both_end_with_what_one_finds(tmp_path):
         for name, value in alone.items():
             np.testing.assert_array_equal(result[name], value, err_msg=name)
     assert [path.name for path in (tmp_path / "job").iterdir()] == ["checkpoint"]
-    resumed = run_under_torchrun(fit_turtle, 2, seed=0, folder=os.fspath(tmp_path / "job"))
+    resumed = run_together(fit_turtle, 2, seed=0, folder=os.fspath(tmp_path / "job"))
     assert [int(result["steps"]) for result in resumed] == [0, 0]
     for result in resumed:
         np.testing.assert_array_equal(result["labels_"], alone["labels_"])
@@ -58,6 +58,6 @@ def test_the_first_process_trains_and_both_end_with_what_one_finds(tmp_path):
 
 @pytest.mark.slow
 def test_without_a_seed_both_end_with_the_same(tmp_path):
-    first, second = run_under_torchrun(fit_turtle, 2, seed=None, folder=os.fspath(tmp_path))
+    first, second = run_together(fit_turtle, 2, seed=None, folder=os.fspath(tmp_path))
     for name in first.keys() - {"steps"}:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)

@@ -14,7 +14,7 @@ from kinfold.errors import KinfoldError
 from kinfold.pipeline import cluster
 from kinfold.pipeline._team import Team
 from support import text_models
-from support.torchrun import run_under_torchrun
+from support.torchrun import run_together, run_under_torchrun
 
 QUICK = {"n_heads": 4, "n_epochs": 6}
 PARAMETERS = {
@@ -57,7 +57,7 @@ def group(
 )
 def test_two_processes_write_one_run_with_the_assignments_of_one(features_file, tmp_path, method):
     alone = group(str(features_file), str(tmp_path / "alone"), method)
-    results = run_under_torchrun(
+    results = run_together(
         group, 2, features=str(features_file), out=str(tmp_path / "both"), method=method
     )
     for result in results:
@@ -81,7 +81,7 @@ def test_two_processes_find_the_nouns_that_the_first_one_read(features_file, tmp
     (tmp_path / "nouns.txt").write_text("\n".join(f"noun {number}" for number in range(30)))
     words = {"text_model": str(tmp_path / "clip"), "nouns": str(tmp_path / "nouns.txt")}
     given = {"features": str(features_file), "method": "tac", "words": words}
-    results = run_under_torchrun(group, 2, out=str(tmp_path / "both"), **given)
+    results = run_together(group, 2, out=str(tmp_path / "both"), **given)
     alone = group(out=str(tmp_path / "alone"), **given)
     for result in results:
         np.testing.assert_array_equal(result["labels"], alone["labels"])
@@ -96,7 +96,7 @@ def test_two_processes_find_the_nouns_that_the_first_one_read(features_file, tmp
 )
 def test_what_the_first_process_refuses_ends_all_with_its_words(features_file, tmp_path, arguments, words):
     given = {"features": str(features_file), "out": str(tmp_path / "out"), "method": "kmeans"}
-    first, second = (str(result["error"]) for result in run_under_torchrun(group, 2, **given | arguments))
+    first, second = (str(result["error"]) for result in run_together(group, 2, **given | arguments))
     assert words in first
     assert second == f"the first process of this job stopped: {first}"
     assert not (tmp_path / "out").exists()
@@ -105,7 +105,7 @@ def test_what_the_first_process_refuses_ends_all_with_its_words(features_file, t
 @slow
 def test_more_processes_than_heads_is_an_error_for_all(features_file, tmp_path):
     given = {"features": str(features_file), "out": str(tmp_path / "out"), "method": "icce"}
-    for result in run_under_torchrun(group, 2, **given, more={"n_heads": 1}):
+    for result in run_together(group, 2, **given, more={"n_heads": 1}):
         assert "1 heads can't be divided among 2 processes" in str(result["error"])
 
 
