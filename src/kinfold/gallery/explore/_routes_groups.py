@@ -87,7 +87,7 @@ class Groups:
         return [group for group in found if group in summaries and self._matches(group, wanted, names)]
 
     def describe(self, state: State, group: int, *, brief: bool = False) -> dict[str, Any]:
-        """Return a group; in brief without its histogram and its images."""
+        """Return a group; in brief without its histogram, words and most of its images."""
         one, known = self._explorer.summaries.of(state)[group], state.groups[group]
         facts: dict[str, Any] = {
             "id": group,
@@ -99,9 +99,9 @@ class Groups:
             "n_noise": one.n_noise,
             "origin": known.origin,
         }
-        if brief:
-            return facts
         rows = self._explorer.columns.rows[list(one.representatives)].tolist()
+        if brief:
+            return {**facts, "representatives": rows[:3]}
         return {
             **facts,
             "words": self._words.get(group, []),

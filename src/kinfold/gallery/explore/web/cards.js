@@ -11,16 +11,18 @@ import { complain } from "./toasts.js";
 import { VirtualGrid } from "./virtual.js";
 
 const TEXT = 74;
-const COLUMNS = 4;
+const NARROW = 200; // below it, three images in a row instead of four
 
 /** A group's card: a link with its most representative images, name, size and confidence. */
 export function groupCard(group, width) {
-  const rows = group.representatives.slice(0, 2 * COLUMNS);
-  const side = width / COLUMNS;
-  const many = rows.length > COLUMNS ? 2 * COLUMNS : COLUMNS;
+  const columns = width < NARROW ? 3 : 4;
+  const rows = group.representatives.slice(0, 2 * columns);
+  const few = rows.length <= 4;
+  const many = few ? 4 : 2 * columns;
+  const side = few ? width / 2 : width / columns;
   const mosaic = h(
     "span",
-    { class: `mosaic${many === COLUMNS ? " few" : ""}`, "aria-hidden": "true" },
+    { class: `mosaic${columns === 3 ? " three" : ""}${few ? " few" : ""}`, "aria-hidden": "true" },
     store.run.has_images ? Array.from({ length: many }, (_, k) => cell(rows[k], side)) : h("span", { class: "wordless" }, group.words?.join(" · ") || `${group.id}`),
   );
   const flags = [group.locked && flag("lock", "locked"), group.n_wrong > 0 && flag("wrong", `${count(group.n_wrong)} marked wrong`), group.n_noise > 0 && flag("noise", `${count(group.n_noise)} marked as noise`)];
@@ -77,11 +79,12 @@ export class CardGrid {
       loaded: () => this.grid.refresh(),
       failed: complain,
     });
+    const narrow = window.innerWidth < 600;
     this.grid = new VirtualGrid({
       canvas: this.canvas,
-      minWidth: 232,
-      gap: 16,
-      height: (width) => Math.round(width / 2) + TEXT,
+      minWidth: narrow ? 150 : 232,
+      gap: narrow ? 12 : 16,
+      height: (width) => Math.round(width < NARROW ? (2 * width) / 3 : width / 2) + TEXT,
       make: (index) => (this.list.at(index) ? groupCard(this.list.at(index), this.grid.itemWidth) : h("li", { class: "card-place" }, h("span", { class: "card blank" }))),
       drop: release,
       range: (...range) => this.list.want(...range),

@@ -33,7 +33,7 @@ export async function mount(element, { parameters }) {
       { class: "compare-head" },
       h("div", {}, h("a", { class: "crumb", href: `#/group/${ids[0]}` }, icon("left"), store.label(ids[0])), h("h1", {}, "Side by side")),
       h("span", { class: "spring" }),
-      h("label", { class: "inline" }, "Show", between),
+      h("label", { class: "inline" }, h("span", { class: "said" }, "Show"), between),
       sizeSlider((size) => sides.forEach((one) => one.grid.setSize(size))),
       !store.readOnly && h("button", { type: "button", class: "button", onclick: merge }, icon("merge"), h("span", {}, "Merge both")),
     ),
@@ -69,7 +69,7 @@ function side(id, other, selection) {
     replace(
       head,
       h("h2", {}, h("a", { href: `#/group/${id}` }, store.label(id))),
-      h("p", { class: "soft" }, shown === "between" ? `${images(total)} with ${store.label(other)} second` : images(group?.size ?? total), ` · ${sure(group?.mean_confidence)} mean confidence`),
+      h("p", { class: "soft" }, shown === "between" ? `${images(total)} with ${store.label(other)} as second choice` : images(group?.size ?? total), ` · ${sure(group?.mean_confidence)} mean confidence`),
     );
   };
   const grid = new ImageGrid({

@@ -49,5 +49,5 @@ export function search(file) {
 export function chooseButton() {
   if (!store.run.can_search_by_image) return null;
   const field = h("input", { type: "file", accept: "image/*", class: "sr", tabindex: "-1", "aria-hidden": "true", onchange: () => search(field.files[0]) });
-  return h("span", {}, field, h("button", { type: "button", class: "button small", onclick: () => field.click() }, "Search by image…"));
+  return h("span", {}, field, h("button", { type: "button", class: "button", onclick: () => field.click() }, "Search by image…"));
 }

@@ -19,9 +19,8 @@ const ABOUT = {
 };
 
 export function showExport() {
-  const formats = store.run.export_formats ?? ["csv", "parquet"];
-  const downloads = ["csv", "parquet"].filter((name) => formats.includes(name));
-  const written = formats.filter((name) => !downloads.includes(name));
+  const downloads = store.run.export_formats;
+  const written = Object.keys(ABOUT).filter((name) => !downloads.includes(name));
   openDialog({
     title: "Export",
     className: "wide",
@@ -35,14 +34,14 @@ export function showExport() {
 }
 
 function download(name) {
-  const [title, text] = ABOUT[name];
+  const [title, text] = ABOUT[name] ?? [name, ""];
   return h("a", { class: "download", href: `/api/export/${name}`, download: `${stem()}.${name}` }, icon("export"), h("span", {}, h("b", {}, `Download ${title}`), h("span", { class: "soft small" }, text)));
 }
 
 const stem = () => (store.run.path ?? "run").split("/").filter(Boolean).at(-1)?.replace(/\.kinfold$/, "") ?? "run";
 
 function command(name) {
-  const [title, text] = ABOUT[name] ?? [name, ""];
+  const [title, text] = ABOUT[name];
   const line = lineOf(name);
   const copy = () => copyText(line).then(() => toast("The command is copied."), complain);
   return h(
@@ -53,11 +52,7 @@ function command(name) {
   );
 }
 
-function lineOf(name) {
-  const given = store.run.commands?.export;
-  if (given && typeof given === "object") return given[name] ?? "";
-  const base = typeof given === "string" ? given : `kinfold export ${quoted(store.run.path)} --to {format}`;
-  return base.includes("{format}") ? base.replace("{format}", name) : /--to \S+/.test(base) ? base.replace(/--to \S+/, `--to ${name}`) : `${base} --to ${name}`;
-}
+// The server gives the beginning: `kinfold export RUN --to`.
+const lineOf = (name) => `${store.run.commands?.export ?? `kinfold export ${quoted(store.run.path)} --to`} ${name}`;
 
 const quoted = (path) => (/^[\w@%+=:,./-]+$/.test(path) ? path : `'${path.replaceAll("'", `'\\''`)}'`);

@@ -47,3 +47,6 @@ export function when(time) {
   if (date.toDateString() === new Date().toDateString()) return clock;
   return `${date.toLocaleDateString("en-GB", { day: "numeric", month: "short" })}, ${clock}`;
 }
+
+/** "moved 3 images" as the beginning of a sentence. */
+export const sentence = (text) => (text ? text[0].toUpperCase() + text.slice(1) : "");

@@ -40,19 +40,25 @@ export async function mount(element, { parameters, query }) {
 
   const asked = () => ({ group: id, sort: chosen.sort, mark: chosen.mark });
   const head = h("header", { class: "group-head" });
-  const status = h("span", { class: "soft", role: "status" });
+  const status = h("span", { class: "sr", role: "status" });
+  const everything = h("button", { type: "button", class: "link" });
   const borders = h("aside", { class: "borders", "aria-label": "Groups it borders on" });
   const grid = new ImageGrid({
     label: `Images of ${store.label(id)}`,
     load: imageList(asked),
     open: (list, index) => openImage(list, index, { show: (at) => grid.show(at), first: () => neighbours(group) }),
-    counted: (n) => (status.textContent = images(n)),
+    counted: (n) => {
+      status.textContent = images(n);
+      everything.textContent = `Select all ${count(n)}`;
+      everything.hidden = n === 0;
+    },
     size: tileSize(),
     caption: SORTS.find(([value]) => value === chosen.sort)[2],
   });
   grid.grid.above = 130;
   grid.grid.below = 90;
   const selectAll = async () => grid.selection.only(await allRows(asked()).catch((error) => (complain(error), [])));
+  everything.addEventListener("click", selectAll);
   const bar = selectionBar(grid.selection, { from: () => id, first: () => neighbours(group), selectAll });
   const draw = () => {
     replace(head, heading(group, grid));
@@ -72,7 +78,7 @@ export async function mount(element, { parameters, query }) {
     if (!head.querySelector("input")) draw();
     await grid.refresh();
   };
-  element.append(h("div", { class: "group-page" }, h("div", { class: "group-main" }, head, toolbar(grid, status, selectAll), grid.element), borders));
+  element.append(h("div", { class: "group-page" }, h("div", { class: "group-main" }, head, toolbar(grid, status, everything), grid.element), borders));
   draw();
   const forget = store.onChange(again);
   const unbind = bindKeys(() => group, head);
@@ -142,7 +148,7 @@ async function compareWith(group) {
   if (other) location.hash = `#/compare/${group.id}/${other.group}`;
 }
 
-function toolbar(grid, status, selectAll) {
+function toolbar(grid, status, everything) {
   const sort = h("select", { id: freshId("sort") }, SORTS.map(([value, text]) => h("option", { value, selected: value === chosen.sort }, text)));
   const mark = h("select", { id: freshId("mark") }, MARKS.map(([value, text]) => h("option", { value }, text)));
   const change = () => {
@@ -156,10 +162,10 @@ function toolbar(grid, status, selectAll) {
     "div",
     { class: "toolbar sticky" },
     status,
-    h("button", { type: "button", class: "link", onclick: selectAll }, "Select all"),
+    everything,
     h("span", { class: "spring" }),
-    h("label", { class: "inline", for: mark.id }, "Show", mark),
-    h("label", { class: "inline", for: sort.id }, "Sort by", sort),
+    h("label", { class: "inline", for: mark.id }, h("span", { class: "said" }, "Show"), mark),
+    h("label", { class: "inline", for: sort.id }, h("span", { class: "said" }, "Sort by"), sort),
     sizeSlider((size) => grid.setSize(size)),
   );
 }

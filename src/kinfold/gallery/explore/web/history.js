@@ -3,7 +3,7 @@
 import { redo, undo } from "./actions.js";
 import { get } from "./api.js";
 import { h, replace } from "./dom.js";
-import { count, when } from "./format.js";
+import { count, sentence, when } from "./format.js";
 import { icon } from "./icons.js";
 import { store } from "./store.js";
 
@@ -34,7 +34,7 @@ function entry(edit) {
     "li",
     { class: `entry${edit.undone ? " undone" : ""}` },
     h("span", { class: "entry-sign" }, icon(SIGNS[edit.kind] ?? "info")),
-    h("span", { class: "entry-text" }, h("span", { class: "words" }, edit.text), h("span", { class: "soft small" }, notes.join(" · "))),
+    h("span", { class: "entry-text" }, h("span", { class: "words" }, sentence(edit.text)), h("span", { class: "soft small" }, notes.join(" · "))),
     h("time", { class: "soft number" }, when(edit.time)),
   );
 }

@@ -124,7 +124,7 @@ class ImageView {
     const lost = (why) => h("div", { class: "absent large" }, h("b", {}, "The image can't be shown"), h("span", {}, why));
     if (missing || !store.run.has_images) return void replace(this.stage, lost(missing ?? "The run has no images, only features."));
     const image = h("img", { src: original(row), alt: fileName(key), draggable: "false" });
-    if (width && width < 200) image.classList.add(Math.max(width, height) < 64 ? "pixels" : "enlarged");
+    if (width && Math.max(width, height) < 400) image.classList.add(Math.max(width, height) < 100 ? "tiny" : "enlarged");
     image.addEventListener("error", () => image.isConnected && replace(this.stage, lost("It couldn't be read.")));
     replace(this.stage, image);
     this.ahead(1);

@@ -36,6 +36,38 @@ export const keys = {
   },
 };
 
+// What other views bind, shown wherever one asks.
+const ELSEWHERE = [
+  [
+    "In a group",
+    [
+      ["]", "Next group"],
+      ["[", "Previous group"],
+      ["R", "Rename"],
+      ["L", "Lock or unlock"],
+    ],
+  ],
+  [
+    "With images selected, or one open",
+    [
+      ["M", "Move to…"],
+      ["C", "Confirm: they belong here"],
+      ["W", "Mark as wrong"],
+      ["N", "Mark as noise"],
+      ["U", "Clear the mark"],
+      ["Ctrl + A", "Select all"],
+      ["Esc", "Select none"],
+    ],
+  ],
+  [
+    "With an image open",
+    [
+      ["←", "Previous image"],
+      ["→", "Next image"],
+      ["S", "Find similar"],
+    ],
+  ],
+];
 const GRID = [
   ["← ↑ → ↓", "Go from image to image"],
   ["Space", "Select or unselect"],
@@ -63,6 +95,7 @@ export function showKeys() {
     groups.get(binding.group).set(spoken(binding), binding.text);
   }
   const sets = [...groups].map(([name, entries]) => [name, [...entries]]);
+  sets.push(...ELSEWHERE.filter(([name]) => !groups.has(name)));
   sets.push(["In a grid of images", GRID], ["With the mouse", MOUSE]);
   openDialog({
     title: "Keys",

@@ -5,7 +5,7 @@ import { CardGrid } from "./cards.js";
 import { confidenceChart, sizesChart } from "./charts.js";
 import { chooseButton } from "./drop.js";
 import { freshId, h, paused, replace } from "./dom.js";
-import { count, plural, sure } from "./format.js";
+import { count, images, plural, sure } from "./format.js";
 import { store } from "./store.js";
 import { complain } from "./toasts.js";
 
@@ -15,6 +15,12 @@ const SORTS = [
   ["name", "Name", "asc"],
   ["similarity", "Similarity", "asc"],
   ["number", "Number", "asc"],
+];
+// What was measured against labels, if it was.
+const METRICS = [
+  ["accuracy", "Accuracy"],
+  ["nmi", "NMI"],
+  ["ari", "ARI"],
 ];
 const KEPT = "kinfold.groups";
 
@@ -28,12 +34,13 @@ try {
 
 export async function mount(element) {
   const charts = h("section", { class: "charts", "aria-label": "Distributions" });
-  const total = h("span", { class: "soft", role: "status" });
+  const total = h("span", { role: "status" });
   const cards = new CardGrid({ query: () => chosen, counted: (n) => (total.textContent = plural(n, "group")) });
   const empty = h("p", { class: "rest" });
+  const title = h("h1");
   const figures = h("dl", { class: "figures" });
   element.append(
-    h("div", { class: "hero" }, h("div", { class: "hero-text" }, h("h1", {}, store.run.title), lede(), figures), charts),
+    h("div", { class: "hero" }, h("div", { class: "hero-text" }, title, lede(), figures), charts),
     about(),
     h("section", { "aria-label": "All groups" }, toolbar(cards, total), cards.element, empty),
   );
@@ -42,6 +49,8 @@ export async function mount(element) {
     if (!drawn) return;
     replace(charts, sizesChart(drawn.sizes, (id) => store.label(id)), confidenceChart(drawn.histogram));
     replace(figures, headline(drawn));
+    const filled = drawn.sizes.filter((group) => group.size).length;
+    title.textContent = `${images(store.run.n_images)} in ${plural(filled, "group")}`;
     empty.textContent = emptyGroups(drawn.sizes);
   };
   const forget = store.onChange(() => Promise.all([cards.refresh(), draw()]));
@@ -65,18 +74,19 @@ function headline({ histogram, sizes }) {
   const steps = histogram.length;
   const n = histogram.reduce((sum, one) => sum + one, 0);
   const mean = n ? histogram.reduce((sum, one, k) => sum + one * ((k + 0.5) / steps), 0) / n : null;
-  const metrics = Object.entries(store.run.metrics ?? {}).filter(([, value]) => typeof value === "number").slice(0, 3);
+  const metrics = METRICS.filter(([key]) => typeof store.run.metrics?.[key] === "number");
   const one = (name, value, href = null) => h("div", {}, h("dt", {}, name), h("dd", {}, href ? h("a", { class: "link", href }, value) : value));
   return [
     one("Images", count(store.run.n_images)),
     one("Groups", count(sizes.filter((group) => group.size).length)),
+    one("Median size", count(median(sizes.map((group) => group.size).filter(Boolean)))),
     one("Mean confidence", sure(mean)),
     store.run.n_skipped > 0 && one("Skipped", count(store.run.n_skipped), "#/skipped"),
-    ...metrics.map(([name, value]) => one(metricName(name), sure(value))),
+    ...metrics.map(([key, name]) => one(name, sure(store.run.metrics[key]))),
   ];
 }
 
-const metricName = (name) => ({ accuracy: "Accuracy", nmi: "NMI", ari: "ARI", ami: "AMI" })[name] ?? name.replaceAll("_", " ");
+const median = (values) => values.sort((a, b) => a - b)[Math.floor(values.length / 2)] ?? 0;
 
 function emptyGroups(sizes) {
   const ids = sizes.filter((group) => !group.size).map((group) => store.label(group.id));
@@ -87,14 +97,19 @@ function emptyGroups(sizes) {
 
 function about() {
   if (!store.run.facts?.length) return null;
-  const facts = store.run.facts.map(({ name, value }) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value))));
-  return h("details", { class: "about" }, h("summary", {}, "How it was made"), h("dl", {}, facts));
+  const sets = new Map();
+  for (const { section = "", name, value } of store.run.facts) {
+    if (!sets.has(section)) sets.set(section, []);
+    sets.get(section).push([name.startsWith(`${section}: `) ? name.slice(section.length + 2) : name, value]);
+  }
+  const drawn = [...sets].map(([section, facts]) => h("section", {}, section && h("h3", {}, section), h("dl", {}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value)))))));
+  return h("details", { class: "about" }, h("summary", {}, "How it was made"), h("div", { class: "fact-sets" }, drawn));
 }
 
 function toolbar(cards, total) {
   const sort = h("select", { id: freshId("sort") }, SORTS.map(([value, text]) => h("option", { value, selected: value === chosen.sort }, text)));
-  const order = h("button", { type: "button", class: "button small" });
-  const find = h("input", { type: "search", class: "small-field", placeholder: "Filter by name or number", "aria-label": "Filter groups by name or number", spellcheck: "false", autocomplete: "off" });
+  const order = h("button", { type: "button", class: "button" });
+  const find = h("input", { type: "search", class: "small-field", placeholder: "Filter groups", "aria-label": "Filter groups by name or number", spellcheck: "false", autocomplete: "off" });
   const words = { size: ["smallest first", "largest first"], confidence: ["least sure first", "surest first"], name: ["A to Z", "Z to A"], similarity: ["forwards", "backwards"], number: ["ascending", "descending"] };
   const draw = () => (order.textContent = words[chosen.sort][chosen.order === "desc" ? 1 : 0]);
   const keep = () => {
@@ -121,5 +136,5 @@ function toolbar(cards, total) {
     cards.start();
   }));
   draw();
-  return h("div", { class: "toolbar sticky" }, h("h2", {}, "Groups"), total, h("span", { class: "spring" }), chooseButton(), find, h("label", { class: "inline", for: sort.id }, "Sort by", sort), order);
+  return h("div", { class: "toolbar sticky" }, h("h2", {}, total), h("span", { class: "spring" }), chooseButton(), find, h("label", { class: "inline", for: sort.id }, h("span", { class: "said" }, "Sort by"), sort), order);
 }

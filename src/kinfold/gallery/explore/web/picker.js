@@ -49,7 +49,7 @@ function build(close, first, left, fresh) {
     const options = matching(typed, first, left).map((group) => groupOption(group, close));
     if (fresh) options.splice(typed ? options.length : 0, 0, newOption(typed, close));
     replace(list, options);
-    mark(0);
+    mark(fresh && !typed && options.length > 1 ? 1 : 0);
   };
   field.addEventListener("input", show);
   field.addEventListener("keydown", (event) => {

@@ -66,8 +66,12 @@ function proposals(answer, state, draw) {
     state.chosen = state.chosen === key(change) ? null : key(change);
     redraw();
   };
+  const all = h("span", {});
   const redraw = () => {
-    replace(changes, proposed.by_change.map((change) => changeRow(change, state, pick, () => accept({ change }, state, draw))));
+    const whole = proposed.total <= proposed.images.length;
+    const n = whole ? proposed.images.filter(fits(state)).length : null;
+    all.textContent = !state.least && !state.chosen ? `Accept all ${count(proposed.total)}` : whole ? `Accept these ${count(n)}` : "Accept all of these";
+    replace(changes, proposed.by_change.map((change) => changeRow(change, state, pick, () => accept({ ...state, chosen: key(change) }, draw))));
     replace(shown, diff(proposed, state, draw));
   };
   redraw();
@@ -76,7 +80,7 @@ function proposals(answer, state, draw) {
   least.addEventListener("input", () => {
     state.least = least.valueAsNumber;
     said.textContent = sure(state.least);
-    replace(shown, diff(proposed, state, draw));
+    redraw();
   });
   return [
     h(
@@ -84,8 +88,8 @@ function proposals(answer, state, draw) {
       { class: "toolbar sticky" },
       h("h2", {}, plural(proposed.total, "proposal")),
       h("span", { class: "spring" }),
-      h("label", { class: "inline" }, "At least this sure", least, said),
-      !store.readOnly && h("button", { type: "button", class: "button primary", onclick: () => accept({}, state, draw) }, icon("confirm"), h("span", {}, "Accept all that are")),
+      h("label", { class: "inline" }, "At least", least, said),
+      !store.readOnly && h("button", { type: "button", class: "button primary", onclick: () => accept(state, draw) }, icon("confirm"), all),
     ),
     h("div", { class: "diff" }, h("table", { class: "changes" }, h("thead", {}, h("tr", {}, ["From", "To", "Images", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr" }, "Accept"))))), changes), shown),
   ];
@@ -128,14 +132,14 @@ async function take(some, draw) {
   if (await edit({ kind: "accept", rows: some.map((one) => one.row), groups: some.map((one) => one.to) })) draw();
 }
 
-/** Accept all proposals, or those of one change, that are sure enough; further pages are read for it. */
-async function accept({ change = null }, state, draw) {
+/** Accept all proposals that fit what is chosen; further pages are read for it. */
+async function accept(state, draw) {
   const some = [];
   for (let offset = 0, total = 1; offset < total; offset += PAGE) {
     const answer = await get("/api/refine", { offset, limit: PAGE }).catch(complain);
     if (!answer?.proposals) return;
     total = answer.proposals.total;
-    some.push(...answer.proposals.images.filter((one) => one.confidence >= state.least && (!change || key(one) === key(change))));
+    some.push(...answer.proposals.images.filter(fits(state)));
   }
   if (some.length) await take(some, draw);
 }

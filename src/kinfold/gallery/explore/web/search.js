@@ -30,7 +30,7 @@ export async function mount(element, { query }) {
   const selectAll = async () => grid.selection.only(await allRows(asked).catch((error) => (complain(error), [])));
   const bar = selectionBar(grid.selection, { selectAll });
   element.append(
-    h("header", { class: "page-head" }, h("h1", {}, `“${q}”`)),
+    h("header", { class: "page-head" }, h("h1", {}, `“${q}”`), h("p", { class: "lede" }, "Groups by name or number, images by file name.")),
     h("section", { "aria-label": "Groups found" }, h("div", { class: "toolbar" }, h("h2", {}, "Groups"), groupsTotal), cards.element),
     h("section", { "aria-label": "Images found" }, h("div", { class: "toolbar" }, h("h2", {}, "Images"), imagesTotal), grid.element),
   );

@@ -53,7 +53,7 @@ export function selectionBar(selection, { from = () => null, first = () => [], s
   };
   selection.addEventListener("change", draw);
   draw();
-  const unbind = keys.bind("With images selected", [
+  const unbind = keys.bind("With images selected, or one open", [
     ...(selectAll ? [{ key: "a", ctrl: true, text: "Select all", work: selectAll }] : []),
     { key: "Escape", also: "Esc", text: "Select none", work: () => selection.clear() },
     ...(store.readOnly

@@ -22,7 +22,7 @@ export async function mount(element, { parameters }) {
   }
   const grid = new ImageGrid({
     label: "Similar images",
-    load: fixedList(found.images),
+    load: (offset, limit) => fixedList(found.images)(offset, limit),
     open: (list, index) => openImage(list, index, { show: (at) => grid.show(at) }),
     caption: "similarity",
     size: tileSize(),
@@ -37,10 +37,15 @@ export async function mount(element, { parameters }) {
     ),
     grid.element,
   );
+  const forget = store.onChange(async () => {
+    if (found.again) found.images = (await found.again()).images;
+    await grid.refresh();
+  });
   await grid.start();
   return {
     title: `Similar to ${found.name}`,
     unmount() {
+      forget();
       bar.remove();
       grid.destroy();
       found.release?.();
@@ -49,9 +54,10 @@ export async function mount(element, { parameters }) {
 }
 
 async function likeRow(row) {
-  const [facts, near] = await Promise.all([get(`/api/images/${row}`), get(`/api/images/${row}/neighbors`, { n: MANY })]);
+  const again = () => get(`/api/images/${row}/neighbors`, { n: MANY });
+  const [facts, near] = await Promise.all([get(`/api/images/${row}`), again()]);
   const image = h("button", { type: "button", class: "near-image", "aria-label": `Open ${fileName(facts.key)}`, onclick: () => openRow(row) }, picture(row, facts.key, 160));
-  return { picture: image, name: fileName(facts.key), top: facts.top, images: near.images };
+  return { picture: image, name: fileName(facts.key), top: facts.top, images: near.images, again };
 }
 
 async function likeFile() {

@@ -1,6 +1,7 @@
 // Short words about what happened, at the foot of the page, read out by screen readers.
 
 import { h } from "./dom.js";
+import { sentence } from "./format.js";
 import { icon } from "./icons.js";
 
 const STAY = 7000;
@@ -10,7 +11,7 @@ const MOST = 3;
 export function toast(text, { actions = [], kind = "done", stay = null } = {}) {
   raise();
   const place = document.getElementById(kind === "error" ? "alerts" : "toasts");
-  const element = h("div", { class: `toast ${kind}` }, h("p", {}, text));
+  const element = h("div", { class: `toast ${kind}` }, h("p", {}, sentence(text)));
   let timer = 0;
   const leave = () => {
     clearTimeout(timer);
