@@ -67,7 +67,7 @@ export class MapLabels {
     const { clientWidth: width, clientHeight: height } = this.scatter.canvas;
     const taken = [];
     for (const label of this.#labels) {
-      const [x, y] = this.scatter.toScreen(label.x, label.y);
+      const [x, y] = this.#place(label);
       const box = [x - label.width / 2, y - LINE / 2, x + label.width / 2, y + LINE / 2];
       const off = x < 0 || y < 0 || x > width || y > height;
       const free = !off && taken.length < MOST && taken.every((other) => box[0] > other[2] || box[2] < other[0] || box[1] > other[3] || box[3] < other[1]);
@@ -75,6 +75,14 @@ export class MapLabels {
       this.#show(label, free);
     }
     this.follow();
+  }
+
+  /** Where a name stands: at its group's middle, but whole where that is in view. */
+  #place(label) {
+    const [x, y] = this.scatter.toScreen(label.x, label.y);
+    const { clientWidth: width } = this.scatter.canvas;
+    const half = label.width / 2;
+    return x < 0 || x > width || width < label.width ? [x, y] : [Math.min(width - half, Math.max(half, x)), y];
   }
 
   #show(label, on) {
@@ -91,7 +99,7 @@ export class MapLabels {
   follow() {
     for (const label of this.#labels) {
       if (!label.element) continue;
-      const [x, y] = this.scatter.toScreen(label.x, label.y);
+      const [x, y] = this.#place(label);
       label.element.style.transform = `translate(${x.toFixed(1)}px, ${y.toFixed(1)}px) translate(-50%, -50%)`;
     }
   }

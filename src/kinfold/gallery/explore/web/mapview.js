@@ -1,5 +1,6 @@
 // A map that is ready: points, names, legend, what is under the pointer, selecting, and correcting what is selected.
 
+import { get } from "./api.js";
 import { h, replace } from "./dom.js";
 import { openDialog } from "./dialogs.js";
 import { count, images } from "./format.js";
@@ -7,7 +8,6 @@ import { openImage, openRow } from "./image.js";
 import { ImageGrid } from "./imagegrid.js";
 import { keys } from "./keys.js";
 import { Lasso } from "./lasso.js";
-import { fixedList } from "./lists.js";
 import { cssColor, groupColor, isDark, onTheme } from "./mapcolors.js";
 import { readMap } from "./mapdata.js";
 import { gestures } from "./mapgestures.js";
@@ -237,9 +237,12 @@ export class MapView {
 
   // The selected images as a list, in which some can be taken out of the selection.
   #list(rows) {
-    const items = rows.map((row) => ({ row, key: `row ${row}`, group: this.data.ids[this.data.slotOf(row)] }));
+    const load = async (offset, limit) => {
+      const { images: items } = await get("/api/map/images", { rows: rows.slice(offset, offset + limit).join(",") });
+      return { total: rows.length, items };
+    };
     const place = h("div", { class: "map-list", tabindex: "-1" });
-    const grid = new ImageGrid({ label: "Selected images", load: fixedList(items), open: (list, index) => openImage(list, index), scroller: place, size: 96, caption: "group", selection: this.selection });
+    const grid = new ImageGrid({ label: "Selected images", load, open: (list, index) => openImage(list, index), scroller: place, size: 132, caption: "group", selection: this.selection });
     place.append(grid.element);
     openDialog({ title: `${count(rows.length)} selected`, className: "wide", body: place, closed: () => grid.destroy() });
     grid.start();

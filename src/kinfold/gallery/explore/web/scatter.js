@@ -155,7 +155,7 @@ export class Scatter {
   /** How wide a point is, in CSS pixels: by how many share the canvas, and wider the closer one looks. */
   get pointSize() {
     const { clientWidth: width, clientHeight: height } = this.canvas;
-    const even = 0.55 * Math.sqrt((width * height) / Math.max(1, this.#n));
+    const even = 0.4 * Math.sqrt((width * height) / Math.max(1, this.#n));
     const closer = Math.sqrt(this.view.scale / this.fit.scale);
     return Math.min(14, Math.max(1.4, Math.min(5, even)) * Math.min(4, Math.max(1, closer)));
   }
