@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -103,10 +104,15 @@ def _expect_degree(options: dict[str, Any]) -> int:
 
 
 def _measure_rate(device: torch.device, precision: str) -> float:
-    """Return the floating-point operations per second of a matrix product."""
+    """Return the floating-point operations per second of a matrix product, measured once per process."""
+    return _rate_of(device, resolve_precision(precision, device), torch.get_num_threads())
+
+
+@functools.cache
+def _rate_of(device: torch.device, precision: torch.dtype, _n_threads: int) -> float:
     generator = torch.Generator().manual_seed(0)
     matrix = torch.rand(_RATE_SIDE, _RATE_SIDE, generator=generator)
-    matrix = matrix.to(device, resolve_precision(precision, device))
+    matrix = matrix.to(device, precision)
     best = float("inf")
     for _ in range(3):
         started = time.perf_counter()
@@ -115,8 +121,9 @@ def _measure_rate(device: torch.device, precision: str) -> float:
     return 2 * _RATE_SIDE**3 / best
 
 
+@functools.cache
 def _measure_bandwidth(device: torch.device) -> float:
-    """Return the bytes per second at which memory is read and written."""
+    """Return the bytes per second at which memory is read and written, measured once per process."""
     values = torch.zeros(_COPY_BYTES // 4, device=device)
     best = float("inf")
     for _ in range(3):

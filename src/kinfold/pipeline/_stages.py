@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from kinfold._version import __version__
@@ -159,7 +161,7 @@ class Stages:
         recorded = self.manifest["stages"]
         recorded[name] = {"inputs": inputs_hash, "outputs": outputs, "seconds": round(seconds, 3)}
         self.manifest["stages"] = {stage: recorded[stage] for stage in STAGES if stage in recorded}
-        self.manifest |= {"kinfold": __version__, "libraries": _library_versions()}
+        self.manifest |= {"kinfold": __version__, "libraries": dict(_library_versions())}
         logger.info("stage %s: done in %.1f s", name, seconds)
 
     def _sum_up(self) -> None:
@@ -247,14 +249,15 @@ def _check_same_source(out: Path, recorded: Mapping[str, Any], described: Mappin
         )
 
 
-def _library_versions() -> dict[str, str]:
+@functools.cache
+def _library_versions() -> Mapping[str, str]:
     found = {}
     for name in _LIBRARIES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return MappingProxyType(found)
 
 
 def _hash_inputs(name: str, inputs: Mapping[str, Any]) -> str:
