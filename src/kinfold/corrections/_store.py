@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,10 @@ class Store:
 
     def close(self) -> None:
         """Close the file; it may be used again."""
+        if self._reader is not None and self._writer is None and os.access(self.path.parent, os.W_OK):
+            with suppress(sqlite3.Error):  # whoever may write and leaves last clears away the log
+                self._writer = _connect(self.path, "rw")
+                self._writer.execute("SELECT count(*) FROM meta").fetchone()
         for connection in (self._reader, self._writer):
             if connection is not None:
                 connection.close()
@@ -115,6 +119,12 @@ class Store:
             identity = (status.st_dev, status.st_ino)
         except FileNotFoundError:
             identity = None
+            log = _log_of(self.path)
+            if log is not None and not self.path.exists():
+                raise FormatError(
+                    f"{self.path} is missing, but {log.name} is there, which belongs to it; put the file "
+                    "back, or move that one away too to begin without corrections"
+                ) from None
         if self._seen is not None and identity != self._seen:
             raise FormatError(
                 f"{self.path} was removed or replaced while it was in use; put it back, or open the run anew"
@@ -139,7 +149,7 @@ class Store:
         if not {"meta", "edits"} <= tables:
             raise FormatError(
                 f"{self.path} isn't a file of Kinfold's corrections, or is damaged; it was left as it is. "
-                "Restore it from a copy, or move it away to begin without corrections"
+                "Move it away; then restore it from a copy, or go on without corrections"
             )
         meta = dict(connection.execute("SELECT key, value FROM meta"))
         if meta.get("format") != FORMAT:
@@ -293,7 +303,18 @@ def _put_in_place(partial: Path, path: Path) -> None:
 
 
 def _damaged(path: Path, why: str) -> str:
+    log = _log_of(path)
+    with_log = f" together with {log.name}" if log else ""
     return (
-        f"{path} is damaged ({why}); it was left as it is. Restore it from a copy, or move it away to begin "
-        "without corrections"
+        f"{path} is damaged ({why}); it was left as it is. Move it away{with_log}; then restore it from a "
+        "copy, or go on without corrections"
     )
+
+
+def _log_of(path: Path) -> Path | None:
+    """Return SQLite's log beside a file, if there is something in it."""
+    log = path.with_name(f"{path.name}-wal")
+    try:
+        return log if log.stat().st_size else None
+    except FileNotFoundError:
+        return None
