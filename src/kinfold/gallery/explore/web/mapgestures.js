@@ -127,7 +127,7 @@ export function gestures(canvas, { scatter, lasso, mode, outlined, clicked, hove
   };
   for (const [name, listener] of Object.entries(listeners)) canvas.addEventListener(name, listener, { passive: false });
   const api = {
-    zoom: (times) => zoomAt(times, canvas.clientWidth / 2, canvas.clientHeight / 2),
+    zoom: (times) => zoomAt(times, scatter.width / 2, scatter.height / 2),
     pan,
     home() {
       Object.assign(scatter.view, scatter.fit);

@@ -64,7 +64,7 @@ export class MapLabels {
 
   /** Choose which names are shown in this view. */
   arrange() {
-    const { clientWidth: width, clientHeight: height } = this.scatter.canvas;
+    const { width, height } = this.scatter;
     const taken = [];
     for (const label of this.#labels) {
       const [x, y] = this.#place(label);
@@ -80,7 +80,7 @@ export class MapLabels {
   /** Where a name stands: at its group's middle, but whole where that is in view. */
   #place(label) {
     const [x, y] = this.scatter.toScreen(label.x, label.y);
-    const { clientWidth: width } = this.scatter.canvas;
+    const { width } = this.scatter;
     const half = label.width / 2;
     return x < 0 || x > width || width < label.width ? [x, y] : [Math.min(width - half, Math.max(half, x)), y];
   }

@@ -180,7 +180,7 @@ export class MapView {
       const slot = this.#at(x, y);
       this.canvas.classList.toggle("points", slot >= 0);
       if (slot < 0) return this.hover.hide();
-      this.hover.show(this.data.row(slot), this.data.ids[slot], x, y, this.canvas.clientWidth, this.canvas.clientHeight);
+      this.hover.show(this.data.row(slot), this.data.ids[slot], x, y, this.scatter.width, this.scatter.height);
     });
   }
 
@@ -200,7 +200,7 @@ export class MapView {
   }
 
   #selectView() {
-    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const { width, height } = this.scatter;
     const [left, high] = this.scatter.toMap(0, 0);
     const [right, low] = this.scatter.toMap(width, height);
     this.#select(this.index.inside([left, low, right, low, right, high, left, high], this.#counts));

@@ -59,6 +59,8 @@ export class Scatter {
     /** Middle of the view in the map's units, and CSS pixels per unit. */
     this.view = { x: 0, y: 0, scale: 1 };
     this.fit = { x: 0, y: 0, scale: 1 };
+    /** Size of the canvas in CSS pixels, as last measured; not always whole. */
+    this.width = this.height = 0;
     this.selected = [0, 0, 0, 1];
     const options = { antialias: false, depth: false, stencil: false, alpha: true, premultipliedAlpha: true, powerPreference: "high-performance" };
     this.#gl = canvas.getContext("webgl2", options);
@@ -133,29 +135,26 @@ export class Scatter {
     this.draw();
   }
 
-  /** Fit `bounds` (least x and y, greatest x and y) into the canvas. */
+  /** Measure the canvas, and fit `bounds` (least x and y, greatest x and y) into it. */
   setBounds([left, low, right, high]) {
-    const { clientWidth: width, clientHeight: height } = this.canvas;
-    const scale = 0.92 * Math.min(width / Math.max(right - left, 1e-6), height / Math.max(high - low, 1e-6));
+    ({ width: this.width, height: this.height } = this.canvas.getBoundingClientRect());
+    const scale = 0.92 * Math.min(this.width / Math.max(right - left, 1e-6), this.height / Math.max(high - low, 1e-6));
     this.fit = { x: (left + right) / 2, y: (low + high) / 2, scale };
   }
 
   /** CSS pixels from the canvas's corner, of a point of the map. */
   toScreen(x, y) {
-    const { clientWidth: width, clientHeight: height } = this.canvas;
-    return [(x - this.view.x) * this.view.scale + width / 2, height / 2 - (y - this.view.y) * this.view.scale];
+    return [(x - this.view.x) * this.view.scale + this.width / 2, this.height / 2 - (y - this.view.y) * this.view.scale];
   }
 
   /** The reverse. */
   toMap(left, top) {
-    const { clientWidth: width, clientHeight: height } = this.canvas;
-    return [(left - width / 2) / this.view.scale + this.view.x, (height / 2 - top) / this.view.scale + this.view.y];
+    return [(left - this.width / 2) / this.view.scale + this.view.x, (this.height / 2 - top) / this.view.scale + this.view.y];
   }
 
   /** How wide a point is, in CSS pixels: by how many share the canvas, and wider the closer one looks. */
   get pointSize() {
-    const { clientWidth: width, clientHeight: height } = this.canvas;
-    const even = 0.4 * Math.sqrt((width * height) / Math.max(1, this.#n));
+    const even = 0.4 * Math.sqrt((this.width * this.height) / Math.max(1, this.#n));
     const closer = Math.sqrt(this.view.scale / this.fit.scale);
     return Math.min(14, Math.max(1.4, Math.min(5, even)) * Math.min(4, Math.max(1, closer)));
   }
@@ -181,7 +180,7 @@ export class Scatter {
   #draw(time) {
     this.#frame = 0;
     const gl = this.#gl;
-    if (gl.isContextLost() || !this.canvas.clientWidth) return;
+    if (gl.isContextLost() || !this.width) return;
     this.#adapt(time);
     this.#paint(this.#moving ? Math.max(Math.min(this.#n, LEAST), Math.round(this.#n * this.#share)) : this.#n);
     clearTimeout(this.#rest);
@@ -204,12 +203,11 @@ export class Scatter {
     const gl = this.#gl;
     const at = this.#programs;
     const ratio = this.#resize();
-    const { clientWidth: width, clientHeight: height } = this.canvas;
     gl.viewport(0, 0, this.canvas.width, this.canvas.height);
     gl.clear(gl.COLOR_BUFFER_BIT);
     gl.useProgram(at.program);
     gl.uniform2f(at.centre, this.view.x, this.view.y);
-    gl.uniform2f(at.zoom, (2 * this.view.scale) / width, (2 * this.view.scale) / height);
+    gl.uniform2f(at.zoom, (2 * this.view.scale) / this.width, (2 * this.view.scale) / this.height);
     gl.uniform1i(at.palette, 0);
     gl.uniform1f(at.size, this.pointSize * ratio);
     gl.uniform1f(at.strength, this.#pick.count ? 0.35 : 1);
@@ -235,8 +233,8 @@ export class Scatter {
 
   #resize() {
     const ratio = Math.min(2, devicePixelRatio || 1);
-    const width = Math.round(this.canvas.clientWidth * ratio);
-    const height = Math.round(this.canvas.clientHeight * ratio);
+    const width = Math.round(this.width * ratio);
+    const height = Math.round(this.height * ratio);
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
     return ratio;
   }
