@@ -21,6 +21,7 @@ MEASUREMENTS = (
     "relabel",
     "judge",
     "benchmark",
+    "explore",
 )
 
 

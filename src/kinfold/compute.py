@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
 
 from kinfold.errors import InputError, nearest_name
+
+if TYPE_CHECKING:
+    import torch
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -23,6 +25,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     InputError
         The name is unknown, or this machine has no such device.
     """
+    import torch
+
     if isinstance(device, torch.device):
         return device
     if device == "auto":
@@ -42,6 +46,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 def has_bfloat16_units(device: torch.device) -> bool:
     """Tell whether matrix products in bfloat16 run on units made for them."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
@@ -52,6 +58,8 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of matrix products: bfloat16 where the device has units for it, else float32."""
+    import torch
+
     if precision not in PRECISIONS:
         hint = nearest_name(precision, list(PRECISIONS))
         raise InputError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}{hint}")
@@ -74,6 +82,8 @@ def available_memory() -> int:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Return what a manifest records of the machine: no names, no paths."""
+    import torch
+
     facts: dict[str, Any] = {
         "system": platform.system(),
         "processor": platform.machine(),

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kinfold.compute import cpu_count
 from kinfold.errors import InputError
 from kinfold.images._decode import PIXEL_LIMIT
 from kinfold.images._flow import WorkerFlow
@@ -206,8 +207,6 @@ def count_workers(n_workers: int | None, n_images: int) -> int:
     InputError
         ``n_workers`` is negative.
     """
-    from kinfold.compute import cpu_count  # brings PyTorch, which workers must never import
-
     if n_workers is not None and n_workers < 0:
         raise InputError(f"n_workers is {n_workers}; it must be 0 or more")
     wanted = min(cpu_count(), _MOST_WORKERS) if n_workers is None else n_workers

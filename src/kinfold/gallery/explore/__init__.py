@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kinfold.gallery.explore._serve import Address, serve
 
 if TYPE_CHECKING:
     from kinfold.gallery.explore._app import create_app, create_trouble_app
+    from kinfold.gallery.explore._graph import find_graph
+    from kinfold.gallery.explore._map import read_map
 
-__all__ = ["Address", "create_app", "create_trouble_app", "serve"]
+__all__ = ["Address", "create_app", "create_trouble_app", "find_graph", "read_map", "serve"]
+
+_HOMES = {"create_app": "_app", "create_trouble_app": "_app", "find_graph": "_graph", "read_map": "_map"}
 
 
 def __getattr__(name: str) -> object:
     """Load the web framework only for those who make an application."""
-    if name in ("create_app", "create_trouble_app"):
-        from kinfold.gallery.explore import _app
-
-        return getattr(_app, name)
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

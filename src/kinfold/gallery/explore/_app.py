@@ -43,6 +43,7 @@ def create_app(
     thumbnail_limit: int = DEFAULT_LIMIT,
     n_workers: int | None = None,
     device: str = "auto",
+    warm: bool = False,
 ) -> FastAPI:
     """Return the application that shows a run and takes its corrections; any ASGI server runs it.
 
@@ -66,6 +67,8 @@ def create_app(
         Processes that make thumbnails; by default one per core.
     device : str
         Where dropped images are embedded.
+    warm : bool
+        Prepare in a thread, from the start, what later requests would wait for.
 
     Returns
     -------
@@ -82,6 +85,8 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if warm:
+            explorer.warm()
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,11 +153,24 @@ class Explorer:
         state = self.state
         return state.version, np.where(state.marks == 0, state.labels, np.int32(-1))
 
+    def warm(self) -> None:
+        """Do now, beside the first requests, what would make later ones wait once."""
+        threading.Thread(target=self._warm, name="kinfold-warm", daemon=True).start()
+
     def close(self) -> None:
         """End the processes and close the files."""
         self.map_job.stop()
         self.thumbnails.close()
         self.corrections.close()
+
+    def _warm(self) -> None:
+        state = self.state
+        self.summaries.of(state)
+        self.columns.search("a")
+        if len(self.columns):
+            self.choices.second(state, np.arange(1))
+        if self.vectors.are_there:
+            importlib.import_module("kinfold.neighbors")  # PyTorch takes seconds to load
 
     def _check_writable(self) -> None:
         if self.corrections.refusal is not None:

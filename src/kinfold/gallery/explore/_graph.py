@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kinfold.errors import FormatError
 from kinfold.features import Features
-from kinfold.neighbors import NeighborGraph
 from kinfold.run import Run
+
+if TYPE_CHECKING:
+    from kinfold.neighbors import NeighborGraph
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ def find_graph(run: Run, features: Features | None = None) -> NeighborGraph | No
     features : Features, optional
         What it was made from; without them only the run's own folder is looked into.
     """
+    from kinfold.neighbors import NeighborGraph  # brings PyTorch, which a gallery can begin without
+
     wanted = _descriptions(run)
     if not wanted:
         return None

@@ -10,14 +10,16 @@ import math
 import os
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import MissingExtraError
 from kinfold.features import RowMatrix
-from kinfold.neighbors import NeighborGraph
+
+if TYPE_CHECKING:
+    from kinfold.neighbors import NeighborGraph
 
 N_NEIGHBORS = 15
 MIN_DISTANCE = 0.3

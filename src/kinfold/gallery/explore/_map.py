@@ -6,7 +6,7 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +26,12 @@ from kinfold.gallery.explore._layout import (
     lay_out,
     start_positions,
 )
-from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run, lock_directory, read_table
 from kinfold.storage import atomic_file, check_format_version, hash_array, hash_json
+
+if TYPE_CHECKING:
+    from kinfold.neighbors import NeighborGraph
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +188,11 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 
 def _make_graph(matrix: Any, progress: Progress) -> NeighborGraph:
+    from kinfold.neighbors import (
+        NeighborGraph,
+        knn_graph,
+    )  # brings PyTorch, which a gallery can begin without
+
     n = int(matrix.shape[0])
     if n < 2:
         return NeighborGraph.from_lists(np.zeros(n + 1, np.int64), np.zeros(0, np.int32))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,10 @@ from kinfold.gallery.explore._errors import UnavailableError
 from kinfold.gallery.explore._graph import find_graph
 from kinfold.gallery.explore._vectors import Vectors
 from kinfold.images import UnusableImage, decode_image
-from kinfold.neighbors import NeighborGraph, nearest_rows
 from kinfold.run import Run
+
+if TYPE_CHECKING:
+    from kinfold.neighbors import NeighborGraph
 
 N_TOP = 5
 
@@ -105,6 +107,8 @@ class Nearest:
         return Found(found.places, found.similarities, self._predict(vector))
 
     def _search(self, matrix: Any, queries: NDArray[np.generic], n: int) -> Found:
+        from kinfold.neighbors import nearest_rows  # brings PyTorch, which a gallery can begin without
+
         with self._guard:
             try:
                 places, similarities = nearest_rows(matrix, queries, n, device=self._device)

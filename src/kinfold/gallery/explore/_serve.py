@@ -104,7 +104,7 @@ def _make_app(path: Path, access: dict[str, Any], **options: Any) -> tuple[FastA
     from kinfold.gallery.explore._app import create_app, create_trouble_app
 
     try:
-        return create_app(Run.open(path), **access, **options), ""
+        return create_app(Run.open(path), warm=True, **access, **options), ""
     except FormatError as error:
         trouble = str(error)
     except InputError as error:
