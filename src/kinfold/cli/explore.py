@@ -10,6 +10,7 @@ from kinfold.cli import _options as options
 from kinfold.cli._app import app
 from kinfold.cli._sizes import read_size
 from kinfold.cli._terminal import Terminal
+from kinfold.errors import InputError
 
 if TYPE_CHECKING:
     from kinfold.gallery.explore import Address
@@ -46,6 +47,14 @@ def explore(
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Only look: no corrections, nothing written to the run.")
     ] = False,
+    lay_out_map: Annotated[
+        bool,
+        typer.Option(
+            "--map",
+            help="Lay out the map first, if the run has none: seconds for thousands of images, many minutes for "
+            "a million. Without this the page offers it, and it is made in the background.",
+        ),
+    ] = False,
     thumbnail_limit: Annotated[
         str,
         typer.Option(
@@ -61,7 +70,13 @@ def explore(
     """Look through the groups of a run in the browser, and correct them."""
     terminal = Terminal(as_json=False, quiet=quiet, verbose=verbose)
     limit = read_size(thumbnail_limit, "--thumbnail-limit")
-    from kinfold.gallery.explore import serve
+    from kinfold.gallery.explore import compute_map, serve
+    from kinfold.run import Run
+
+    if lay_out_map and read_only:
+        raise InputError("--map writes into the run, which --read-only forbids; leave one of them out")
+    if lay_out_map:
+        compute_map(Run.open(run), features=features, progress=terminal.progress)
 
     def tell(address: Address) -> None:
         if address.trouble:
