@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
 
 import numpy as np
 import pytest
 from scipy import sparse
 
+from kinfold.consensus import consensus
 from kinfold.consensus._cspa import co_association, thin
 from kinfold.consensus._heads import read_heads
 from kinfold.consensus._hgpa import clusters_of
 from kinfold.consensus._mcla import MetaGraph, mcla
 from kinfold.consensus._partition import partition_graph, partition_hypergraph
 from kinfold.consensus.agreement import compare_heads
+from support.torchrun import run_together
 
 
 def make_cliques(n_cliques=3, size=8, heavy=9):
@@ -62,24 +64,24 @@ def test_graphs_without_edges_and_of_few_nodes_are_cut_too(n_parts):
         assert len(set(parts.tolist())) == min(n_parts, 5)
 
 
+def cut_with_threads(n_threads):
+    """Find every consensus in a process that has so many cores."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:n_threads])
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 5, 600)
+    heads = np.where(random.random((6, 600)) < 0.3, random.integers(0, 5, (6, 600)), truth)
+    return {
+        method: consensus(heads, n_clusters=5, method=method, random_state=3).labels
+        for method in ("cspa", "hgpa", "mcla", "alignment")
+    }
+
+
 def test_threads_change_no_part():
-    script = (
-        "import os, sys, numpy as np\n"
-        "if hasattr(os, 'sched_setaffinity'):\n"
-        "    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:int(sys.argv[1])])\n"
-        "from kinfold.consensus import consensus\n"
-        "random = np.random.default_rng(0)\n"
-        "truth = random.integers(0, 5, 600)\n"
-        "heads = np.where(random.random((6, 600)) < 0.3, random.integers(0, 5, (6, 600)), truth)\n"
-        "for method in ('cspa', 'hgpa', 'mcla', 'alignment'):\n"
-        "    print(consensus(heads, n_clusters=5, method=method, random_state=3).labels.tolist())\n"
-    )
-    outputs = [
-        subprocess.run([sys.executable, "-c", script, n], check=True, capture_output=True, text=True).stdout
-        for n in ("1", "4")
-    ]
-    assert outputs[0] == outputs[1]
-    assert len(outputs[0].splitlines()) == 4
+    [one], [four] = (run_together(cut_with_threads, 1, n_threads=n) for n in (1, 4))
+    assert len(one) == 4
+    for method, labels in one.items():
+        np.testing.assert_array_equal(labels, four[method])
 
 
 def test_co_association_counts_the_heads_that_put_samples_together():

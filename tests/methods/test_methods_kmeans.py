@@ -258,7 +258,7 @@ def test_candidates_from_a_pool_are_chosen_as_often_as_those_drawn_step_by_step(
     points = torch.nn.functional.normalize(torch.from_numpy(blobs(n=7, k=3, dim=3, spread=0.6)[0]).float())
     table = (points @ points.T).numpy()
     counts = np.zeros((2, 7, 7))
-    for seed in range(4000):
+    for seed in range(2000):
         for row, kind in enumerate((_Single, _Pool)):
             source = kind(lambda chosen: table[chosen], np.random.RandomState(seed))
             _, second, third = _choose(source, 0, 3)

@@ -323,17 +323,17 @@ def test_an_index_finds_nearly_all_and_its_similarities_are_exact(monkeypatch, b
     from kinfold.neighbors import _faiss
 
     monkeypatch.setattr(_faiss, "FLAT_LIMIT", 1000)
-    X = made(8000, dim=32, seed=9)
+    X = made(4000, dim=32, seed=9)
     if budget is not None:
-        monkeypatch.setattr(_options, "DEFAULT_BUDGET", 900_000)
+        monkeypatch.setattr(_options, "DEFAULT_BUDGET", budget)
     exact = knn_graph(X, 10, backend="exact", memory_budget=1 << 30)
     found, again = (knn_graph(X, 10, backend=backend, device="cpu") for _ in range(2))
     assert found.fingerprint() == again.fingerprint()
-    hits = [len(np.intersect1d(exact.neighbors(i), found.neighbors(i))) for i in range(8000)]
+    hits = [len(np.intersect1d(exact.neighbors(i), found.neighbors(i))) for i in range(4000)]
     assert np.mean(hits) / 10 > 0.95
     assert found.parameters["recall"] == pytest.approx(np.mean(hits) / 10, abs=0.02)
     unit = X / np.linalg.norm(X, axis=1, keepdims=True)
-    rows = np.repeat(np.arange(8000), found.degrees)
+    rows = np.repeat(np.arange(4000), found.degrees)
     np.testing.assert_allclose(
         found.similarities, np.sum(unit[rows] * unit[found.indices], axis=1), atol=1e-5
     )
