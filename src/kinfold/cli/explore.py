@@ -51,8 +51,8 @@ def explore(
         bool,
         typer.Option(
             "--map",
-            help="Lay out the map first, if the run has none: seconds for thousands of images, many minutes for "
-            "a million. Without this the page offers it, and it is made in the background.",
+            help="Lay out the map first, if the run has none: seconds for thousands of images, many minutes "
+            "for a million. Without this the page offers it, and it is made in the background.",
         ),
     ] = False,
     thumbnail_limit: Annotated[

@@ -10,11 +10,25 @@ from kinfold.gallery.explore._serve import Address, serve
 if TYPE_CHECKING:
     from kinfold.gallery.explore._app import create_app, create_trouble_app
     from kinfold.gallery.explore._graph import find_graph
-    from kinfold.gallery.explore._map import read_map
+    from kinfold.gallery.explore._map import compute_map, read_map
 
-__all__ = ["Address", "create_app", "create_trouble_app", "find_graph", "read_map", "serve"]
+__all__ = [
+    "Address",
+    "compute_map",
+    "create_app",
+    "create_trouble_app",
+    "find_graph",
+    "read_map",
+    "serve",
+]
 
-_HOMES = {"create_app": "_app", "create_trouble_app": "_app", "find_graph": "_graph", "read_map": "_map"}
+_HOMES = {
+    "compute_map": "_map",
+    "create_app": "_app",
+    "create_trouble_app": "_app",
+    "find_graph": "_graph",
+    "read_map": "_map",
+}
 
 
 def __getattr__(name: str) -> object:
