@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from kinfold.errors import FormatError, NewerFormatError
 
 PARTIAL_PREFIX = ".partial-"
+_MANY_FILES = 1_000
 
 
 @contextmanager
@@ -51,9 +53,7 @@ def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
-        for file in sorted(partial.rglob("*")):
-            _sync(file)
-        _sync(partial)
+        _sync_tree(partial)
         if replace and path.exists():
             shutil.rmtree(former, ignore_errors=True)
             os.replace(path, former)
@@ -151,6 +151,18 @@ def hash_array(array: NDArray[Any]) -> str:
     for start in range(0, len(array) if array.ndim else 0, rows):
         digest.update(np.ascontiguousarray(array[start : start + rows]).tobytes())
     return digest.hexdigest()
+
+
+def _sync_tree(top: Path) -> None:
+    """Sync all files below a directory: one by one, or where they are many all that the system holds."""
+    files = list(islice(top.rglob("*"), _MANY_FILES))
+    if len(files) == _MANY_FILES and hasattr(os, "sync"):
+        os.sync()
+        return
+    for file in files if len(files) < _MANY_FILES else top.rglob("*"):
+        if not file.is_symlink():
+            _sync(file)
+    _sync(top)
 
 
 def _sync(path: Path) -> None:

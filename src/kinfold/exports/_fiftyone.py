@@ -6,13 +6,18 @@ import json
 from typing import Any
 
 from kinfold.exports._job import Job
+from kinfold.exports._takeaway import UNSORTED
 
 LABELS_NAME = "labels.json"
 _ATTRIBUTES = ("row", "key", "cluster", "name", "original_cluster", "mark", "by_hand")
 
 
 def write_fiftyone(job: Job) -> None:
-    """Write ``data/`` and ``labels.json``; an image in no group has no label there."""
+    """Write ``data/`` and ``labels.json``.
+
+    A label is a number in ``classes``. What is in no group has the word ``unsorted``, which is no class: an
+    image without label could carry no mark.
+    """
     groups = job.takeaway.groups
     numbers = {group.id: number for number, group in enumerate(groups)}
     between = "\n"
@@ -25,11 +30,9 @@ def write_fiftyone(job: Job) -> None:
         stream.write("}}\n")
 
 
-def _label(record: dict[str, Any], numbers: dict[int, int]) -> dict[str, Any] | None:
-    if record["cluster"] < 0:
-        return None
+def _label(record: dict[str, Any], numbers: dict[int, int]) -> dict[str, Any]:
     return {
-        "label": numbers[record["cluster"]],
+        "label": numbers.get(record["cluster"], UNSORTED),
         "confidence": record["confidence"],
         "attributes": {name: record[name] for name in _ATTRIBUTES},
     }

@@ -96,12 +96,12 @@ class Job:
         below ``folder``, and the image.
         """
         n_rows = int(self.takeaway.run.manifest["source"]["n_rows"])
-        width = len(str(max(n_rows - 1, 0)))
+        width, part_width = (len(str(max(n_rows - 1, 0) // step)) for step in (1, _SHARD))
         rows = self.takeaway.table["row"].to_numpy()
 
         def name(line: int, key: str, ending: str) -> Path:
             row = int(rows[line])
-            part = Path(folder, f"{row // _SHARD:0{max(1, width - 4)}d}") if n_rows > _SHARD else Path(folder)
+            part = Path(folder, f"{row // _SHARD:0{part_width}d}") if n_rows > _SHARD else Path(folder)
             return part / f"{row:0{width}d}{ending.lower()}"
 
         records = enumerate(self.takeaway.lines())
