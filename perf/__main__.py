@@ -20,6 +20,7 @@ MEASUREMENTS = (
     "consensus",
     "relabel",
     "judge",
+    "evaluate",
     "benchmark",
     "explore",
 )
