@@ -64,7 +64,7 @@ export class MapView {
   #build() {
     const text = `Map of ${images(this.data.n)}. Arrow keys move it, plus and minus zoom, 0 shows all.`;
     this.canvas = h("canvas", { class: "map-canvas", tabindex: "0", role: "application", "aria-label": text });
-    this.scatter = new Scatter(this.canvas, { drawn: (moving) => this.#drawn(moving) });
+    this.scatter = new Scatter(this.canvas, { drawn: (frame) => this.#drawn(frame) });
     this.#stops.push(() => this.scatter.destroy());
     this.lasso = new Lasso();
     const color = (id) => cssColor(this.#color(id));
@@ -157,12 +157,12 @@ export class MapView {
     this.labels.set(this.middles, (id) => this.legend.shows(id));
   }
 
-  #drawn(moving) {
+  #drawn({ moving, begins, all }) {
     if (moving) this.labels.follow();
-    else this.labels.arrange();
+    else if (begins) this.labels.arrange();
     const { x, y, scale } = this.scatter.view;
     this.canvas.dataset.view = JSON.stringify([x, y, scale]);
-    this.canvas.dataset.drawn = moving ? "moving" : "all";
+    this.canvas.dataset.drawn = moving ? "moving" : all ? "all" : "some";
   }
 
   // Only groups that are brought out, or all, can be pointed at and selected.

@@ -1,5 +1,6 @@
-// Points on a WebGL 2 canvas. They are uploaded once, in random order, and drawn on demand: while the view moves, as many of
-// them as the machine draws in a frame, a fair sample of all since the order is random; all of them when it rests.
+// Points on a WebGL 2 canvas. They are uploaded once, in random order, and drawn on demand, as many in a frame as the machine
+// manages: while the view moves these are what one sees, a fair sample of all since the order is random; when it rests the
+// others are added, frame by frame, until all are there. A graphics card draws a million in the first frames.
 
 const POINTS = `#version 300 es
 layout(location = 0) in vec2 place;
@@ -34,25 +35,28 @@ void main() {
   shown = vec4(color.rgb * alpha, alpha);
 }`;
 const PALETTE_WIDTH = 256;
-const SLOW_FRAME = 42; // ms; beyond it a moving view draws fewer points
-const FAST_FRAME = 24;
-const LEAST = 20_000;
+const SLOW_FRAME = 45; // ms; beyond it fewer points are drawn in a frame
+const FAST_FRAME = 25;
+const LEAST = 15_000;
+const MOST = 4_000_000;
+const FIRST = 120_000;
 
 export class Scatter {
   #gl;
   #programs;
   #n = 0;
-  #pick = { buffer: null, count: 0 };
-  #share = 1;
+  #picked = new Uint32Array(0);
+  #budget = FIRST; // points a frame
+  #done = 0; // of all points, and of the selected twice, those that are drawn
   #frame = 0;
   #rest = 0;
-  #last = 0;
+  #asked = 0;
   #moving = false;
   #groups = null;
   #colors = null;
   #places = null;
 
-  /** `drawn()` is told after every frame. Throws where WebGL 2 isn't there. */
+  /** `drawn({moving, begins, all})` is told after every frame. Throws where WebGL 2 isn't there. */
   constructor(canvas, { drawn = () => {} } = {}) {
     this.canvas = canvas;
     this.drawn = drawn;
@@ -62,7 +66,7 @@ export class Scatter {
     /** Size of the canvas in CSS pixels, as last measured; not always whole. */
     this.width = this.height = 0;
     this.selected = [0, 0, 0, 1];
-    const options = { antialias: false, depth: false, stencil: false, alpha: true, premultipliedAlpha: true, powerPreference: "high-performance" };
+    const options = { antialias: false, depth: false, stencil: false, alpha: true, preserveDrawingBuffer: true, powerPreference: "high-performance" };
     this.#gl = canvas.getContext("webgl2", options);
     if (!this.#gl) throw new Error("no WebGL 2");
     this.#begin();
@@ -87,7 +91,7 @@ export class Scatter {
     if (this.#places) this.setPoints(this.#places);
     if (this.#groups) this.setGroups(this.#groups);
     if (this.#colors) this.setColors(this.#colors);
-    this.setSelected(this.#pick.slots ?? new Uint32Array(0));
+    this.setSelected(this.#picked);
   }
 
   /** x, y of every point, in the order they are drawn. */
@@ -129,7 +133,7 @@ export class Scatter {
   /** The points (Uint32Array of places in the order) drawn over all others, with an outline in the colour `selected`. */
   setSelected(slots) {
     const gl = this.#gl;
-    this.#pick = { slots, count: slots.length };
+    this.#picked = slots.sort(); // the order is random, so that any first part of them is a fair sample too
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, this.buffers.picked);
     gl.bufferData(gl.ELEMENT_ARRAY_BUFFER, slots, gl.DYNAMIC_DRAW);
     this.draw();
@@ -159,10 +163,17 @@ export class Scatter {
     return Math.min(14, Math.max(1.4, Math.min(5, even)) * Math.min(4, Math.max(1, closer)));
   }
 
-  /** Draw in the next frame; `moving`: more will follow soon. */
+  /** Draw anew, from the next frame on; `moving`: more will follow soon. */
   draw({ moving = false } = {}) {
     this.#moving = moving;
-    if (!this.#frame) this.#frame = requestAnimationFrame((time) => this.#draw(time));
+    this.#done = 0;
+    this.#ask();
+  }
+
+  #ask() {
+    if (this.#frame) return;
+    this.#asked = performance.now();
+    this.#frame = requestAnimationFrame(() => this.#draw());
   }
 
   destroy() {
@@ -177,58 +188,70 @@ export class Scatter {
     gl.getExtension("WEBGL_lose_context")?.loseContext();
   }
 
-  #draw(time) {
+  #draw() {
     this.#frame = 0;
-    const gl = this.#gl;
-    if (gl.isContextLost() || !this.width) return;
-    this.#adapt(time);
-    this.#paint(this.#moving ? Math.max(Math.min(this.#n, LEAST), Math.round(this.#n * this.#share)) : this.#n);
+    if (this.#gl.isContextLost() || !this.width) return;
+    this.#adapt(performance.now() - this.#asked);
+    const begins = this.#done === 0;
+    if (begins) this.#prepare();
+    const total = this.#n + 2 * this.#picked.length;
+    if (this.#moving) this.#paint(0, total, Math.min(1, this.#budget / Math.max(1, total)));
+    else this.#paint(this.#done, Math.min(total, this.#done + this.#budget), 1);
+    this.#done = this.#moving ? 0 : Math.min(total, this.#done + this.#budget);
     clearTimeout(this.#rest);
+    const all = !this.#moving && this.#done === total;
     if (this.#moving) this.#rest = setTimeout(() => this.draw(), 140);
-    else this.#last = 0;
-    this.drawn(this.#moving);
+    else if (!all) this.#ask();
+    this.drawn({ moving: this.#moving, begins, all });
   }
 
-  // The time between frames of one movement says whether the machine keeps up.
-  #adapt(time) {
-    const passed = time - this.#last;
-    if (this.#moving && this.#last && passed < 1000) {
-      if (passed > SLOW_FRAME) this.#share = Math.max(LEAST / Math.max(LEAST, this.#n), this.#share * 0.6);
-      else if (passed < FAST_FRAME) this.#share = Math.min(1, this.#share * 1.15);
-    }
-    this.#last = this.#moving ? time : 0;
+  // How long a frame was waited for says whether the machine keeps up with the last ones.
+  #adapt(waited) {
+    if (waited > SLOW_FRAME) this.#budget = Math.max(LEAST, Math.round(this.#budget * 0.6));
+    else if (waited < FAST_FRAME) this.#budget = Math.min(MOST, Math.round(this.#budget * 1.4));
   }
 
-  #paint(count) {
+  #prepare() {
     const gl = this.#gl;
     const at = this.#programs;
-    const ratio = this.#resize();
+    this.#resize();
     gl.viewport(0, 0, this.canvas.width, this.canvas.height);
     gl.clear(gl.COLOR_BUFFER_BIT);
     gl.useProgram(at.program);
     gl.uniform2f(at.centre, this.view.x, this.view.y);
     gl.uniform2f(at.zoom, (2 * this.view.scale) / this.width, (2 * this.view.scale) / this.height);
     gl.uniform1i(at.palette, 0);
-    gl.uniform1f(at.size, this.pointSize * ratio);
-    gl.uniform1f(at.strength, this.#pick.count ? 0.35 : 1);
-    gl.uniform4f(at.single, 0, 0, 0, 0);
-    gl.drawArrays(gl.POINTS, 0, count);
-    if (!this.#pick.count) return;
-    this.#paintSelected(ratio);
   }
 
-  // Once wider in one colour, and again in their own: they get an outline.
-  #paintSelected(ratio) {
+  // Three layers one after the other: all points, the selected once wider in one colour, and again in their own, which gives
+  // them an outline. Of this sequence draw `from` to `to`, and of each layer's part the first `share`.
+  #paint(from, to, share) {
+    const m = this.#picked.length;
+    const ratio = this.canvas.width / this.width;
+    const size = this.pointSize * ratio;
+    const layers = [
+      { n: this.#n, size, strength: m ? 0.35 : 1, single: [0, 0, 0, 0] },
+      { n: m, size: size + 2.5 * ratio, strength: 1, single: this.selected, picked: true },
+      { n: m, size, strength: 1, single: [0, 0, 0, 0], picked: true },
+    ];
+    let before = 0;
+    for (const layer of layers) {
+      const begin = Math.max(0, from - before);
+      const end = Math.min(layer.n, to - before);
+      if (end > begin) this.#paintLayer(layer, begin, Math.ceil((end - begin) * share));
+      before += layer.n;
+    }
+  }
+
+  #paintLayer({ size, strength, single, picked }, begin, count) {
     const gl = this.#gl;
     const at = this.#programs;
+    gl.uniform1f(at.size, size);
+    gl.uniform1f(at.strength, strength);
+    gl.uniform4f(at.single, ...single);
+    if (!picked) return void gl.drawArrays(gl.POINTS, begin, count);
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, this.buffers.picked);
-    gl.uniform1f(at.strength, 1);
-    gl.uniform4f(at.single, ...this.selected);
-    gl.uniform1f(at.size, (this.pointSize + 2.5) * ratio);
-    gl.drawElements(gl.POINTS, this.#pick.count, gl.UNSIGNED_INT, 0);
-    gl.uniform4f(at.single, 0, 0, 0, 0);
-    gl.uniform1f(at.size, this.pointSize * ratio);
-    gl.drawElements(gl.POINTS, this.#pick.count, gl.UNSIGNED_INT, 0);
+    gl.drawElements(gl.POINTS, count, gl.UNSIGNED_INT, 4 * begin);
   }
 
   #resize() {
@@ -236,7 +259,6 @@ export class Scatter {
     const width = Math.round(this.width * ratio);
     const height = Math.round(this.height * ratio);
     if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
-    return ratio;
   }
 }
 
