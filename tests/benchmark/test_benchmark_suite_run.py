@@ -240,3 +240,77 @@ def test_nouns_are_read_by_the_text_model_of_the_features(tmp_path, inside, monk
     found = run_suite(write_suite(tmp_path, text), tmp_path / "out", seeds=[0], figures=False)
     assert asked == ["clip-vit-b32"]
     assert found.summaries[0].figures["acc"].mean == 1.0
+
+
+ZERO_SHOT = SUITE.replace('title = "k-means"', 'method = "zero-shot"').replace(
+    'path = "made.npy"', 'path = "joint.npy"\ntext_model = "clip"'
+)
+
+
+@pytest.fixture(scope="module")
+def joint(tmp_path_factory):
+    """A small CLIP model, and a folder of suites whose images lie around the texts of four names."""
+    from kinfold.language import embed_classes, load_text_encoder
+    from support import text_models
+
+    home = tmp_path_factory.mktemp("joint")
+    text_models.make_clip(home / "clip")
+    texts = embed_classes(load_text_encoder(str(home / "clip")), ["cat", "dog", "ship", "horse"])
+    texts = texts - texts.mean(axis=0)  # random weights put all texts side by side
+    noise = np.random.default_rng(0).normal(size=(240, texts.shape[1]))
+    np.save(home / "joint.npy", (texts[np.arange(240) % 4] + 0.01 * noise).astype(np.float32))
+    return home
+
+
+def zero_shot_suite(joint, tmp_path, names):
+    """Write a suite of zero-shot classification whose classes are called so."""
+    table = ", ".join(f'"class {number}" = "{name}"' for number, name in enumerate(names))
+    text = ZERO_SHOT.replace('"joint.npy"', f'"{joint}/joint.npy"').replace('"clip"', f'"{joint}/clip"')
+    text = text.replace('labels = "labels.csv"', f'labels = "labels.csv"\nnames = {{ {table} }}')
+    return write_suite(tmp_path, text)
+
+
+def test_zero_shot_answers_with_classes_and_no_map_mends_it(joint, tmp_path, inside):
+    """The same suite with two names exchanged groups as well, but half of its answers are wrong."""
+    right = zero_shot_suite(joint, tmp_path, ["cat", "dog", "ship", "horse"])
+    found = run_suite(right, tmp_path / "right", seeds=[0], figures=False).summaries[0]
+    assert (found.figures["acc"].mean, found.figures["nmi"].mean) == (1.0, pytest.approx(1.0))
+    assert (found.n_clusters, found.judged, found.published["acc"][0]) == (4, "test", 98.5)
+    swapped = zero_shot_suite(joint, tmp_path, ["cat", "dog", "horse", "ship"])
+    run = run_suite(swapped, tmp_path / "right", seeds=[0], figures=False)
+    assert run.n_run == 1  # other names are another cell
+    assert run.summaries[0].figures["acc"].mean == 0.5
+    assert run.summaries[0].figures["nmi"].mean == pytest.approx(1.0)
+    right = zero_shot_suite(joint, tmp_path, ["cat", "dog", "ship", "horse"])
+    assert run_suite(right, tmp_path / "right", seeds=[0], figures=False).n_run == 0
+
+
+def test_zero_shot_is_that_of_the_library(joint, tmp_path, inside):
+    from kinfold.language import ZeroShotClassifier, embed_classes, load_text_encoder
+
+    names = ["cat", "ship", "dog", "horse"]
+    path = zero_shot_suite(joint, tmp_path, names)
+    run_suite(path, tmp_path / "out", seeds=[0], figures=False)
+    [line] = [json.loads(text) for text in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    encoder = load_text_encoder(str(joint / "clip"))
+    classifier = ZeroShotClassifier(embed_classes(encoder, names), encoder.logit_scale)
+    X, truth = np.load(joint / "joint.npy")[200:], np.arange(200, 240) % 4
+    probabilities = classifier.predict_proba(X)
+    assert line["test"]["acc"] == pytest.approx((classifier.predict(X) == truth).mean())
+    assert line["confidence"]["mean"] == pytest.approx(probabilities.max(axis=1).mean(), abs=1e-5)
+    assert sum(line["calibration"]["counts"]) == 40
+    assert line["test"]["top5"] == 1
+
+
+def test_zero_shot_says_what_it_lacks(joint, tmp_path, inside):
+    path = zero_shot_suite(joint, tmp_path, ["cat", "dog", "ship", "horse"])
+    text = path.read_text(encoding="utf-8")
+    for wrong, words in (
+        (text.replace('"class 3" = "horse"', '"class 9" = "horse"'), "names: there is no class 'class 9'"),
+        (text.replace('"class 3" = "horse"', '"class 3" = 3'), "names must be a table of texts"),
+        (text.replace('method = "zero-shot"', 'method = "zero-shot"\npreset = "paper"'), "takes no"),
+        (text.replace(f'text_model = "{joint}/clip"', ""), "text_model is missing"),
+    ):
+        with pytest.raises(InputError, match=words):
+            run_suite(write_suite(tmp_path, wrong), tmp_path / "other", seeds=[0], figures=False)
+    assert not inside.orders

@@ -11,13 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from kinfold import __version__
-from kinfold.benchmark._suite._data import fingerprint_of, load_task, open_part
-from kinfold.benchmark._suite._entries import PROBE, BenchmarkEntry, FeatureEntry, MethodEntry, Suite
+from kinfold.benchmark._suite._data import fingerprint_of, load_task, open_part, texts_of
+from kinfold.benchmark._suite._entries import (
+    OF_CLASSES,
+    ZERO_SHOT,
+    BenchmarkEntry,
+    FeatureEntry,
+    MethodEntry,
+    Suite,
+)
 from kinfold.errors import InputError, nearest_name
 from kinfold.storage import hash_json
 
 PROTOCOL = 1  # raise it when a cell measures something else than before: all cells run again
 _OWN = ("n_clusters", "random_state", "device", "noun_features", "nouns")
+_READERS = ("tac", ZERO_SHOT)  # what needs a text model
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 _PATHS = ("path", "test", "images", "test_images", "labels", "test_labels")
 
@@ -141,13 +149,13 @@ def check_methods(suite: Suite) -> None:
     for entry in suite.methods.values():
         place = f"{suite.origin} [methods.{entry.name}]"
         try:
-            if entry.method == PROBE:
-                check_probe(entry)
+            if entry.method in OF_CLASSES:
+                _check_bare(entry)
             else:
                 make_estimator(entry, 2, 0).check_parameters()
         except (InputError, TypeError) as error:
             raise InputError(f"{place}: {error}") from error
-        if entry.method == "tac":
+        if entry.method in _READERS:
             for features in _allowed(entry.features, suite.features):
                 if suite.features[features].text_model is None:
                     raise InputError(
@@ -156,10 +164,10 @@ def check_methods(suite: Suite) -> None:
                     )
 
 
-def check_probe(entry: MethodEntry) -> None:
-    """Refuse parameters and a preset: the probe's grid is its own."""
+def _check_bare(entry: MethodEntry) -> None:
+    """Refuse parameters and a preset: the probe's grid is its own, and zero-shot classification has none."""
     if entry.parameters or entry.preset:
-        raise InputError("the probe takes no parameters and no preset")
+        raise InputError(f"{entry.method} takes no parameters and no preset")
 
 
 def make_estimator(entry: MethodEntry, n_clusters: int, seed: int, **words: Any) -> Any:
@@ -214,10 +222,14 @@ def make_cells(suite: Suite) -> list[Cell]:
             for method in suite.methods.values():
                 if not _takes_part(suite, method, features, benchmark):
                     continue
-                counts = (task.n_classes,) if method.method == PROBE else benchmark.k or (task.n_classes,)
+                counts = benchmark.k or (task.n_classes,)
+                if method.method in OF_CLASSES:
+                    counts = (task.n_classes,)
+                if method.method == ZERO_SHOT:
+                    _told(suite, place, texts_of, task.classes, benchmark.names)
                 for n_clusters in counts:
                     _check_count(suite, place, n_clusters, len(task.train.y))
-                    key = _key(suite, data_key, features, method, n_clusters)
+                    key = _key(suite, data_key, features, method, benchmark, n_clusters)
                     cells.append(
                         Cell(features, method, benchmark, n_clusters, task.n_classes, seed, key, data_key)
                     )
@@ -240,8 +252,15 @@ def _check_count(suite: Suite, place: str, n_clusters: int, n_rows: int) -> None
         )
 
 
-def _key(suite: Suite, data_key: str, features: FeatureEntry, method: MethodEntry, n_clusters: int) -> str:
-    if method.method == PROBE:
+def _key(
+    suite: Suite,
+    data_key: str,
+    features: FeatureEntry,
+    method: MethodEntry,
+    benchmark: BenchmarkEntry,
+    n_clusters: int,
+) -> str:
+    if method.method in OF_CLASSES:
         parameters: dict[str, Any] = {}
     else:
         found = make_estimator(method, n_clusters, 0).get_params(deep=False)
@@ -252,10 +271,12 @@ def _key(suite: Suite, data_key: str, features: FeatureEntry, method: MethodEntr
         "data": data_key,
         "method": method.method,
         "parameters": parameters,
-        "words": features.text_model if method.method == "tac" else None,
+        "words": features.text_model if method.method in _READERS else None,
         "n_clusters": n_clusters,
         "ami": "ami" in suite.metrics,  # slow with many clusters, so only where it is asked for
     }
+    if method.method == ZERO_SHOT:
+        identity["names"] = dict(benchmark.names or {})
     return hash_json(identity)[:16]
 
 

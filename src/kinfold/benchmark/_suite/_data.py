@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -173,6 +173,24 @@ def fingerprint_of(entry: FeatureEntry) -> list[Any]:
     """Return what stands for the vectors of an entry."""
     parts = [open_part(entry), *([open_part(entry, test=True)] if entry.is_tested else [])]
     return [[part.fingerprint() for part in parts], float(entry.scale)]
+
+
+def texts_of(classes: Sequence[str], names: Mapping[str, str] | None) -> list[str]:
+    """Return what classes are called: as ``names`` says, by the first lemma of a WordNet id, or as they are.
+
+    Raises
+    ------
+    InputError
+        A class is named that isn't there.
+    """
+    from kinfold.hierarchy import load_wordnet
+
+    named = dict(names or {})
+    if strange := [name for name in named if name not in classes]:
+        hint = nearest_name(strange[0], list(classes))
+        raise InputError(f"names: there is no class {strange[0]!r}{hint}")
+    wordnet = load_wordnet()
+    return [named.get(one) or (wordnet.lemmas(one)[0] if one in wordnet else one) for one in classes]
 
 
 def _load_test(

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PROBE = "probe"  # an upper bound that learns from labels, beside the methods
+ZERO_SHOT = "zero-shot"  # classes by their names: no clustering either
+OF_CLASSES = (PROBE, ZERO_SHOT)
+"""What isn't a method of clustering: it knows the classes, so K is their number, and takes no parameters."""
 METRICS: Mapping[str, str] = {
     "acc": "ACC",
     "acc_majority": "ACC, majority",
@@ -41,7 +44,7 @@ class FeatureEntry:
     scale : float
         What the vectors are multiplied by.
     text_model : str or None
-        What reads words in this space, for methods that need nouns.
+        What reads words in this space, for zero-shot classification and for methods that need nouns.
     """
 
     name: str
@@ -72,7 +75,7 @@ class MethodEntry:
     name, title : str
         As the file and as tables call it.
     method : str
-        As ``kinfold cluster --method`` takes it, or ``"probe"``.
+        As ``kinfold cluster --method`` takes it, or ``"probe"`` or ``"zero-shot"``.
     preset : str or None
         Named parameters; those given win over them.
     parameters : mapping
@@ -109,6 +112,9 @@ class BenchmarkEntry:
         Training rows that the seed draws; None: all.
     depth, window : float or None
         Place on the axes of the figures: levels of Coarse(d), percentiles around the median frequency.
+    names : mapping or None
+        What zero-shot classification calls a class, where it isn't called as its label (or, an id of WordNet,
+        as its first lemma).
     features : tuple of str or None
         Run on these alone.
     """
@@ -122,6 +128,7 @@ class BenchmarkEntry:
     rows: int | None = None
     depth: float | None = None
     window: float | None = None
+    names: Mapping[str, str] | None = None
     features: tuple[str, ...] | None = None
 
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 from kinfold.benchmark._suite._entries import (
     METRICS,
-    PROBE,
+    OF_CLASSES,
     BenchmarkEntry,
     FeatureEntry,
     MethodEntry,
@@ -38,6 +38,7 @@ _KINDS: Mapping[str, tuple[str, Any]] = {
     "rows": ("a whole number", int),
     "parameters": ("a table", dict),
     "values": ("a table of figures", dict),
+    "names": ("a table of texts", dict),
     "features": ("a list of names", list),
     "benchmarks": ("a list of names", list),
 }
@@ -139,7 +140,7 @@ class _Reader:
     def _method(self, name: str, content: Mapping[str, Any]) -> MethodEntry:
         from kinfold.methods import METHODS
 
-        place, known = f"methods.{name}", [*METHODS, PROBE]
+        place, known = f"methods.{name}", [*METHODS, *OF_CLASSES]
         entry = self._entry(MethodEntry, place, name, {"method": name, **content})
         if entry.method not in known:
             hint = nearest_name(entry.method, known)
@@ -156,6 +157,8 @@ class _Reader:
             self._fail(place, f'k must be "classes", a whole number or a list of some, not {k!r}', "k")
         rest = {key: value for key, value in content.items() if key != "k"}
         entry = self._entry(BenchmarkEntry, place, name, rest, k=None if counts is None else tuple(counts))
+        if entry.names is not None and not all(_is_name(one) for one in entry.names.values()):
+            self._fail(place, f"names must be a table of texts, not {dict(entry.names)!r}", "names")
         if entry.rows is not None and entry.rows < 1:
             self._fail(place, f"rows must be 1 or more, not {entry.rows}", "rows")
         return entry
@@ -276,6 +279,10 @@ class _Reader:
 def _heading(line: str) -> str:
     """Return the dotted name of a TOML heading, without quotes."""
     return re.sub(r"[\"'\s]", "", line.split("]")[0].strip().lstrip("["))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _is_whole(value: Any, least: int) -> bool:

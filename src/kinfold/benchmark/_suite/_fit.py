@@ -14,9 +14,9 @@ import numpy as np
 
 from kinfold.benchmark._process import peak_memory, read_order
 from kinfold.benchmark._suite._cells import make_estimator
-from kinfold.benchmark._suite._data import Task, load_task
-from kinfold.benchmark._suite._entries import PROBE, BenchmarkEntry, FeatureEntry, MethodEntry
-from kinfold.benchmark._suite._judging import judge, judge_space
+from kinfold.benchmark._suite._data import Task, load_task, texts_of
+from kinfold.benchmark._suite._entries import PROBE, ZERO_SHOT, BenchmarkEntry, FeatureEntry, MethodEntry
+from kinfold.benchmark._suite._judging import judge, judge_names, judge_space
 from kinfold.errors import KinfoldError
 from kinfold.storage import hash_json, write_json
 
@@ -55,6 +55,9 @@ def run_cell(order: dict[str, Any]) -> dict[str, Any]:
     }
     if method.method == PROBE:
         facts |= judge_space(task, order["seed"])
+        clock.note("fit")
+    elif method.method == ZERO_SHOT:
+        facts |= _classify(features, benchmark, task)
         clock.note("fit")
     else:
         facts |= _fit(features, method, task, order, clock)
@@ -107,6 +110,14 @@ def _fit(
         estimator.fit(task.train.X, **options)
     clock.note("fit")
     return judge(estimator, task, with_ami="ami" in order["metrics"])
+
+
+def _classify(features: FeatureEntry, benchmark: BenchmarkEntry, task: Task) -> dict[str, Any]:
+    from kinfold.language import ZeroShotClassifier, embed_classes, load_text_encoder
+
+    encoder = load_text_encoder(str(features.text_model))
+    vectors = embed_classes(encoder, texts_of(task.classes, benchmark.names))
+    return judge_names(ZeroShotClassifier(vectors, encoder.logit_scale), task)
 
 
 def _graph(estimator: Any, task: Task, order: dict[str, Any]) -> tuple[Any, float]:

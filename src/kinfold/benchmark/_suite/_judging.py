@@ -14,6 +14,7 @@ from kinfold.methods import predict_top
 _MOST_JUDGED = 20_000  # rows whose neighbours tell the alignment
 _N_NEIGHBORS = 10
 _HELD_OUT = 0.2
+_CELLS = 1 << 23  # probabilities at a time
 
 
 def judge(estimator: Any, task: Task, *, with_ami: bool = False) -> dict[str, Any]:
@@ -28,20 +29,56 @@ def judge(estimator: Any, task: Task, *, with_ami: bool = False) -> dict[str, An
     side = "train" if task.test is None else "test"
     match = metrics.match_clusters(judged.y, top.clusters[:, 0])
     right = _right(judged.y, top.clusters[:, 0], match.mapping)
-    curve = metrics.calibration_curve(top.probabilities[:, 0], right)
-    histogram = metrics.confidence_histogram(top.probabilities[:, 0])
+    sureness = _sureness(top.probabilities[:, 0], right)
     found[side] = scores(judged.y, labels, with_ami=with_ami) | {
         "top5": metrics.top_k_accuracy(judged.y, top.clusters, k=min(5, top.clusters.shape[1])),
+        "ece": sureness.pop("ece"),
+    }
+    return found | sureness
+
+
+def judge_names(classifier: Any, task: Task) -> dict[str, Any]:
+    """Return the figures of zero-shot classification on the rows that are judged.
+
+    Its answers are classes, so the accuracy is the share of right ones, without a map.
+    """
+    judged = task.test or task.train
+    best, probabilities = _rank(classifier, judged)
+    right = best == judged.y[:, None]
+    sureness = _sureness(probabilities, right[:, 0])
+    found = scores(judged.y, best[:, 0])
+    del found["acc_majority"]  # no cluster to give away
+    found |= {"acc": right[:, 0].mean(), "top5": right.any(axis=1).mean(), "ece": sureness.pop("ece")}
+    return {"train" if task.test is None else "test": found, **sureness}
+
+
+def _rank(classifier: Any, split: Split) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the up to five likeliest classes of every row, and the probability of the first."""
+    width = min(5, classifier.n_classes)
+    best = np.empty((len(split.y), width), dtype=np.int64)
+    sure = np.empty(len(split.y), dtype=np.float32)
+    size = max(1, _CELLS // classifier.n_classes)
+    for start in range(0, len(split.y), size):
+        found = classifier.predict_proba(np.asarray(split.X[start : start + size], dtype=np.float32))
+        best[start : start + size] = np.argsort(-found, axis=1, kind="stable")[:, :width]
+        sure[start : start + size] = found.max(axis=1)
+    return best, sure
+
+
+def _sureness(confidences: NDArray[np.float32], right: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return how confident an answer is and how often it is right then."""
+    curve = metrics.calibration_curve(confidences, right)
+    histogram = metrics.confidence_histogram(confidences)
+    return {
         "ece": curve.error,
+        "calibration": {
+            "edges": curve.edges,
+            "counts": curve.counts,
+            "accuracies": curve.accuracies,
+            "confidences": curve.confidences,
+        },
+        "confidence": {"edges": histogram.edges, "counts": histogram.counts, "mean": histogram.mean},
     }
-    found["calibration"] = {
-        "edges": curve.edges,
-        "counts": curve.counts,
-        "accuracies": curve.accuracies,
-        "confidences": curve.confidences,
-    }
-    found["confidence"] = {"edges": histogram.edges, "counts": histogram.counts, "mean": histogram.mean}
-    return found
 
 
 def scores(y: NDArray[np.integer], labels: NDArray[np.integer], *, with_ami: bool = False) -> dict[str, Any]:
