@@ -15,7 +15,7 @@ from kinfold.methods.linear import SoftmaxStack, StandardRows, deal_folds, train
 from kinfold.progress import SILENT, Progress
 
 N_FOLDS = 4
-LEARNING_RATE = 1.0
+LEARNING_RATE = 0.3
 _MOST_STEPS = 3000
 _MOST_BATCH = 1024
 _BLOCK_BYTES = 32 << 20
@@ -101,7 +101,7 @@ class Jury:
             self._rows,
             targets.to(self._device),
             members,
-            n_iterations=min(_MOST_STEPS, 300 + 20 * (len(classes) // batch_size)),
+            n_iterations=min(_MOST_STEPS, 500 + 20 * (len(classes) // batch_size)),
             batch_size=batch_size,
             seed=seed,
             folds=folds.to(self._device),

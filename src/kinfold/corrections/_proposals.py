@@ -104,7 +104,7 @@ def write_proposals(run: Run, proposals: Proposals) -> Path:
     ]
     table = pa.table(columns, schema=PROPOSALS_SCHEMA.with_metadata({_METADATA: text.encode()}))
     with atomic_file(path) as partial:
-        pq.write_table(table, partial, compression="zstd", store_schema=False)
+        pq.write_table(table, partial, compression="zstd")
     return path
 
 

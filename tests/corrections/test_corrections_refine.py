@@ -1,0 +1,182 @@
+"""Learning the corrections: what is proposed, and what never is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from kinfold import Run
+from kinfold.corrections import (
+    Accept,
+    Confirm,
+    Lock,
+    Mark,
+    Merge,
+    Move,
+    Split,
+    read_proposals,
+    refine,
+    write_proposals,
+)
+from kinfold.corrections._opinions import Lesson, draw_members
+from kinfold.errors import FormatError, InputError, NewerFormatError
+
+
+def rows_of(run, labels, group):
+    return run.assignments["row"].to_numpy()[labels == group]
+
+
+def misplace(run, corrections, n=4):
+    """Put images of group 0 into group 1 as the model would have done: not by hand."""
+    rows = rows_of(run, run.labels, 0)[:n]
+    corrections.apply(Accept(rows, np.full(n, 1)))
+    return rows
+
+
+def test_misplaced_images_are_proposed_for_where_they_belong(run, corrections):
+    rows = misplace(run, corrections)
+    found = refine(run, corrections.state)
+    assert found.rows.tolist() == rows.tolist()
+    assert set(found.groups.tolist()) == {0}
+    assert set(found.from_groups.tolist()) == {1}
+    assert (found.confidences > 0.5).all()
+    assert (found.confidences <= 1).all()
+    assert found.facts["version"] == corrections.state.version
+    state = corrections.apply(found.select())
+    assert (state.labels == run.labels).all()
+    assert not state.by_hand.any()
+
+
+def test_what_a_person_decided_is_never_proposed(run, corrections):
+    rows = misplace(run, corrections, n=6)
+    assert refine(run, corrections.state).rows.tolist() == rows.tolist()
+    corrections.apply(Confirm(rows[:1]))
+    corrections.apply(Mark(rows[1:2], "noise"))
+    found = refine(run, corrections.state)
+    assert len(found)
+    assert not np.isin(found.rows, rows[:2]).any()
+    corrections.apply(Lock([1]))
+    found = refine(run, corrections.state)
+    assert 1 not in found.from_groups
+    assert 1 not in found.groups
+    corrections.apply(Lock([1], False))
+    corrections.apply(Lock([0]))
+    assert 0 not in refine(run, corrections.state).groups
+
+
+def test_an_image_marked_wrong_is_proposed_for_the_best_other_group(run, corrections):
+    rows = misplace(run, corrections, n=2)
+    right = rows_of(run, run.labels, 2)[:1]
+    corrections.apply(Mark([*rows, *right], "wrong"))
+    found = refine(run, corrections.state)
+    groups = dict(zip(found.rows.tolist(), found.groups.tolist(), strict=True))
+    assert {row: groups[row] for row in rows.tolist()} == dict.fromkeys(rows.tolist(), 0)
+    assert groups[right[0]] != 2
+    state = corrections.apply(found.select(rows))
+    assert (state.marks != 0).sum() == 1
+
+
+def test_groups_made_by_hand_draw_what_is_like_them(clustered, run, corrections):
+    corrections.apply(Merge([0, 1], 0))
+    few = rows_of(run, run.labels, 1)[:3]
+    state = corrections.apply(Move(few, None, "mine"))
+    found = refine(run, state)
+    drawn = found.rows[found.groups == 4]
+    others = rows_of(run, run.labels, 1)[3:]
+    assert len(np.intersect1d(drawn, others)) > 0.4 * len(others)
+    assert len(np.intersect1d(drawn, rows_of(run, run.labels, 0))) < 3
+
+
+def test_split_groups_are_classes_like_others(run, corrections):
+    corrections.apply(Merge([0, 1], 0))
+    state = corrections.apply(Split(0, 2))
+    moved = rows_of(run, state.labels, 4)[:2]
+    corrections.apply(Accept(moved, [0, 0]))
+    found = refine(run, corrections.state)
+    assert found.rows.tolist() == moved.tolist()
+    assert set(found.groups.tolist()) == {4}
+
+
+def test_the_same_seed_gives_the_same_proposals(run, corrections):
+    misplace(run, corrections)
+    one, two = (refine(run, corrections.state, random_state=3) for _ in range(2))
+    assert one.rows.tolist() == two.rows.tolist()
+    assert one.confidences.tobytes() == two.confidences.tobytes()
+
+
+def test_certain_images_count_together_as_a_class_of_average_size():
+    classes = np.array([0] * 40 + [1] * 60)
+    learned = np.ones(100, bool)
+    learned[99] = False
+    certain = np.zeros(100, bool)
+    certain[[0, 1]] = certain[40:99] = True
+    drawn = np.bincount(draw_members(Lesson(2, learned, certain, ~learned), classes), minlength=100)
+    assert drawn[:2].tolist() == [25, 25]  # 99 images in 2 classes, dealt to 2 of them
+    assert set(drawn[2:99]) == {1}
+    assert drawn[99] == 0
+
+
+def test_a_part_of_the_proposals_is_taken_over(run, corrections):
+    misplace(run, corrections)
+    found = refine(run, corrections.state)
+    assert found.select(found.rows[:1].tolist()).rows.tolist() == found.rows[:1].tolist()
+    bar = float(np.sort(found.confidences)[-2])
+    assert len(found.select(min_confidence=bar).rows) == 2
+    with pytest.raises(InputError, match="no proposal"):
+        found.select([], min_confidence=1)
+    for wrong in (-0.1, 1.1, float("nan"), True, "0.5"):
+        with pytest.raises(InputError, match="between 0 and 1"):
+            found.select(min_confidence=wrong)
+
+
+def test_what_cant_be_refined_is_refused(run, corrections):
+    for seed in (-1, 0.5, True):
+        with pytest.raises(InputError, match="random_state"):
+            refine(run, corrections.state, random_state=seed)
+    corrections.apply(Merge([0, 1, 2, 3], 0))
+    with pytest.raises(InputError, match="two groups"):
+        refine(run, corrections.state)
+
+
+def test_proposals_come_back_from_their_file(path, run, corrections):
+    assert read_proposals(run) is None
+    misplace(run, corrections)
+    found = refine(run, corrections.state)
+    file = write_proposals(run, found)
+    assert file == path / "proposals.parquet"
+    again = read_proposals(Run.open(path))
+    for name in ("rows", "groups", "confidences", "from_groups"):
+        assert getattr(again, name).tolist() == getattr(found, name).tolist()
+    assert again.facts == found.facts
+    table = pq.read_table(file)
+    keys = dict(zip(run.assignments["row"].to_pylist(), run.assignments["key"].to_pylist(), strict=True))
+    assert table["key"].to_pylist() == [keys[row] for row in found.rows.tolist()]
+    corrections.apply(again.select())
+    assert len(refine(run, corrections.state)) == 0
+    write_proposals(run, refine(run, corrections.state))
+    assert len(read_proposals(run)) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"base": "other"}, FormatError, "other groups"),
+        ({"format_version": 2}, NewerFormatError, "update Kinfold"),
+        ({"format": "other"}, FormatError, "isn't a file of Kinfold's"),
+        (None, FormatError, "kinfold refine"),
+    ],
+)
+def test_a_file_that_isnt_of_this_run_is_refused(path, run, corrections, change, error, words):
+    misplace(run, corrections)
+    file = write_proposals(run, refine(run, corrections.state))
+    if change is None:
+        file.write_bytes(file.read_bytes()[:-20])
+    else:
+        table = pq.read_table(file)
+        head = json.loads(table.schema.metadata[b"kinfold"]) | change
+        pq.write_table(table.replace_schema_metadata({b"kinfold": json.dumps(head)}), file)
+    with pytest.raises(error, match=words):
+        read_proposals(run)
