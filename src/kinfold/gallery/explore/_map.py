@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +62,7 @@ class Map:
     points: NDArray[np.float32]
     facts: dict[str, Any]
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[float, float, float, float]:
         """Least x and y, greatest x and y."""
         low, high = self.points.min(axis=0), self.points.max(axis=0)

@@ -35,18 +35,17 @@ void main() {
   shown = vec4(color.rgb * alpha, alpha);
 }`;
 const PALETTE_WIDTH = 256;
-const SLOW_FRAME = 45; // ms; beyond it fewer points are drawn in a frame
-const FAST_FRAME = 25;
-const LEAST = 15_000;
-const MOST = 4_000_000;
-const FIRST = 120_000;
+// How many points a frame begins with, holds at least and at most, and the milliseconds that make it hold more or fewer: a moving
+// view must keep up with the hand, a resting one is to be whole soon.
+const MOVING = { first: 100_000, least: 15_000, most: 4_000_000, fast: 25, slow: 45 };
+const RESTING = { first: 200_000, least: 100_000, most: 4_000_000, fast: 60, slow: 160 };
 
 export class Scatter {
   #gl;
   #programs;
   #n = 0;
   #picked = new Uint32Array(0);
-  #budget = FIRST; // points a frame
+  #budgets = new Map([MOVING, RESTING].map((rule) => [rule, rule.first])); // points a frame
   #done = 0; // of all points, and of the selected twice, those that are drawn
   #frame = 0;
   #rest = 0;
@@ -192,12 +191,13 @@ export class Scatter {
     this.#frame = 0;
     if (this.#gl.isContextLost() || !this.width) return;
     this.#adapt(performance.now() - this.#asked);
+    const budget = this.#budgets.get(this.#rule());
     const begins = this.#done === 0;
     if (begins) this.#prepare();
     const total = this.#n + 2 * this.#picked.length;
-    if (this.#moving) this.#paint(0, total, Math.min(1, this.#budget / Math.max(1, total)));
-    else this.#paint(this.#done, Math.min(total, this.#done + this.#budget), 1);
-    this.#done = this.#moving ? 0 : Math.min(total, this.#done + this.#budget);
+    if (this.#moving) this.#paint(0, total, Math.min(1, budget / Math.max(1, total)));
+    else this.#paint(this.#done, Math.min(total, this.#done + budget), 1);
+    this.#done = this.#moving ? 0 : Math.min(total, this.#done + budget);
     clearTimeout(this.#rest);
     const all = !this.#moving && this.#done === total;
     if (this.#moving) this.#rest = setTimeout(() => this.draw(), 140);
@@ -205,10 +205,16 @@ export class Scatter {
     this.drawn({ moving: this.#moving, begins, all });
   }
 
+  #rule() {
+    return this.#moving ? MOVING : RESTING;
+  }
+
   // How long a frame was waited for says whether the machine keeps up with the last ones.
   #adapt(waited) {
-    if (waited > SLOW_FRAME) this.#budget = Math.max(LEAST, Math.round(this.#budget * 0.6));
-    else if (waited < FAST_FRAME) this.#budget = Math.min(MOST, Math.round(this.#budget * 1.4));
+    const rule = this.#rule();
+    const now = this.#budgets.get(rule);
+    const times = waited > rule.slow ? 0.6 : waited < rule.fast ? 1.4 : 1;
+    this.#budgets.set(rule, Math.round(Math.min(rule.most, Math.max(rule.least, now * times))));
   }
 
   #prepare() {
