@@ -103,6 +103,8 @@ class Server:
 
     Attributes
     ----------
+    address : str
+        Where it is.
     seconds_to_start : float
         From the start of the process to its address.
     """
@@ -113,6 +115,7 @@ class Server:
         self._process = subprocess.Popen(order, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self._host = self._process.stdout.readline().strip().removeprefix("http://").rstrip("/")
+        self.address = f"http://{self._host}"
         self.seconds_to_start = time.perf_counter() - begun
 
     def ask(self, path: str, edit: dict[str, Any] | None = None) -> bytes:
