@@ -63,7 +63,7 @@ async function show() {
   document.title = `${handle?.title ?? "Kinfold"} · ${store.run.title}`;
   drawBar.current(name);
   window.scrollTo({ top: back, behavior: "instant" });
-  if (document.activeElement === document.body || !document.activeElement?.isConnected) view.focus({ preventScroll: true });
+  if (mine > 1 && (document.activeElement === document.body || !document.activeElement?.isConnected)) view.focus({ preventScroll: true });
 }
 
 function listen() {

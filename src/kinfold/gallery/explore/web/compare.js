@@ -6,7 +6,7 @@ import { images, sure } from "./format.js";
 import { icon } from "./icons.js";
 import { openImage } from "./image.js";
 import { ImageGrid } from "./imagegrid.js";
-import { imageList } from "./lists.js";
+import { allRows, imageList } from "./lists.js";
 import { selectionBar } from "./selectionbar.js";
 import { Selection } from "./selection.js";
 import { store } from "./store.js";
@@ -76,6 +76,7 @@ function side(id, other, selection) {
     label: `Images of ${store.label(id)}`,
     scroller,
     load: imageList(asked),
+    rows: () => allRows(asked()),
     open: (list, index) => openImage(list, index, { show: (at) => grid.show(at), first: () => [other] }),
     counted: (n) => {
       total = n;

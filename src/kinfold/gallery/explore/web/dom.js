@@ -39,6 +39,21 @@ export function replace(element, ...children) {
   return element;
 }
 
+/**
+ * Do `work`, which draws parts of `root` again, and leave the focus where it was: on what now stands in that place, or
+ * else on `root`, so that keys don't go astray.
+ */
+export function keepFocus(root, work) {
+  const before = document.activeElement;
+  const held = before && before !== root && root.contains(before);
+  const words = (element) => element.dataset.focus ?? element.getAttribute("aria-label") ?? element.textContent;
+  const sign = held && `${before.tagName} ${words(before)}`;
+  work();
+  if (!held || before.isConnected) return;
+  const again = [...root.querySelectorAll("button, a[href], input, select")].find((one) => `${one.tagName} ${words(one)}` === sign);
+  (again ?? root).focus({ preventScroll: true });
+}
+
 let lastId = 0;
 
 /** An id no other element has, for labels and descriptions. */

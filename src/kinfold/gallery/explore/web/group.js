@@ -4,7 +4,7 @@ import { edit, lockGroup, mergeGroup, renameGroup, splitGroup } from "./actions.
 import { get } from "./api.js";
 import { bordersPanel } from "./borders.js";
 import { trace } from "./charts.js";
-import { freshId, h, replace } from "./dom.js";
+import { freshId, h, keepFocus, replace } from "./dom.js";
 import { count, images, sure } from "./format.js";
 import { icon } from "./icons.js";
 import { openImage } from "./image.js";
@@ -39,13 +39,14 @@ export async function mount(element, { parameters, query }) {
   if (query.get("sort")) chosen.sort = query.get("sort");
 
   const asked = () => ({ group: id, sort: chosen.sort, mark: chosen.mark });
-  const head = h("header", { class: "group-head" });
+  const head = h("header", { class: "group-head", tabindex: "-1" });
   const status = h("span", { class: "sr", role: "status" });
   const everything = h("button", { type: "button", class: "link" });
-  const borders = h("aside", { class: "borders", "aria-label": "Groups it borders on" });
+  const borders = h("aside", { class: "borders", tabindex: "-1", "aria-label": "Groups it borders on" });
   const grid = new ImageGrid({
     label: `Images of ${store.label(id)}`,
     load: imageList(asked),
+    rows: () => allRows(asked()),
     open: (list, index) => openImage(list, index, { show: (at) => grid.show(at), first: () => neighbours(group) }),
     counted: (n) => {
       status.textContent = images(n);
@@ -57,24 +58,22 @@ export async function mount(element, { parameters, query }) {
   });
   grid.grid.above = 130;
   grid.grid.below = 90;
-  const selectAll = async () => grid.selection.only(await allRows(asked()).catch((error) => (complain(error), [])));
+  const selectAll = async () => grid.selection.only((await allRows(asked()).catch(complain)) ?? []);
   everything.addEventListener("click", selectAll);
   const bar = selectionBar(grid.selection, { from: () => id, first: () => neighbours(group), selectAll });
   const draw = () => {
-    replace(head, heading(group, grid));
-    replace(borders, bordersPanel(group));
+    keepFocus(head, () => replace(head, heading(group)));
+    keepFocus(borders, () => replace(borders, bordersPanel(group)));
   };
   let gone = false;
-  const again = async (detail) => {
-    try {
-      group = await get(`/api/groups/${id}`);
-    } catch (error) {
-      if (gone) return;
-      if (!detail?.own) complain(error);
+  const again = async () => {
+    if (!store.groups.has(id)) {
       location.hash = "#/";
       return;
     }
-    if (gone) return;
+    const found = await get(`/api/groups/${id}`).catch(complain);
+    if (gone || !found) return;
+    group = found;
     if (!head.querySelector("input")) draw();
     await grid.refresh();
   };
@@ -121,7 +120,7 @@ function works(group) {
   const compare = h("a", { class: "button", href: "#/compare", onclick: (event) => (event.preventDefault(), compareWith(group)) }, icon("compare"), h("span", {}, "Compare…"));
   if (store.readOnly) return h("div", { class: "works" }, compare);
   const lock = button(group.locked ? "unlock" : "lock", group.locked ? "Unlock" : "Lock", "L", () => lockGroup(group.id, !group.locked));
-  lock.setAttribute("aria-pressed", String(Boolean(group.locked)));
+  lock.dataset.focus = "lock";
   return h(
     "div",
     { class: "works", role: "toolbar", "aria-label": "The whole group" },

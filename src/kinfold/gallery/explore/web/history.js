@@ -29,7 +29,7 @@ export async function mount(element) {
 }
 
 function entry(edit) {
-  const notes = [!edit.mine && "another tab", edit.n_rows > 1 && `${count(edit.n_rows)} images`, edit.undone && "taken back"].filter(Boolean);
+  const notes = [!edit.mine && "another tab", edit.n_rows > 1 && `${count(edit.n_rows)} images`, edit.undone && "taken back", edit.problem].filter(Boolean);
   return h(
     "li",
     { class: `entry${edit.undone ? " undone" : ""}` },

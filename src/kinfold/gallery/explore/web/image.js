@@ -2,7 +2,7 @@
 
 import { confirmRows, markRows, moveRows, moveTo } from "./actions.js";
 import { get, original, thumb } from "./api.js";
-import { copyText, freshId, h, isTyping, replace } from "./dom.js";
+import { copyText, freshId, h, isTyping, keepFocus, replace } from "./dom.js";
 import { bytes, count, fileName, sure } from "./format.js";
 import { icon } from "./icons.js";
 import { store } from "./store.js";
@@ -39,7 +39,7 @@ class ImageView {
     const close = h("button", { type: "button", class: "ghost square", "aria-label": "Close", title: "Close (Esc)", onclick: () => this.dialog.close() }, icon("close"));
     this.dialog = h(
       "dialog",
-      { class: "image-dialog", "aria-labelledby": heading },
+      { class: "image-dialog", tabindex: "-1", "aria-labelledby": heading },
       h("header", { class: "dialog-head" }, this.title, this.place, this.before, this.after, close),
       h("div", { class: "image-body" }, this.stage, this.side),
     );
@@ -57,6 +57,7 @@ class ImageView {
     });
     document.body.append(this.dialog);
     this.dialog.showModal();
+    this.dialog.focus();
     this.draw();
   }
 
@@ -112,9 +113,10 @@ class ImageView {
     this.place.textContent = this.list.total > 1 ? `${count(this.index + 1)} of ${count(this.list.total)}` : "";
     this.before.disabled = this.index <= 0;
     this.after.disabled = this.index + 1 >= (this.list.total ?? 0);
+    if (document.activeElement?.disabled) this.dialog.focus(); // keys don't reach a button that is off
     if (!again) this.drawStage();
     const near = this.near && again ? this.near : h("section", { class: "near", "aria-label": "Nearest neighbours" });
-    replace(this.side, this.state(), this.top(), this.works(), near, this.known());
+    keepFocus(this.dialog, () => replace(this.side, this.state(), this.top(), this.works(), near, this.known()));
     if (near !== this.near) this.neighbours(near, mine);
     this.near = near;
   }

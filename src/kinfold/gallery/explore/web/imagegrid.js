@@ -20,10 +20,10 @@ export class ImageGrid {
 
   /**
    * `load(offset, limit)` gives `{total, items}`; `open(list, index)` shows an image; `counted(total)` is told how many
-   * there are. `selection` may be shared by grids.
+   * there are; `rows()` gives the row numbers of the whole list. `selection` may be shared by grids.
    */
-  constructor({ label, load, open, counted, scroller = window, size = 120, caption = "confidence", selection = new Selection(), selectable = true }) {
-    Object.assign(this, { open, selection, caption, selectable });
+  constructor({ label, load, rows = null, open, counted, scroller = window, size = 120, caption = "confidence", selection = new Selection(), selectable = true }) {
+    Object.assign(this, { rows, open, selection, caption, selectable });
     this.canvas = h("div", { class: "tiles", role: "listbox", tabindex: "0", "aria-label": label, "aria-multiselectable": selectable ? "true" : null });
     this.empty = h("p", { class: "nothing", hidden: true }, "No images here.");
     this.element = h("div", { class: "image-grid" }, this.canvas, this.empty);
@@ -174,12 +174,13 @@ export class ImageGrid {
     this.#go(index);
   }
 
-  /** Select from `from` to `to`, whichever comes first; pages never seen are read for it. */
+  /** Select from `from` to `to`, whichever comes first; of images never seen the row numbers are asked for. */
   async selectRange(from, to) {
     const [first, last] = from < to ? [from, to] : [to, from];
-    const rows = [];
-    for (let index = first; index <= last; index += 1) rows.push((this.list.at(index) ?? (await this.list.item(index).catch(complain)))?.row);
-    this.selection.add(rows.filter((row) => row !== undefined));
+    const items = Array.from({ length: last - first + 1 }, (_, k) => this.list.at(first + k));
+    if (items.every(Boolean)) return void this.selection.add(items.map((item) => item.row));
+    const rows = await this.rows?.().catch(complain);
+    if (rows) this.selection.add(rows.slice(first, last + 1));
   }
 
   #paint() {

@@ -2,7 +2,7 @@
 
 import { edit } from "./actions.js";
 import { get, post } from "./api.js";
-import { h, replace } from "./dom.js";
+import { h, keepFocus, replace } from "./dom.js";
 import { count, images, plural, sure } from "./format.js";
 import { icon } from "./icons.js";
 import { openImage } from "./image.js";
@@ -15,7 +15,7 @@ const WAIT = 1000;
 const PAGE = 500;
 
 export async function mount(element) {
-  const place = h("div", { class: "refine" });
+  const place = h("div", { class: "refine", tabindex: "-1" });
   element.append(
     h("header", { class: "page-head" }, h("h1", {}, "Refine"), h("p", { class: "lede" }, "The classifier learns again from your corrections, and proposes what else should move. Nothing changes until you accept it; images you placed, and locked groups, stay as they are.")),
     place,
@@ -25,7 +25,7 @@ export async function mount(element) {
     clearTimeout(state.timer);
     const answer = await get("/api/refine", { offset: 0, limit: PAGE }).catch(complain);
     if (!answer || state.gone) return;
-    replace(place, starter(answer, draw), answer.state === "running" ? [] : proposals(answer, state, draw));
+    keepFocus(place, () => replace(place, starter(answer, draw), answer.state === "running" ? [] : proposals(answer, state, draw)));
     if (answer.state === "running") state.timer = setTimeout(draw, WAIT);
   };
   const forget = store.onChange(draw);
@@ -71,7 +71,7 @@ function proposals(answer, state, draw) {
     const whole = proposed.total <= proposed.images.length;
     const n = whole ? proposed.images.filter(fits(state)).length : null;
     all.textContent = !state.least && !state.chosen ? `Accept all ${count(proposed.total)}` : whole ? `Accept these ${count(n)}` : "Accept all of these";
-    replace(changes, proposed.by_change.map((change) => changeRow(change, state, pick, () => accept({ ...state, chosen: key(change) }, draw))));
+    keepFocus(changes, () => replace(changes, proposed.by_change.map((change) => changeRow(change, state, pick, () => accept({ ...state, chosen: key(change) }, draw)))));
     replace(shown, diff(proposed, state, draw));
   };
   redraw();

@@ -20,6 +20,7 @@ export async function mount(element, { query }) {
   const grid = new ImageGrid({
     label: "Images found",
     load: imageList(() => asked),
+    rows: () => allRows(asked),
     open: (list, index) => openImage(list, index, { show: (at) => grid.show(at) }),
     counted: (n) => (imagesTotal.textContent = images(n)),
     caption: "group",
@@ -27,7 +28,7 @@ export async function mount(element, { query }) {
   });
   cards.nothing.textContent = "No group has such a name.";
   grid.empty.textContent = "No file has such a name.";
-  const selectAll = async () => grid.selection.only(await allRows(asked).catch((error) => (complain(error), [])));
+  const selectAll = async () => grid.selection.only((await allRows(asked).catch(complain)) ?? []);
   const bar = selectionBar(grid.selection, { selectAll });
   element.append(
     h("header", { class: "page-head" }, h("h1", {}, `“${q}”`), h("p", { class: "lede" }, "Groups by name or number, images by file name.")),

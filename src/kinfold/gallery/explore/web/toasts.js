@@ -15,7 +15,9 @@ export function toast(text, { actions = [], kind = "done", stay = null } = {}) {
   let timer = 0;
   const leave = () => {
     clearTimeout(timer);
+    const held = element.contains(document.activeElement);
     element.remove();
+    if (held) (hostOf() === document.body ? document.getElementById("view") : hostOf()).focus({ preventScroll: true });
   };
   const wait = () => {
     clearTimeout(timer);
@@ -35,10 +37,12 @@ export function toast(text, { actions = [], kind = "done", stay = null } = {}) {
   return leave;
 }
 
+const hostOf = () => [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+
 // What is said while a dialog is open has to lie in it: the rest of the page can't be reached then.
 function raise() {
   const corner = document.getElementById("corner");
-  const host = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body;
+  const host = hostOf();
   if (corner.parentElement !== host) host.append(corner);
 }
 
