@@ -16,9 +16,10 @@ FORMAT_VERSION = 1
 
 _log = logging.getLogger(__name__)
 
-_BATCH = 256
+_BATCH = 64
+_PAGE = 4096  # SQLite's; a thumbnail fills its last one in part
 _PAUSE_SECONDS = 0.3  # between two writes: thumbnails made meanwhile go into one transaction
-_FULL, _TRIMMED = 0.95, 0.85  # of the limit: where the oldest go, and how far
+_TRIMMED = 0.9  # of the limit: so far down the oldest go at a time
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS thumbnails (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
@@ -120,8 +121,7 @@ class ThumbnailCache:
                         connection.execute("DELETE FROM thumbnails")
                         connection.execute("DELETE FROM uses")
                         connection.execute("INSERT OR REPLACE INTO meta VALUES ('base', ?)", (self._base,))
-                self._trim(connection)
-                connection.execute("PRAGMA incremental_vacuum").fetchall()
+                self._make_room(connection)
                 return
             except sqlite3.Error as error:
                 if attempt:
@@ -175,23 +175,22 @@ class ThumbnailCache:
 
     def _store(self, fresh: dict[int, bytes], used: list[int]) -> None:
         connection, now = self._connect(), time.time_ns()
-        items = list(fresh.items())
         with connection:
             connection.executemany("UPDATE uses SET used = ? WHERE id = ?", ((now, one) for one in used))
-            for start in range(0, len(items), _BATCH):
-                some = items[start : start + _BATCH]
+        items = list(fresh.items())
+        for start in range(0, len(items), _BATCH):
+            some = items[start : start + _BATCH]
+            self._make_room(connection, sum(len(data) + _PAGE for _, data in some))
+            with connection:
                 connection.executemany("INSERT OR REPLACE INTO thumbnails VALUES (?, ?)", some)
-                connection.executemany(
-                    "INSERT OR REPLACE INTO uses VALUES (?, ?)", ((one, now) for one, _ in some)
-                )
-        self._trim(connection)
+                uses = ((one, now) for one, _ in some)
+                connection.executemany("INSERT OR REPLACE INTO uses VALUES (?, ?)", uses)
 
-    def _trim(self, connection: sqlite3.Connection) -> None:
-        """Let the longest unused go until there is room again."""
-        while self._size(connection) > _FULL * self._limit:
+    def _make_room(self, connection: sqlite3.Connection, needed: int = 0) -> None:
+        """Let the longest unused go until ``needed`` bytes more keep to the limit."""
+        while (size := self._size(connection) + needed) > self._limit:
             (count,) = connection.execute("SELECT count(*) FROM uses").fetchone()
-            excess = 1 - _TRIMMED * self._limit / self._size(connection)
-            number = max(1, int(count * excess))
+            number = max(1, int(count * (1 - _TRIMMED * self._limit / size)))
             with connection:
                 gone = connection.execute(
                     "SELECT id FROM uses ORDER BY used, id LIMIT ?", (number,)
@@ -200,7 +199,7 @@ class ThumbnailCache:
                     return
                 connection.executemany("DELETE FROM thumbnails WHERE id = ?", gone)
                 connection.executemany("DELETE FROM uses WHERE id = ?", gone)
-            connection.execute("PRAGMA incremental_vacuum").fetchall()
+            connection.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
 
     @staticmethod
     def _size(connection: sqlite3.Connection) -> int:

@@ -77,6 +77,8 @@ class Explorer:
     def __init__(self, run: Run, options: Options) -> None:
         self.run = run
         self.columns = Columns.read(run)
+        self.skipped = run.skipped  # read now: damage is told before anything is shown
+        self.words = {group: [name.noun for name in named.names] for group, named in run.names.items()}
         path = str(options.features) if isinstance(options.features, str | Path) else None
         self.corrections = Corrections.open(run, write=not options.read_only, source=path)
         self.read_only = options.read_only

@@ -70,9 +70,7 @@ class Groups:
     def __init__(self, explorer: Explorer) -> None:
         self._explorer = explorer
         self._similar: tuple[int, list[int]] = (-1, [])
-        self._words = {
-            number: [name.noun for name in named.names] for number, named in explorer.run.names.items()
-        }
+        self._words = explorer.words
 
     def find(self, state: State, sort: str, order: str, text: str) -> list[int]:
         """Return the numbers of the groups whose name, words or number hold ``text``, in order."""

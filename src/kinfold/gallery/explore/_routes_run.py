@@ -116,7 +116,7 @@ def describe_run(explorer: Explorer) -> dict[str, Any]:
         "seed": manifest["parameters"].get("random_state"),
         "n_images": len(explorer.columns),
         "n_groups": len(state.alive),
-        "n_skipped": run.skipped.num_rows,
+        "n_skipped": explorer.skipped.num_rows,
         "facts": facts,
         "metrics": {name: value for name, value in run.metrics.items() if _is_number(value)},
         "version": state.version,
@@ -133,7 +133,7 @@ def describe_run(explorer: Explorer) -> dict[str, Any]:
 
 def list_skipped(explorer: Explorer, offset: int, limit: int) -> dict[str, Any]:
     """Return some of the skipped images, and how many there are of each kind."""
-    table = explorer.run.skipped
+    table = explorer.skipped
     kinds = pc.value_counts(pc.list_element(pc.split_pattern(table["reason"], ":", max_splits=1), 0))
     counted = sorted(
         ((one["counts"], one["values"]) for one in kinds.to_pylist()), key=lambda one: (-one[0], one[1])
