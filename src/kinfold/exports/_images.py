@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,17 +112,16 @@ def _link(path: Path, target: Path) -> bool:
 def _resolve(path: Path) -> Path:
     """Return the regular file behind a path; :class:`UnusableImage` where there is none to be read."""
     try:
-        file = path.resolve(strict=True)
-        if not file.is_file():
+        if not stat.S_ISREG(os.stat(path).st_mode):
             raise UnusableImage(SkipReason.NOT_A_FILE, "something else is there now")
-        if not os.access(file, os.R_OK):
+        if not os.access(path, os.R_OK):
             raise UnusableImage(SkipReason.UNREADABLE, "permission denied")
+        return path.resolve() if path.is_symlink() else path.absolute()
     except FileNotFoundError:
         raise UnusableImage(SkipReason.MISSING, "the file isn't there") from None
     except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a NUL in a path of a table
         reason = getattr(error, "strerror", None) or str(error)
         raise UnusableImage(SkipReason.UNREADABLE, reason) from None
-    return file
 
 
 def _ending_of(data: bytes) -> str:

@@ -70,7 +70,7 @@ class Job:
         An original that is gone is noted in :attr:`missing` and passed over.
         """
         assert self.images is not None
-        rows, keys = self.takeaway.table["row"], self.takeaway.table["key"]
+        rows, keys = (self.takeaway.table[name].combine_chunks() for name in ("row", "key"))
         folders: set[Path] = set()
         with self.progress.task("Exporting", len(places), "images") as task:
             for done, line in enumerate(map(int, places), start=1):
