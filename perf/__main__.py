@@ -18,11 +18,13 @@ MEASUREMENTS = (
     "kmeans",
     "embedding",
     "consensus",
+    "refine",
     "relabel",
     "judge",
     "evaluate",
     "benchmark",
     "explore",
+    "map",
 )
 
 
