@@ -55,7 +55,7 @@ def percentile(sizes, share):
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(HISTOGRAMS, st.sampled_from([5, 15, 25, 35, 45, 50]))
 def test_windows_keep_what_lies_between_two_percentiles_with_all_ties(sizes, spread):
     there = [size for size in sizes if size]
@@ -102,7 +102,7 @@ def test_the_imbalanced_set_is_the_window_and_the_most_frequent_tenth(sizes):
     assert set(kept(imbalanced(counts))) == set(kept(frequency_window(counts, 5))) | top
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(HISTOGRAMS, st.data())
 def test_the_centred_set_is_the_middle_of_the_sorted_classes(sizes, data):
     there = [place for place, size in enumerate(sizes) if size]

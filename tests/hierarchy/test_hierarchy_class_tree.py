@@ -67,7 +67,7 @@ class Naive:
         return path
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(parent_maps())
 def test_relations_are_what_their_definitions_say(parents):
     tree, naive = ClassTree(parents), Naive(parents)
@@ -91,7 +91,7 @@ def test_relations_are_what_their_definitions_say(parents):
     assert tree.is_leaf().tolist() == [node in tree.leaves for node in parents]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(parent_maps())
 def test_siblings_and_depths_group_the_classes(parents):
     tree = ClassTree(parents)
@@ -114,7 +114,7 @@ def test_siblings_and_depths_group_the_classes(parents):
             assert tree.same_depth(node, longest=longest) == tuple(other for other in alike if other != node)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(parent_maps(), st.data())
 def test_lowest_common_ancestors_are_minimal(parents, data):
     tree, naive = ClassTree(parents), Naive(parents)
@@ -128,7 +128,7 @@ def test_lowest_common_ancestors_are_minimal(parents, data):
     assert depths == sorted(depths, reverse=True)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(parent_maps(), st.sampled_from(CHOICES))
 def test_coarse_classes_are_the_ancestors_at_a_depth(parents, choice):
     tree, naive = ClassTree(parents), Naive(parents)
@@ -143,7 +143,7 @@ def test_coarse_classes_are_the_ancestors_at_a_depth(parents, choice):
         assert list(tree.path_to_root(node, choice=choice)) == way
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(parent_maps(), st.data())
 def test_a_subset_hangs_below_its_nearest_ancestors(parents, data):
     tree, naive = ClassTree(parents), Naive(parents)

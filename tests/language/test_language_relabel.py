@@ -81,7 +81,7 @@ def walk(tree, image, texts, label, rule):
     return node, confidence, steps
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(problems(), st.sampled_from(RULES))
 def test_every_row_goes_the_way_that_a_naive_walk_goes(problem, rule):
     tree, images, texts, labels = problem
@@ -97,7 +97,7 @@ def test_every_row_goes_the_way_that_a_naive_walk_goes(problem, rule):
     assert found.confidences.dtype == np.float32
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems(), st.sampled_from(RULES))
 def test_the_report_counts_what_changed(problem, rule):
     tree, images, texts, labels = problem
@@ -122,7 +122,7 @@ def test_the_report_counts_what_changed(problem, rule):
     assert len(report.as_dict(tree.ids)["vanished"]) == len(report.vanished)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems())
 def test_choices_towards_known_labels_are_counted_at_every_class_above(problem):
     tree, images, texts, labels = problem
@@ -146,7 +146,7 @@ def test_choices_towards_known_labels_are_counted_at_every_class_above(problem):
             assert np.isnan(found.accuracies[depth])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems(), st.sampled_from(["all", "depth", "siblings"]))
 def test_calibration_restricts_the_candidates(problem, candidates):
     tree, images, texts, labels = problem

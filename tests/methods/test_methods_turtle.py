@@ -165,7 +165,7 @@ def test_cold_and_warm_starts_differ_as_they_should():
 
 
 def test_check_estimator_passes():
-    check_estimator(TURTLE(n_steps=20))
+    check_estimator(TURTLE(n_steps=20, n_inner_steps=3))
 
 
 @pytest.mark.slow
@@ -177,7 +177,7 @@ def test_check_estimator_passes_with_all_defaults():
 def test_clear_kinds_are_found_in_one_space_and_in_two():
     X, truth = blobs()
     for dims in (None, (10, 6)):
-        model = TURTLE(n_clusters=3, space_dims=dims, n_steps=250, random_state=0).fit(X)
+        model = TURTLE(n_clusters=3, space_dims=dims, n_steps=150, random_state=0).fit(X)
         assert adjusted_rand_index(truth, model.labels_) == 1.0
         assert model.generalization_score_ == 1.0
 
@@ -185,7 +185,7 @@ def test_clear_kinds_are_found_in_one_space_and_in_two():
 @pytest.mark.parametrize("inner_start", ["cold", "warm"])
 def test_digits_are_sorted_and_the_score_is_high(inner_start):
     X, y = load_digits(return_X_y=True)
-    model = TURTLE(n_clusters=10, inner_start=inner_start, n_steps=400, random_state=0).fit(X)
+    model = TURTLE(n_clusters=10, inner_start=inner_start, n_steps=300, random_state=0).fit(X)
     assert clustering_accuracy(y, model.labels_) > 0.65
     assert model.generalization_score_ > 0.93
 
@@ -303,7 +303,7 @@ def test_collapse_is_told_with_advice():
 
 def test_half_precision_products_find_the_same_kinds():
     X, truth = blobs()
-    model = TURTLE(n_clusters=3, precision="bfloat16", n_steps=250, random_state=0, device="cpu").fit(X)
+    model = TURTLE(n_clusters=3, precision="bfloat16", n_steps=150, random_state=0, device="cpu").fit(X)
     assert adjusted_rand_index(truth, model.labels_) == 1.0
 
 

@@ -110,6 +110,7 @@ def test_estimates_come_from_the_same_fit_then_from_a_like_one_by_its_heads():
     assert estimate(cells["8"], {}) is None
 
 
+@pytest.mark.slow
 def test_a_real_run_survives_errors_and_timeouts_and_records_everything(results, tmp_path, monkeypatch):
     icce = Row("icce", "digits", "icce", {"n_heads": 2, "n_epochs": 3, "self_training_iterations": 20})
     wrong = Row("wrong", "digits", "temi", {"beta": 5.0})
