@@ -168,6 +168,19 @@ def labels_of(gallery: Gallery, rows: list[int]) -> list[int]:
     return [found[row] for row in rows]
 
 
+def test_the_page_names_every_module_that_it_begins_with():
+    web = Path(kinfold.__file__).parent / "gallery" / "explore" / "web"
+    named = set(re.findall(r'modulepreload" href="/web/([^"]+)"', (web / "index.html").read_text()))
+    wanted, seen = ["app.js"], set()
+    while wanted:  # what is imported in a chain would be asked for link by link
+        name = wanted.pop()
+        if name not in seen:
+            seen.add(name)
+            wanted += re.findall(r'^import .* from "\./([^"]+)"', (web / name).read_text(), re.MULTILINE)
+    assert seen <= named
+    assert all((web / name).is_file() for name in named)
+
+
 def test_groups_are_shown_sorted_searched_and_opened(open_page, gallery):
     page = open_page()
     assert re.match(rf"{N_IMAGES} images in \d+ groups", page.locator("h1").inner_text())
@@ -530,6 +543,7 @@ def test_axe_finds_nothing_serious_and_nothing_scrolls_sideways_in_either_theme(
     axe = pytest.importorskip("axe_playwright_python", reason="axe-core is not installed")
     source = Path(axe.__file__).with_name("axe.min.js").read_text(encoding="utf-8")
     page = open_page()
+    page.set_viewport_size({"width": 1280, "height": 520})
     page.evaluate(source)
     check = """async (colours) => {
       const options = { resultTypes: ["violations"], ...(colours && { runOnly: ["color-contrast"] }) };

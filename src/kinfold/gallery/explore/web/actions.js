@@ -10,7 +10,8 @@ import { complain, toast } from "./toasts.js";
 async function send(path, body, { quiet = false, undoable = true } = {}) {
   try {
     const answer = await post(path, body);
-    await store.note(answer.version, { own: true, groups: answer.groups });
+    // After a merge or an undo a changed group may be gone: then all are read again.
+    await store.note(answer.version, { own: true, groups: ["merge", undefined].includes(body.kind) ? null : answer.groups });
     if (!quiet) toast(answer.text, undoable ? { actions: [["Undo", undo]] } : {});
     return answer;
   } catch (error) {

@@ -11,6 +11,7 @@ import { complain } from "./toasts.js";
 import { VirtualGrid } from "./virtual.js";
 
 const TEXT = 74;
+const WORDS = 56; // the height of what stands for images where there are none
 const NARROW = 200; // below it, three images in a row instead of four
 
 /** A group's card: a link with its most representative images, name, size and confidence. */
@@ -22,7 +23,7 @@ export function groupCard(group, width) {
   const side = few ? width / 2 : width / columns;
   const mosaic = h(
     "span",
-    { class: `mosaic${columns === 3 ? " three" : ""}${few ? " few" : ""}`, "aria-hidden": "true" },
+    { class: `mosaic${columns === 3 ? " three" : ""}${few ? " few" : ""}${store.run.has_images ? "" : " none"}`, "aria-hidden": "true" },
     store.run.has_images ? Array.from({ length: many }, (_, k) => cell(rows[k], side)) : h("span", { class: "wordless" }, group.words?.join(" · ") || `${group.id}`),
   );
   const flags = [group.locked && flag("lock", "locked"), group.n_wrong > 0 && flag("wrong", `${count(group.n_wrong)} marked wrong`), group.n_noise > 0 && flag("noise", `${count(group.n_noise)} marked as noise`)];
@@ -84,7 +85,7 @@ export class CardGrid {
       canvas: this.canvas,
       minWidth: narrow ? 150 : 232,
       gap: narrow ? 12 : 16,
-      height: (width) => Math.round(width < NARROW ? (2 * width) / 3 : width / 2) + TEXT,
+      height: (width) => TEXT + (store.run.has_images ? Math.round(width < NARROW ? (2 * width) / 3 : width / 2) : WORDS),
       make: (index) => (this.list.at(index) ? groupCard(this.list.at(index), this.grid.itemWidth) : h("li", { class: "card-place" }, h("span", { class: "card blank" }))),
       drop: release,
       range: (...range) => this.list.want(...range),

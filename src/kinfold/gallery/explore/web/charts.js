@@ -23,15 +23,16 @@ function figure(caption, note, drawing, axis, spoken) {
 /** Sizes from the largest group to the smallest; many groups are drawn several to a bar. */
 export function sizesChart(sizes, label) {
   const sorted = [...sizes].sort((a, b) => b.size - a.size);
-  const most = Math.max(1, sorted[0]?.size ?? 1);
   const step = Math.ceil(sorted.length / MOST_BARS);
   const items = [];
   for (let k = 0; k < sorted.length; k += step) {
     const some = sorted.slice(k, k + step);
     const mean = some.reduce((sum, one) => sum + one.size, 0) / some.length;
     const title = step === 1 ? `${label(some[0].id)}: ${images(some[0].size)}` : `groups ${k + 1} to ${k + some.length}: ${count(Math.round(mean))} images each`;
-    items.push({ height: mean / most, title, href: step === 1 ? `#/group/${some[0].id}` : null });
+    items.push({ size: mean, title, href: step === 1 ? `#/group/${some[0].id}` : null });
   }
+  const most = Math.max(1, ...items.map((item) => item.size));
+  for (const item of items) item.height = item.size / most;
   const note = sorted.length ? `${count(sorted.at(-1).size)} to ${count(sorted[0].size)}` : "";
   return figure("Group sizes", note, bars(items, "Group sizes"), ["largest", "smallest"], `From the largest group to the smallest: ${note} images.`);
 }

@@ -14,6 +14,7 @@ import { sizeSlider, tileSize } from "./tilesize.js";
 
 export async function mount(element, { parameters }) {
   const ids = parameters.slice(0, 2).map(Number);
+  await store.ready;
   if (ids.length < 2 || ids.some((id) => !store.groups.has(id))) throw new Error("One of the two groups is gone.");
   const selection = new Selection();
   const sides = ids.map((id, k) => side(id, ids[1 - k], selection));

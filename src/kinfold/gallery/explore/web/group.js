@@ -123,7 +123,7 @@ function works(group) {
   lock.dataset.focus = "lock";
   return h(
     "div",
-    { class: "works", role: "toolbar", "aria-label": "The whole group" },
+    { class: "works", role: "group", "aria-label": "The whole group" },
     compare,
     button("merge", "Merge into…", "", () => merge(group), group.locked),
     button("split", "Split…", "", () => splitGroup(group.id), group.locked || group.size < 2),

@@ -41,7 +41,8 @@ export async function mount(element) {
   const figures = h("dl", { class: "figures" });
   element.append(
     h("div", { class: "hero" }, h("div", { class: "hero-text" }, title, lede(), figures), charts),
-    about(),
+    ...(store.run.images_trouble ? [h("p", { class: "notice" }, `The images can't be shown: ${store.run.images_trouble}`)] : []),
+    ...about(),
     h("section", { "aria-label": "All groups" }, toolbar(cards, total), cards.element, empty),
   );
   const draw = async () => {
@@ -96,14 +97,14 @@ function emptyGroups(sizes) {
 }
 
 function about() {
-  if (!store.run.facts?.length) return null;
+  if (!store.run.facts?.length) return [];
   const sets = new Map();
   for (const { section = "", name, value } of store.run.facts) {
     if (!sets.has(section)) sets.set(section, []);
     sets.get(section).push([name.startsWith(`${section}: `) ? name.slice(section.length + 2) : name, value]);
   }
   const drawn = [...sets].map(([section, facts]) => h("section", {}, section && h("h3", {}, section), h("dl", {}, facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value)))))));
-  return h("details", { class: "about" }, h("summary", {}, "How it was made"), h("div", { class: "fact-sets" }, drawn));
+  return [h("details", { class: "about" }, h("summary", {}, "How it was made"), h("div", { class: "fact-sets" }, drawn))];
 }
 
 function toolbar(cards, total) {

@@ -14,7 +14,7 @@ import { store } from "./store.js";
 export function selectionBar(selection, { from = () => null, first = () => [], selectAll = null, extra = () => [] } = {}) {
   const dock = document.getElementById("dock");
   const size = h("p", { class: "dock-size", role: "status" });
-  const bar = h("div", { class: "dock", role: "toolbar", "aria-label": "Selected images", hidden: true });
+  const bar = h("div", { class: "dock", role: "group", "aria-label": "Selected images", hidden: true });
   dock.append(bar);
 
   const act = (work) => async () => {

@@ -4,6 +4,8 @@
 import { get } from "./api.js";
 
 const POLL = 2000;
+const MANY = 2000; // groups that the first view doesn't wait for
+const FEW = 12; // changed groups that are read one by one
 
 class Store extends EventTarget {
   run = null;
@@ -13,11 +15,16 @@ class Store extends EventTarget {
   #timer = 0;
   #loading = null;
 
+  /** Resolves when all groups are known; of very many that is after the first view is drawn. */
+  ready = null;
+
   /** Load the run and its groups, then look every two seconds for what others change. */
   async open() {
     this.run = await get("/api/run");
     this.version = this.run.version;
-    await this.loadGroups();
+    this.ready = this.loadGroups();
+    if (this.run.n_groups <= MANY) await this.ready;
+    else this.ready.then(() => this.#tell({}), () => {});
     this.#poll();
   }
 
@@ -43,6 +50,15 @@ class Store extends EventTarget {
     return this.#loading;
   }
 
+  async #readGroup(id) {
+    try {
+      this.groups.set(id, await get(`/api/groups/${id}`));
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      this.groups.delete(id);
+    }
+  }
+
   async #readGroups() {
     const limit = 5000;
     const all = new Map();
@@ -58,9 +74,15 @@ class Store extends EventTarget {
   /** Take note of a version: of an own edit's answer, or seen by asking. Views are told when it is new. */
   async note(version, { own = false, groups = null } = {}) {
     if (version === this.version) return;
+    const next = version === this.version + 1;
     this.version = version;
-    await this.loadGroups();
-    this.dispatchEvent(new CustomEvent("change", { detail: { version, own, groups } }));
+    if (next && own && groups?.length && groups.length <= FEW) await Promise.all(groups.map((id) => this.#readGroup(id)));
+    else await this.loadGroups();
+    this.#tell({ own, groups });
+  }
+
+  #tell({ own = false, groups = null }) {
+    this.dispatchEvent(new CustomEvent("change", { detail: { version: this.version, own, groups } }));
   }
 
   /** Listen until the returned function is called. */
