@@ -174,7 +174,7 @@ def test_a_kind_of_edit_that_isnt_known_is_refused(path, file):
         values = (*vars(row).values(), row_checksum(row, previous))
         connection.execute("INSERT INTO edits VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
         connection.commit()
-    with pytest.raises(FormatError, match="paint"):
+    with pytest.raises(FormatError, match=r"paint.*restore it from a copy"):
         Corrections.open(Run.open(path))
 
 
@@ -267,7 +267,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_lost(path, file):
 
 
 def test_a_file_held_by_another_program_is_told_of(path, file, monkeypatch):
-    monkeypatch.setattr("kinfold.corrections._store._WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("kinfold.corrections._sqlite._WAIT_SECONDS", 0.05)
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with (

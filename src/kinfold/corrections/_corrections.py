@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from kinfold.corrections._base import hash_base
 from kinfold.corrections._changes import Change, RowIndex, SplitParts, carry_out, prepare_change
 from kinfold.corrections._edits import Edit, Split
-from kinfold.corrections._journal import REDO, UNDO, Journal, Record
+from kinfold.corrections._journal import REDO, UNDO, Journal, Record, Row
 from kinfold.corrections._packing import pack_labels, pack_rows
+from kinfold.corrections._sqlite import damaged
 from kinfold.corrections._state import Draft, State, first_state
 from kinfold.corrections._store import CORRECTIONS_NAME, Store, Writer
 from kinfold.corrections._table import names_of
 from kinfold.corrections._words import Entry, describe, describe_turn
-from kinfold.errors import InputError
+from kinfold.errors import FormatError, InputError
 
 if TYPE_CHECKING:
     from kinfold.run import Run
@@ -99,7 +100,7 @@ class Corrections:
     def sync(self) -> State:
         """Take in what other processes wrote, and return the state."""
         with self._guard:
-            return self._journal.add(self._store.read_after(self._journal.last_id))
+            return self._take_in(self._store.read_after(self._journal.last_id))
 
     def apply(self, edit: Edit, *, client: str = "") -> State:
         """Make an edit; it is on the disk when this returns.
@@ -225,7 +226,13 @@ class Corrections:
         return record
 
     def _catch_up(self, writer: Writer) -> None:
-        self._journal.add(writer.read_after(self._journal.last_id))
+        self._take_in(writer.read_after(self._journal.last_id))
+
+    def _take_in(self, rows: list[Row]) -> State:
+        try:
+            return self._journal.add(rows)
+        except FormatError as error:
+            raise FormatError(damaged(self.path, str(error))) from error
 
     def _prepare(self, edit: Edit | SplitParts) -> tuple[Change, int]:
         """Return what is to be stored of an edit, having tried it on the newest state known."""

@@ -29,7 +29,7 @@ class Row:
     labels: bytes | None
 
 
-@dataclass
+@dataclass(eq=False)
 class Record:
     """An edit, and what has become of it.
 
@@ -41,8 +41,6 @@ class Record:
         Its payload, read.
     undone_by : int or None
         Id of the row that undid it last; None while it holds.
-    can_redo : bool
-        It was undone, and its client has made no new edit since.
     problem : str or None
         Why it no longer applies, after another edit was undone; None where it does.
     """
@@ -50,7 +48,6 @@ class Record:
     row: Row
     payload: dict[str, Any]
     undone_by: int | None = None
-    can_redo: bool = False
     problem: str | None = None
 
     @property
@@ -98,6 +95,7 @@ class Journal:
         self.state = first
         self._index = index
         self._states = {0: first}  # after so many records
+        self._redoable: list[Record] = []  # undone, and their clients have made no new edit since
         self._numbers: dict[int, int] = {}  # of records, by id
 
     def add(self, rows: Iterable[Row]) -> State:
@@ -133,17 +131,13 @@ class Journal:
 
     def next_redo(self, client: str | None) -> Record | None:
         """Return the edit that a redo brings back: the one undone last, of the client or of all."""
-        undone = [
-            record for record in self.records if record.can_redo and client in (None, record.row.client)
-        ]
+        undone = [record for record in self._redoable if client in (None, record.row.client)]
         return max(undone, key=lambda record: record.undone_by or 0, default=None)
 
     def _append(self, row: Row) -> None:
         if row.kind not in EDITS:
             raise FormatError(f"edit {row.id} is of the unknown kind {row.kind!r}")
-        for record in self.records:
-            if record.can_redo and record.row.client == row.client:
-                record.can_redo = False
+        self._redoable = [record for record in self._redoable if record.row.client != row.client]
         self._numbers[row.id] = len(self.records)
         self.records.append(Record(row, _read_payload(row)))
         made = self.records[-1].payload.get("new_groups", ())
@@ -157,7 +151,10 @@ class Journal:
         record = self.records[number]
         self.turns[row.id] = Turn(row, record.row.id)
         record.undone_by = row.id if row.kind == UNDO else None
-        record.can_redo = row.kind == UNDO
+        if row.kind == UNDO:
+            self._redoable.append(record)
+        elif record in self._redoable:
+            self._redoable.remove(record)
         return number
 
     def _replay(self, oldest: int) -> None:

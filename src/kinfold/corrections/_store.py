@@ -5,25 +5,22 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import sqlite3
-import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from kinfold.corrections._journal import Row
-from kinfold.errors import FormatError, InputError
+from kinfold.corrections._sqlite import connect, connect_copy, damaged, explain, log_of, put_in_place
+from kinfold.errors import FormatError
 from kinfold.storage import PARTIAL_PREFIX, check_format_version
 
 CORRECTIONS_NAME = "corrections.sqlite"
 FORMAT = "kinfold-corrections"
 FORMAT_VERSION = 1
-_WAIT_SECONDS = 120.0  # for other writers, each of whom takes milliseconds
 _COLUMNS = "id, time, client, kind, payload, rows, labels"
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -89,7 +86,7 @@ class Store:
         self._make()
         with self._explained():
             if self._writer is None:
-                self._writer = _connect(self.path, "rw")
+                self._writer = connect(self.path, "rw")
                 self._writer.execute("PRAGMA synchronous = FULL")
             self._writer.execute("BEGIN IMMEDIATE")
         try:
@@ -105,7 +102,7 @@ class Store:
         """Close the file; it may be used again."""
         if self._reader is not None and self._writer is None and os.access(self.path.parent, os.W_OK):
             with suppress(sqlite3.Error):  # whoever may write and leaves last clears away the log
-                self._writer = _connect(self.path, "rw")
+                self._writer = connect(self.path, "rw")
                 self._writer.execute("SELECT count(*) FROM meta").fetchone()
         for connection in (self._reader, self._writer):
             if connection is not None:
@@ -119,7 +116,7 @@ class Store:
             identity = (status.st_dev, status.st_ino)
         except FileNotFoundError:
             identity = None
-            log = _log_of(self.path)
+            log = log_of(self.path)
             if log is not None and not self.path.exists():
                 raise FormatError(
                     f"{self.path} is missing, but {log.name} is there, which belongs to it; put the file "
@@ -133,14 +130,14 @@ class Store:
         return identity is not None
 
     def _open_reader(self) -> sqlite3.Connection:
-        reader = _connect(self.path, "ro")
+        reader = connect(self.path, "ro")
         try:
             reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except sqlite3.OperationalError:
             reader.close()
             if os.access(self.path.parent, os.W_OK):
                 raise
-            reader = _connect_copy(self.path)
+            reader = connect_copy(self.path)
         self._check_meta(reader)
         return reader
 
@@ -174,7 +171,7 @@ class Store:
             row = Row(*values)
             previous = row_checksum(row, previous)
             if checksum != previous or row.id != last_id + len(rows) + 1:
-                raise FormatError(_damaged(self.path, f"edit {row.id} isn't as it was written"))
+                raise FormatError(damaged(self.path, f"edit {row.id} isn't as it was written"))
             rows.append(row)
         return rows
 
@@ -183,7 +180,7 @@ class Store:
             return 0
         found = connection.execute("SELECT checksum FROM edits WHERE id = ?", (id,)).fetchone()
         if found is None:
-            raise FormatError(_damaged(self.path, f"edit {id} is gone"))
+            raise FormatError(damaged(self.path, f"edit {id} is gone"))
         return int(found[0])
 
     def _make(self) -> None:
@@ -192,12 +189,12 @@ class Store:
             return
         partial = self.path.with_name(f"{PARTIAL_PREFIX}{self.path.name}.{secrets.token_hex(4)}")
         try:
-            with self._explained(), closing(_connect(partial, "rwc")) as connection:
+            with self._explained(), closing(connect(partial, "rwc")) as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(_SCHEMA)
                 meta = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "base": self._base}
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-            _put_in_place(partial, self.path)
+            put_in_place(partial, self.path)
         finally:
             partial.unlink(missing_ok=True)
         self._is_there()
@@ -208,21 +205,9 @@ class Store:
         try:
             yield
         except sqlite3.OperationalError as error:
-            raise self._explain(error) from error
+            raise explain(self.path, error) from error
         except sqlite3.DatabaseError as error:
-            raise FormatError(_damaged(self.path, str(error))) from error
-
-    def _explain(self, error: sqlite3.OperationalError) -> Exception:
-        text = str(error)
-        if "locked" in text or "busy" in text:
-            return InputError(f"{self.path} is held by another program; close it and try again")
-        if "readonly" in text or "unable to open" in text:
-            return InputError(
-                f"{self.path} can't be written to; corrections need a run folder that you may write to"
-            )
-        if "full" in text:
-            return InputError(f"the disk is full: {self.path} can't grow; make room and try again")
-        return FormatError(_damaged(self.path, text))
+            raise FormatError(damaged(self.path, str(error))) from error
 
 
 class Writer:
@@ -265,56 +250,3 @@ def row_checksum(row: Row, previous: int) -> int:
     for blob in (row.rows, row.labels):
         checksum = zlib.crc32(b"" if blob is None else blob, checksum)
     return checksum
-
-
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
-    return sqlite3.connect(
-        uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
-    )
-
-
-def _connect_copy(path: Path) -> sqlite3.Connection:
-    """Open a copy in memory: SQLite reads no file with a log beside it where it can't write."""
-    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
-    with tempfile.TemporaryDirectory() as folder:
-        for suffix in ("", "-wal"):
-            if (found := path.with_name(path.name + suffix)).exists():
-                shutil.copyfile(found, Path(folder) / found.name)
-        with closing(_connect(Path(folder) / path.name, "rw")) as copy:
-            copy.backup(memory)
-    return memory
-
-
-def _put_in_place(partial: Path, path: Path) -> None:
-    """Give a file its name unless another process was quicker, and make sure of it on the disk."""
-    try:
-        os.link(partial, path)
-    except FileExistsError:
-        return
-    except OSError:  # a file system without links
-        os.replace(partial, path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-def _damaged(path: Path, why: str) -> str:
-    log = _log_of(path)
-    with_log = f" together with {log.name}" if log else ""
-    return (
-        f"{path} is damaged ({why}); it was left as it is. Move it away{with_log}; then restore it from a "
-        "copy, or go on without corrections"
-    )
-
-
-def _log_of(path: Path) -> Path | None:
-    """Return SQLite's log beside a file, if there is something in it."""
-    log = path.with_name(f"{path.name}-wal")
-    try:
-        return log if log.stat().st_size else None
-    except FileNotFoundError:
-        return None
