@@ -22,6 +22,7 @@ MEASUREMENTS = (
     "relabel",
     "judge",
     "evaluate",
+    "probing",
     "benchmark",
     "explore",
     "map",

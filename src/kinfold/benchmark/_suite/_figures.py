@@ -117,7 +117,9 @@ def draw_clusters(suite: Suite, lines: Sequence[Line]) -> Figure | None:
                     found.setdefault(line["n_clusters"], []).append(_accuracy(line, metric))
                 _draw_means(axes, found, {**style.of(method), **look}, suite.methods[method].title + note)
         n_classes = own[0]["n_classes"]
-        axes.axvline(n_classes, color="0.6", linewidth=1, linestyle="--", zorder=0, label="number of classes")
+        axes.axvline(
+            n_classes, color="0.35", linewidth=1.2, linestyle="--", zorder=1, label="number of classes"
+        )
         axes.set_xticks(sorted({line["n_clusters"] for line in own}))
         axes.set_title(_place_title(suite, benchmark, features), fontsize="medium")
         _label(axes, "number of clusters K", "accuracy (%)")
@@ -190,7 +192,7 @@ def draw_calibration(suite: Suite, lines: Sequence[Line]) -> Figure | None:
     own = _with(lines, "calibration")
     if not own:
         return None
-    figure, axes = new_figure(f"Calibration: {_place_title(suite, own[0]['benchmark'], own[0]['features'])}")
+    figure, axes = new_figure(f"Calibration: {_judged_title(suite, own, lines)}")
     axes.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle="--", label="calibrated")
     style = Style(list(suite.methods))
     for method in _ordered(suite, own):
@@ -216,7 +218,7 @@ def draw_confidence(suite: Suite, lines: Sequence[Line]) -> Figure | None:
     own = _with(lines, "confidence")
     if not own:
         return None
-    figure, axes = new_figure(f"Confidence: {_place_title(suite, own[0]['benchmark'], own[0]['features'])}")
+    figure, axes = new_figure(f"Confidence: {_judged_title(suite, own, lines)}")
     style = Style(list(suite.methods))
     for method in _ordered(suite, own):
         mine = [line["confidence"] for line in own if line["method"] == method]
@@ -338,6 +340,13 @@ def _place_title(suite: Suite, benchmark: str, features: str) -> str:
     title = suite.benchmarks[benchmark].title
     titles = {entry.title for entry in suite.features.values()}
     return title if len(titles) == 1 else f"{title}, {suite.features[features].title}"
+
+
+def _judged_title(suite: Suite, shown: Sequence[Line], lines: Sequence[Line]) -> str:
+    """Return the title of a place, and K where others were tried there too."""
+    title = _place_title(suite, shown[0]["benchmark"], shown[0]["features"])
+    several = len({line["n_clusters"] for line in lines}) > 1
+    return f"{title}, K = {shown[0]['n_clusters']:,}" if several else title
 
 
 def _join_names(suite: Suite, series: Sequence[str]) -> str:
