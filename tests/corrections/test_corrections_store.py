@@ -156,6 +156,17 @@ def test_what_isnt_ours_is_refused_with_what_to_do(path, file, statement, error,
     assert file.read_bytes() == content
 
 
+def test_a_foreign_database_that_appears_later_is_refused_and_left(path):
+    with Corrections.open(Run.open(path)) as corrections:
+        with closing(sqlite3.connect(path / "corrections.sqlite")) as connection:
+            connection.execute("CREATE TABLE photos (id INTEGER)")
+            connection.commit()
+        content = (path / "corrections.sqlite").read_bytes()
+        with pytest.raises(FormatError, match="isn't a file of Kinfold's"):
+            corrections.apply(Rename(0, "cats"))
+    assert (path / "corrections.sqlite").read_bytes() == content
+
+
 def test_a_foreign_database_is_refused(path):
     with closing(sqlite3.connect(path / "corrections.sqlite")) as connection:
         connection.execute("CREATE TABLE photos (id INTEGER)")

@@ -74,7 +74,7 @@ class Corrections:
         try:
             corrections.sync()
         except BaseException:
-            store.close()
+            store.close(tidy=False)
             raise
         return corrections
 

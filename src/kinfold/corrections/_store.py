@@ -86,8 +86,7 @@ class Store:
         self._make()
         with self._explained():
             if self._writer is None:
-                self._writer = connect(self.path, "rw")
-                self._writer.execute("PRAGMA synchronous = FULL")
+                self._writer = self._open_writer()
             self._writer.execute("BEGIN IMMEDIATE")
         try:
             yield Writer(self, self._writer)
@@ -98,9 +97,10 @@ class Store:
                 self._writer.execute("ROLLBACK")
             raise
 
-    def close(self) -> None:
-        """Close the file; it may be used again."""
-        if self._reader is not None and self._writer is None and os.access(self.path.parent, os.W_OK):
+    def close(self, *, tidy: bool = True) -> None:
+        """Close the file; it may be used again. What is damaged isn't tidied: that would write to it."""
+        alone = self._reader is not None and self._writer is None
+        if tidy and alone and os.access(self.path.parent, os.W_OK):
             with suppress(sqlite3.Error):  # whoever may write and leaves last clears away the log
                 self._writer = connect(self.path, "rw")
                 self._writer.execute("SELECT count(*) FROM meta").fetchone()
@@ -138,8 +138,20 @@ class Store:
             if os.access(self.path.parent, os.W_OK):
                 raise
             reader = connect_copy(self.path)
-        self._check_meta(reader)
+        try:
+            self._check_meta(reader)
+        except BaseException:
+            reader.close()
+            raise
         return reader
+
+    def _open_writer(self) -> sqlite3.Connection:
+        """Open the file for writing, once it is known to be ours: another process may have put it there."""
+        if self._reader is None:
+            self._reader = self._open_reader()
+        writer = connect(self.path, "rw")
+        writer.execute("PRAGMA synchronous = FULL")
+        return writer
 
     def _check_meta(self, connection: sqlite3.Connection) -> None:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type='table'")}
