@@ -89,6 +89,17 @@ def test_a_damaged_cache_is_begun_anew(run):
         assert kept.execute("SELECT count(*) FROM thumbnails").fetchone() == (1,)
 
 
+def test_where_nothing_can_be_kept_thumbnails_are_shown_all_the_same(run):
+    for left in run.path.glob("thumbnails.sqlite*"):
+        left.unlink()
+    (run.path / "thumbnails.sqlite").mkdir()
+    try:
+        with opened(run) as tab:
+            assert tab.client.get("/thumb/0").status_code == 200
+    finally:
+        (run.path / "thumbnails.sqlite").rmdir()
+
+
 def test_missing_and_broken_originals_say_so(tmp_path):
     run = make_gallery_run(tmp_path, n=12, graph=False)
     images = tmp_path / "images"

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import http.client
-import json
 import signal
 import socket
-import subprocess
 import sys
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from starlette.testclient import TestClient
 
+from kinfold.cli import main
 from kinfold.cli._sizes import read_size
 from kinfold.errors import InputError
 from kinfold.gallery.explore import Address, create_trouble_app
@@ -59,18 +59,20 @@ def test_a_damaged_corrections_file_gives_a_page_that_says_so(run):
     file.write_bytes(b"this is no database" * 500)
     before = file.read_bytes()
     try:
-        with served(str(run.path)) as (address, _):
-            status, body = ask(address)
-            assert status == 200
-            assert b"can't be shown" in body
-            assert b"corrections.sqlite" in body
-            status, body = ask(address, "/api/groups")
-            assert status == 503
-            assert "corrections.sqlite" in json.loads(body)["error"]
-            assert ask(address, Host="evil.example")[0] == 403
+        app, trouble = serving._make_app(run.path, {"hosts": ["localhost"], "token": None}, images=None)
         assert file.read_bytes() == before
     finally:
         file.unlink()
+    assert "corrections.sqlite" in trouble
+    with TestClient(app, base_url="http://localhost") as client:
+        answer = client.get("/")
+        assert answer.status_code == 200
+        assert "can't be shown" in answer.text
+        assert "corrections.sqlite" in answer.text
+        answer = client.get("/api/groups")
+        assert answer.status_code == 503
+        assert "corrections.sqlite" in answer.json()["error"]
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 403
 
 
 @pytest.mark.parametrize("name", ["assignments.parquet", "skipped.parquet"])
@@ -87,8 +89,6 @@ def test_damaged_tables_of_a_run_are_a_page_too(run, name):
 
 
 def test_the_page_of_a_damaged_run_escapes_what_it_says():
-    from starlette.testclient import TestClient
-
     app = create_trouble_app("<script>1</script>", "<img src=x onerror=2> is damaged")
     with TestClient(app, base_url="http://localhost") as client:
         answer = client.get("/")
@@ -108,11 +108,12 @@ def test_where_there_is_no_run_it_ends_with_a_message(tmp_path, what):
         serving.serve(path, open_browser=False)
 
 
-def test_the_command_ends_with_2_where_there_is_no_run(tmp_path):
-    command = [sys.executable, "-m", "kinfold", "explore", str(tmp_path), "--no-browser"]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert ended.returncode == 2
-    assert "is no run of Kinfold" in ended.stderr
+def test_the_command_ends_with_2_where_there_is_no_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["kinfold", "explore", str(tmp_path), "--no-browser"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "is no run of Kinfold" in capsys.readouterr().err
 
 
 def test_a_taken_port_is_named(run):

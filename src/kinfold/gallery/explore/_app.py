@@ -14,8 +14,10 @@ from fastapi import FastAPI, Request, Response
 from kinfold.features import Features
 from kinfold.gallery.explore import (
     _map_routes,
+    _routes_edits,
     _routes_groups,
     _routes_images,
+    _routes_pictures,
     _routes_refine,
     _routes_run,
     _web,
@@ -28,6 +30,15 @@ from kinfold.run import Run
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 DEFAULT_LIMIT = 1 << 30
+_ROUTES = (
+    _routes_run,
+    _routes_groups,
+    _routes_images,
+    _routes_pictures,
+    _routes_edits,
+    _routes_refine,
+    _map_routes,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +105,7 @@ def create_app(
 
     app = _bare_app(lifespan)
     app.state.explorer = explorer
-    for routes in (_routes_run, _routes_groups, _routes_images, _routes_refine, _map_routes):
+    for routes in _ROUTES:
         app.include_router(routes.router(explorer))
     app.include_router(_web.router(_web.list_files()))
     handle_errors(app)

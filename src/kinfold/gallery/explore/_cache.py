@@ -45,6 +45,11 @@ class ThumbnailCache:
         Which images these are of; thumbnails of others are thrown away.
     limit : int
         Bytes that the file may take.
+
+    Raises
+    ------
+    sqlite3.Error
+        There can be no such file in the folder.
     """
 
     def __init__(self, folder: Path | None, base: str, limit: int) -> None:
@@ -123,8 +128,8 @@ class ThumbnailCache:
                         connection.execute("INSERT OR REPLACE INTO meta VALUES ('base', ?)", (self._base,))
                 self._make_room(connection)
                 return
-            except sqlite3.Error as error:
-                if attempt:
+            except sqlite3.DatabaseError as error:
+                if attempt or isinstance(error, sqlite3.OperationalError):  # locked, full: nothing is damaged
                     raise
                 _log.warning("%s is begun anew: %s", self.path, error)
                 self._forget_file()

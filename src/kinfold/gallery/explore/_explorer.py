@@ -92,9 +92,8 @@ class Explorer:
         self.nearest = Nearest(run, self.vectors, device=options.device)
         self.refining = Refining(run, lambda: self.state, path)
         self.map_job = MapJob(run, features=path, writable=not options.read_only)
-        self.base = hash_json([run.manifest["source"].get("fingerprint"), len(self.columns), str(run.path)])[
-            :16
-        ]
+        source = run.manifest["source"]
+        self.base = hash_json([source.get(name) for name in ("fingerprint", "images", "n_rows")])[:16]
         self.thumbnails = Thumbnails(
             self.originals,
             None if options.read_only else run.path,

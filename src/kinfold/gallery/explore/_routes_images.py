@@ -1,9 +1,7 @@
-"""Answers about images: lists of them, one of them, what is like it, and their pictures."""
+"""Answers about images: lists of them, one of them, and what is like it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
 from typing import Annotated, Any
 
 import numpy as np
@@ -13,25 +11,12 @@ from starlette.concurrency import run_in_threadpool
 
 from kinfold.corrections import MARKS, State
 from kinfold.errors import InputError
-from kinfold.gallery.explore._answers import MOST_NUMBER, answer, fail, read_number
-from kinfold.gallery.explore._errors import NotFoundError
+from kinfold.gallery.explore._answers import MOST_NUMBER, answer, read_number
 from kinfold.gallery.explore._explorer import Explorer
 from kinfold.gallery.explore._listing import Asked
 from kinfold.gallery.explore._nearest import Found
 from kinfold.gallery.explore._routes_groups import Text, Word
 from kinfold.gallery.explore._routes_run import Limit, Offset
-from kinfold.gallery.explore._thumbs import SIDES
-from kinfold.images import sniff
-
-_SHOWN_AS = {
-    "JPEG": "image/jpeg",
-    "PNG": "image/png",
-    "GIF": "image/gif",
-    "WEBP": "image/webp",
-    "BMP": "image/bmp",
-    "AVIF": "image/avif",
-}
-_KEEP = "private, no-cache"
 
 Group = Annotated[int | None, Query(ge=0, le=MOST_NUMBER)]
 Count = Annotated[int, Query(ge=1, le=500)]
@@ -91,27 +76,6 @@ def router(explorer: Explorer) -> APIRouter:
         found = await run_in_threadpool(explorer.nearest.of_file, data, n)
         top = [{"group": group, "probability": round(share, 4)} for group, share in found.top]
         return answer({**describe_found(explorer, found), "top": top})
-
-    @routes.get("/thumb/{number}")
-    async def thumb(number: str, request: Request, side: int = 128) -> Response:
-        row = read_number(number, "image")
-        explorer.place(row)
-        if side not in SIDES:
-            raise InputError(f"thumbnails have a side of {' or '.join(map(str, SIDES))} pixels")
-        return await _give(request, explorer.thumbnails.get(row, side), f'"{explorer.base}-{row}-{side}"')
-
-    @routes.get("/image/{number}")
-    async def original(number: str, request: Request) -> Response:
-        row = read_number(number, "image")
-        explorer.place(row)
-        try:
-            data = await run_in_threadpool(explorer.originals.read, row)
-        except NotFoundError as error:
-            return _gone(error)
-        kind = _SHOWN_AS.get(sniff(data) or "")
-        if kind is not None:
-            return Response(data, media_type=kind, headers={"Cache-Control": _KEEP})
-        return await _give(request, explorer.thumbnails.get_large(row), None)
 
     return routes
 
@@ -179,32 +143,3 @@ def describe_found(explorer: Explorer, found: Found) -> dict[str, Any]:
     for image, similarity in zip(images, found.similarities.tolist(), strict=True):
         image["similarity"] = round(similarity, 4)
     return {"version": state.version, "images": images}
-
-
-async def _give(request: Request, making: Coroutine[Any, Any, bytes], etag: str | None) -> Response:
-    """Return a picture, unless whoever asked has it or has gone; then it isn't made."""
-    headers = {"Cache-Control": _KEEP, **({"ETag": etag} if etag else {})}
-    if etag is not None and etag in request.headers.get("if-none-match", ""):
-        making.close()
-        return Response(status_code=304, headers=headers)
-    made, gone = asyncio.ensure_future(making), asyncio.ensure_future(_wait_until_gone(request))
-    try:
-        await asyncio.wait({made, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not made.done():
-            return Response(status_code=499)
-        return Response(made.result(), media_type="image/webp", headers=headers)
-    except NotFoundError as error:
-        return _gone(error)
-    finally:
-        gone.cancel()
-        made.cancel()
-
-
-async def _wait_until_gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _gone(error: NotFoundError) -> Response:
-    reason = " ".join(str(error).encode("ascii", "backslashreplace").decode("ascii").split())[:300]
-    return fail(404, str(error), **{"X-Reason": reason})

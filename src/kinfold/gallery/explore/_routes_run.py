@@ -1,4 +1,4 @@
-"""Answers about the run as a whole: what it is, its charts, what was skipped, its corrections, its table."""
+"""Answers about the run as a whole: what it is, its charts, what was skipped, its table."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
-from starlette.concurrency import run_in_threadpool
 
 from kinfold.corrections import corrected_table
 from kinfold.gallery._facts import collect_facts
-from kinfold.gallery.explore._answers import MOST_NUMBER, answer, client_of, read_json
+from kinfold.gallery.explore._answers import MOST_NUMBER, answer
 from kinfold.gallery.explore._errors import NotFoundError
 from kinfold.gallery.explore._explorer import Explorer
 from kinfold.gallery.explore._summaries import N_BINS
@@ -31,7 +30,7 @@ Limit = Annotated[int, Query(ge=0, le=5000)]
 
 
 def router(explorer: Explorer) -> APIRouter:
-    """Return the routes of the run, its history and its edits."""
+    """Return the routes of the run."""
     routes = APIRouter(prefix="/api")
 
     @routes.get("/run")
@@ -58,37 +57,6 @@ def router(explorer: Explorer) -> APIRouter:
     @routes.get("/skipped")
     def skipped(offset: Offset = 0, limit: Limit = 200) -> Response:
         return answer(list_skipped(explorer, offset, limit))
-
-    @routes.get("/history")
-    def history(
-        request: Request,
-        limit: Limit = 100,
-        before: Annotated[int | None, Query(ge=0, le=MOST_NUMBER)] = None,
-    ) -> Response:
-        client, corrections = client_of(request), explorer.corrections
-        entries = corrections.history(limit, before)
-        edits = [{**vars(entry), "mine": entry.client == client} for entry in entries]
-        return answer(
-            {
-                "version": explorer.state.version,
-                "edits": edits,
-                "can_undo": not explorer.read_only and corrections.can_undo(client),
-                "can_redo": not explorer.read_only and corrections.can_redo(client),
-            }
-        )
-
-    @routes.post("/edits")
-    async def edit(request: Request) -> Response:
-        content, client = await read_json(request), client_of(request)
-        return answer(await run_in_threadpool(explorer.edit, content, client))
-
-    @routes.post("/undo")
-    async def undo(request: Request) -> Response:
-        return answer(await run_in_threadpool(explorer.undo, client_of(request)))
-
-    @routes.post("/redo")
-    async def redo(request: Request) -> Response:
-        return answer(await run_in_threadpool(explorer.redo, client_of(request)))
 
     @routes.get("/export/{kind}")
     def export(kind: str) -> Response:

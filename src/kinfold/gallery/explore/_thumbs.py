@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import sqlite3
 import time
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +14,8 @@ from kinfold.gallery.explore._cache import ThumbnailCache
 from kinfold.gallery.explore._errors import NotFoundError
 from kinfold.gallery.explore._originals import Originals
 from kinfold.images import Thumbnail, ThumbnailMaker
+
+_log = logging.getLogger(__name__)
 
 SIDES = (128, 256)
 LARGE_SIDE = 3072
@@ -106,7 +110,12 @@ class Thumbnails:
 
     def _open_now(self) -> None:
         source = self._originals.source()
-        self._cache = ThumbnailCache(*self._place)
+        folder, base, limit = self._place
+        try:
+            self._cache = ThumbnailCache(folder, base, limit)
+        except sqlite3.Error as error:
+            _log.warning("thumbnails can't be kept in %s: %s", folder, error)
+            self._cache = ThumbnailCache(None, base, limit)
         self._maker = ThumbnailMaker(source, n_workers=self._n_workers)
 
     def _check_refused(self, name: tuple[int, int]) -> None:
