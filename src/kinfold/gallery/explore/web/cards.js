@@ -24,7 +24,9 @@ export function groupCard(group, width) {
   const mosaic = h(
     "span",
     { class: `mosaic${columns === 3 ? " three" : ""}${few ? " few" : ""}${store.run.has_images ? "" : " none"}`, "aria-hidden": "true" },
-    store.run.has_images ? Array.from({ length: many }, (_, k) => cell(rows[k], side)) : h("span", { class: "wordless" }, group.words?.join(" · ") || `${group.id}`),
+    store.run.has_images && rows.length
+      ? Array.from({ length: many }, (_, k) => cell(rows[k], side))
+      : h("span", { class: "wordless" }, rows.length ? group.words?.join(" · ") || `${group.id}` : "empty"),
   );
   const flags = [group.locked && flag("lock", "locked"), group.n_wrong > 0 && flag("wrong", `${count(group.n_wrong)} marked wrong`), group.n_noise > 0 && flag("noise", `${count(group.n_noise)} marked as noise`)];
   return h(
@@ -38,7 +40,7 @@ export function groupCard(group, width) {
         "span",
         { class: "card-text" },
         h("span", { class: "card-title" }, h("b", { class: "ellipsis" }, group.name || `Group ${group.id}`), flags, group.name && h("span", { class: "soft small" }, `${group.id}`)),
-        h("span", { class: "card-line" }, h("span", { class: "soft" }, images(group.size)), confidence(group.mean_confidence)),
+        h("span", { class: "card-line" }, h("span", { class: "soft" }, images(group.size)), confidence(group.size ? group.mean_confidence : null)),
       ),
     ),
   );

@@ -19,7 +19,9 @@ export function openDialog({ title, body, className = "", closed }) {
     h("h2", { id: heading }, title),
     h("button", { type: "button", class: "ghost square", "aria-label": "Close", onclick: () => close() }, icon("close")),
   );
-  dialog.append(head, h("div", { class: "dialog-body" }, ...[typeof body === "function" ? body(close) : body].flat()));
+  const content = h("div", { class: "dialog-body" }, ...[typeof body === "function" ? body(close) : body].flat());
+  if (!content.querySelector("a[href], button, input, select, [tabindex]")) content.setAttribute("tabindex", "0"); // else keys can't scroll it
+  dialog.append(head, content);
   document.body.append(dialog);
   dialog.addEventListener("click", (event) => event.target === dialog && close());
   const done = new Promise((resolve) => {

@@ -108,7 +108,7 @@ function heading(group) {
   const words = group.words?.length ? h("p", { class: "soft words" }, group.words.map(wordText).join(" · ")) : null;
   return [
     h("div", { class: "group-title" }, h("a", { class: "crumb", href: "#/" }, icon("left"), "Groups"), name, h("p", { class: "lede" }, parts.map((part, k) => [k > 0 && h("span", { "aria-hidden": "true" }, " · "), part])), words),
-    h("div", { class: "group-sure" }, trace(group.histogram), h("p", {}, h("b", {}, sure(group.mean_confidence)), h("span", { class: "soft" }, " mean confidence"))),
+    h("div", { class: "group-sure" }, trace(group.histogram), h("p", {}, h("b", {}, sure(group.size ? group.mean_confidence : null)), h("span", { class: "soft" }, " mean confidence"))),
     works(group),
   ];
 }

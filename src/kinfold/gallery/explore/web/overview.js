@@ -48,10 +48,9 @@ export async function mount(element) {
   const draw = async () => {
     const drawn = await get("/api/charts").catch(complain);
     if (!drawn) return;
-    replace(charts, sizesChart(drawn.sizes, (id) => store.label(id)), confidenceChart(drawn.histogram));
+    replace(charts, sizesChart(drawn.sizes.filter((group) => group.size), (id) => store.label(id)), confidenceChart(drawn.histogram));
     replace(figures, headline(drawn));
-    const filled = drawn.sizes.filter((group) => group.size).length;
-    title.textContent = `${images(store.run.n_images)} in ${plural(filled, "group")}`;
+    title.textContent = `${images(store.run.n_images)} in ${plural(drawn.sizes.length, "group")}`;
     empty.textContent = emptyGroups(drawn.sizes);
   };
   const forget = store.onChange(() => Promise.all([cards.refresh(), draw()]));
@@ -78,8 +77,6 @@ function headline({ histogram, sizes }) {
   const metrics = METRICS.filter(([key]) => typeof store.run.metrics?.[key] === "number");
   const one = (name, value, href = null) => h("div", {}, h("dt", {}, name), h("dd", {}, href ? h("a", { class: "link", href }, value) : value));
   return [
-    one("Images", count(store.run.n_images)),
-    one("Groups", count(sizes.filter((group) => group.size).length)),
     one("Median size", count(median(sizes.map((group) => group.size).filter(Boolean)))),
     one("Mean confidence", sure(mean)),
     store.run.n_skipped > 0 && one("Skipped", count(store.run.n_skipped), "#/skipped"),
