@@ -74,6 +74,7 @@ def test_the_page_shows_the_groups_as_corrected(run, page):
     assert f"{len(unsorted)} images marked as wrong or as noise: in no group." in text
     assert "40 images in 4 groups" in text
     assert "Empty:" not in text
+    assert "or 3" not in text  # which was merged into another
     assert reader.n_scripts == 1
     assert all(address.startswith(("#", "data:")) for address in reader.addresses)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -229,7 +229,7 @@ class _SheetWriter:
     def _item(self, record: Mapping[str, Any], group: int | None = None) -> Item:
         name = show_name(record["key"], _NAME_LIMIT)
         confidence = show_confidence(record["confidence"] or 0.0)
-        second = "" if group is None else _second_choice(record, group)
+        second = "" if group is None else _second_choice(record, group, self._given)
         image = self._thumbnails.get(record["row"], Thumbnail("", reason="no image"))
         return Item(name, f"{name}, confidence {confidence}", confidence, second, image)
 
@@ -238,10 +238,10 @@ def _n_shown(sheet: Sheet) -> int:
     return len(sheet.top) + len(sheet.least)
 
 
-def _second_choice(record: Mapping[str, Any], group: int) -> str:
-    """Name the best group but the one it stands in, where the model thinks of it at all."""
+def _second_choice(record: Mapping[str, Any], group: int, known: Collection[int]) -> str:
+    """Name the best of the other groups, where the model thinks of it at all."""
     for cluster, probability in zip(record["top_clusters"], record["top_probabilities"], strict=True):
-        if cluster != group:
+        if cluster != group and cluster in known:
             return f"or {cluster}" if probability >= _SECOND_FROM else ""
     return ""
 
