@@ -18,6 +18,7 @@ MEASUREMENTS = (
     "kmeans",
     "embedding",
     "consensus",
+    "corrections",
     "refine",
     "relabel",
     "judge",
