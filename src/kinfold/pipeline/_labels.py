@@ -19,7 +19,7 @@ from kinfold.pipeline._label_rows import LabelNumbers, LabelRows, Matching, show
 
 FOLDER = "folder"
 LISTS = (list, set, frozenset, np.ndarray, tuple)
-_PIECE = 1 << 16  # lines of a CSV file at a time
+_PIECE = 1 << 16  # lines of a file at a time
 
 
 class JoinedLabels:
@@ -191,23 +191,44 @@ def read_parquet(path: Path, column: str) -> LabelRows:
     InputError
         The file or a column of it can't be read.
     """
-    try:
-        _check_columns(path, pq.read_schema(path).names)
-        table = pq.read_table(path, columns=["key", column])
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
-    keys, labels, numbers = _key_column(table["key"]), table[column], LabelNumbers()
-    del table
+    keys: list[pa.Array] = [pa.array([], pa.large_string())]
+    codes, values, counts = _read_column(path, column, keys)
+    return LabelRows.from_columns(pa.chunked_array(keys), codes, values, counts)
+
+
+def read_more(rows: LabelRows, path: Path, column: str) -> LabelRows:
+    """Read lists of labels that stand beside the one label of each row of ``rows``, in the same file."""
+    codes, values, counts = _read_column(path, column, None)
+    owners = rows.owners if counts is None else np.repeat(rows.owners, counts)
+    return LabelRows(rows.keys, owners, codes, values)
+
+
+def _read_column(
+    path: Path, column: str, keys: list[pa.Array] | None
+) -> tuple[NDArray[np.int32], tuple[Any, ...], NDArray[np.int64] | None]:
+    """Return labels as numbers, what these stand for, and of lists how long each is; add keys to ``keys``.
+
+    Piece by piece, since eleven million lists of texts take gigabytes, and their numbers don't.
+    """
     counts: list[NDArray[np.int64]] = []
     codes: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)]
-    for chunk in labels.chunks:
-        if is_list(chunk.type):
-            lengths = pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False)
-            counts.append(lengths.astype(np.int64))
-            chunk = chunk.flatten()
-        codes.append(numbers.of_column(chunk))
-    each = np.concatenate(counts) if counts else None
-    return LabelRows.from_columns(keys, np.concatenate(codes), numbers.labels, each)
+    numbers = LabelNumbers()
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(path, file.schema_arrow.names)
+            names = [column] if keys is None else ["key", column]
+            for batch in file.iter_batches(_PIECE, columns=names):
+                labels = batch.column(column)
+                if keys is not None:
+                    keys.append(_as_texts(batch.column("key")))
+                if is_list(labels.type):
+                    lengths = pc.fill_null(pc.list_value_length(labels), 0).to_numpy(zero_copy_only=False)
+                    counts.append(lengths.astype(np.int64))
+                    labels = labels.flatten()
+                codes.append(numbers.of_column(labels))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} is no Parquet file: {str(error).splitlines()[0]}") from error
+    return np.concatenate(codes), numbers.labels, np.concatenate(counts) if counts else None
 
 
 def is_list(kind: pa.DataType) -> bool:
@@ -215,11 +236,11 @@ def is_list(kind: pa.DataType) -> bool:
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
-def _key_column(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+def _as_texts(keys: pa.Array) -> pa.Array:
+    kind = keys.type.value_type if pa.types.is_dictionary(keys.type) else keys.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind):
-        return column.cast(pa.large_string())
-    return pa.chunked_array([pa.array(map(str, column.to_pylist()), pa.large_string())])
+        return keys.cast(pa.large_string())
+    return pa.array(map(str, keys.to_pylist()), pa.large_string())
 
 
 def _check_columns(path: Path, names: list[str]) -> None:

@@ -22,7 +22,7 @@ from kinfold.pipeline._labels import (
     name_source,
     no_label_fits,
     read_labels,
-    read_parquet,
+    read_more,
 )
 
 LABELS_OF_BENCHMARK = "labels.parquet"
@@ -102,7 +102,7 @@ def join_truth(labels: str | Path | Mapping[Any, Any], keys: pa.Array, *, severa
         classes, numbers = sort_labels(rows.values, _used(known, len(rows.values)))
         codes = numbers[known]
         if path is not None and "labels" in kinds:
-            sets = _with_lists(rows, first, read_parquet(path, "labels"), found)
+            sets = _with_lists(rows, first, read_more(rows, path, "labels"), found)
     return Truth(
         rows=found.rows,
         classes=classes,
@@ -136,7 +136,6 @@ def _with_lists(rows: LabelRows, first: NDArray[np.int32], lists: LabelRows, fou
     values = (*rows.values, *(label for label in lists.values if label not in number_of))
     number_of = {label: number for number, label in enumerate(values)}
     numbers = np.array([number_of[label] for label in lists.values], dtype=np.int32)
-    # Both columns are of one file, so the same keys are at the same places.
     counts = np.bincount(lists.owners, minlength=len(rows.keys)) + 1
     order = slice(None) if (np.diff(lists.owners) >= 0).all() else np.argsort(lists.owners, kind="stable")
     codes = np.empty(len(lists) + len(counts), dtype=np.int32)
