@@ -57,9 +57,7 @@ def group(
 )
 def test_two_processes_write_one_run_with_the_assignments_of_one(features_file, tmp_path, method):
     alone = group(str(features_file), str(tmp_path / "alone"), method)
-    results = run_together(
-        group, 2, features=str(features_file), out=str(tmp_path / "both"), method=method
-    )
+    results = run_together(group, 2, features=str(features_file), out=str(tmp_path / "both"), method=method)
     for result in results:
         np.testing.assert_array_equal(result["labels"], alone["labels"])
         np.testing.assert_allclose(result["probabilities"], alone["probabilities"], atol=1e-3)
