@@ -109,6 +109,8 @@ def test_a_host_in_numbers_is_let_in_only_where_all_may_come():
         {"Origin": "null"},
         {"Origin": "http://127.0.0.1:81"},
         {"Origin": "file://127.0.0.1"},
+        {"Origin": "http://["},
+        {"Origin": "http://127.0.0.1/path"},
         {"Origin": "http://127.0.0.1", "Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
         {"Sec-Fetch-Site": "none"},
@@ -187,8 +189,17 @@ def test_no_path_leads_out(tab, place):
         assert b"import" not in body
 
 
-def ask_raw(app, path):
-    """Ask with a path that no client would send: neither normalised nor checked."""
+def test_a_page_that_goes_away_while_it_sends_is_no_bug(run, caplog):
+    own = [(b"origin", HOST.encode()), (b"content-type", b"application/json")]
+    app = create_app(run)
+    status, _ = ask_raw(app, b"/api/edits", method="POST", headers=own, goes=True)
+    app.state.explorer.close()
+    assert status == 499
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def ask_raw(app, path, *, method="GET", headers=(), goes=False):
+    """Ask as no client would: with a path neither normalised nor checked, or by going away (``goes``)."""
     import asyncio
     from urllib.parse import unquote_to_bytes
 
@@ -196,12 +207,12 @@ def ask_raw(app, path):
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",
-        "method": "GET",
+        "method": method,
         "scheme": "http",
         "path": unquote_to_bytes(path).decode("utf-8", "replace"),
         "raw_path": path,
         "query_string": b"",
-        "headers": [(b"host", b"127.0.0.1")],
+        "headers": [(b"host", b"127.0.0.1"), *headers],
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
@@ -214,7 +225,9 @@ def ask_raw(app, path):
             body.append(message.get("body", b""))
 
     async def receive():
-        await asyncio.sleep(3600)
+        if not goes:
+            await asyncio.sleep(3600)
+        return {"type": "http.disconnect"}
 
     asyncio.run(app(scope, receive, send))
     return status[0], b"".join(body)
@@ -394,3 +407,12 @@ def test_the_token_is_given_once_and_then_lives_in_a_cookie_that_no_script_reads
     assert client.get("/api/run").status_code == 200
     assert client.get("/api/run", headers={"Host": "gallery.local"}).status_code == 200
     assert client.get("/api/run", headers={"Host": "evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("other", ['json={"a": "b"}', 'open="', "no value", "=", "naïve=é"])
+def test_cookies_of_other_programs_at_the_same_address_dont_lock_anyone_out(client, other):
+    own = client.get("/?token=s3cret-token").headers["set-cookie"].partition(";")[0]
+    client.cookies.clear()
+    for cookies in (f"{other}; {own}", f"{own}; {other}"):
+        assert client.get("/api/version", headers={"Cookie": cookies.encode()}).status_code == 200
+    assert client.get("/api/version", headers={"Cookie": other.encode()}).status_code == 403

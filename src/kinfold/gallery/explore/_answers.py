@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from kinfold.errors import InputError, KinfoldError, MissingExtraError
 from kinfold.gallery.explore._errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError
@@ -79,6 +80,7 @@ def handle_errors(app: FastAPI) -> None:
         app.add_exception_handler(kind, _handler(status))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(Exception, _bug)
 
 
@@ -101,6 +103,10 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     first = error.errors()[0] if isinstance(error, RequestValidationError) and error.errors() else {}
     where = first.get("loc", ("", ""))[-1]
     return fail(400, f"{where}: {first.get('msg', 'not as it should be')}")
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return fail(499, "whoever asked went away before all of it had come")
 
 
 async def _bug(request: Request, error: Exception) -> Response:

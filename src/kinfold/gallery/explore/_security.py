@@ -7,7 +7,6 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Iterable
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
@@ -115,14 +114,11 @@ class Guard:
     def _has_token(self, scope: Scope, headers: dict[str, list[str]]) -> bool:
         if self._token is None or self._enters(scope):
             return True
-        for line in headers.get("cookie", []):
-            try:
-                found = SimpleCookie(line).get(self._cookie)
-            except CookieError:
-                continue
-            if found is not None and _is_same(found.value, self._token):
-                return True
-        return False
+        cookies = (one.partition("=") for line in headers.get("cookie", []) for one in line.split(";"))
+        return any(
+            name.strip() == self._cookie and _is_same(value.strip(), self._token)
+            for name, _, value in cookies
+        )
 
     def _enters(self, scope: Scope) -> bool:
         """Tell whether this is the first request, with the token in its address."""
@@ -200,10 +196,8 @@ def _is_own_page(scope: Scope, headers: dict[str, list[str]], host: str) -> bool
     origins, sites = headers.get("origin", []), headers.get("sec-fetch-site", [])
     if len(origins) > 1 or len(sites) > 1:
         return False
-    if origins:
-        parts = urlsplit(origins[0])
-        if parts.scheme not in ("http", "https") or parts.netloc.lower() != host.lower():
-            return False
+    if origins and origins[0].lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
+        return False
     if sites and sites[0] not in _OWN_SITES:
         return bool(scope["method"] in _READING and scope["path"] == "/")  # a link to the gallery
     return scope["method"] in _READING or bool(origins) or sites == ["same-origin"]
