@@ -10,6 +10,7 @@ import pytest
 from kinfold.benchmark import read_suite
 from kinfold.benchmark._suite import _figures as figures
 from kinfold.benchmark._suite._cells import given_parameters
+from kinfold.benchmark._suite._style import new_figure, put_legend
 from kinfold.errors import MissingExtraError
 from support.suites import made_facts
 
@@ -131,3 +132,19 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"kinfold\[figures\]"):
         figures.need_matplotlib()
+
+
+@pytest.mark.parametrize("panels", [0, 1, 3])
+def test_no_title_runs_into_the_legend(panels):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure, axes = new_figure("A title of many words that " * 4, panels=panels)
+    first = axes[0] if panels else axes
+    first.plot([0, 1], [0, 1], label="a method with a name")
+    put_legend(figure, first)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    renderer = canvas.get_renderer()
+    titles = [figure._suptitle] if panels else [first.title, first._left_title]
+    right = max(one.get_window_extent(renderer).x1 for one in titles)
+    assert right <= figure.legends[0].get_window_extent(renderer).x0

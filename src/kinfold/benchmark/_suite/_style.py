@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ LINES = ("-", "--", "-.", ":")
 _WIDTH, _HEIGHT = 4.2, 3.6
 _LEGEND_ROWS = 5.0  # per inch
 _HANDLE_WIDTH, _LETTER_WIDTH = 0.55, 0.07
+_TITLE_LETTERS = 38  # per panel
 _DPI = 160
 
 
@@ -49,6 +51,7 @@ def new_figure(title: str, *, panels: int = 0) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
     columns = max(1, min(panels, 3))
+    title = textwrap.fill(title, _TITLE_LETTERS * columns)  # not over the legend
     rows = max(1, -(-panels // columns))
     figure = Figure(figsize=(_WIDTH * columns, _HEIGHT * rows), layout="constrained")
     if panels:
