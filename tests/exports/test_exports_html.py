@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
 import kinfold
+from support.browsers import open_chromium
 from support.export_runs import expected, group_names
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Reader(HTMLParser):
@@ -81,13 +79,7 @@ def test_the_page_shows_the_groups_as_corrected(run, page):
 
 @pytest.mark.browser
 def test_the_page_opens_from_disk(page):
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu"]
-        )
+    with open_chromium() as browser:
         view = browser.new_page(viewport={"width": 390, "height": 800})
         said, asked = [], []
         view.on("console", lambda message: said.append(message.text))
@@ -99,7 +91,6 @@ def test_the_page_opens_from_disk(page):
         assert view.evaluate("document.images.length") == 37
         assert view.evaluate("document.documentElement.scrollWidth") <= 390
         assert view.locator("h2 b").count() == 0
-        browser.close()
     assert said == []
     assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
 

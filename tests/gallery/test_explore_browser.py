@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 import shutil
 import threading
@@ -20,11 +19,10 @@ from PIL import Image
 import kinfold
 from kinfold.corrections import Corrections, corrected_table
 from kinfold.run import Run
+from support.browsers import open_chromium
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 N_IMAGES, N_GROUPS = 120, 6
 HOSTILE_KEY = "<img src=x onerror=window.broken=1>.png"
 HOSTILE_NAME = "\"><script>window.broken=2</script><b onmouseover='window.broken=3'>"
@@ -100,14 +98,8 @@ def gallery(tmp_path_factory) -> Iterator[Gallery]:
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    os.environ.setdefault("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with open_chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 import socket
 import threading
 from types import SimpleNamespace
@@ -17,12 +15,10 @@ from kinfold.gallery.explore import create_app
 from kinfold.gallery.explore._map import MAP_NAME, map_inputs, write_map
 from kinfold.run import Run, write_assignments, write_manifest, write_skipped
 from kinfold.storage import hash_json
+from support.browsers import open_chromium
 
 pytestmark = pytest.mark.browser
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SOFTWARE_WEBGL = ["--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-background-networking", *SOFTWARE_WEBGL]
 FEATURES = {"path": "gone", "column": None, "variant": "cls", "fingerprint": "0" * 64}
 COLORS = {0: (124, 79, 216), 1: (4, 163, 34), 2: (86, 48, 0)}  # of light pages, by group
 N = 1500
@@ -30,14 +26,8 @@ N = 1500
 
 @pytest.fixture(scope="module")
 def browser():
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    os.environ.setdefault("PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD", "1")
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with open_chromium(webgl=True) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
