@@ -8,14 +8,17 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from kinfold import Run
+from kinfold import Run, cluster
 from kinfold.corrections import Corrections, Mark, Move, Rename
+from kinfold.corrections._store import Store
 from kinfold.errors import FormatError, InputError, NewerFormatError
+from kinfold.run import read_manifest, write_manifest
 from support import corrections_writer
 
 WRITER = [sys.executable, corrections_writer.__file__]
@@ -286,3 +289,52 @@ def test_a_file_held_by_another_program_is_told_of(path, file, monkeypatch):
             pytest.raises(InputError, match="held by another program"),
         ):
             corrections.apply(Rename(0, "dogs"))
+
+
+def test_who_reads_doesnt_wait_with_who_writes_for_another_program(path, file, monkeypatch):
+    waits, held, hold = threading.Event(), [], Store.hold
+
+    def hold_late(store):
+        waits.set()
+        hold(store)
+
+    monkeypatch.setattr(Store, "hold", hold_late)
+    with (
+        Corrections.open(Run.open(path)) as corrections,
+        closing(sqlite3.connect(file, isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        thread = threading.Thread(target=lambda: held.append(corrections.apply(Rename(0, "dogs"))))
+        thread.start()
+        assert waits.wait(30)
+        before = corrections.state
+        assert corrections.history()
+        assert thread.is_alive()  # still waiting, while everything above was answered
+        assert not held
+        other.execute("ROLLBACK")
+        thread.join(30)
+        assert held[0].version == before.version + 1
+        assert corrections.state.groups[0].name == "dogs"
+
+
+def test_nothing_is_corrected_any_more_once_the_run_was_clustered_anew(path, file):
+    features = Run.open(path).manifest["source"]["uri"]
+    with Corrections.open(Run.open(path)) as corrections:
+        edits = len(corrections.history())
+        cluster(features, 3, method="kmeans", out=path, random_state=1, report=False)
+        for attempt in (
+            lambda: corrections.apply(Rename(0, "lost")),
+            corrections.undo,
+            lambda: corrections.state,
+        ):
+            with pytest.raises(FormatError, match="clustered anew while it was open"):
+                attempt()
+    with closing(sqlite3.connect(file)) as left:
+        assert left.execute("SELECT count(*) FROM edits").fetchone() == (edits,)
+
+
+def test_what_else_changes_in_a_run_disturbs_nobody(path):
+    with Corrections.open(Run.open(path)) as corrections:
+        manifest = read_manifest(path)
+        write_manifest(path, {**manifest, "metrics": {"acc": 1.0}})
+        assert corrections.apply(Rename(0, "cats")).version == 1

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinfold.corrections._base import hash_base
+from kinfold.corrections._base import Base
 from kinfold.corrections._changes import Change, RowIndex, SplitParts, carry_out, prepare_change
 from kinfold.corrections._edits import Edit, Split
 from kinfold.corrections._journal import REDO, UNDO, Journal, Record, Row
@@ -40,15 +41,17 @@ class Corrections:
         ``RUN/corrections.sqlite``; not there before the first edit.
     """
 
-    def __init__(self, run: Run, store: Store, *, write: bool, source: str | Path | None) -> None:
+    def __init__(self, run: Run, *, write: bool, source: str | Path | None) -> None:
         self.run = run
-        self.path = store.path
-        self._store = store
+        self.path = run.path / CORRECTIONS_NAME
+        self._base = Base(run)
+        self._store = Store(self.path, self._base.hash)
         self._write = write
         self._source = source
         self._index = RowIndex(run.assignments["row"].to_numpy())
         self._journal = Journal(first_state(run), self._index)
         self._guard = threading.RLock()
+        self._writers = threading.Lock()  # held while waiting for other programs, when _guard isn't
 
     @classmethod
     def open(cls, run: Run, *, write: bool = True, source: str | Path | None = None) -> Corrections:
@@ -69,12 +72,11 @@ class Corrections:
             The file is damaged, foreign, of a newer Kinfold, or holds corrections of other groups (the run
             was clustered anew). It is left as it is.
         """
-        store = Store(run.path / CORRECTIONS_NAME, hash_base(run))
-        corrections = cls(run, store, write=write, source=source)
+        corrections = cls(run, write=write, source=source)
         try:
             corrections.sync()
         except BaseException:
-            store.close(tidy=False)
+            corrections._store.close(tidy=False)
             raise
         return corrections
 
@@ -98,8 +100,15 @@ class Corrections:
             raise InputError(refusal)
 
     def sync(self) -> State:
-        """Take in what other processes wrote, and return the state."""
+        """Take in what other processes wrote, and return the state.
+
+        Raises
+        ------
+        FormatError
+            The file was damaged or replaced, or the run was clustered anew, since it was opened.
+        """
         with self._guard:
+            self._base.check()
             return self._take_in(self._store.read_after(self._journal.last_id))
 
     def apply(self, edit: Edit, *, client: str = "") -> State:
@@ -125,21 +134,22 @@ class Corrections:
         """
         self._check(client)
         ready = self._cluster_parts(edit) if isinstance(edit, Split) else edit
+
+        def append(writer: Writer) -> Row:
+            change, n_rows = self._prepare(ready)
+            return writer.append(
+                self._journal.last_id,
+                client,
+                change.kind,
+                {**change.payload, "n_rows": n_rows},
+                None if change.rows is None else pack_rows(change.rows),
+                None if change.labels is None else pack_labels(change.labels),
+            )
+
         with self._guard:
             if not self.path.exists():
                 self._prepare(ready)  # no file is made for what is refused
-            with self._store.writing() as writer:
-                self._catch_up(writer)
-                change, n_rows = self._prepare(ready)
-                row = writer.append(
-                    self._journal.last_id,
-                    client,
-                    change.kind,
-                    {**change.payload, "n_rows": n_rows},
-                    None if change.rows is None else pack_rows(change.rows),
-                    None if change.labels is None else pack_labels(change.labels),
-                )
-            return self._journal.add([row])
+        return self._write_row(append)
 
     def undo(self, client: str | None = None) -> State:
         """Take back the last edit of a client that has an effect, or of all clients (None).
@@ -197,7 +207,7 @@ class Corrections:
 
     def close(self) -> None:
         """Close the file."""
-        with self._guard:
+        with self._writers, self._guard:
             self._store.close()
 
     def __enter__(self) -> Corrections:
@@ -208,25 +218,36 @@ class Corrections:
 
     def _turn(self, kind: str, client: str | None) -> State:
         self._check(client or "")
-        with self._guard:
-            self._find_turn(kind, client)
-            with self._store.writing() as writer:
-                self._catch_up(writer)
-                record = self._find_turn(kind, client)
-                payload: dict[str, Any] = {"edit": record.row.id}
-                row = writer.append(self._journal.last_id, client or "", kind, payload)
-            return self._journal.add([row])
+        self._find_turn(kind, client)
+
+        def append(writer: Writer) -> Row:
+            payload: dict[str, Any] = {"edit": self._find_turn(kind, client).row.id}
+            return writer.append(self._journal.last_id, client or "", kind, payload)
+
+        return self._write_row(append)
+
+    def _write_row(self, append: Callable[[Writer], Row]) -> State:
+        """Add the row that ``append`` makes; while another program holds the file, reading goes on."""
+        with self._writers:
+            with self._guard:
+                self._base.check()
+                self._store.prepare()
+            self._store.hold()
+            with self._guard:
+                with self._store.writing() as writer:
+                    self._base.check()
+                    self._take_in(writer.read_after(self._journal.last_id))
+                    row = append(writer)
+                return self._journal.add([row])
 
     def _find_turn(self, kind: str, client: str | None) -> Record:
-        self.sync()
-        find = self._journal.next_undo if kind == UNDO else self._journal.next_redo
-        record = find(client)
+        with self._guard:
+            self.sync()
+            find = self._journal.next_undo if kind == UNDO else self._journal.next_redo
+            record = find(client)
         if record is None:
             raise InputError(f"there is nothing to {kind}")
         return record
-
-    def _catch_up(self, writer: Writer) -> None:
-        self._take_in(writer.read_after(self._journal.last_id))
 
     def _take_in(self, rows: list[Row]) -> State:
         try:

@@ -40,12 +40,14 @@ CREATE TRIGGER edits_are_never_removed BEFORE DELETE ON edits BEGIN SELECT RAISE
 
 
 class Store:
-    """The file. Not for several threads at once; several processes may have it open.
+    """The file; several processes may have it open.
+
+    Not for several threads at once, but that one may wait in :meth:`hold` while others read.
 
     Parameters
     ----------
     path : Path
-        Where it is, or will be once :meth:`writing` is first entered.
+        Where it is, or will be once :meth:`prepare` is first called.
     base : str
         Hash of what the edits are edits of.
     """
@@ -72,22 +74,37 @@ class Store:
                 self._reader = self._open_reader()
             return self._read(self._reader, last_id)
 
-    @contextmanager
-    def writing(self) -> Iterator[Writer]:
-        """Hold the file for this process alone; what was written is on the disk when the context ends.
-
-        The file is made if there is none. If the body raises, nothing is written.
+    def prepare(self) -> None:
+        """Make ready for :meth:`hold`: the file is made if there is none.
 
         Raises
         ------
         InputError
-            The folder can't be written to, or another program holds the file.
+            The folder can't be written to.
         """
         self._make()
         with self._explained():
             if self._writer is None:
                 self._writer = self._open_writer()
+
+    def hold(self) -> None:
+        """Hold the file for this process alone, waiting for others that do; :meth:`writing` follows.
+
+        Raises
+        ------
+        InputError
+            Another program holds the file, and goes on holding it.
+        """
+        assert self._writer is not None
+        with self._explained():
+            if self._writer.in_transaction:  # of a thread that was interrupted between the two
+                self._writer.execute("ROLLBACK")
             self._writer.execute("BEGIN IMMEDIATE")
+
+    @contextmanager
+    def writing(self) -> Iterator[Writer]:
+        """Write to the held file: all is on the disk when the context ends, nothing if the body raises."""
+        assert self._writer is not None
         try:
             yield Writer(self, self._writer)
             with self._explained():
