@@ -320,7 +320,7 @@ def test_who_reads_doesnt_wait_with_who_writes_for_another_program(path, file, m
 def test_nothing_is_corrected_any_more_once_the_run_was_clustered_anew(path, file):
     features = Run.open(path).manifest["source"]["uri"]
     with Corrections.open(Run.open(path)) as corrections:
-        edits = len(corrections.history())
+        edits = corrections.state.version
         cluster(features, 3, method="kmeans", out=path, random_state=1, report=False)
         for attempt in (
             lambda: corrections.apply(Rename(0, "lost")),
