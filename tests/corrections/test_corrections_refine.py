@@ -100,6 +100,14 @@ def test_split_groups_are_classes_like_others(run, corrections):
     assert set(found.groups.tolist()) == {4}
 
 
+def test_the_only_image_of_a_group_stays_for_nobody_else_knows_that_group(run, corrections):
+    rows = rows_of(run, run.labels, 3)
+    corrections.apply(Accept(rows[1:], np.full(len(rows) - 1, 2)))
+    assert rows[0] not in refine(run, corrections.state).rows
+    corrections.apply(Mark(rows[:1], "wrong"))
+    assert rows[0] in refine(run, corrections.state).rows
+
+
 def test_the_same_seed_gives_the_same_proposals(run, corrections):
     misplace(run, corrections)
     one, two = (refine(run, corrections.state, random_state=3) for _ in range(2))

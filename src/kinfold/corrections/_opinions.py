@@ -69,7 +69,8 @@ class Jury:
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Return the class (N,) of every image as seen by a classifier that hasn't learned from it.
 
-        Images whose class is certain are seen by all classifiers, which therefore agree with them.
+        Images whose class is certain are seen by all classifiers, which therefore agree with them. The only
+        image of a class keeps it: the classifier that hasn't learned from it doesn't know that class.
 
         Parameters
         ----------
@@ -81,7 +82,7 @@ class Jury:
         Returns
         -------
         classes : ndarray (N,) int64
-            The most probable class.
+            The most probable class, or the image's own where its classifier knows no other image of it.
         probabilities : ndarray (N,) float32
             Its probability.
         """
@@ -108,14 +109,17 @@ class Jury:
             progress=self._progress,
             title="Learning the corrections",
         )
-        return self._ask(stack, targets, folds.clamp_(max=n_folds - 1))
+        return self._ask(stack, targets, folds.clamp_(max=n_folds - 1), filled)
 
     def _ask(
-        self, stack: SoftmaxStack, targets: Tensor, folds: Tensor
+        self, stack: SoftmaxStack, targets: Tensor, folds: Tensor, filled: Tensor
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         found = np.empty(len(targets), np.int64)
         sure = np.empty(len(targets), np.float32)
         barred = torch.from_numpy(self._lesson.barred) & (targets < self._lesson.n_classes)
+        listed = targets < self._lesson.n_classes
+        known = filled[folds, targets.clamp(max=self._lesson.n_classes - 1)]
+        unheard = listed & ~known & ~barred  # the last image of its class: who hasn't learned it knows none
         size = max(1, _BLOCK_BYTES // (4 * (self._rows.dim + stack.biases[0].numel())))
         for start in range(0, len(targets), size):
             block = torch.arange(start, min(len(targets), start + size))
@@ -124,7 +128,8 @@ class Jury:
             shut = torch.nonzero(barred[block])[:, 0]
             own[shut, targets[block][shut]] = -torch.inf
             best = torch.softmax(own, dim=1).max(dim=1)
-            found[block.numpy()], sure[block.numpy()] = best.indices.numpy(), best.values.numpy()
+            own_class = torch.where(unheard[block], targets[block], best.indices)
+            found[block.numpy()], sure[block.numpy()] = own_class.numpy(), best.values.numpy()
         return found, sure
 
 
