@@ -123,3 +123,13 @@ def test_features_that_were_moved_are_used_from_where_they_are(tmp_path):
     with opened(run, features=moved) as tab:
         assert len(tab.get("/api/images/0/neighbors", n=3)["images"]) == 3
         assert tab.edit("split", group=0, n_clusters=2)["groups"]
+
+
+def test_features_that_come_back_are_used_without_starting_anew(tmp_path):
+    run = make_gallery_run(tmp_path, graph=False)
+    kept = shutil.move(run.path / "features.npy", tmp_path / "elsewhere.npy")
+    with opened(run) as tab:
+        assert tab.client.get("/api/images/0/neighbors").status_code == 503
+        shutil.move(kept, run.path / "features.npy")
+        assert tab.get("/api/run")["has_features"]
+        assert len(tab.get("/api/images/0/neighbors", n=3)["images"]) == 3

@@ -37,6 +37,7 @@ class Vectors:
         self._guard = threading.Lock()
         self._opened: Features | None = None
         self._trouble = ""
+        self._is_other = False  # what is there can't be used; what is missing may come back
         self._distances: OrderedDict[tuple[int, int | None], NDArray[np.float32]] = OrderedDict()
 
     @property
@@ -44,7 +45,7 @@ class Vectors:
         """Tell whether the features can be used, as far as a look at their place tells."""
         if self._opened is not None or isinstance(self._given, Features):
             return True
-        if self._trouble:
+        if self._is_other:
             return False
         recorded = self._run.manifest["features"].get("path")
         if self._given is None and not recorded:
@@ -61,11 +62,12 @@ class Vectors:
             They aren't there, or are others than the run's.
         """
         with self._guard:
-            if self._opened is None and not self._trouble:
+            if self._opened is None and not self._is_other:
+                there = self.are_there
                 try:
                     self._opened = self._find()
                 except (KinfoldError, OSError, KeyError) as error:
-                    self._trouble = str(error)
+                    self._trouble, self._is_other = str(error), there
             if self._opened is None:
                 raise UnavailableError(self._trouble)
             return self._opened
