@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
+from kinfold.corrections import CORRECTIONS_NAME, Corrections
 from kinfold.distributed import current_workers
+from kinfold.errors import FormatError
 from kinfold.pipeline._backbone import as_backbone, as_spec
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
 from kinfold.pipeline._method import DEFAULT_METHOD, check_n_samples, prepare_method
@@ -143,7 +145,19 @@ def cluster(
             if report:
                 work.report()
         team.finish(out.absolute())
-    return Run.open(out)
+    run = Run.open(out)
+    _mind_corrections(run)
+    return run
+
+
+def _mind_corrections(run: Run) -> None:
+    """Warn where corrections of groups that are gone lie in the run."""
+    if not (run.path / CORRECTIONS_NAME).exists():
+        return
+    try:
+        Corrections.open(run, write=False).close()
+    except FormatError as error:
+        logger.warning("%s", error)
 
 
 def _announce(work: Work, backbone: Backbone | None, on_estimate: Callable[[Estimate], None] | None) -> None:
