@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 import kinfold
-from kinfold.corrections import Corrections, corrected_table
+from kinfold.corrections import Corrections, Rename, corrected_table
 from kinfold.run import Run
 from support.browsers import open_chromium
 
@@ -519,6 +519,8 @@ def places(gallery: Gallery) -> list[str]:
 
 
 def test_no_view_scrolls_sideways_on_a_phone(open_page, gallery):
+    with Corrections.open(Run.open(gallery.path)) as corrections:
+        corrections.apply(Rename(gallery.groups()[0], HOSTILE_NAME + "W" * 80))
     page = open_page(width=390, scheme="dark")
     for place in places(gallery):
         go(page, place)
