@@ -193,6 +193,7 @@ def test_no_process_is_left_after_closing(source):
     assert children() == before
 
 
+@pytest.mark.slow
 def test_no_process_is_left_when_the_loader_is_forgotten(source):
     before = children()
     loader = ImageLoader(source, transforms.shrink, n_workers=2)

@@ -39,7 +39,7 @@ class MadeTAC(TAC):
         return np.random.default_rng(0).normal(size=(30, self.n_features_in_))
 
 
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("train", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_check_estimator_passes_with_made_nouns(train):
     check_estimator(MadeTAC(train=train, n_epochs=3, device="cpu"))
 
