@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import kinfold
 from kinfold import Run
 from kinfold.corrections import (
     Accept,
@@ -17,6 +18,7 @@ from kinfold.corrections import (
     Merge,
     Move,
     Split,
+    first_state,
     read_proposals,
     refine,
     write_proposals,
@@ -188,3 +190,16 @@ def test_a_file_that_isnt_of_this_run_is_refused(path, run, corrections, change,
         pq.write_table(table.replace_schema_metadata({b"kinfold": json.dumps(head)}), file)
     with pytest.raises(error, match=words):
         read_proposals(run)
+
+
+@pytest.mark.parametrize("noise", [0.02, 30.0])
+def test_features_that_tell_groups_badly_apart_are_warned_of(tmp_path, caplog, noise):
+    random = np.random.default_rng(0)
+    features = np.repeat(np.eye(4, 400), 40, axis=0) + random.normal(0, noise, (160, 400))
+    np.save(tmp_path / "features.npy", features.astype(np.float32))
+    run = kinfold.cluster(
+        tmp_path / "features.npy", 4, method="kmeans", out=tmp_path / "run", random_state=0, report=False
+    )
+    proposals = refine(run, first_state(run))
+    assert (proposals.facts["agreement"] < 0.7) == (noise > 1)
+    assert ("the proposals mean little" in caplog.text) == (noise > 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from kinfold.run import Run
 
 N_ROUNDS = 3
+LEAST_AGREEMENT = 0.7
+logger = logging.getLogger(__name__)
+
 _WRONG, _NOISE = (1 + MARKS.index(mark) for mark in ("wrong", "noise"))
 
 
@@ -44,7 +48,9 @@ def refine(
 
     Images marked "wrong" or "noise" aren't learned from. Those placed by hand, those marked "noise" and
     those of locked groups never change, and locked groups take none. For an image marked "wrong" the best
-    other group is proposed. Groups that were merged, split or made anew are classes like all others.
+    other group is proposed. Where the first classifiers agree with fewer than 70 % of the groups of images
+    they haven't learned, a warning says that the features are too weak. Groups that were merged, split or
+    made anew are classes like all others.
 
     Parameters
     ----------
@@ -88,11 +94,21 @@ def refine(
     wrong = state.marks == _WRONG
     lesson = Lesson(len(classes.groups), learned, learned & state.by_hand, wrong)
     jury = Jury(matrix, lesson, device=device, progress=progress)
-    labels = classes.labels
+    labels, agreement = classes.labels, 1.0
+    judged = learned & ~state.by_hand
     for number in range(N_ROUNDS):
         found, sure = jury.opinions(np.where(wrong, classes.labels, labels), random_state + number)
+        if number == 0 and judged.any():
+            agreement = float((found == classes.labels)[judged].mean())
         labels = np.where(classes.free & classes.open[found], found, classes.labels)
     changed = np.flatnonzero(labels != classes.labels)
+    if agreement < LEAST_AGREEMENT:
+        logger.warning(
+            "Of images that it hasn't learned, the classifier gives only %.0f %% the group they are in: "
+            "these features tell the groups badly apart, and the proposals mean little; a stronger backbone "
+            "helps",
+            100 * agreement,
+        )
     facts = {
         "version": state.version,
         "n_images": len(labels),
@@ -100,6 +116,7 @@ def refine(
         "n_learned": int(learned.sum()),
         "n_by_hand": int(lesson.certain.sum()),
         "n_free": int(classes.free.sum()),
+        "agreement": agreement,
         "random_state": random_state,
     }
     return Proposals(
