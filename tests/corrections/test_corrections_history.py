@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kinfold import Run
-from kinfold.corrections import Accept, Confirm, Corrections, Lock, Mark, Merge, Move, Rename, State
+from kinfold.corrections import Accept, Confirm, Corrections, Lock, Mark, Merge, Move, Rename, Split, State
 from kinfold.errors import InputError
 
 
@@ -237,6 +237,7 @@ def test_the_history_is_in_plain_words_and_pages(run, corrections):
     corrections.apply(Lock([0, 3]))
     corrections.apply(Lock([3], False))
     corrections.apply(Confirm(rows[:2]))
+    corrections.apply(Split(3, 3))
     corrections.apply(Move(rows[40:42], 3))
     corrections.undo()
     corrections.redo()
@@ -251,18 +252,19 @@ def test_the_history_is_in_plain_words_and_pages(run, corrections):
         "locked group 0 “cats” and group 3",
         "unlocked group 3",
         "confirmed 2 images",
+        "split group 3 into 3, new: group 4 and group 5",
         "moved 2 images to group 3",
     ]
-    assert [entry.id for entry in corrections.history(limit=2)] == [10, 9]
-    assert [entry.id for entry in corrections.history(limit=2, before=9)] == [8, 7]
+    assert [entry.id for entry in corrections.history(limit=2)] == [11, 10]
+    assert [entry.id for entry in corrections.history(limit=2, before=10)] == [9, 8]
     assert corrections.history(limit=0) == []
     first = corrections.history()[-1]
     assert (first.client, first.kind, first.n_rows) == ("a", "rename", 0)
     assert first.time.endswith("+00:00")
-    assert corrections.entry(12).text == "did again: moved 2 images to group 3"
-    assert corrections.entry(11).kind == "undo"
-    with pytest.raises(InputError, match="no version 13"):
-        corrections.entry(13)
+    assert corrections.entry(13).text == "did again: moved 2 images to group 3"
+    assert corrections.entry(12).kind == "undo"
+    with pytest.raises(InputError, match="no version 14"):
+        corrections.entry(14)
 
 
 @pytest.mark.parametrize("client", ["a\nb", "x" * 201, 5])

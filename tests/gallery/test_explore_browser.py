@@ -238,7 +238,7 @@ def test_corrections_are_made_undone_redone_and_there_after_a_reload(open_page, 
     page.keyboard.press("r")
     page.keyboard.type("not this")
     page.keyboard.press("Escape")
-    assert page.locator("h1").inner_text() == "Kittens"
+    page.wait_for_function("document.querySelector('h1')?.textContent === 'Kittens'")
     assert gallery.state.groups[group].name == "Kittens"
 
     rows = select(page, 3)
@@ -288,6 +288,30 @@ def test_corrections_are_made_undone_redone_and_there_after_a_reload(open_page, 
     go(page, "history")
     texts = " ".join(page.locator(".entry .words").all_inner_texts())
     assert all(word in texts for word in ("Called", "Moved", "Merged", "Split"))
+
+
+def test_only_the_last_toast_offers_undo_and_a_group_that_is_not_there_is_said(open_page, gallery):
+    group = gallery.groups()[0]
+    page = open_page(f"group/{group}")
+    for name in ("First", "Second"):
+        page.keyboard.press("r")
+        page.keyboard.press("Control+a")
+        page.keyboard.type(name)
+        page.keyboard.press("Enter")
+        wait_said(page, name)
+    assert page.locator(".toast button:has-text('Undo')").count() == 1
+    page.locator(".toast").get_by_role("button", name="Undo").click()
+    wait_said(page, "undid")
+    assert page.locator(".toast button:has-text('Undo')").count() == 0
+    assert gallery.state.groups[group].name == "First"
+    page.keyboard.press("Control+z")
+    page.get_by_role("button", name="Merge into").click()
+    page.get_by_role("combobox", name="Search groups").fill("999")
+    page.get_by_text("No group is called that").wait_for()
+    page.keyboard.press("Enter")
+    page.get_by_role("combobox", name="Search groups").fill("")
+    page.locator("dialog [role=option]").first.wait_for()
+    assert page.get_by_text("No group is called that").count() == 0
 
 
 def test_an_image_is_marked_and_confirmed_where_it_is_large(open_page, gallery):

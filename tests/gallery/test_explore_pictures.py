@@ -125,6 +125,21 @@ def test_missing_and_broken_originals_say_so(tmp_path):
         assert tab.client.get("/thumb/5").status_code == 200
 
 
+def test_where_the_images_are_now_goes_into_the_commands_and_what_is_wrong_is_said(tmp_path, caplog):
+    run = make_gallery_run(tmp_path, n=12, graph=False)
+    moved = (tmp_path / "images").rename(tmp_path / "images elsewhere")
+    with opened(run, images=str(moved), features="f.npy") as tab:
+        assert tab.client.get("/thumb/0").status_code == 200
+        commands = tab.get("/api/run")["commands"]
+    assert commands["export"].endswith(f" --source '{moved}' --to")
+    assert commands["refine"].endswith(" --source f.npy")
+    assert "no pictures" not in caplog.text
+    with opened(run) as tab:
+        assert tab.client.get("/thumb/0").status_code == 404
+        assert "--source" not in str(tab.get("/api/run")["commands"])
+    assert "no pictures: the images of this run can't be opened" in caplog.text
+
+
 def test_a_run_without_images_works_without_pictures(make_run):
     run = make_run(source={"kind": "features", "uri": "/x.npy", "images": None, "n_rows": 60})
     with opened(run) as tab:

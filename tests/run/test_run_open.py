@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,6 +118,19 @@ def test_what_is_no_run_is_refused_as_input(path, tmp_path):
     edit(path, format="kinfold-features")
     with pytest.raises(InputError, match="has the format 'kinfold-features'"):
         Run.open(path)
+
+
+def test_a_folder_with_a_run_inside_names_it(path):
+    with pytest.raises(InputError, match=rf"did you mean {re.escape(str(path))}\?"):
+        Run.open(path.parent)
+
+
+def test_the_source_of_a_run_names_it(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "elsewhere" / "photos"
+    source.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"did you mean photos\.kinfold\?"):
+        Run.open(source)
 
 
 def test_an_unfinished_run_says_how_to_go_on(path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,8 @@ from kinfold.cli._terminal import Terminal
 
 
 @app.command(
-    epilog="Example: [bold]kinfold cluster photos/ -k 10 --out run[/bold]  (then open run/report.html)"
+    epilog="Example: [bold]kinfold cluster photos/ -k 10 --out run[/bold]  "
+    "(then [bold]kinfold explore run[/bold], or open run/report.html)"
 )
 def cluster(
     source: options.Source,
@@ -132,5 +134,6 @@ def cluster(
         "skipped": describe_skipped(run.skipped),
         "run": summary["run"],
         "report": summary["report"] or "none",
+        "look": f"kinfold explore {shlex.quote(summary['run'])}",
     }
     terminal.show(summary, show_groups(summary["groups"]), "", make_list(facts))

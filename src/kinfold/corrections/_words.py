@@ -87,6 +87,11 @@ def _mark(payload: Mapping[str, Any], n: int, names: Mapping[int, str]) -> str:
     return f"marked {count_of(n, 'image')} as {payload['mark']}"
 
 
+def _split(payload: Mapping[str, Any], n: int, names: Mapping[int, str]) -> str:
+    new = payload["new_groups"]
+    return f"split {_group(payload['group'], names)} into {1 + len(new)}, new: {_groups(new, names)}"
+
+
 def _lock(payload: Mapping[str, Any], n: int, names: Mapping[int, str]) -> str:
     return f"{'locked' if payload['locked'] else 'unlocked'} {_groups(payload['groups'], names)}"
 
@@ -96,9 +101,7 @@ _TEXTS: Mapping[str, Callable[[Mapping[str, Any], int, Mapping[int, str]], str]]
     "merge": lambda payload, n, names: (
         f"merged {_groups(payload['groups'], names)} into {_group(payload['into'], names)}"
     ),
-    "split": lambda payload, n, names: (
-        f"split {_group(payload['group'], names)} into {1 + len(payload['new_groups'])}"
-    ),
+    "split": _split,
     "move": _move,
     "mark": _mark,
     "lock": _lock,

@@ -26,6 +26,13 @@ def is_run(path: Path) -> bool:
     return isinstance(manifest, dict) and manifest.get("format") == FORMAT
 
 
+def _guess(path: Path) -> str:
+    """Return what to say of a run that is close by: one inside ``path``, or the one made from it."""
+    inside = sorted(file.parent for file in path.glob(f"*/{MANIFEST_NAME}"))
+    runs = [one for one in (*inside, Path(f"{path.resolve().name}.kinfold")) if is_run(one)]
+    return f"; did you mean {runs[0]}?" if runs else ""
+
+
 def read_manifest(path: Path) -> dict[str, Any]:
     """Read and check the manifest of the run at ``path``.
 
@@ -41,7 +48,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} {what}; give the folder that `kinfold cluster` wrote")
     file = path / MANIFEST_NAME
     if not file.is_file():
-        raise InputError(f"{path} is no run of Kinfold: it has no {MANIFEST_NAME}")
+        raise InputError(f"{path} is no run of Kinfold: it has no {MANIFEST_NAME}{_guess(path)}")
     try:
         manifest = read_json(file)
     except FormatError as error:

@@ -79,7 +79,10 @@ class Explorer:
         self.columns = Columns.read(run)
         self.skipped = run.skipped  # read now: damage is told before anything is shown
         self.words = {group: [name.noun for name in named.names] for group, named in run.names.items()}
-        path = str(options.features) if isinstance(options.features, str | Path) else None
+        self.moved_images, path = (
+            str(one) if isinstance(one, str | Path) else None for one in (options.images, options.features)
+        )
+        self.moved_features = path
         self.corrections = Corrections.open(run, write=not options.read_only, source=path)
         self.read_only = options.read_only
         self.vectors = Vectors(run, options.features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from concurrent.futures import Future
 from pathlib import Path
@@ -11,6 +12,8 @@ from kinfold.errors import KinfoldError
 from kinfold.gallery.explore._errors import NotFoundError
 from kinfold.images import ImageSource, UnusableImage, describe_image
 from kinfold.run import Run
+
+_log = logging.getLogger(__name__)
 
 
 class Originals:
@@ -90,4 +93,5 @@ class Originals:
             source = self._run.images(images)
         except (KinfoldError, OSError) as error:
             self.trouble, source = str(error), None
+            _log.warning("no pictures: %s", error)
         self._opened.set_result(source)

@@ -76,6 +76,10 @@ def describe_run(explorer: Explorer) -> dict[str, Any]:
     ]
     card = (manifest.get("backbone") or {}).get("card", {})
     path = shlex.quote(str(run.path))
+    images, features = (
+        f" --source {shlex.quote(moved)}" if moved else ""
+        for moved in (explorer.moved_images, explorer.moved_features)
+    )
     return {
         "title": run.path.resolve().name,
         "path": str(run.path),
@@ -95,7 +99,10 @@ def describe_run(explorer: Explorer) -> dict[str, Any]:
         "can_search_by_image": explorer.nearest.can_embed,
         "read_only": explorer.corrections.refusal is not None,
         "export_formats": list(EXPORT_FORMATS),
-        "commands": {"refine": f"kinfold refine {path}", "export": f"kinfold export {path} --to"},
+        "commands": {
+            "refine": f"kinfold refine {path}{features}",
+            "export": f"kinfold export {path}{images} --to",
+        },
     }
 
 

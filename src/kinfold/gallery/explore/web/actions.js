@@ -7,12 +7,16 @@ import { pickGroup } from "./picker.js";
 import { store } from "./store.js";
 import { complain, toast } from "./toasts.js";
 
+// What the last toast with a way back is about. Undo takes back the last edit, so no older toast may offer it.
+let dismiss = () => {};
+
 async function send(path, body, { quiet = false, undoable = true } = {}) {
   try {
     const answer = await post(path, body);
     // After a merge or an undo a changed group may be gone: then all are read again.
     await store.note(answer.version, { own: true, groups: ["merge", undefined].includes(body.kind) ? null : answer.groups });
-    if (!quiet) toast(answer.text, undoable ? { actions: [["Undo", undo]] } : {});
+    dismiss();
+    dismiss = quiet ? () => {} : toast(answer.text, undoable ? { actions: [["Undo", undo]] } : {});
     return answer;
   } catch (error) {
     complain(error);

@@ -1,6 +1,6 @@
 // Colours of groups on the map. Twenty that stay apart also for eyes that don't tell red from green (chosen by greatest
 // least distance in OKLab, as seen by normal, deuteranopic and protanopic eyes, at 3:1 or more on the page), one set for
-// each theme; of more groups hues by the golden ratio, in three lightnesses. A group's number fixes its colour.
+// each theme; from the twenty-first group on hues by the golden ratio, in three lightnesses. A group's number fixes its colour.
 
 const LIGHT = ["#7c4fd8", "#04a322", "#563000", "#0022a0", "#d664a3", "#640061", "#066357", "#768edc", "#db7213", "#265496", "#6b7941", "#8f5f83", "#8c352a", "#be8170", "#4c36be", "#9c72fe", "#4493a1", "#92007e", "#59273d", "#576cb7"];
 const DARK = ["#2c84ff", "#c3fb53", "#f8b6fe", "#9a6051", "#3fb690", "#e7ad01", "#a73ab2", "#b0f6da", "#f07554", "#9699cf", "#fbc3a0", "#2a8082", "#7153dd", "#0fa626", "#da489e", "#f485fe", "#76c7cf", "#a16bd5", "#a4c56e", "#cc2a1b"];
@@ -25,10 +25,10 @@ export function onTheme(work) {
   };
 }
 
-/** `[red, green, blue]`, 0 to 255, of group `id` among `total`; −1 is no group. */
-export function groupColor(id, total, dark) {
+/** `[red, green, blue]`, 0 to 255, of group `id`; −1 is no group. */
+export function groupColor(id, dark) {
   if (id < 0) return dark ? NONE.dark : NONE.light;
-  if (total <= FEW) return hex((dark ? DARK : LIGHT)[id % FEW]);
+  if (id < FEW) return hex((dark ? DARK : LIGHT)[id]);
   const hue = ((id * 0.618033988749895) % 1) * 2 * Math.PI;
   const step = id % 3;
   return oklch((dark ? 0.66 : 0.48) + step * (dark ? 0.1 : 0.08), 0.15, hue);

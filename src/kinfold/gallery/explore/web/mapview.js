@@ -111,7 +111,7 @@ export class MapView {
   }
 
   #color(id) {
-    return groupColor(id, Math.max(store.run.n_groups, this.greatest + 1), this.dark);
+    return groupColor(id, this.dark);
   }
 
   #fit(first = false) {

@@ -34,6 +34,7 @@ function build(close, first, left, fresh) {
     autofocus: true,
   });
   const list = h("ul", { id: listId, role: "listbox", class: "options", "aria-label": "Groups", tabindex: "0" });
+  const none = h("p", { class: "soft", role: "status" });
   let active = 0;
 
   const mark = (index) => {
@@ -49,6 +50,7 @@ function build(close, first, left, fresh) {
     const options = matching(typed, first, left).map((group) => groupOption(group, close));
     if (fresh) options.splice(typed ? options.length : 0, 0, newOption(typed, close));
     replace(list, options);
+    none.textContent = options.length ? "" : typed ? "No group is called that." : "There is no other group.";
     mark(fresh && !typed && options.length > 1 ? 1 : 0);
   };
   field.addEventListener("input", show);
@@ -64,7 +66,7 @@ function build(close, first, left, fresh) {
     }
   });
   show();
-  return [field, list];
+  return [field, none, list];
 }
 
 /** Groups by how well they fit the words: suggested ones first while nothing is typed. */
