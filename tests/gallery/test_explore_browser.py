@@ -18,6 +18,7 @@ from PIL import Image
 
 import kinfold
 from kinfold.corrections import Corrections, Rename, corrected_table
+from kinfold.corrections._refine import LEAST_AGREEMENT
 from kinfold.run import Run
 from support.browsers import open_chromium
 
@@ -462,6 +463,10 @@ def test_refinement_is_started_watched_and_accepted(open_page, gallery):
         page.get_by_text("nothing to move").wait_for()
         return
     n = int(total.inner_text().split()[0])
+    agreement = page.evaluate("fetch('/api/refine').then((one) => one.json())")["proposals"]["facts"][
+        "agreement"
+    ]
+    assert page.locator(".refine .notice").count() == (agreement < LEAST_AGREEMENT)
     version = gallery.state.version
     page.get_by_role("button", name=re.compile("^Accept all")).click()
     wait_said(page, "accepted")

@@ -3,7 +3,7 @@
 import { edit } from "./actions.js";
 import { get, post } from "./api.js";
 import { h, keepFocus, replace } from "./dom.js";
-import { count, images, plural, sure } from "./format.js";
+import { count, images, percent, plural, sure } from "./format.js";
 import { icon } from "./icons.js";
 import { openImage } from "./image.js";
 import { store } from "./store.js";
@@ -13,6 +13,7 @@ import { complain } from "./toasts.js";
 
 const WAIT = 1000;
 const PAGE = 500;
+const TELLING = 0.7; // below, as `kinfold refine` warns too, proposals mean little
 
 export async function mount(element) {
   const place = h("div", { class: "refine", tabindex: "-1" });
@@ -91,6 +92,7 @@ function proposals(answer, state, draw) {
       h("label", { class: "inline" }, "At least", least, said),
       !store.readOnly && h("button", { type: "button", class: "button primary", onclick: () => accept(state, draw) }, icon("confirm"), all),
     ),
+    proposed.facts.agreement < TELLING && h("p", { class: "notice" }, `Of images that it hasn't learned, the classifier puts only ${percent(proposed.facts.agreement)} into the group they are in: these features tell the groups badly apart. Take over only what you have looked at, or only the surest.`),
     h("div", { class: "diff" }, h("table", { class: "changes" }, h("thead", {}, h("tr", {}, ["From", "To", "Images", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr" }, "Accept"))))), changes), shown),
   ];
 }
