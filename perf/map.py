@@ -148,7 +148,7 @@ def _lasso(page: Any) -> tuple[int, float]:
         page.mouse.move(*corner, steps=20)
     begun = time.perf_counter()
     page.mouse.up()
-    page.wait_for_function("!document.querySelector('.dock').hidden")
+    page.wait_for_function("() => !document.querySelector('.dock').hidden")
     seconds = time.perf_counter() - begun
     text = page.locator(".dock-size").text_content()
     return int(text.split()[0].replace(",", "")), seconds

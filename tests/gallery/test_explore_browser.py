@@ -239,7 +239,7 @@ def test_corrections_are_made_undone_redone_and_there_after_a_reload(open_page, 
     page.keyboard.press("r")
     page.keyboard.type("not this")
     page.keyboard.press("Escape")
-    page.wait_for_function("document.querySelector('h1')?.textContent === 'Kittens'")
+    page.wait_for_function("() => document.querySelector('h1')?.textContent === 'Kittens'")
     assert gallery.state.groups[group].name == "Kittens"
 
     rows = select(page, 3)

@@ -193,7 +193,7 @@ def test_a_lasso_takes_exactly_what_is_inside_and_moves_it_and_undo_brings_it_ba
     after = tab.groups()
     assert (after[expected] == 2).all()
     assert (after[~expected] == labels[~expected]).all()
-    tab.page.wait_for_function("document.querySelector('.dock').hidden")
+    tab.page.wait_for_function("() => document.querySelector('.dock').hidden")
     tab.wait()
     moved = points[np.flatnonzero(expected & (labels != 2))]
     lone = moved[np.argmax(np.sort(np.linalg.norm(moved[:, None] - points[None], axis=2), axis=1)[:, 1])]
