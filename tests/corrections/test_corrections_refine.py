@@ -23,7 +23,7 @@ from kinfold.corrections import (
     refine,
     write_proposals,
 )
-from kinfold.corrections._opinions import Lesson, draw_members
+from kinfold.corrections._opinions import Jury, Lesson, draw_members
 from kinfold.errors import FormatError, InputError, NewerFormatError
 
 
@@ -203,3 +203,44 @@ def test_features_that_tell_groups_badly_apart_are_warned_of(tmp_path, caplog, n
     proposals = refine(run, first_state(run))
     assert (proposals.facts["agreement"] < 0.7) == (noise > 1)
     assert ("the proposals mean little" in caplog.text) == (noise > 1)
+
+
+def test_images_placed_by_hand_are_tried_too_once_they_are_enough(run, corrections):
+    rows = np.concatenate([rows_of(run, run.labels, group)[:3] for group in range(4)])
+    corrections.apply(Confirm(rows[:9]))
+    assert refine(run, corrections.state).facts["found_by_hand"] is None
+    corrections.apply(Confirm(rows))
+    assert refine(run, corrections.state).facts["found_by_hand"] == 1
+    for row, group in zip(rows.tolist(), np.roll(np.repeat(range(4), 3), 3).tolist(), strict=True):
+        corrections.apply(Move([row], group))  # where nothing is like them
+    assert refine(run, corrections.state).facts["found_by_hand"] < 0.5
+
+
+def test_without_anything_by_hand_it_says_how_little_the_proposals_mean(run, corrections, caplog):
+    rows = misplace(run, corrections)
+    refine(run, corrections.state)
+    assert "as often wrong as right" in caplog.text
+    caplog.clear()
+    corrections.apply(Mark(rows[:1], "wrong"))
+    refine(run, corrections.state)
+    assert caplog.text == ""
+
+
+def test_the_confidence_of_a_proposal_is_the_mean_of_the_first_round_and_the_last(run, corrections):
+    state = corrections.apply(Confirm(rows_of(run, run.labels, 2)[:2]))
+    state = corrections.apply(Accept(rows_of(run, run.labels, 0)[:4], np.full(4, 1)))
+    found = refine(run, state, random_state=5)
+    everything = np.ones(len(state.labels), bool)
+    jury = Jury(
+        run.features().matrix(run.manifest["features"]["variant"]),
+        Lesson(4, everything, state.by_hand.copy(), ~everything),
+    )
+    places = np.searchsorted(run.assignments["row"].to_numpy(), found.rows)
+    labels, sure = state.labels.astype(np.int64), []
+    for number in range(3):
+        opinions = jury.opinions(labels, 5 + number)
+        labels = np.where(state.by_hand, state.labels, opinions.classes).astype(np.int64)
+        sure.append(opinions.probabilities(places, found.groups.astype(np.int64)))
+    assert len(found)
+    assert found.groups.tolist() == labels[places].tolist()
+    np.testing.assert_allclose(found.confidences, (sure[0] + sure[2]) / 2, rtol=1e-6)

@@ -23,7 +23,7 @@ _MOST_ROWS = 20
 
 @app.command(
     epilog="Examples: [bold]kinfold refine run[/bold], then look at the changes with "
-    "[bold]kinfold explore run[/bold]; or [bold]kinfold refine run --accept --min-confidence 0.9[/bold]"
+    "[bold]kinfold explore run[/bold]; or [bold]kinfold refine run --accept --min-confidence 0.7[/bold]"
 )
 def refine(
     run: options.RunPath,
@@ -81,12 +81,19 @@ def refine(
     }
     facts = {
         "learned from": f"{summary['n_learned']:,} images, {summary['n_by_hand']:,} of them placed by hand",
+        **_say_found(found.proposals.facts.get("found_by_hand")),
         "proposed changes": f"{len(found.proposals):,}",
         "accepted": f"{found.n_accepted:,}" if accept else "none yet: --accept, or kinfold explore",
         "proposals": str(found.path),
     }
     tables: list[Any] = [_show(changes), ""] if changes else []
     terminal.show(summary, *tables, make_list(facts))
+
+
+def _say_found(share: float | None) -> dict[str, str]:
+    if share is None:
+        return {}
+    return {"found without you": f"{share:.0%} of those placed by hand, when they are left out"}
 
 
 def _count_changes(found: Refinement, names: Mapping[int, str]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,10 +65,8 @@ class Jury:
         self._lesson = lesson
         self._progress = progress
 
-    def opinions(
-        self, classes: NDArray[np.int64], seed: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the class (N,) of every image as seen by a classifier that hasn't learned from it.
+    def opinions(self, classes: NDArray[np.int64], seed: int, *, spare_certain: bool = True) -> Opinions:
+        """Train, and return what every image is held for by a classifier that hasn't learned from it.
 
         Images whose class is certain are seen by all classifiers, which therefore agree with them. The only
         image of a class keeps it: the classifier that hasn't learned from it doesn't know that class.
@@ -78,18 +77,15 @@ class Jury:
             What to learn.
         seed : int
             Of folds and order.
-
-        Returns
-        -------
-        classes : ndarray (N,) int64
-            The most probable class, or the image's own where its classifier knows no other image of it.
-        probabilities : ndarray (N,) float32
-            Its probability.
+        spare_certain : bool, default True
+            Have all classifiers learn from images whose class is certain. False leaves these out in turn too:
+            then it shows how many of them would have been found.
         """
         targets, lesson = torch.from_numpy(classes), self._lesson
         n_folds = min(N_FOLDS, len(classes))
         folds = deal_folds(targets, n_folds, seed)
-        folds[torch.from_numpy(lesson.certain)] = n_folds  # of no fold: all classifiers see them
+        if spare_certain:
+            folds[torch.from_numpy(lesson.certain)] = n_folds  # of no fold: all classifiers see them
         seen = torch.from_numpy(lesson.learned)
         counts = torch.zeros(n_folds + 1, lesson.n_classes, dtype=torch.int64)
         counts.index_put_((folds[seen], targets[seen]), torch.tensor(1), accumulate=True)
@@ -109,28 +105,57 @@ class Jury:
             progress=self._progress,
             title="Learning the corrections",
         )
-        return self._ask(stack, targets, folds.clamp_(max=n_folds - 1), filled)
-
-    def _ask(
-        self, stack: SoftmaxStack, targets: Tensor, folds: Tensor, filled: Tensor
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        found = np.empty(len(targets), np.int64)
-        sure = np.empty(len(targets), np.float32)
-        barred = torch.from_numpy(self._lesson.barred) & (targets < self._lesson.n_classes)
-        listed = targets < self._lesson.n_classes
-        known = filled[folds, targets.clamp(max=self._lesson.n_classes - 1)]
+        listed = targets < lesson.n_classes
+        barred = torch.from_numpy(lesson.barred) & listed
+        folds.clamp_(max=n_folds - 1)
+        known = filled[folds, targets.clamp(max=lesson.n_classes - 1)]
         unheard = listed & ~known & ~barred  # the last image of its class: who hasn't learned it knows none
-        size = max(1, _BLOCK_BYTES // (4 * (self._rows.dim + stack.biases[0].numel())))
-        for start in range(0, len(targets), size):
-            block = torch.arange(start, min(len(targets), start + size))
-            logits = next(iter(stack.logits(self._rows.take(block)))).cpu()
-            own = logits[torch.arange(len(block)), folds[block]]
-            shut = torch.nonzero(barred[block])[:, 0]
-            own[shut, targets[block][shut]] = -torch.inf
-            best = torch.softmax(own, dim=1).max(dim=1)
-            own_class = torch.where(unheard[block], targets[block], best.indices)
-            found[block.numpy()], sure[block.numpy()] = own_class.numpy(), best.values.numpy()
-        return found, sure
+        return Opinions(stack, self._rows, targets, folds, barred, unheard)
+
+
+class Opinions:
+    """What the classifiers of one training hold images for.
+
+    Attributes
+    ----------
+    classes : ndarray (N,) int64
+        The most probable class of every image, or its own where its classifier knows no other image of it.
+    """
+
+    def __init__(
+        self,
+        stack: SoftmaxStack,
+        rows: StandardRows,
+        targets: Tensor,
+        folds: Tensor,
+        barred: Tensor,
+        unheard: Tensor,
+    ) -> None:
+        self._stack, self._rows, self._folds = stack, rows, folds
+        self._targets, self._barred = targets, barred
+        best = [
+            self._probabilities(block).argmax(dim=1) for block in self._blocks(torch.arange(len(targets)))
+        ]
+        self.classes: NDArray[np.int64] = torch.where(unheard, targets, torch.cat(best)).numpy()
+
+    def probabilities(self, images: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return the probability (n,) of one class for each of some images."""
+        found = [torch.empty(0)]
+        asked = self._blocks(torch.from_numpy(classes))
+        for block, of in zip(self._blocks(torch.from_numpy(images)), asked, strict=True):
+            found.append(self._probabilities(block).gather(1, of[:, None])[:, 0])
+        return torch.cat(found).numpy()
+
+    def _blocks(self, values: Tensor) -> Iterator[Tensor]:
+        size = max(1, _BLOCK_BYTES // (4 * (self._rows.dim + self._stack.biases[0].numel())))
+        return (values[start : start + size] for start in range(0, len(values), size))
+
+    def _probabilities(self, block: Tensor) -> Tensor:
+        logits = next(iter(self._stack.logits(self._rows.take(block)))).cpu()
+        own = logits[torch.arange(len(block)), self._folds[block]]
+        shut = torch.nonzero(self._barred[block])[:, 0]
+        own[shut, self._targets[block][shut]] = -torch.inf
+        return torch.softmax(own, dim=1)
 
 
 def draw_members(lesson: Lesson, classes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -48,12 +48,14 @@ class Proposals:
     groups : ndarray (n,) int32
         The group proposed for each.
     confidences : ndarray (n,) float32
-        Probability of that group, 0 to 1.
+        How sure the classifier is of that group, 0 to 1.
     from_groups : ndarray (n,) int32
         The group each is in, also of images marked "wrong".
     facts : dict
         What the classifier learned from: ``version`` of the state, ``n_images``, ``n_learned``,
-        ``n_by_hand``, ``n_groups``, ``n_free`` (images that could have been changed), ``random_state``.
+        ``n_by_hand``, ``n_groups``, ``n_free`` (images that could have been changed), ``agreement`` (share
+        of images not placed by hand whose group is found by a classifier that hasn't learned from them),
+        ``found_by_hand`` (the same of those placed by hand; None where they are too few), ``random_state``.
     """
 
     rows: NDArray[np.int64]

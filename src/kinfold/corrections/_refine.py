@@ -17,10 +17,12 @@ from kinfold.errors import InputError
 from kinfold.progress import SILENT, Progress
 
 if TYPE_CHECKING:
+    from kinfold.corrections._opinions import Opinions
     from kinfold.run import Run
 
 N_ROUNDS = 3
 LEAST_AGREEMENT = 0.7
+FEWEST_TRIED = 10  # images placed by hand, before a share of them says anything
 logger = logging.getLogger(__name__)
 
 _WRONG, _NOISE = (1 + MARKS.index(mark) for mark in ("wrong", "noise"))
@@ -44,13 +46,15 @@ def refine(
     they are drawn more often, so that those of a group together count as much as a group of average size,
     however few they are; fifty corrections would otherwise drown among a thousand labels of the model. The
     opinions then take the place of the model's labels, three times in all, so that what was corrected
-    spreads to alike images step by step.
+    spreads to alike images step by step. Classifiers that learn from their own answers grow surer than they
+    are right: the confidence of a proposal is the mean of its probability in the first round and the last.
 
     Images marked "wrong" or "noise" aren't learned from. Those placed by hand, those marked "noise" and
     those of locked groups never change, and locked groups take none. For an image marked "wrong" the best
     other group is proposed. Where the first classifiers agree with fewer than 70 % of the groups of images
-    they haven't learned, a warning says that the features are too weak. Groups that were merged, split or
-    made anew are classes like all others.
+    they haven't learned, a warning says that the features are too weak. With ten images placed by hand or
+    more it is also tried how many of them the first classifiers find when they are left out. Groups that
+    were merged, split or made anew are classes like all others.
 
     Parameters
     ----------
@@ -94,21 +98,19 @@ def refine(
     wrong = state.marks == _WRONG
     lesson = Lesson(len(classes.groups), learned, learned & state.by_hand, wrong)
     jury = Jury(matrix, lesson, device=device, progress=progress)
-    labels, agreement = classes.labels, 1.0
-    judged = learned & ~state.by_hand
+    rounds: list[Opinions] = []
+    labels = classes.labels
     for number in range(N_ROUNDS):
-        found, sure = jury.opinions(np.where(wrong, classes.labels, labels), random_state + number)
-        if number == 0 and judged.any():
-            agreement = float((found == classes.labels)[judged].mean())
+        rounds.append(jury.opinions(np.where(wrong, classes.labels, labels), random_state + number))
+        found = rounds[-1].classes
         labels = np.where(classes.free & classes.open[found], found, classes.labels)
     changed = np.flatnonzero(labels != classes.labels)
-    if agreement < LEAST_AGREEMENT:
-        logger.warning(
-            "Of images that it hasn't learned, the classifier gives only %.0f %% the group they are in: "
-            "these features tell the groups badly apart, and the proposals mean little; a stronger backbone "
-            "helps",
-            100 * agreement,
-        )
+    sure = [one.probabilities(changed, labels[changed]) for one in (rounds[0], rounds[-1])]
+    agreement = _share(rounds[0], classes.labels, learned & ~state.by_hand)
+    hand, tried = lesson.certain, None
+    if hand.sum() >= FEWEST_TRIED:
+        tried = _share(jury.opinions(classes.labels, random_state, spare_certain=False), classes.labels, hand)
+    _warn(agreement, guided=bool(state.by_hand.any() or wrong.any()))
     facts = {
         "version": state.version,
         "n_images": len(labels),
@@ -117,15 +119,36 @@ def refine(
         "n_by_hand": int(lesson.certain.sum()),
         "n_free": int(classes.free.sum()),
         "agreement": agreement,
+        "found_by_hand": tried,
         "random_state": random_state,
     }
     return Proposals(
         run.assignments["row"].to_numpy()[changed],
         classes.groups[labels[changed]],
-        sure[changed],
+        np.mean(sure, axis=0, dtype=np.float32),
         state.labels[changed],
         facts,
     )
+
+
+def _share(opinions: Opinions, classes: NDArray[np.int64], asked: NDArray[np.bool_]) -> float:
+    """Return how many of the images asked for are held for their own class; 1 where none is asked for."""
+    return float((opinions.classes == classes)[asked].mean()) if asked.any() else 1.0
+
+
+def _warn(agreement: float, *, guided: bool) -> None:
+    if agreement < LEAST_AGREEMENT:
+        logger.warning(
+            "Of images that it hasn't learned, the classifier gives only %.0f %% the group they are in: "
+            "these features tell the groups badly apart, and the proposals mean little; a stronger backbone "
+            "helps",
+            100 * agreement,
+        )
+    if not guided:
+        logger.warning(
+            "No image was placed, confirmed or marked wrong by hand yet: the proposals are only where a "
+            "classifier differs from the groups, and as often wrong as right. Correct some images first"
+        )
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,8 @@ class Run:
             raise
         except KinfoldError as error:
             raise InputError(
-                f"the features of this run can't be opened at {path} ({error}); {_IF_MOVED}"
+                f"the features of this run can't be opened at {path} ({error}); {_IF_MOVED}; of kinfold "
+                "explore the option is --features"
             ) from error
         if features.fingerprint(recorded["variant"]) != recorded["fingerprint"]:
             raise InputError(f"the features at {path} aren't those that {self.path} was made from")

@@ -93,6 +93,8 @@ function proposals(answer, state, draw) {
       !store.readOnly && h("button", { type: "button", class: "button primary", onclick: () => accept(state, draw) }, icon("confirm"), all),
     ),
     proposed.facts.agreement < TELLING && h("p", { class: "notice" }, `Of images that it hasn't learned, the classifier puts only ${percent(proposed.facts.agreement)} into the group they are in: these features tell the groups badly apart. Take over only what you have looked at, or only the surest.`),
+    proposed.facts.found_by_hand != null && h("p", { class: "soft" }, `Left out of the learning, ${percent(proposed.facts.found_by_hand)} of the images you placed are put where you placed them: a hint at how many of these proposals are right.`),
+    proposed.facts.n_by_hand === 0 && h("p", { class: "notice" }, "You placed no image by hand yet: these proposals are only where a classifier differs from the groups, and as often wrong as right."),
     h("div", { class: "diff" }, h("table", { class: "changes" }, h("thead", {}, h("tr", {}, ["From", "To", "Images", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr" }, "Accept"))))), changes), shown),
   ];
 }
