@@ -1,5 +1,7 @@
 """What TEMI alone does; what it shares with other heads is in test_methods_heads.py."""
 
+import math
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -78,6 +80,17 @@ def test_heads_are_many_where_they_are_cheap_and_never_more_than_the_samples_fee
 def test_no_number_of_heads_is_the_plans():
     method = TEMI(**{**QUICK, "n_heads": None, "n_epochs": 2}).fit(rows())
     assert len(method.head_labels_) == method.plan_.n_heads == 12
+
+
+def test_whole_epochs_hold_the_wanted_steps_but_where_one_more_would_be_a_tenth_too_long():
+    for n in range(5_000, 2_000_000, 9_973):
+        plan = plan_training(n, 64, 10)
+        wanted = 500 * math.sqrt(n / 5000) / plan.steps_per_epoch
+        assert plan.schedule.n_epochs - wanted < 1
+        assert wanted - plan.schedule.n_epochs < 0.1 * wanted
+        if wanted > 10:
+            assert plan.schedule.n_epochs >= wanted - 1e-3
+    assert plan_training(50_000, 1_280, 10).schedule.n_epochs == 8  # of 195 steps; 1,582 are wanted
 
 
 def test_the_plan_keeps_steps_while_n_grows_and_never_exceeds_n():

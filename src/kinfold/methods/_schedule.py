@@ -17,6 +17,7 @@ FEWEST_HEADS, MOST_HEADS = 12, 50  # where they are not given; the most are the 
 _HEAD_WORK = 9e11  # samples × weights that all heads together may pass, while they are more than the fewest
 _LEAST_BATCH = 128  # a step on fewer samples costs as much: it is spent on the weights themselves
 _SAMPLES_PER_HEAD = 20
+_ROUNDING = 0.1  # how much longer or shorter whole epochs may last
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def plan_training(
     batch_size = min(int(batch_size), n_samples)
     steps_per_epoch = n_samples // batch_size
     if n_epochs is None:
-        n_epochs = math.ceil(_default_steps(n_samples) / steps_per_epoch)
+        n_epochs = _whole_epochs(_default_steps(n_samples) / steps_per_epoch)
     n_epochs = int(n_epochs)
     n_steps = n_epochs * steps_per_epoch
     if momentum is None:
@@ -139,6 +140,12 @@ def _default_n_heads(n_samples: int, work: int) -> int:
     """Return as many heads as do the work that is granted, each of which does ``work``."""
     most = max(FEWEST_HEADS, min(MOST_HEADS, n_samples // _SAMPLES_PER_HEAD))
     return max(FEWEST_HEADS, min(most, int(_HEAD_WORK // work)))
+
+
+def _whole_epochs(wanted: float) -> int:
+    """Round up, or down where up is a tenth too long and down isn't as much too short."""
+    down, up = math.floor(wanted), math.ceil(wanted)
+    return down if up > (1 + _ROUNDING) * wanted and down > (1 - _ROUNDING) * wanted else up
 
 
 def _default_steps(n_samples: int) -> int:
