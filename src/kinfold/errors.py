@@ -11,6 +11,10 @@ class InputError(KinfoldError, ValueError):
     """The input or a parameter can't be used as it is."""
 
 
+class UnwritableError(InputError):
+    """A file can't be written now: held by another program, not ours to write, or on a full disk."""
+
+
 class FormatError(KinfoldError, ValueError):
     """A file of ours is damaged, foreign, or of a newer format version."""
 

@@ -6,10 +6,12 @@ import http.client
 import json
 import os
 import signal
+import sqlite3
 import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -88,6 +90,18 @@ def test_what_is_impossible_now_is_a_conflict_and_changes_nothing(tab):
     assert tab.get("/api/version")["version"] == 2
     assert tab.client.get("/api/groups/3").status_code == 404
     assert tab.client.get("/api/images?group=3").status_code == 404
+
+
+def test_a_file_that_another_program_holds_is_no_conflict_but_a_matter_of_trying_again(tab, run, monkeypatch):
+    monkeypatch.setattr("kinfold.corrections._sqlite._WAIT_SECONDS", 0.05)
+    tab.edit("rename", group=0, name="made the file")
+    with opened(run) as other, closing(sqlite3.connect(run.path / "corrections.sqlite")) as program:
+        program.execute("BEGIN IMMEDIATE")
+        answer = other.send("/api/edits", {"kind": "rename", "group": 1, "name": "too early"})
+        assert answer.status_code == 503
+        assert "held by another program" in answer.json()["error"]
+        program.rollback()
+        other.edit("rename", group=1, name="in time")
 
 
 def test_each_tab_undoes_and_redoes_its_own(tab):

@@ -10,7 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from kinfold.errors import FormatError, InputError
+from kinfold.errors import FormatError, UnwritableError
 
 _WAIT_SECONDS = 120.0  # for other writers, each of whom takes milliseconds
 
@@ -19,11 +19,13 @@ def explain(path: Path, error: sqlite3.OperationalError) -> Exception:
     """Return what an error of SQLite means for the file at ``path``."""
     text = str(error)
     if "locked" in text or "busy" in text:
-        return InputError(f"{path} is held by another program; close it and try again")
+        return UnwritableError(f"{path} is held by another program; close it and try again")
     if "readonly" in text or "unable to open" in text:
-        return InputError(f"{path} can't be written to; corrections need a run folder that you may write to")
+        return UnwritableError(
+            f"{path} can't be written to; corrections need a run folder that you may write to"
+        )
     if "full" in text:
-        return InputError(f"the disk is full: {path} can't grow; make room and try again")
+        return UnwritableError(f"the disk is full: {path} can't grow; make room and try again")
     return FormatError(damaged(path, text))
 
 

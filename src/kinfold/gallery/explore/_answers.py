@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from kinfold.errors import InputError, KinfoldError, MissingExtraError
+from kinfold.errors import InputError, KinfoldError, MissingExtraError, UnwritableError
 from kinfold.gallery.explore._errors import ConflictError, ForbiddenError, NotFoundError, UnavailableError
 from kinfold.gallery.explore._security import TooLongError
 
@@ -33,6 +33,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
     (UnavailableError, 503),
     (MissingExtraError, 503),
     (TooLongError, 413),
+    (UnwritableError, 503),
     (InputError, 400),
     (KinfoldError, 503),
     (sqlite3.Error, 503),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.corrections import Corrections, State, changed_groups, names_of, read_edit
-from kinfold.errors import InputError
+from kinfold.errors import InputError, UnwritableError
 from kinfold.features import Features
 from kinfold.gallery.explore._choices import Choices
 from kinfold.gallery.explore._columns import Columns
@@ -184,6 +184,8 @@ class Explorer:
         before = self.state
         try:
             after: State = work()
+        except UnwritableError:
+            raise
         except InputError as error:
             raise ConflictError(str(error)) from error
         entry = self.corrections.entry(after.version)
