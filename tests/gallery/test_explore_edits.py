@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import signal
 import sqlite3
-import threading
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -182,11 +180,8 @@ def test_refinement_proposes_and_what_is_accepted_is_proposed_no_more(tab, run):
     tab.edit("move", rows=rows[: len(rows) // 2], group=1)
     assert tab.get("/api/refine")["proposals"] is None
     assert tab.send("/api/refine").status_code == 200
-    for _ in range(600):
-        answer = tab.get("/api/refine")
-        if answer["state"] != "running":
-            break
-        threading.Event().wait(0.05)
+    while (answer := tab.get("/api/refine"))["state"] == "running":
+        time.sleep(0.05)
     assert answer["state"] == "ready", answer["text"]
     found = answer["proposals"]
     assert found["total"] == len(found["images"]) == sum(one["n"] for one in found["by_change"])
@@ -220,8 +215,8 @@ def test_acknowledged_edits_survive_kill_9(run):
                     acknowledged.append((number, json.load(answer)["version"]))
             except (urllib.error.URLError, http.client.HTTPException, OSError):
                 return
-            if len(acknowledged) == 15:
-                os.kill(process.pid, signal.SIGKILL)
+            if len(acknowledged) >= 15:
+                process.kill()
 
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(send, range(60)))

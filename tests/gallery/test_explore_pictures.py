@@ -316,10 +316,11 @@ def test_a_request_that_is_gone_leaves_the_queue(run):
 
     async def scroll():
         waiting = [asyncio.ensure_future(thumbnails.get(row, 128)) for row in (0, 1, 2, 3)]
-        await asyncio.sleep(0.2)
+        while len(thumbnails._maker._jobs) < len(waiting):
+            await asyncio.sleep(0.005)
         for one in waiting[2:]:
             one.cancel()
-        await asyncio.sleep(0.05)
+        await asyncio.gather(*waiting[2:], return_exceptions=True)
         return waiting
 
     async def check():

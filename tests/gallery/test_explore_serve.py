@@ -49,7 +49,7 @@ def test_it_prints_its_address_serves_and_ends_cleanly_on_ctrl_c(run):
         out, err = process.communicate(timeout=30)
         assert process.returncode == 0
         assert "Traceback" not in out + err
-        _, alive = psutil.wait_procs(workers, timeout=10)
+        _, alive = psutil.wait_procs(workers, timeout=120)
         assert not alive
     assert not list(run.path.glob("*-wal"))
 

@@ -130,7 +130,7 @@ def served(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    timer = threading.Timer(60, process.kill)
+    timer = threading.Timer(240, process.kill)
     timer.start()
     try:
         assert process.stdout is not None

@@ -91,4 +91,4 @@ def export(
     for one in found.missing[:_FIRST_MISSING]:
         terminal.tell(f"not exported: {one.key} ({one.reason})")
     if (rest := len(found.missing) - _FIRST_MISSING) > 0:
-        terminal.tell(f"and {rest:,} more, in missing.csv")
+        terminal.tell(f"and {rest:,} more" + (", in missing.csv" if found.path.is_dir() else ""))

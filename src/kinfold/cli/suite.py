@@ -27,7 +27,7 @@ def _complete_suite(incomplete: str) -> list[str]:
 @group.command(
     "run",
     epilog="Examples: [bold]kinfold benchmark run digits[/bold], or "
-    "[bold]kinfold benchmark run my-suite.toml --out results --only kmeans temi --minutes 60[/bold]",
+    "[bold]kinfold benchmark run my-suite.toml --out results --only kmeans,temi --minutes 60[/bold]",
 )
 def run(
     suite: Annotated[

@@ -59,6 +59,7 @@ async function show() {
   }
   if (mine !== turn) return void handle?.unmount?.();
   current = { hash, handle };
+  view.dataset.place = hash;
   view.removeAttribute("aria-busy");
   document.title = `${handle?.title ?? "Kinfold"} · ${store.run.title}`;
   drawBar.current(name);
