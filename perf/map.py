@@ -118,7 +118,7 @@ def _draw(table: Table, browser: Any, server: Any) -> None:
     page.wait_for_selector("canvas[data-drawn=all]")
     selected, seconds = _lasso(page)
     table.add(f"a lasso around {selected:,} images, s", f"{seconds:.2f}")
-    _add_memory(table, page, browser)
+    _add_memory(table, page)
     page.close()
 
 
@@ -154,7 +154,7 @@ def _lasso(page: Any) -> tuple[int, float]:
     return int(text.split()[0].replace(",", "")), seconds
 
 
-def _add_memory(table: Table, page: Any, browser: Any) -> None:
+def _add_memory(table: Table, page: Any) -> None:
     heap = page.evaluate("performance.memory.usedJSHeapSize") / 2**20
     table.add("script memory of the tab, MiB", f"{heap:,.0f}")
     kinds = {"renderer": "process of the tab", "gpu-process": "process that draws"}

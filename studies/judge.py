@@ -30,7 +30,7 @@ def judge(
     """Return the figures of a fitted estimator.
 
     ``stages`` holds, by name: ``labels`` (``labels_``, and on the test set ``predict``); of methods with
-    heads ``best head`` (chosen by loss), ``mean head`` (mean over heads), ``oracle head`` (chosen by training
+    heads ``best head`` (by ``head_choice``), ``mean head`` (mean over heads), ``oracle head`` (by training
     accuracy) and ``test consensus`` (of all heads on the test set); of ICCE ``consensus`` and ``classifier``.
     Each has ``train`` and ``test`` scores and ``criteria`` where they apply.
     """

@@ -25,8 +25,9 @@ what is open, `python -m studies show` writes the part below from `studies/resul
 _LEGEND = (
     "Mean ± standard deviation over seeds; – is not run yet. ACC: one-to-one map of clusters to classes; "
     "NMI: arithmetic. Seconds are of the whole fit, neighbours included, on a shared machine: read CPU "
-    "seconds first. *Best head* is chosen by its loss, without classes; *oracle head* is the one of the "
-    "highest training accuracy, which nobody can choose without classes."
+    "seconds first. *Best head* is the one the method chose without classes: by agreement of close "
+    "neighbours, or by loss where a row takes the papers' rule; *oracle head* is the one of the highest "
+    "training accuracy, which nobody can choose without classes."
 )
 _STAGES = {
     "best head": "best head",

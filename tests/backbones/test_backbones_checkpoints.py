@@ -74,9 +74,7 @@ def original() -> Original:
     return model
 
 
-def check(
-    file: Path, original: Original, pictures: list[Any], first_position: torch.Tensor | None = None
-) -> None:
+def check(file: Path, original: Original, pictures: list[Any]) -> None:
     """Assert that the file, loaded by us, gives what the original gives."""
     backbone = load_backbone(f"ibot-tiny:{file}", device="cpu", precision="float32")
     images = np.stack([backbone.transform(picture) for picture in pictures])

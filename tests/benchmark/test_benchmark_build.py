@@ -355,7 +355,7 @@ def test_builders_of_own_classes_are_described_without_a_comparison():
 
 
 def test_own_trees_and_counts_are_described(tree):
-    counts = ClassCounts.from_mapping(SIZES)
+    counts = ClassCounts(tuple(SIZES), np.array(list(SIZES.values())))
     found = describe_benchmark(data=counts, tree=tree)
     assert (found["n_classes"], found["class_leaf"]) == (6, 3)
     assert found["coarse"] == {"0": 2, "1": 5, "2": 6}

@@ -57,10 +57,6 @@ def entropy(labels):
     return -sum(c / len(labels) * math.log(c / len(labels)) for c in counts)
 
 
-def mutual_information(y_true, y_pred):
-    return entropy(y_true) + entropy(y_pred) - entropy(list(zip(y_true, y_pred, strict=True)))
-
-
 def expected_mutual_information(y_true, y_pred):
     """Sum over every count that the margins allow, with exact binomials."""
     n, total = len(y_true), 0.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -59,11 +59,6 @@ class ClassCounts:
             raise InputError(f"the class {twice!r} is counted twice")
         if self.counts.shape != (len(self.classes),) or self.counts.min() < 0:
             raise InputError("counts must be whole numbers of 0 or more, one per class")
-
-    @classmethod
-    def from_mapping(cls, counts: Mapping[str, int]) -> ClassCounts:
-        """Take a mapping from class to number of samples."""
-        return cls(tuple(counts), np.array(list(counts.values()), dtype=np.int64))
 
     @property
     def n_samples(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,11 +127,6 @@ def read_accuracies(path: str | Path) -> dict[str, float]:
     if not np.isfinite(values).all():
         raise InputError(f"{path}: an accuracy is missing or not finite")
     return dict(zip(classes, values.tolist(), strict=True))
-
-
-def as_counts(counts: ClassCounts | Mapping[str, int]) -> ClassCounts:
-    """Take counts as they are, or a mapping from class to number of samples."""
-    return counts if isinstance(counts, ClassCounts) else ClassCounts.from_mapping(counts)
 
 
 def _class_names(path: Path, classes: list[str | None]) -> tuple[str, ...]:

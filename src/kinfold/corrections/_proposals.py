@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kinfold.corrections._base import hash_base
 from kinfold.corrections._edits import Accept, Rows
 from kinfold.errors import FormatError, InputError
-from kinfold.run import read_table
+from kinfold.run import lock_directory, read_table
 from kinfold.storage import as_plain, atomic_file, check_format_version
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def write_proposals(run: Run, proposals: Proposals) -> Path:
         pa.array(proposals.confidences),
     ]
     table = pa.table(columns, schema=PROPOSALS_SCHEMA.with_metadata({_METADATA: text.encode()}))
-    with atomic_file(path) as partial:
+    with lock_directory(run.path, wait=True), atomic_file(path) as partial:
         pq.write_table(table, partial, compression="zstd")
     return path
 

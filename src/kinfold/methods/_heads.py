@@ -44,10 +44,10 @@ class HeadMethod(BlockPredictor):
     """Base of the methods that train heads; a method brings its parameters and its objective.
 
     A subclass has the parameters ``n_clusters``, ``n_heads``, ``n_epochs``, ``batch_size``,
-    ``learning_rate``, ``momentum``, ``tol``, ``device``, ``precision`` and ``random_state``, and
-    ``n_neighbors`` unless it has a :meth:`graph_options` of its own; what it calls ``batch_norm`` makes its
-    networks normalise by the batch. It overrides :meth:`check_parameters`, ``_make_objective`` and
-    ``_describe_objective``.
+    ``learning_rate``, ``momentum``, ``tol``, ``head_choice``, ``device``, ``precision`` and
+    ``random_state``, and ``n_neighbors`` unless it has a :meth:`graph_options` of its own; what it calls
+    ``batch_norm`` makes its networks normalise by the batch. It overrides
+    :meth:`check_parameters`, ``_make_objective`` and ``_describe_objective``.
     """
 
     needs_graph: ClassVar[bool] = True

@@ -10,7 +10,7 @@ import numpy as np
 from kinfold.corrections import Corrections, Proposals, State, check_confidence, write_proposals
 from kinfold.corrections import refine as refine_state
 from kinfold.progress import SILENT, Progress
-from kinfold.run import Run, lock_directory
+from kinfold.run import Run
 
 CLIENT = "kinfold refine"
 
@@ -91,8 +91,7 @@ def refine(
             device=device,
             progress=progress,
         )
-        with lock_directory(run.path, wait=True):
-            path = write_proposals(run, proposals)
+        path = write_proposals(run, proposals)
         taken = proposals.confidences >= np.float32(min_confidence)
         n_accepted = 0
         if accept and taken.any():

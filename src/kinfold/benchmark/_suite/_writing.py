@@ -47,7 +47,7 @@ def to_markdown(suite: Suite, rows: Sequence[Summary]) -> str:
     """Return the table in Markdown, with what it is about, the sources and what failed."""
     heads, cells = _grid(suite, rows)
     parts = [f"# {suite.title}", suite.note] if suite.note else [f"# {suite.title}"]
-    parts += [_explain(suite, rows)]
+    parts += [_explain(rows)]
     escaped = [[cell.replace("|", r"\|") for cell in row] for row in (heads, *cells)]
     marks = ["---", *("---:" if number else "---" for number in _is_number(heads[1:]))]
     table = [escaped[0], marks, *escaped[1:]]
@@ -76,7 +76,7 @@ def to_latex(suite: Suite, rows: Sequence[Summary]) -> str:
         previous = summary.benchmark, summary.features
         lines.append(_latex_row(row))
     lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [f"% {_explain(suite, rows)}", *(f"% Published: {source}" for source in _sources(rows))]
+    lines += [f"% {_explain(rows)}", *(f"% Published: {source}" for source in _sources(rows))]
     lines += [f"% Failed: {failure}" for failure in _failures(rows)]
     return "\n".join(lines) + "\n"
 
@@ -145,7 +145,7 @@ def _show_seeds(row: Summary) -> str:
     return str(row.n_seeds) if row.n_seeds == row.n_wanted else f"{row.n_seeds} of {row.n_wanted}"
 
 
-def _explain(suite: Suite, rows: Sequence[Summary]) -> str:
+def _explain(rows: Sequence[Summary]) -> str:
     """Say what the figures are of."""
     texts = ["Mean ± standard deviation over seeds; seconds and memory are those of a whole process."]
     for benchmark, title in dict.fromkeys((row.benchmark, row.titles["benchmark"]) for row in rows):

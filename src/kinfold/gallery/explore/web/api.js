@@ -25,7 +25,7 @@ function tabName() {
   return name;
 }
 
-export const client = tabName();
+const client = tabName();
 
 async function ask(path, options) {
   let answer;

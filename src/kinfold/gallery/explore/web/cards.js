@@ -15,7 +15,7 @@ const WORDS = 56; // the height of what stands for images where there are none
 const NARROW = 200; // below it, three images in a row instead of four
 
 /** A group's card: a link with its most representative images, name, size and confidence. */
-export function groupCard(group, width) {
+function groupCard(group, width) {
   const columns = width < NARROW ? 3 : 4;
   const rows = group.representatives.slice(0, 2 * columns);
   const few = rows.length <= 4;

@@ -12,7 +12,7 @@ function asRows({ bytes, headers }) {
   return headers.get("X-Dtype") === "int64" ? Float64Array.from(new BigInt64Array(bytes), Number) : new Int32Array(bytes);
 }
 
-export class MapData {
+class MapData {
   /** `points`: x, y of every image; `rows`: its row number, rising. */
   constructor(points, rows) {
     this.n = rows.length;

@@ -38,10 +38,6 @@ class Store extends EventTarget {
     return this.groups.get(id)?.name || `Group ${id}`;
   }
 
-  isNamed(id) {
-    return Boolean(this.groups.get(id)?.name);
-  }
-
   /** Read all groups again; calls in between share one request. */
   loadGroups() {
     this.#loading ??= this.#readGroups().finally(() => {
