@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from kinfold.errors import FormatError, InputError
-from kinfold.features import LazyMatrix, RowMatrix, ShardedMatrix, as_row_matrix
+from kinfold.features import LazyMatrix, RowMatrix, ShardedMatrix, as_row_matrix, let_go
 from kinfold.features import matrix as module
 from kinfold.features.matrix import SelectedRows, unusable_rows
 
@@ -99,6 +100,38 @@ def test_few_shards_stay_open(monkeypatch, shards, whole):
     monkeypatch.setattr(module, "_MAPS_KEPT", 2)
     np.testing.assert_array_equal(shards[np.arange(56, -1, -1)], whole[::-1])
     assert len(shards._maps) == 2
+
+
+def resident(path):
+    """Return the kilobytes of a mapped file that count as memory of this process."""
+    found, counts = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            counts = words[-1] == str(path)
+        elif counts and words[0] == "Rss:":
+            found += int(words[1])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's account of mapped files")
+@pytest.mark.parametrize("kind", ["map", "shards", "selected"])
+def test_what_was_read_of_mapped_files_is_given_back_and_read_again(tmp_path, kind):
+    path = tmp_path / "rows.npy"
+    np.save(path, np.arange(1 << 20, dtype=np.float32).reshape(-1, 64))
+    matrix = np.load(path, mmap_mode="r")
+    if kind != "map":
+        matrix = ShardedMatrix([path], [len(matrix)], 64, np.float32)
+    if kind == "selected":
+        matrix = SelectedRows(matrix, np.arange(0, 1 << 14))
+    before = np.array(matrix[:])
+    assert resident(path) >= 4096
+    let_go(matrix)
+    assert resident(path) < 512
+    np.testing.assert_array_equal(matrix[:], before)
+    array = np.ones((3, 2), np.float32)
+    let_go(array)
+    assert (array == 1).all()
 
 
 def test_a_copy_and_a_pickle_open_their_own_shards(shards, whole):

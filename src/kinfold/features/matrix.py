@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -186,8 +187,12 @@ class ShardedMatrix(LazyMatrix):
                 )
         self._maps[number] = mapped
         while len(self._maps) > _MAPS_KEPT:
-            self._maps.pop(next(iter(self._maps)))
+            self._maps.pop(next(iter(self._maps), number), None)
         return mapped
+
+    def close(self) -> None:
+        """Close the mapped shards; they are opened again when they are read."""
+        self._maps.clear()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_maps": {}}
@@ -202,19 +207,42 @@ class SelectedRows(LazyMatrix):
         The matrix underneath.
     rows : int64 array
         The rows to show, in their order.
+
+    Attributes
+    ----------
+    matrix : RowMatrix
+        The same.
     """
 
     def __init__(self, matrix: RowMatrix, rows: NDArray[np.int64]) -> None:
-        self._matrix = matrix
+        self.matrix = matrix
         self._rows = rows
         self.shape = (len(rows), int(matrix.shape[1]))
         self.dtype = matrix.dtype
 
     def _range(self, start: int, stop: int) -> NDArray[Any]:
-        return np.asarray(self._matrix[self._rows[start:stop]])
+        return np.asarray(self.matrix[self._rows[start:stop]])
 
     def _take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
-        return np.asarray(self._matrix[self._rows[rows]])
+        return np.asarray(self.matrix[self._rows[rows]])
+
+
+def let_go(matrix: RowMatrix) -> None:
+    """Give the pages of mapped files that were read back to the system, which keeps them in its cache.
+
+    What a process has read of a mapped file counts as its memory until the system needs the room. Rows are
+    the same afterwards, and need a moment to come back. Arrays in memory stay as they are.
+    """
+    if isinstance(matrix, SelectedRows):
+        let_go(matrix.matrix)
+    elif isinstance(matrix, ShardedMatrix):
+        matrix.close()
+    elif isinstance(matrix, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        pages = matrix.base
+        while isinstance(pages, np.ndarray):
+            pages = pages.base
+        if isinstance(pages, mmap.mmap) and matrix.mode == "r":
+            pages.madvise(mmap.MADV_DONTNEED)
 
 
 def unusable_rows(matrix: RowMatrix) -> dict[int, str]:

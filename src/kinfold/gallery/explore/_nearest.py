@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError, KinfoldError
+from kinfold.features import let_go
 from kinfold.gallery.explore._errors import UnavailableError
 from kinfold.gallery.explore._graph import find_graph
 from kinfold.gallery.explore._vectors import Vectors
@@ -114,6 +115,7 @@ class Nearest:
                 places, similarities = nearest_rows(matrix, queries, n, device=self._device)
             except InputError as error:
                 raise UnavailableError(f"the nearest images can't be found: {error}") from error
+            let_go(matrix)
         return Found(places[0], similarities[0], [])
 
     def _find_graph(self) -> NeighborGraph | None:

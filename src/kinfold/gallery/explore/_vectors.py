@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kinfold.corrections import State
 from kinfold.errors import KinfoldError
-from kinfold.features import Features, RowMatrix
+from kinfold.features import Features, RowMatrix, let_go
 from kinfold.gallery.explore._errors import UnavailableError
 from kinfold.run import Run
 
@@ -101,6 +101,7 @@ class Vectors:
         for number, some in enumerate(places):
             if len(some):
                 found[number] = _unit(np.asarray(matrix[np.sort(some)])).sum(axis=0)
+        let_go(matrix)
         return _unit(found)
 
     def _find(self) -> Features:
@@ -123,6 +124,7 @@ class Vectors:
         found = np.full(n, np.nan, np.float32)
         for some, rows in _blocks(matrix, places):
             found[some] = 1 - np.einsum("ij,ij->i", rows, centres[labels[some]])
+        let_go(matrix)
         return found
 
 
