@@ -58,6 +58,7 @@ def test_imagenet_21k_is_described_with_the_promised_names(kinfold):
     assert direct["coarse"] == told["trees"]["direct"]["coarse"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(CATALOGUE))
 def test_every_benchmark_can_be_described(kinfold, name):
     assert kinfold("benchmark", "describe", name).stdout.startswith("name")

@@ -129,7 +129,7 @@ class Tab:
         mouse.move(*map(float, corners[0]))
         mouse.down()
         for corner in corners[1:]:
-            mouse.move(*map(float, corner), steps=12)
+            mouse.move(*map(float, corner), steps=4)
         mouse.up()
 
     def selected(self) -> int:
@@ -147,7 +147,7 @@ class Tab:
 
 @pytest.fixture
 def tab(browser, address):
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme="light")
+    context = browser.new_context(viewport={"width": 1024, "height": 640}, color_scheme="light")
     context.set_default_timeout(20_000)
     tab = Tab(context.new_page(), address)
     yield tab

@@ -102,6 +102,7 @@ def test_senses_stand_in_the_order_of_the_index(wordnet):
     assert n == 117_798
 
 
+@pytest.mark.slow
 @needs_database
 def test_the_script_gives_the_same_bytes_twice_and_what_is_shipped(tmp_path):
     for name in ("once", "again"):

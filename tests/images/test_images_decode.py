@@ -284,7 +284,7 @@ def test_no_warning_leaks_and_the_filters_come_back():
         before = list(warnings.filters)
         threads = [
             threading.Thread(target=lambda: [decode_image(d) for d in (large, shares, WHOLE["raw.tif"])])
-            for _ in range(4)
+            for _ in range(2)
         ]
         for thread in threads:
             thread.start()

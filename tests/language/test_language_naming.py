@@ -60,7 +60,7 @@ def naive(X, labels, k, features, nouns, *, n_names=5, n_candidates=64, n_rivals
     return found
 
 
-@pytest.mark.parametrize(("spread", "scale"), [(0.8, 100.0), (3.0, 20.0)])
+@pytest.mark.parametrize(("spread", "scale"), [(0.8, 100.0), pytest.param(3.0, 20.0, marks=pytest.mark.slow)])
 def test_scores_and_separations_are_those_of_a_naive_float64_loop(spread, scale):
     X, labels, features, nouns = made(spread=spread)
     expected = naive(X, labels, 6, features, nouns, n_rivals=3, scale=scale)

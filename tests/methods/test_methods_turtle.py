@@ -182,7 +182,7 @@ def test_clear_kinds_are_found_in_one_space_and_in_two():
         assert model.generalization_score_ == 1.0
 
 
-@pytest.mark.parametrize("inner_start", ["cold", "warm"])
+@pytest.mark.parametrize("inner_start", ["cold", pytest.param("warm", marks=pytest.mark.slow)])
 def test_digits_are_sorted_and_the_score_is_high(inner_start):
     X, y = load_digits(return_X_y=True)
     model = TURTLE(n_clusters=10, inner_start=inner_start, n_steps=300, random_state=0).fit(X)

@@ -20,7 +20,7 @@ from kinfold.metrics import (
 from kinfold.neighbors import knn_graph
 from support import naive_metrics as naive
 
-some = settings(max_examples=80, deadline=None)
+some = settings(max_examples=40, deadline=None)
 
 
 @st.composite

@@ -26,8 +26,8 @@ from kinfold.metrics._expectation import expected_mutual_information
 from support import naive_metrics as naive
 
 AVERAGES = ("arithmetic", "geometric", "min", "max")
-many = settings(max_examples=100, deadline=None)
-some = settings(max_examples=60, deadline=None)
+many = settings(max_examples=60, deadline=None)
+some = settings(max_examples=40, deadline=None)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from kinfold.metrics import (
     top_k_accuracy,
 )
 
-some = settings(max_examples=100, deadline=None)
+some = settings(max_examples=50, deadline=None)
 
 
 @st.composite
