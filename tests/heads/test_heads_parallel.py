@@ -128,6 +128,7 @@ def jobs(tmp_path_factory):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_train_what_one_does(jobs, name):
     alone = train(name)
@@ -146,6 +147,7 @@ def test_labels_are_the_arg_max_of_probabilities():
         np.testing.assert_allclose(alone[f"probabilities.{head}"].sum(axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_process_stops_by_the_rule_and_says_so(jobs):
     alone = train(stop=after_two_epochs)
     assert alone["stopped"]
@@ -156,6 +158,7 @@ def test_every_process_stops_by_the_rule_and_says_so(jobs):
         np.testing.assert_allclose(result["history"], alone["history"], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_processes_resume_from_the_same_epoch_and_end_in_the_same_bytes(jobs):
     for resumed, whole in zip(jobs("resumed"), jobs("temi"), strict=True):
         assert set(resumed) == set(whole)
@@ -163,6 +166,7 @@ def test_processes_resume_from_the_same_epoch_and_end_in_the_same_bytes(jobs):
             np.testing.assert_array_equal(resumed[key], value, err_msg=key)
 
 
+@pytest.mark.slow
 def test_more_processes_than_heads_are_refused(jobs):
     for result in jobs("refused"):
         assert "1 heads can't be divided among 2 processes" in str(result["message"])

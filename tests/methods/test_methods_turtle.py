@@ -242,7 +242,7 @@ def test_a_memory_map_gives_the_same_result(tmp_path):
     np.testing.assert_array_equal(mapped.predict_proba(X), TURTLE(**options).fit(X).predict_proba(X))
 
 
-@pytest.mark.parametrize("inner_start", ["cold", "warm"])
+@pytest.mark.parametrize("inner_start", ["cold", pytest.param("warm", marks=pytest.mark.slow)])
 def test_a_resumed_fit_gives_the_same_bytes(inner_start, tmp_path, monkeypatch):
     X, _ = blobs(spread=1.0)
     options = {**QUICK, "n_clusters": 3, "batch_size": 100, "n_steps": 125, "inner_start": inner_start}

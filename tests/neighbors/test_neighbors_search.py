@@ -317,7 +317,7 @@ def test_flat_faiss_finds_what_the_exact_search_finds(options):
 
 
 @pytest.mark.parametrize("backend", ["faiss", "hnsw"])
-@pytest.mark.parametrize("budget", [None, 900_000])
+@pytest.mark.parametrize("budget", [None, pytest.param(900_000, marks=pytest.mark.slow)])
 def test_an_index_finds_nearly_all_and_its_similarities_are_exact(monkeypatch, backend, budget):
     pytest.importorskip("faiss")
     from kinfold.neighbors import _faiss

@@ -53,7 +53,8 @@ def group(
 
 
 @pytest.mark.parametrize(
-    "method", ["icce", pytest.param("kmeans", marks=slow), pytest.param("auto", marks=slow)]
+    "method",
+    [pytest.param("icce", marks=slow), pytest.param("kmeans", marks=slow), pytest.param("auto", marks=slow)],
 )
 def test_two_processes_write_one_run_with_the_assignments_of_one(features_file, tmp_path, method):
     alone = group(str(features_file), str(tmp_path / "alone"), method)

@@ -53,7 +53,7 @@ def files_of(run: Path) -> dict[str, bytes]:
     return {name: (run / name).read_bytes() for name in ("assignments.parquet", "model.safetensors")}
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip"])
+@pytest.mark.parametrize("name", ["clip", pytest.param("siglip", marks=pytest.mark.slow)])
 def test_a_folder_becomes_named_groups_by_its_model_alone_and_new_images_join_them(
     photos, tmp_path, models, name
 ):
