@@ -86,3 +86,7 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float]:
 def peak() -> float:
     """Return the peak memory of the process in GiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    print(main().markdown())

@@ -227,3 +227,7 @@ def _table(
         table.notes.append(f"Peak of the GPU's memory, both sides counted: {peak:.1f} GiB.")
     table.note_ceilings(turns.rates)
     return table
+
+
+if __name__ == "__main__":
+    print(main().markdown())

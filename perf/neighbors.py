@@ -207,3 +207,7 @@ def main(arguments: list[str] | None = None) -> Table:
 
 def _share(shape: tuple[int, ...], timing: Timing, rate: Ceilings) -> float:
     return 2.0 * shape[0] ** 2 * shape[1] / timing.wall / rate.matmul
+
+
+if __name__ == "__main__":
+    print(main().markdown())
