@@ -10,9 +10,9 @@ DEMO_OUT ?= demo-output
 demo: $(VENV)/.core
 	$(BIN)/kinfold demo --out $(DEMO_OUT)
 
-# Two processes of one thread each: what two cores do best.
+# Two processes of one thread each: what two cores do best. Compiled files are kept: the tests start many processes.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest
