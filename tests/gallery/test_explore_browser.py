@@ -230,6 +230,29 @@ def test_a_group_sorts_and_its_images_open_one_after_the_other(open_page, galler
     assert page.locator("dialog[open]").count() == 0
 
 
+def test_a_name_that_arrives_while_another_is_written_shows_once_that_is_left(open_page, gallery):
+    group = gallery.groups()[0]
+    page = open_page(f"group/{group}")
+    before = page.locator("h1").inner_text()
+    held = []
+    page.route(f"**/api/groups/{group}", lambda route: held.append(route))
+    page.keyboard.press("r")
+    page.keyboard.type("Whales")
+    with page.expect_request(f"**/api/groups/{group}"):
+        page.keyboard.press("Enter")
+    page.keyboard.press("r")
+    page.keyboard.type("not this")
+    with page.expect_response(f"**/api/groups/{group}"):
+        held.pop().continue_()
+    wait_said(page, "Whales")
+    assert page.locator(".name-field").input_value().endswith("not this")
+    page.unroute(f"**/api/groups/{group}")
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => document.querySelector('h1')?.textContent === 'Whales'")
+    page.keyboard.press("Control+z")
+    page.wait_for_function("name => document.querySelector('h1')?.textContent === name", arg=before)
+
+
 def test_corrections_are_made_undone_redone_and_there_after_a_reload(open_page, gallery):
     group, other = gallery.groups()[:2]
     page = open_page(f"group/{group}")

@@ -61,8 +61,11 @@ export async function mount(element, { parameters, query }) {
   const selectAll = async () => grid.selection.only((await allRows(asked()).catch(complain)) ?? []);
   everything.addEventListener("click", selectAll);
   const bar = selectionBar(grid.selection, { from: () => id, first: () => neighbours(group), selectAll });
+  let drawn = null;
   const draw = () => {
-    keepFocus(head, () => replace(head, heading(group)));
+    if (drawn === group || head.querySelector("input")) return; // who writes a name is left in peace until it is done
+    drawn = group;
+    keepFocus(head, () => replace(head, heading(group, draw)));
     keepFocus(borders, () => replace(borders, bordersPanel(group)));
   };
   let gone = false;
@@ -74,7 +77,7 @@ export async function mount(element, { parameters, query }) {
     const found = await get(`/api/groups/${id}`).catch(complain);
     if (gone || !found) return;
     group = found;
-    if (!head.querySelector("input")) draw();
+    draw();
     await grid.refresh();
   };
   element.append(h("div", { class: "group-page" }, h("div", { class: "group-main" }, head, toolbar(grid, status, everything), grid.element), borders));
@@ -96,8 +99,8 @@ export async function mount(element, { parameters, query }) {
 
 const neighbours = (group) => (group.borders ?? []).map((one) => one.id);
 
-function heading(group) {
-  const name = editableName({ value: group.name, shown: store.label(group.id), save: (text) => renameGroup(group.id, text), readOnly: store.readOnly });
+function heading(group, closed) {
+  const name = editableName({ value: group.name, shown: store.label(group.id), save: (text) => renameGroup(group.id, text), closed, readOnly: store.readOnly });
   const parts = [
     group.name && `Group ${group.id}`,
     images(group.size),

@@ -1,9 +1,9 @@
-// A heading that turns into a field: Enter saves, Escape leaves it as it was.
+// A heading that turns into a field: Enter saves, Escape leaves it as it was. `closed` is called once it is a heading again.
 
 import { h, replace } from "./dom.js";
 import { icon } from "./icons.js";
 
-export function editableName({ value, shown, save, readOnly }) {
+export function editableName({ value, shown, save, closed, readOnly }) {
   const place = h("div", { class: "naming" });
   const show = (focus = false) => {
     const button = h("button", { type: "button", class: "ghost square rename", "aria-label": `Rename ${shown}`, title: "Rename (R)", onclick: write }, icon("pen"));
@@ -20,6 +20,7 @@ export function editableName({ value, shown, save, readOnly }) {
       const text = field.value.trim();
       show(true);
       if (keep && text !== (value ?? "")) await save(text);
+      closed();
     };
     field.addEventListener("keydown", (event) => {
       if (event.key === "Enter") finish(true);
