@@ -128,7 +128,7 @@ class LoopedReference:
         if self.objective == "scan":
             return scan_loss(*p, *q)
         self.marginal = 0.9 * self.marginal + 0.1 * torch.cat(q, 1).exp().mean(dim=1)
-        losses = temi_loss(*p, *q, self.marginal, pair_agreement(*q) / self.shape.n_heads)
+        losses = temi_loss(*p, *q, self.marginal, pair_agreement(*q).mean(dim=0))
         return losses + 0.5 * pseudo_label_loss(*p, *q) if balanced else losses
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISION_VARIABLE = "KINFOLD_PRECISION"  # what "auto" means on this machine, whatever units it has
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -57,15 +59,71 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of matrix products: bfloat16 where the device has units for it, else float32."""
+    """Return the dtype of matrix products: bfloat16 where the device has units for it, else float32.
+
+    Parameters
+    ----------
+    precision : {"auto", "float32", "bfloat16"}
+        ``"auto"`` goes by the environment variable ``KINFOLD_PRECISION`` where that is set, else by the
+        device: so that machines of different kinds can be told to compute alike.
+    device : torch.device
+        Where products are made.
+
+    Raises
+    ------
+    InputError
+        The name, or the variable's value, is unknown.
+    """
     import torch
 
-    if precision not in PRECISIONS:
-        hint = nearest_name(precision, list(PRECISIONS))
-        raise InputError(f"precision {precision!r} is unknown; use one of {', '.join(PRECISIONS)}{hint}")
+    _check_precision("precision", precision)
+    if precision == "auto":
+        precision = os.environ.get(PRECISION_VARIABLE) or "auto"
+        _check_precision(f"the environment variable {PRECISION_VARIABLE}", precision)
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16_units(device) else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def _check_precision(what: str, value: str) -> None:
+    if value not in PRECISIONS:
+        hint = nearest_name(value, list(PRECISIONS))
+        raise InputError(f"{what} {value!r} is unknown; use one of {', '.join(PRECISIONS)}{hint}")
+
+
+def sampled_products(
+    rows: torch.Tensor, others: torch.Tensor, starts: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """Return dot products of chosen pairs of rows on the CPU, without copying any row.
+
+    The rounding of a product depends on nothing but its two vectors: not on the other pairs, nor on threads.
+
+    Parameters
+    ----------
+    rows : Tensor (n, D)
+        float32, on the CPU.
+    others : Tensor (m, D)
+        float32, on the CPU.
+    starts : int64 Tensor (n + 1,)
+        Row i is multiplied by ``columns[starts[i] : starts[i + 1]]`` of the others.
+    columns : int64 Tensor (P,)
+        Places in ``others``.
+
+    Returns
+    -------
+    Tensor (P,)
+        float32.
+    """
+    import torch
+
+    with warnings.catch_warnings():
+        # Both the pattern and the product say that sparse matrices are in beta; this use of them is tested.
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+        pattern = torch.sparse_csr_tensor(
+            starts, columns, rows.new_zeros(len(columns)), (len(rows), len(others)), check_invariants=False
+        )
+        products: torch.Tensor = torch.sparse.sampled_addmm(pattern, rows, others.T, beta=0.0)
+        return products.values()
 
 
 def cpu_count() -> int:

@@ -18,8 +18,8 @@ def test_marginal_takes_in_the_batch_before_it_is_used():
     expected = 0.9 / K + 0.1 * probabilities.mean(dim=1)
     torch.testing.assert_close(objective.state()["marginal"], expected)
     log_student, log_teacher = torch.log_softmax(student, 2), probabilities.log()
-    weights = pair_agreement(log_teacher[:, :B], log_teacher[:, B:]) / H
-    torch.testing.assert_close(objective.agreement(targets) / H, weights)
+    weights = pair_agreement(log_teacher[:, :B], log_teacher[:, B:]).mean(dim=0)
+    torch.testing.assert_close(objective.agreement(targets).mean(dim=0), weights)
     torch.testing.assert_close(
         objective.loss(student, targets, weights, every, 0.0),
         temi_loss(
@@ -32,11 +32,12 @@ def test_heads_seen_tile_by_tile_give_the_same_as_all_at_once():
     student, teacher = made_logits(seed=0), made_logits(seed=1)
     whole, tiled = (TemiObjective(H, K, balanced=True, cross_entropy_weight=1.0) for _ in range(2))
     expected_targets = whole.observe(teacher, B, slice(0, H))
-    weights = whole.agreement(expected_targets)
+    agreement = whole.agreement(expected_targets)
+    weights = agreement.mean(dim=0)
     expected = whole.loss(student, expected_targets, weights, slice(0, H), 0.5)
     tiles = [slice(h, h + 1) for h in range(H)]
     targets = [tiled.observe(teacher[tile], B, tile) for tile in tiles]
-    torch.testing.assert_close(sum(tiled.agreement(part) for part in targets), weights)
+    torch.testing.assert_close(torch.cat([tiled.agreement(part) for part in targets]), agreement)
     losses = [
         tiled.loss(student[tile], part, weights, tile, 0.5) for tile, part in zip(tiles, targets, strict=True)
     ]

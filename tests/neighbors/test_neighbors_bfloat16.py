@@ -214,6 +214,7 @@ def test_measuring_touches_the_source_alone_and_both_ways_agree():
 
 
 def test_the_automatic_precision_follows_the_units(monkeypatch):
+    monkeypatch.delenv("KINFOLD_PRECISION", raising=False)
     X = made(60)
     for has_units, expected in ((False, "float32"), (True, "bfloat16")):
         monkeypatch.setattr("kinfold.compute.has_bfloat16_units", lambda device, has=has_units: has)

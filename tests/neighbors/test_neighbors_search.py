@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -14,7 +15,16 @@ from sklearn.neighbors import NearestNeighbors
 
 from kinfold.errors import InputError, MissingExtraError
 from kinfold.features import ShardedMatrix
-from kinfold.neighbors import _exact, _options, _plan, closest_rows, knn_graph, nearest_rows, search
+from kinfold.neighbors import (
+    _bfloat16,
+    _exact,
+    _options,
+    _plan,
+    closest_rows,
+    knn_graph,
+    nearest_rows,
+    search,
+)
 
 
 def made(n: int, dim: int = 16, seed: int = 0) -> np.ndarray:
@@ -86,20 +96,35 @@ def test_adaptive_graph_is_the_naive_one(small_tiles, threshold):
     assert graph.degrees.max() <= 40
 
 
-def test_panels_under_a_small_budget_give_the_same_neighbours(monkeypatch):
+def test_panels_under_a_small_budget_give_the_same_neighbours(precision, monkeypatch):
     X = made(900, dim=8, seed=2)
     seen = []
-    make_plan = _exact.make_plan
-    monkeypatch.setattr(_exact, "make_plan", lambda *a: seen.append(make_plan(*a)) or seen[-1])
+    searcher = _exact if precision == "float32" else _bfloat16
+    make_plan = searcher.make_plan
+
+    def spy(*arguments, **options):
+        seen.append(make_plan(*arguments, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(searcher, "make_plan", spy)
     graph = knn_graph(X, 10, backend="exact")
-    small = knn_graph(X, 10, backend="exact", memory_budget=900_000)
+    least = least_budget(X, 10)
+    small = knn_graph(X, 10, backend="exact", memory_budget=least + 100_000)
     assert len(seen[1].panels(900)) > 2
     assert len(seen[0].panels(900)) == 1
     assert_same_up_to_ties(graph, small)
     adaptive = knn_graph(X, 10, threshold=0.8, max_neighbors=60, backend="exact")
-    small = knn_graph(X, 10, threshold=0.8, max_neighbors=60, backend="exact", memory_budget=1_400_000)
+    least = least_budget(X, 10, threshold=0.8, max_neighbors=60)
+    small = knn_graph(X, 10, threshold=0.8, max_neighbors=60, backend="exact", memory_budget=least + 200_000)
     assert len(seen[3].panels(900)) > 1
     assert_same_up_to_ties(adaptive, small)
+
+
+def least_budget(X, k, **options):
+    """The least number of bytes that a search asks for, as its own error says it."""
+    with pytest.raises(InputError, match="need at least") as refusal:
+        knn_graph(X, k, backend="exact", memory_budget=1000, **options)
+    return int(re.search(r"at least ([\d,]+) bytes", str(refusal.value))[1].replace(",", ""))
 
 
 def test_a_budget_too_small_for_anything_is_refused_with_the_least():

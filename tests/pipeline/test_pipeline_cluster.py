@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_images
 
 import kinfold
 from kinfold.backbones import load_backbone
@@ -19,6 +18,7 @@ from kinfold.images import open_source
 from kinfold.metrics import clustering_accuracy
 from kinfold.pipeline import cluster, embed
 from kinfold.run import Run, lock_directory
+from support.image_folders import write_images
 
 KMEANS = {"method": "kmeans", "backbone": "pixels", "n_workers": 0}
 TEMI = {

@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_images
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 from kinfold import metrics
@@ -16,6 +15,7 @@ from kinfold.errors import InputError
 from kinfold.hierarchy import ClassTree
 from kinfold.pipeline import cluster, evaluate, report
 from kinfold.run import Run
+from support.image_folders import write_images
 
 
 @pytest.fixture(scope="module")

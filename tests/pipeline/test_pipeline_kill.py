@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import IO
 
 import pytest
-from conftest import write_images
 
 from kinfold.run import Run
+from support.image_folders import write_images
 
 STAGES = ("embed", "neighbors", "fit", "assign", "report")
 FILES = ("assignments.parquet", "skipped.parquet", "model.json", "model.safetensors")

@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import write_images
 
 from kinfold.backbones import load_backbone
 from kinfold.errors import FormatError, InputError
 from kinfold.features import open_features
 from kinfold.pipeline import cluster, embed, predict
 from kinfold.run import Run
+from support.image_folders import write_images
 
 
 @pytest.fixture(scope="module")

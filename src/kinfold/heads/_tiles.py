@@ -17,12 +17,20 @@ _CPU_TILE_BYTES = 16 << 20
 _GPU_TILE_BYTES = 1 << 30
 
 
-def tile_heads(n_heads: int, n_rows: int, n_clusters: int, device: torch.device) -> list[slice]:
-    """Return the tiles in which a step goes over the heads: a function of shapes and kind of device alone.
+def tile_heads(
+    n_heads: int, n_rows: int, n_clusters: int, device: torch.device, dtype: torch.dtype = torch.float32
+) -> list[slice]:
+    """Return the tiles in which a step goes over the heads: a function of shapes, device and dtype alone.
 
     One head's largest temporary has max(512, K) columns of ``n_rows``. On a CPU a tile's should stay in
     the cache; on a GPU larger tiles fill the device. A tile has at least one head.
+
+    In bfloat16 on a CPU a tile is one head. How a product is summed up may depend on its shape, and rounding
+    the sum to 8 bits makes a difference of a last bit 65,536 times as large: the groups of several processes,
+    which have fewer heads each, would not be those of one.
     """
+    if device.type == "cpu" and dtype == torch.bfloat16:
+        return [slice(head, head + 1) for head in range(n_heads)]
     budget = _CPU_TILE_BYTES if device.type == "cpu" else _GPU_TILE_BYTES
     size = max(1, budget // (4 * n_rows * max(HIDDEN, n_clusters)))
     n_tiles = math.ceil(n_heads / size)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def pair_agreement(target_log_a: Tensor, target_log_b: Tensor) -> Tensor:
-    """Return how surely the teachers of some heads put both members of each pair in one cluster.
+    """Return how surely the teacher of every head puts both members of each pair in one cluster.
 
-    ``Σ_h Σ_c q_h(c|x) · q_h(c|x')``: divided by H it is w(x,x'), the weight of TEMI's pairs.
+    ``Σ_c q_h(c|x) · q_h(c|x')``: its mean over all heads is w(x,x'), the weight of TEMI's pairs.
 
     Parameters
     ----------
@@ -20,10 +20,10 @@ def pair_agreement(target_log_a: Tensor, target_log_b: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor (B,)
-        In [0, h].
+    Tensor (h, B)
+        In [0, 1].
     """
-    return (target_log_a + target_log_b).exp().sum(dim=(0, 2))
+    return (target_log_a + target_log_b).exp().sum(dim=2)
 
 
 def temi_loss(

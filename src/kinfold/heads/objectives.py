@@ -42,7 +42,7 @@ class Objective(Protocol):
         """
 
     def agreement(self, targets: Tensor) -> Tensor:
-        """Return Σ_h Σ_c of the product of both views' targets, (B,)."""
+        """Return Σ_c of the product of both views' targets, (h, B)."""
 
     def loss(
         self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, progress: float
@@ -98,7 +98,7 @@ class NeighborObjective:
         return torch.log_softmax(torch.cat(smoothed, dim=1), dim=2)
 
     def agreement(self, targets: Tensor) -> Tensor:
-        """Return Σ_h Σ_c of the product of both views' targets, (B,)."""
+        """Return Σ_c of the product of both views' targets, (h, B)."""
         return pair_agreement(*targets.chunk(2, dim=1))
 
     def _teach(self, logits: Tensor, n_pairs: int) -> Tensor:

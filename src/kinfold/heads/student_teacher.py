@@ -128,7 +128,9 @@ class StudentTeacher:
         inputs = self._scratch.take("normalized", tuple(batch.shape), torch.float32)
         inputs = self.student.norm.normalize_batch(batch, 2 * n_pairs, out=inputs)
         inputs = self._scratch.cast("inputs", inputs, self.dtype)
-        tiles = tile_heads(self.student.n_heads, len(inputs), self.student.n_clusters, self.device)
+        tiles = tile_heads(
+            self.student.n_heads, len(inputs), self.student.n_clusters, self.device, self.dtype
+        )
         kept, weights = self._weigh(inputs, n_pairs, tiles)
         losses = []
         for index, tile in enumerate(tiles):
@@ -146,13 +148,16 @@ class StudentTeacher:
             return [], None
         n_bytes = 4 * self.student.n_heads * 2 * n_pairs * self.student.n_clusters
         keep, kept = n_bytes <= _KEPT_TARGETS_BYTES, []
-        agreement = torch.zeros(n_pairs, device=self.device)
+        # One row per head of all processes, summed over the heads in one order whoever computed them: the
+        # last bit of a weight then depends on no division of the work, and no rounding to bfloat16 that
+        # follows can make more of it.
+        agreement = torch.zeros(self.n_heads, n_pairs, device=self.device)
         for tile in tiles:
             targets = self._teach(inputs, n_pairs, tile)
-            agreement += self.objective.agreement(targets)
+            agreement[self._of_all(tile)] = self.objective.agreement(targets)
             if keep:
                 kept.append(targets)
-        return kept, self.workers.sum_(agreement).div_(self.n_heads)
+        return kept, self.workers.sum_(agreement).mean(dim=0)
 
     def _teach(self, inputs: Tensor, n_pairs: int, tile: slice, *, again: bool = False) -> Tensor:
         logits = TilePass(inputs, self.teacher.weights(tile), self._scratch).teach()

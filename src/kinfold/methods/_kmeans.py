@@ -46,6 +46,9 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         Of the softmax over cosine similarities in :meth:`predict_proba`.
     device : str, default "auto"
         "cpu", "cuda", "mps", or the best there is.
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        Of the matrix products that propose the closest centroids: bfloat16 where the device has units for it.
+        Labels, similarities and the objective are decided in float32 either way.
     random_state : int, RandomState or None, default None
         Seed; the same integer gives the same labels on the same machine.
 
@@ -96,6 +99,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         tol: float = 1e-6,
         temperature: float = 0.1,
         device: str = "auto",
+        precision: str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.n_clusters = n_clusters
@@ -104,6 +108,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         self.tol = tol
         self.temperature = temperature
         self.device = device
+        self.precision = precision
         self.random_state = random_state
 
     def fit(
@@ -136,7 +141,7 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         workers = current_workers()
         device = resolve_device(self.device)
         rows = UnitBlocks(X, device, workers.share(X.shape[0]))
-        assigner = Assigner(rows, self.n_clusters, resolve_precision("auto", device))
+        assigner = Assigner(rows, self.n_clusters, resolve_precision(self.precision, device))
         lloyd = Lloyd(rows, assigner, workers, max_iter=self.max_iter, tol=self.tol)
         random = _shared_random(self.random_state, workers)
         best: Start | None = None
@@ -164,13 +169,14 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         check_positive(temperature=self.temperature)
         if self.tol != 0:
             check_positive(tol=self.tol)
+        resolve_precision(self.precision, resolve_device(self.device))
 
     def predict(self, X: Any) -> NDArray[np.int32]:
         """Return the closest centroid of every row of X (N, D), int32."""
         check_is_fitted(self)
         rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
         centers = torch.from_numpy(self.cluster_centers_).to(resolve_device(self.device))
-        return _labels(rows, centers)
+        return _labels(rows, centers, resolve_precision(self.precision, rows.device))
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """Return softmax(cosine similarity / temperature) of every row of X to every centroid, (N, K)."""
@@ -219,8 +225,8 @@ def _shared_random(
     return random
 
 
-def _labels(rows: UnitBlocks, centers: Tensor) -> NDArray[np.int32]:
-    assigner = Assigner(rows, len(centers), resolve_precision("auto", rows.device), keep_bounds=False)
+def _labels(rows: UnitBlocks, centers: Tensor, dtype: torch.dtype) -> NDArray[np.int32]:
+    assigner = Assigner(rows, len(centers), dtype, keep_bounds=False)
     return _to_numpy(torch.cat([assigned.labels for assigned in assigner.assign(centers)]))
 
 

@@ -9,7 +9,6 @@ kept or not.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from kinfold.compute import available_memory
+from kinfold.compute import available_memory, sampled_products
 from kinfold.methods._rows import UnitBlocks
 
 MIN_CLUSTERS_FOR_BOUNDS = 32
@@ -127,8 +126,8 @@ class Assigner:
             label = products.argmax(dim=1)
         else:
             label = torch.empty(len(rows), dtype=torch.int64).index_copy_(0, *candidates)
-            if not self._keeps_bounds:
-                candidates = _drop_single(candidates, len(rows))
+            if not self._keeps_bounds and dtype == torch.float32:
+                candidates = _drop_single(candidates, len(rows))  # in float32 its similarity is known already
             largest[candidates[0]] = -torch.inf
             largest, label, _ = _decide(rows, centers, candidates, largest, label)
         return products.add_(slack), label, largest
@@ -288,21 +287,24 @@ def _dots(block: Tensor, centers: Tensor, pairs: Tensor) -> Tensor:
     rows, columns = pairs
     starts = torch.zeros(len(block) + 1, dtype=torch.int64)
     torch.cumsum(torch.bincount(rows, minlength=len(block)), dim=0, out=starts[1:])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
-        pattern = torch.sparse_csr_tensor(
-            starts, columns, block.new_zeros(len(columns)), (len(block), len(centers)), check_invariants=False
-        )
-        products: Tensor = torch.sparse.sampled_addmm(pattern, block, centers.T, beta=0.0)
-    return products.values()
+    return sampled_products(block, centers, starts, columns)
 
 
 def _closest_on_accelerator(block: Tensor, centers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return labels and similarities without waiting for the device: shapes don't depend on values."""
+    """Return labels and similarities, decided in float32: a product in ``dtype`` only proposes candidates.
+
+    Rows for which a centroid beyond the candidates may be the closest, within the rounding of ``dtype``, are
+    compared with all centroids again.
+    """
     if dtype == torch.float32 or len(centers) <= _RERANKED:
         similarities, labels = (block @ centers.T).max(dim=1)
         return labels, similarities
-    nearest = (block.to(dtype) @ centers.to(dtype).T).topk(_RERANKED, dim=1).indices.sort(dim=1).values
+    rough = (block.to(dtype) @ centers.to(dtype).T).topk(_RERANKED + 1, dim=1)
+    nearest = rough.indices[:, :_RERANKED].sort(dim=1).values  # sorted: ties go to the lower index
     exact = torch.stack([(block * centers[column]).sum(dim=1) for column in nearest.T], dim=1)
     similarities, place = exact.max(dim=1)
-    return nearest.gather(1, place[:, None])[:, 0], similarities
+    labels = nearest.gather(1, place[:, None])[:, 0]
+    beyond = rough.values[:, _RERANKED].float() + _slack(dtype, block.shape[1])
+    open_rows = torch.nonzero(beyond >= similarities)[:, 0]
+    similarities[open_rows], labels[open_rows] = (block[open_rows] @ centers.T).max(dim=1)
+    return labels, similarities

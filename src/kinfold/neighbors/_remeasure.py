@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import torch
 
+from kinfold.compute import sampled_products
 from kinfold.neighbors._packed import EMPTY, numbers_of, pack, values_of
 from kinfold.neighbors._rule import Rule
 
@@ -107,13 +107,7 @@ def _products_on_cpu(
     """Return unit[row] · others[key] for ``counts`` keys of each row, without copying any row."""
     starts = torch.zeros(len(counts) + 1, dtype=torch.int64)
     torch.cumsum(counts, 0, out=starts[1:])
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        pattern = torch.sparse_csr_tensor(
-            starts, keys, torch.zeros(len(keys)), (len(unit), len(others)), check_invariants=False
-        )
-    products: torch.Tensor = torch.sparse.sampled_addmm(pattern, unit, others.T, beta=0.0)
-    return products.values()
+    return sampled_products(unit, others, starts, keys)
 
 
 def _gathered_products(
