@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import platform
 import warnings
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from kinfold.errors import InputError, nearest_name
+from kinfold.errors import InputError
+from kinfold.progress import SILENT, Progress
+from kinfold.validation import check_choice, check_integer
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +39,7 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind = device.split(":")[0]
-    if kind not in DEVICES:
-        hint = nearest_name(kind, list(DEVICES))
-        raise InputError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}{hint}")
+    check_choice(DEVICES, device=kind)
     if (kind == "cuda" and not torch.cuda.is_available()) or (
         kind == "mps" and not torch.backends.mps.is_available()
     ):
@@ -76,19 +77,80 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     """
     import torch
 
-    _check_precision("precision", precision)
+    check_choice(PRECISIONS, precision=precision)
     if precision == "auto":
         precision = os.environ.get(PRECISION_VARIABLE) or "auto"
-        _check_precision(f"the environment variable {PRECISION_VARIABLE}", precision)
+        check_choice(PRECISIONS, **{PRECISION_VARIABLE: precision})
     if precision == "auto":
         return torch.bfloat16 if has_bfloat16_units(device) else torch.float32
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def _check_precision(what: str, value: str) -> None:
-    if value not in PRECISIONS:
-        hint = nearest_name(value, list(PRECISIONS))
-        raise InputError(f"{what} {value!r} is unknown; use one of {', '.join(PRECISIONS)}{hint}")
+@dataclass(frozen=True)
+class Runtime:
+    """What a call runs on: resolved once, where the user's words come in, and handed on as it is.
+
+    Attributes
+    ----------
+    device : torch.device
+        Where to compute.
+    dtype : torch.dtype
+        Of matrix products: float32 or bfloat16.
+    n_workers : int or None
+        Processes that decode images; None leaves it to the loader.
+    memory : int
+        Bytes of main memory that working data may take.
+    progress : Progress
+        Whom long work tells how far it is.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    n_workers: int | None
+    memory: int
+    progress: Progress
+
+    @classmethod
+    def resolve(
+        cls,
+        device: str | torch.device = "auto",
+        precision: str = "auto",
+        *,
+        n_workers: int | None = None,
+        memory: int | None = None,
+        progress: Progress = SILENT,
+    ) -> Runtime:
+        """Return the runtime that the words of a user name.
+
+        Parameters
+        ----------
+        device : str or torch.device, default "auto"
+            See :func:`resolve_device`.
+        precision : {"auto", "float32", "bfloat16"}, default "auto"
+            See :func:`resolve_precision`.
+        n_workers : int, optional
+            0 decodes images in this process.
+        memory : int, optional
+            Bytes; by default what is free now.
+        progress : Progress, default silent
+
+        Raises
+        ------
+        InputError
+            A name is unknown, the device isn't there, or a number is out of range.
+        """
+        if n_workers is not None:
+            check_integer(0, n_workers=n_workers)
+        if memory is not None:
+            check_integer(1, memory=memory)
+        where = resolve_device(device)
+        return cls(
+            device=where,
+            dtype=resolve_precision(precision, where),
+            n_workers=n_workers,
+            memory=available_memory() if memory is None else int(memory),
+            progress=progress,
+        )
 
 
 def sampled_products(

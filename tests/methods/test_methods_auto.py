@@ -221,7 +221,7 @@ def test_only_the_chosen_fit_is_warned_of(monkeypatch):
         ({"parameters": {"temi": {"n_clusters": 2}}}, "no parameter 'n_clusters'"),
         ({"parameters": {"tem": {}}}, "did you mean 'temi'"),
         ({"n_neighbors": 0}, "n_neighbors must be"),
-        ({"precision": "half"}, "precision 'half' is unknown"),
+        ({"precision": "half"}, "precision must be one of .*; got 'half'"),
     ],
 )
 def test_impossible_parameters_are_refused_before_any_work(wrong, words):
