@@ -1,12 +1,172 @@
-"""The running best neighbours of many rows while blocks of similarities come by."""
+"""Which neighbours a row keeps, and the running best candidates of many rows."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from kinfold.neighbors._packed import EMPTY, pack, values_of
-from kinfold.neighbors._rule import Rule
+
+@dataclass(frozen=True)
+class Rule:
+    """How many neighbours a row keeps, by their similarities.
+
+    ``at_least`` most similar ones always; with a ``threshold``, all that reach it, up to ``at_most``.
+    """
+
+    at_least: int
+    at_most: int
+    threshold: float | None = None
+
+    @classmethod
+    def fixed(cls, n_neighbors: int) -> Rule:
+        """Keep the ``n_neighbors`` most similar."""
+        return cls(n_neighbors, n_neighbors)
+
+    def degrees(self, similarities: NDArray[Any]) -> NDArray[Any]:
+        """Return how many of the descending similarities ``(rows, width)`` each row keeps."""
+        width = similarities.shape[1]
+        if self.threshold is None:
+            return np.full(len(similarities), min(self.at_least, width), dtype=np.int64)
+        reached = np.count_nonzero(similarities >= np.float32(self.threshold), axis=1)
+        degrees: NDArray[Any] = np.minimum(np.clip(reached, self.at_least, self.at_most), width)
+        return degrees
+
+    def describe(self) -> dict[str, Any]:
+        """Return the rule as JSON values."""
+        cap = None if self.threshold is None else self.at_most
+        return {"n_neighbors": self.at_least, "threshold": self.threshold, "max_neighbors": cap}
+
+
+def threshold_for_degree(
+    similarities: NDArray[Any], at_least: int, at_most: int, target_degree: float
+) -> float:
+    """Return the threshold whose mean degree over sampled rows comes closest to a target.
+
+    Parameters
+    ----------
+    similarities : float32 array of shape (rows, width)
+        The ``at_most`` highest similarities of every sampled row, descending.
+    at_least, at_most : int
+        The rule's floor and cap; they are part of the mean degree.
+    target_degree : float
+        The mean degree wished for.
+
+    Notes
+    -----
+    The mean degree falls as the threshold rises, by steps at the similarities themselves, so a bisection
+    over the sorted similarities finds the last one that still reaches the target.
+    """
+    candidates = np.unique(similarities)
+    low, high = 0, len(candidates) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        degrees = Rule(at_least, at_most, float(candidates[middle])).degrees(similarities)
+        if degrees.mean() >= target_degree:
+            low = middle
+        else:
+            high = middle - 1
+    return float(candidates[low])
+
+
+EMPTY = torch.iinfo(torch.int64).min
+"""Marks a place without a neighbour; below every neighbour."""
+
+_LAST = 0x7FFFFFFF
+
+
+def pack(values: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """Return int64s of float32 similarities, at most 1, and of row numbers.
+
+    The similarity's bits stand in the upper half, the reversed row number in the lower: so ties go to the
+    lower row number, and the outcome does not depend on how a sort treats equals.
+    """
+    # Adding zero turns −0 into 0; rounding may push a similarity over 1.
+    bits = (values.clamp(max=1.0) + 0.0).view(torch.int32)
+    ordered = bits ^ ((bits >> 31) & _LAST)
+    return (ordered.to(torch.int64) << 32) | (_LAST - numbers)
+
+
+def values_of(packed: torch.Tensor) -> torch.Tensor:
+    """Return the float32 similarities of packed neighbours, −inf where there is none."""
+    ordered = (packed >> 32).to(torch.int32)
+    values = (ordered ^ ((ordered >> 31) & _LAST)).view(torch.float32)
+    return torch.where(packed == EMPTY, -torch.inf, values)
+
+
+def numbers_of(packed: torch.Tensor) -> torch.Tensor:
+    """Return the int64 row numbers of packed neighbours; meaningless where there is none."""
+    return _LAST - (packed & _LAST)
+
+
+Csr = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
+"""indptr int64, indices int32, similarities float32."""
+
+
+class CsrParts:
+    """Collects consecutive rows, and lets go of them when they are joined."""
+
+    def __init__(self) -> None:
+        self._degrees: list[NDArray[Any]] = []
+        self._indices: list[NDArray[Any]] = []
+        self._similarities: list[NDArray[Any]] = []
+
+    def add(self, degrees: NDArray[Any], indices: NDArray[Any], similarities: NDArray[Any]) -> None:
+        """Add rows by their degrees, and their neighbours one row after another."""
+        self._degrees.append(degrees)
+        self._indices.append(indices.astype(np.int32, copy=False))
+        self._similarities.append(similarities)
+
+    def add_packed(self, best: torch.Tensor, degrees: torch.Tensor) -> None:
+        """Add rows by their packed neighbours (rows, width), best first, of which ``degrees`` are kept."""
+        kept = best[torch.arange(best.shape[1], device=best.device)[None, :] < degrees[:, None]]
+        self.add(degrees.cpu().numpy(), numbers_of(kept).cpu().numpy(), values_of(kept).cpu().numpy())
+
+    def join(self) -> Csr:
+        """Return indptr, indices and similarities of all rows."""
+        degrees = _join(self._degrees)
+        indptr = np.zeros(len(degrees) + 1, dtype=np.int64)
+        np.cumsum(degrees, out=indptr[1:])
+        return indptr, _join(self._indices), _join(self._similarities)
+
+
+def replace_rows(whole: Csr, rows: NDArray[Any], part: Csr) -> Csr:
+    """Return ``whole`` with the neighbours of some ``rows``, ascending, taken from ``part``."""
+    degrees = np.diff(whole[0])
+    degrees[rows] = np.diff(part[0])
+    indptr = np.zeros(len(degrees) + 1, dtype=np.int64)
+    np.cumsum(degrees, out=indptr[1:])
+    from_part = np.zeros(len(degrees), dtype=bool)
+    from_part[rows] = True
+    places, old = np.repeat(from_part, degrees), np.repeat(from_part, np.diff(whole[0]))
+    joined = []
+    for ours, theirs in zip(whole[1:], part[1:], strict=True):
+        array = np.empty(int(indptr[-1]), dtype=ours.dtype)
+        array[places], array[~places] = theirs, ours[~old]
+        joined.append(array)
+    return indptr, joined[0], joined[1]
+
+
+def spread_rows(part: Csr, rows: NDArray[Any], n_rows: int) -> Csr:
+    """Return a graph of ``n_rows`` in which ``rows``, ascending, have the neighbours that ``part`` tells.
+
+    ``part`` counts these rows alone; the others have no neighbours.
+    """
+    degrees = np.zeros(n_rows, dtype=np.int64)
+    degrees[rows] = np.diff(part[0])
+    indptr = np.zeros(n_rows + 1, dtype=np.int64)
+    np.cumsum(degrees, out=indptr[1:])
+    return indptr, rows[part[1]].astype(np.int32), part[2]
+
+
+def _join(parts: list[NDArray[Any]]) -> NDArray[Any]:
+    joined: NDArray[Any] = np.concatenate(parts)
+    parts.clear()
+    return joined
+
 
 _MANY = 2
 _MASK_AND_COPY, _PER_HIT, _PER_BEST = 5, 56, 16
@@ -186,3 +346,45 @@ def _count(mask: torch.Tensor) -> int:
 
 def _next_below(value: float) -> float:
     return float(np.nextafter(np.float32(value), np.float32(-np.inf)))
+
+
+class TopReservoir:
+    """Candidates of a range of rows, merged by selections whose shapes are known beforehand.
+
+    Nothing is read back to the host while blocks come by, so that a GPU's products and selections queue up.
+    Every row keeps its ``rule.at_most`` best; the rest of the rule is the caller's. Which of several entries
+    that equal a row's floor are kept is open. Takes blocks as ``Reservoir`` does.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows that are searched for.
+    rule : Rule
+        How many each keeps.
+    device : torch.device
+        Where the blocks are.
+    """
+
+    def __init__(self, n_rows: int, rule: Rule, device: torch.device) -> None:
+        self._keys = torch.full((n_rows, rule.at_most), EMPTY, dtype=torch.int64, device=device)
+
+    def offer(self, block: torch.Tensor, row_start: int, key_start: int) -> None:
+        """Offer similarities (rows, keys) of rows from ``row_start`` with keys from ``key_start``."""
+        room = self._keys[row_start : row_start + len(block)]
+        width = room.shape[1]
+        values, columns = block.topk(min(width, block.shape[1]), dim=1, sorted=False)
+        packed = torch.where(values == -torch.inf, EMPTY, pack(values, columns + key_start))
+        room.copy_(torch.cat([room, packed], dim=1).topk(width, dim=1).values)
+
+    def offer_transposed(self, block: torch.Tensor, row_start: int, key_start: int) -> None:
+        """Offer similarities (keys, rows): the same block, seen from its columns."""
+        self.offer(block.T.contiguous(), row_start, key_start)
+
+    def best(self, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the packed candidates of a range of rows, best first, and their floors.
+
+        Nothing that a row saw and that isn't among its candidates is above its floor. The candidates
+        (rows, ``rule.at_most``) are the reservoir's own memory.
+        """
+        keys = self._keys[start:stop]
+        return keys, values_of(keys[:, -1])
