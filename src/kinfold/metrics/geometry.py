@@ -1,4 +1,4 @@
-"""How compact and how far apart clusters lie: Davies–Bouldin and silhouette, in blocks of rows."""
+"""How compact and how far apart clusters are: Davies–Bouldin index and silhouette."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
 from kinfold.errors import InputError
-from kinfold.metrics._contingency import encode
+from kinfold.metrics.contingency import encode
+from kinfold.validation import Either, Integer, Nothing, check
 
-_BLOCK_BYTES = 64 << 20
-_JUDGED_AT_ONCE = 256
-_DEFAULT_JUDGED = 2000
-_CLOSE = 1e-6  # of squared lengths
-_SAME = 1e-12  # of lengths: centres this close are one
+_BLOCK_BYTES = 64 << 20  # of rows in float64: little beside any matrix that needs blocks
+_JUDGED_AT_ONCE = 256  # each group reads all rows once, so more of them read less and take more memory
+_DEFAULT_JUDGED = 2000  # the standard error of the mean is then two hundredths at most
+# Squared distances below this share of the squared lengths have lost six or more of float64's sixteen digits
+# to cancelling; they are computed again from differences.
+_CLOSE = 1e-6
+_SAME = 1e-12  # of lengths: centres this close are one, but for rounding
 
 
 def davies_bouldin(X: Any, labels: ArrayLike) -> float:
-    """Return how wide clusters are beside their distance: the Davies–Bouldin index, 0 or more, best low.
+    """Return the Davies–Bouldin index, 0 or more; lower is better.
 
     For every cluster the worst of ``(s_i + s_j) / d_ij``, averaged over clusters; ``s`` is the mean distance
     of a cluster's rows from its centre and ``d`` the distance of centres, both Euclidean. Of clusters with
@@ -132,8 +135,7 @@ def silhouette(
     n = len(codes)
     if len(sizes) == n:
         raise InputError(f"every one of the {n} samples is a cluster of its own; a silhouette needs fewer")
-    if n_judged is not None and n_judged < 1:
-        raise InputError(f"n_judged must be 1 or more, or None for all, not {n_judged!r}")
+    check({"n_judged": Either(Integer(), Nothing())}, n_judged=n_judged)
     chosen: NDArray[np.int64] = np.arange(n)
     if n_judged is not None and n_judged < n:
         chosen = np.sort(np.random.default_rng(random_state).choice(n, n_judged, replace=False))

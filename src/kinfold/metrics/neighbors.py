@@ -1,4 +1,4 @@
-"""What neighbours in feature space have in common with classes: purity and alignment."""
+"""How often nearest neighbours share a class: neighbour purity and alignment."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kinfold.errors import InputError
-from kinfold.metrics._contingency import encode
+from kinfold.metrics.contingency import encode
+from kinfold.validation import Integer, Listed, check
 
-_BLOCK_PAIRS = 1 << 22
-_BLOCK_BYTES = 64 << 20
+_BLOCK_PAIRS = 1 << 22  # pairs of a sample and a neighbour at once, some 100 MiB of indices
+_BLOCK_BYTES = 64 << 20  # of both rows of such pairs in float64
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,15 @@ def neighbor_purity(
     Raises
     ------
     InputError
-        Shapes don't fit, a neighbour is no sample, or a k isn't a whole number of 1 or more.
+        Shapes don't fit, a neighbour is no sample, or a k isn't an integer of at least 1.
 
     Examples
     --------
     >>> neighbor_purity(["a", "a", "b"], [[1, 2], [0, 2], [1, 0]], ks=(1, 2)).purities.round(3).tolist()
     [0.667, 0.333]
     """
+    check({"ks": Listed(Integer(), example="(1, 5, 10)")}, ks=ks)
     counts = [int(k) for k in ks]
-    if not counts or min(counts) < 1 or any(k != given for k, given in zip(counts, ks, strict=True)):
-        raise InputError(f"ks must be whole numbers of 1 or more, not {list(ks)!r}")
     pairs = _Pairs.read(labels, neighbors)
     steps = np.unique(counts)
     same, total = np.zeros(len(steps) + 1, np.int64), np.zeros(len(steps) + 1, np.int64)

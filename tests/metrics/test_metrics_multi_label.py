@@ -180,7 +180,7 @@ def test_sets_may_be_of_any_labels_and_a_repeated_one_counts_once():
         (lambda: top_k_accuracy([0, 1], [[0], [1]], True), "from 1 to 1"),
         (lambda: top_k_accuracy([0, 1], [0, 1], 1), "matrix of integers"),
         (lambda: top_k_accuracy([0, 1], [[0.5], [1]], 1), "matrix of integers"),
-        (lambda: LabelSets.from_lists(["cat", "dog"]), "sample 0 are the text 'cat'"),
+        (lambda: LabelSets.from_lists(["cat", "dog"]), "sample 0 are the string 'cat'"),
         (lambda: LabelSets.from_lists([[[1]]]), "sample 0 can't be compared"),
         (lambda: multi_label_accuracy([0], LabelSets.from_lists([[]]), [[0]]), "sample 0 has no right label"),
         (lambda: multi_label_accuracy([0], LabelSets.from_lists([[0]]), [[0]], ks=()), "ks is empty"),

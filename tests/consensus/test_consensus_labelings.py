@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from kinfold.consensus import mean_nmi, pairwise_nmi
-from kinfold.consensus._heads import read_labeling
-from kinfold.consensus._tables import count_pairs
+from kinfold.consensus.labelings import count_pairs, read_labeling
 from kinfold.errors import InputError
 from kinfold.metrics import normalized_mutual_info
 

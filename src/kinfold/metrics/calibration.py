@@ -1,4 +1,4 @@
-"""Calibration: whether a classifier is right as often as it is sure."""
+"""Calibration: whether a classifier is right as often as its confidence says."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kinfold.errors import InputError
+from kinfold.validation import check_integer
 
-DEFAULT_BINS = 15
+DEFAULT_BINS = 15  # as in Guo et al. 2017, so that errors can be compared with published ones
 _ROUNDING = 1e-5  # of a softmax in float32
 
 
@@ -57,8 +58,8 @@ def calibration_curve(
     Raises
     ------
     InputError
-        There are no predictions, the lengths differ, a confidence isn't in 0 … 1, what is right isn't told by
-        booleans, or ``n_bins`` is no whole number of 1 or more.
+        There are no predictions, the lengths differ, a confidence isn't in 0 … 1, ``correct`` isn't
+        boolean, or ``n_bins`` is not an integer of at least 1.
 
     References
     ----------
@@ -73,8 +74,7 @@ def calibration_curve(
     0.3
     """
     sure, right = _check(confidences, correct)
-    if isinstance(n_bins, bool) or not isinstance(n_bins, (int, np.integer)) or n_bins < 1:
-        raise InputError(f"n_bins must be a whole number of 1 or more, not {n_bins!r}")
+    check_integer(n_bins=n_bins)
     edges: NDArray[np.float64] = np.linspace(0, 1, n_bins + 1, dtype=np.float64)
     bins = np.clip(np.searchsorted(edges, sure, side="left") - 1, 0, n_bins - 1)
     counts = np.bincount(bins, minlength=n_bins)
@@ -136,7 +136,7 @@ def confidence_histogram(confidences: ArrayLike, *, n_bins: int = 20) -> Confide
     Raises
     ------
     InputError
-        There are no predictions, a confidence isn't in 0 … 1, or ``n_bins`` is no whole number of 1 or more.
+        There are no predictions, a confidence isn't in 0 … 1, or ``n_bins`` is not an integer of at least 1.
 
     Examples
     --------
