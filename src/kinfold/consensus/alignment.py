@@ -18,6 +18,17 @@ from kinfold.metrics.contingency import best_pairs
 _VOTES_PER_BLOCK = 1 << 20  # what fits the processor's cache: 8 MiB
 _MIN_ROWS = 256  # however many labels: below, the overhead of a block of NumPy calls is the larger part
 _UNIT = 1 << 20  # votes are whole numbers of 2^-20: sums are exact, so ties are ties in any order
+# Heads to start from: the iteration only finds a local optimum, so more starts find a better one, and each
+# costs its rounds.
+N_REFERENCES = 3
+_TRIAL_ROUNDS = 2  # of plain votes, to rank the starts before the costlier votes
+_MAX_ROUNDS = 20  # a bound on time; iterations mostly stand still, or stop rising, long before
+_ALL_STARTS = 5_000_000  # labels in all heads, up to which every start goes on after its trial
+_PATIENCE = 2  # rounds without a better mean NMI until an iteration ends: votes can go in a circle
+_CHOICES = 3  # labels that a cluster may vote for by likelihood: a merged cluster has two parts, or three
+# Clusters above which the one-to-one map is found on the sparse table: the dense one takes 32 MiB there,
+# and the dense solver's time grows with the cube of the clusters.
+_MAX_DENSE = 2_048
 
 
 @dataclass(frozen=True)
@@ -172,19 +183,6 @@ def _check_values(matrix: NDArray[np.floating], number: int, shape: tuple[int, .
                 f"probabilities of head {number} hold {part[row, column]} for sample {block.start + row}; "
                 "they must be finite and 0 or more"
             )
-
-
-# Heads to start from: the iteration only finds a local optimum, so more starts find a better one, and each
-# costs its rounds.
-N_REFERENCES = 3
-_TRIAL_ROUNDS = 2  # of plain votes, to rank the starts before the costlier votes
-_MAX_ROUNDS = 20  # a bound on time; iterations mostly stand still, or stop rising, long before
-_ALL_STARTS = 5_000_000  # labels in all heads, up to which every start goes on after its trial
-_PATIENCE = 2  # rounds without a better mean NMI until an iteration ends: votes can go in a circle
-_CHOICES = 3  # labels that a cluster may vote for by likelihood: a merged cluster has two parts, or three
-# Clusters above which the one-to-one map is found on the sparse table: the dense one takes 32 MiB there,
-# and the dense solver's time grows with the cube of the clusters.
-_MAX_DENSE = 2_048
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,9 @@
-"""Consensus by graph partitioning: CSPA, HGPA and MCLA."""
+"""Consensus by graph partitioning: CSPA, HGPA and MCLA (Strehl and Ghosh 2002).
+
+Graphs are cut by METIS (Karypis and Kumar 1998) through pymetis; hypergraphs, and graphs where pymetis has no
+package (Windows), by Mt-KaHyPar (Gottesbüren et al. 2022). Both in settings that give the same parts for the
+same seed.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +20,15 @@ from kinfold.consensus.labelings import Labeling
 from kinfold.metrics.contingency import Cells
 
 IMBALANCE = 0.05  # parts may be 5 % above the even size, as Strehl and Ghosh allow METIS
+MAX_SAMPLES = 5_000  # all pairs are compared: 25 million co-associations
+_MAX_SAMPLE_EDGES = 8_000_000  # what METIS cuts in seconds
+_ROWS = 512  # samples compared with all others at once: 10 MiB at 5,000
+# Pins are memberships of samples in hyperedges. The deterministic hypergraph partitioner slows down with the
+# pins, and with the pins times the parts; beyond either bound it takes longer than a few seconds.
+MAX_PINS = 100_000
+MAX_PINS_BY_PARTS = 1_000_000
+_RESOLUTION = 100  # edge weights are whole percents of Jaccard similarity
+_MAX_CLUSTER_EDGES = 40_000_000  # of the meta-graph: 12 bytes each, twice while it is built
 
 
 def partition_graph(graph: sparse.csr_matrix, n_parts: int, seed: int) -> NDArray[np.int32]:
@@ -104,11 +118,6 @@ def _deterministic(seed: int) -> tuple[Any, Any, Any]:
     return mtkahypar, library, context
 
 
-MAX_SAMPLES = 5_000  # all pairs are compared: 25 million co-associations
-_MAX_SAMPLE_EDGES = 8_000_000  # what METIS cuts in seconds
-_ROWS = 512  # samples compared with all others at once: 10 MiB at 5,000
-
-
 def cspa(heads: Sequence[Labeling], n_clusters: int, seed: int) -> NDArray[np.int32]:
     """Partition the co-association graph (Strehl and Ghosh 2002, section 3.2).
 
@@ -149,12 +158,6 @@ def thin(graph: sparse.csr_matrix, max_edges: int) -> sparse.csr_matrix:
     return thinned
 
 
-# Pins are memberships of samples in hyperedges. The deterministic hypergraph partitioner slows down with the
-# pins, and with the pins times the parts; beyond either bound it takes longer than a few seconds.
-MAX_PINS = 100_000
-MAX_PINS_BY_PARTS = 1_000_000
-
-
 def hgpa(heads: Sequence[Labeling], n_clusters: int, seed: int) -> NDArray[np.int32]:
     """Partition the hypergraph of all clusters (Strehl and Ghosh 2002, section 3.3)."""
     return partition_hypergraph(clusters_of(heads), heads[0].n_samples, n_clusters, seed)
@@ -174,10 +177,6 @@ def clusters_of(heads: Sequence[Labeling]) -> list[NDArray[np.int64]]:
         members = np.split(order, np.cumsum(head.sizes)[:-1])
         hyperedges += [samples for samples in members if len(samples) > 1]
     return hyperedges
-
-
-_RESOLUTION = 100  # edge weights are whole percents of Jaccard similarity
-_MAX_CLUSTER_EDGES = 40_000_000  # of the meta-graph: 12 bytes each, twice while it is built
 
 
 class MetaGraph:

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from kinfold.errors import InputError
 from kinfold.metrics.contingency import encode
+from kinfold.rows import RowMatrix
 from kinfold.validation import Either, Integer, Nothing, check
 
 _BLOCK_BYTES = 64 << 20  # of rows in float64: little beside any matrix that needs blocks
@@ -23,7 +24,7 @@ _CLOSE = 1e-6
 _SAME = 1e-12  # of lengths: centres this close are one, but for rounding
 
 
-def davies_bouldin(X: Any, labels: ArrayLike) -> float:
+def davies_bouldin(X: ArrayLike | RowMatrix, labels: ArrayLike) -> float:
     """Return the Davies–Bouldin index, 0 or more; lower is better.
 
     For every cluster the worst of ``(s_i + s_j) / d_ij``, averaged over clusters; ``s`` is the mean distance
@@ -95,7 +96,7 @@ class Silhouette:
 
 
 def silhouette(
-    X: Any,
+    X: ArrayLike | RowMatrix,
     labels: ArrayLike,
     *,
     n_judged: int | None = _DEFAULT_JUDGED,
@@ -214,7 +215,7 @@ def _blocks(X: Any, extra: int = 0) -> Iterator[tuple[slice, NDArray[np.float64]
         yield part, block
 
 
-def _read(X: Any, labels: ArrayLike) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
+def _read(X: ArrayLike | RowMatrix, labels: ArrayLike) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
     rows = X if hasattr(X, "shape") else np.asarray(X)
     clusters, codes = encode(labels, "labels")
     if len(rows.shape) != 2 or rows.shape[0] != len(codes):

@@ -19,6 +19,8 @@ _AVERAGES: dict[str, Callable[[float, float], float]] = {
     "min": min,
     "max": max,
 }
+_PAIRS_AT_ONCE = 1 << 18  # of sizes, in about ten arrays of float64: 20 MiB
+_NEGLIGIBLE = 1e-20  # of the likeliest count's probability
 
 
 def normalized_mutual_info(
@@ -181,9 +183,6 @@ def _count_within(sizes: NDArray[np.int64]) -> int:
     sizes = sizes.astype(np.int64)
     return int((sizes * (sizes - 1) // 2).sum())
 
-
-_PAIRS_AT_ONCE = 1 << 18  # of sizes, in about ten arrays of float64: 20 MiB
-_NEGLIGIBLE = 1e-20  # of the likeliest count's probability
 
 Sizes = NDArray[np.int64]
 Values = NDArray[np.float64]

@@ -12,9 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 from kinfold.errors import InputError
 from kinfold.metrics.accuracy import ClusterMatch, classes_of_clusters
 from kinfold.metrics.contingency import Contingency, count_pairs, encode, table_of_codes
+from kinfold.rows.ragged import blocks_of, entries_of, starts_of
 from kinfold.validation import check_integer
 
+NO_CLASS = -1  # code of a cluster without a class
 _LABELS_AT_ONCE = 1 << 20  # checked for repetitions at once: about 50 MiB with the sort
+_RANKED_ROWS = 1 << 19  # mapped to classes at once, 8 bytes for each of their ranks
+_PAIRED_ROWS = 1 << 18  # compared at once, each with all its labels at all ranks
+_DRAWS = 50  # as Adaloglou et al. draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +63,7 @@ class LabelSets:
         counts = np.array([len(labels) for labels in kept], dtype=np.int64)
         every: list[Any] = [label for some in kept for label in some]
         labels, codes = encode(every, "the labels")
-        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-        return cls(tuple(labels), indptr, codes, np.arange(len(kept)))
+        return cls(tuple(labels), starts_of(counts), codes, np.arange(len(kept)))
 
     @classmethod
     def from_codes(
@@ -94,11 +98,11 @@ class LabelSets:
             raise InputError(f"counts must be 0 or more and add up to the {len(codes)} codes")
         if len(codes) and not 0 <= codes.min() <= codes.max() < len(labels):
             raise InputError(f"codes must be places in the {len(labels)} labels")
-        kept = _first_of_each(counts, codes, len(labels))
-        indptr = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        indptr = starts_of(counts)
+        kept = _first_of_each(indptr, codes, len(labels))
         if kept is not None:
             codes = codes[kept]
-            indptr = np.concatenate([[0], np.cumsum(kept)])[indptr].astype(np.int64)
+            indptr = starts_of(kept)[indptr]
         own = np.arange(len(counts)) if sets is None else np.asarray(sets)
         return cls(tuple(labels), indptr, codes, own)
 
@@ -146,13 +150,8 @@ class LabelSets:
 
     def take(self, samples: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return positions in ``samples`` and the codes of their labels, pair by pair."""
-        chosen = self.sets[samples]
-        starts, counts = self.indptr[chosen], np.diff(self.indptr)[chosen]
-        owners = np.repeat(np.arange(len(chosen)), counts)
-        offsets = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
-        codes: NDArray[np.int64] = self.codes[np.repeat(starts, counts) + offsets].astype(
-            np.int64, copy=False
-        )
+        owners, places = entries_of(self.indptr, self.sets[samples])
+        codes: NDArray[np.int64] = self.codes[places].astype(np.int64, copy=False)
         return owners, codes
 
     def draw(self, samples: NDArray[np.int64], generator: np.random.Generator) -> NDArray[np.int64]:
@@ -164,27 +163,19 @@ class LabelSets:
         return found
 
 
-def _first_of_each(counts: NDArray[Any], codes: NDArray[Any], n_labels: int) -> NDArray[np.bool_] | None:
-    """Say which labels of each set weren't there before; None where all are, found in blocks of sets."""
-    ends = np.cumsum(counts)
+def _first_of_each(starts: NDArray[np.int64], codes: NDArray[Any], n_labels: int) -> NDArray[np.bool_] | None:
+    """Tell which labels of each set weren't there before; None where all are new, found in blocks of sets."""
     kept: NDArray[np.bool_] | None = None
-    low = 0
-    while low < len(counts):
-        begin = int(ends[low] - counts[low])
-        high = max(low + 1, int(np.searchsorted(ends, begin + _LABELS_AT_ONCE, side="right")))
-        owners = np.repeat(np.arange(high - low), counts[low:high])
-        pairs = owners * n_labels + codes[begin : ends[high - 1]]
+    for low, high in blocks_of(starts, _LABELS_AT_ONCE):
+        begin, end = starts[low], starts[high]
+        owners = np.repeat(np.arange(high - low), np.diff(starts[low : high + 1]))
+        pairs = owners * n_labels + codes[begin:end]
         first = np.unique(pairs, return_index=True)[1]
         if len(first) < len(pairs):
             kept = np.ones(len(codes), dtype=bool) if kept is None else kept
-            kept[begin : ends[high - 1]] = False
+            kept[begin:end] = False
             kept[begin + first] = True
-        low = high
     return kept
-
-
-_RANKED_ROWS = 1 << 19  # mapped to classes at once, 8 bytes for each of their ranks
-NO_CLASS = -1
 
 
 def top_k_accuracy(
@@ -285,10 +276,6 @@ def map_top(top: NDArray[Any], clusters: NDArray[Any], mapped: NDArray[np.int64]
         found = mapped[np.searchsorted(clusters, top.clip(min=0))]
     found[top < 0] = NO_CLASS
     return found
-
-
-_PAIRED_ROWS = 1 << 18  # compared at once, each with all its labels at all ranks
-_DRAWS = 50  # as Adaloglou et al. draw
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from kinfold.errors import InputError
 from kinfold.metrics.contingency import encode
+from kinfold.rows import RowMatrix
+from kinfold.rows.ragged import blocks_of, starts_of
 from kinfold.validation import Integer, Listed, check
 
 _BLOCK_PAIRS = 1 << 22  # pairs of a sample and a neighbour at once, some 100 MiB of indices
@@ -123,7 +125,7 @@ def neighbor_purity_by_threshold(labels: ArrayLike, neighbors: Any, thresholds: 
     return _purity(bounds, np.searchsorted(-steps, -bounds), same, total, pairs.n_samples)
 
 
-def alignment(X: Any, labels: ArrayLike, neighbors: Any) -> float:
+def alignment(X: ArrayLike | RowMatrix, labels: ArrayLike, neighbors: Any) -> float:
     """Return how far apart neighbours of one class are on the unit sphere, 0 to 4; lower is tighter.
 
     ``L_align``: the mean of ``‖f(x) − f(x′)‖²`` over the pairs of a sample and a neighbour of its class,
@@ -198,14 +200,10 @@ class _Pairs:
 
     def blocks(self) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Yield samples and places in ``indices``, pair by pair."""
-        start = 0
-        while start < self.n_samples:
-            bound = self.indptr[start] + _BLOCK_PAIRS
-            stop = max(start + 1, int(np.searchsorted(self.indptr, bound, side="right")) - 1)
+        for start, stop in blocks_of(self.indptr, _BLOCK_PAIRS):
             degrees = np.diff(self.indptr[start : stop + 1])
             edges = np.arange(self.indptr[start], self.indptr[stop])
             yield np.repeat(np.arange(start, stop), degrees), edges
-            start = stop
 
     def alike(self, owners: NDArray[np.int64], edges: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Tell which pairs are of one class."""
@@ -222,8 +220,7 @@ def _as_lists(neighbors: Any) -> tuple[NDArray[np.int64], NDArray[Any]]:
             f"but has the shape {matrix.shape} and the type {matrix.dtype}"
         )
     there = matrix >= 0
-    indptr = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
-    return indptr.astype(np.int64), matrix[there]
+    return starts_of(there.sum(axis=1)), matrix[there]
 
 
 def _count(

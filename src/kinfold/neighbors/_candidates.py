@@ -9,6 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kinfold.rows.ragged import starts_of
+
+EMPTY = torch.iinfo(torch.int64).min
+"""Marks a place without a neighbour; below every neighbour."""
+_LAST = 0x7FFFFFFF
+_MANY = 2
+_MASK_AND_COPY, _PER_HIT, _PER_BEST = 5, 56, 16
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -72,12 +80,6 @@ def threshold_for_degree(
     return float(candidates[low])
 
 
-EMPTY = torch.iinfo(torch.int64).min
-"""Marks a place without a neighbour; below every neighbour."""
-
-_LAST = 0x7FFFFFFF
-
-
 def pack(values: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """Return int64s of float32 similarities, at most 1, and of row numbers.
 
@@ -127,18 +129,14 @@ class CsrParts:
 
     def join(self) -> Csr:
         """Return indptr, indices and similarities of all rows."""
-        degrees = _join(self._degrees)
-        indptr = np.zeros(len(degrees) + 1, dtype=np.int64)
-        np.cumsum(degrees, out=indptr[1:])
-        return indptr, _join(self._indices), _join(self._similarities)
+        return starts_of(_join(self._degrees)), _join(self._indices), _join(self._similarities)
 
 
 def replace_rows(whole: Csr, rows: NDArray[Any], part: Csr) -> Csr:
     """Return ``whole`` with the neighbours of some ``rows``, ascending, taken from ``part``."""
     degrees = np.diff(whole[0])
     degrees[rows] = np.diff(part[0])
-    indptr = np.zeros(len(degrees) + 1, dtype=np.int64)
-    np.cumsum(degrees, out=indptr[1:])
+    indptr = starts_of(degrees)
     from_part = np.zeros(len(degrees), dtype=bool)
     from_part[rows] = True
     places, old = np.repeat(from_part, degrees), np.repeat(from_part, np.diff(whole[0]))
@@ -157,19 +155,13 @@ def spread_rows(part: Csr, rows: NDArray[Any], n_rows: int) -> Csr:
     """
     degrees = np.zeros(n_rows, dtype=np.int64)
     degrees[rows] = np.diff(part[0])
-    indptr = np.zeros(n_rows + 1, dtype=np.int64)
-    np.cumsum(degrees, out=indptr[1:])
-    return indptr, rows[part[1]].astype(np.int32), part[2]
+    return starts_of(degrees), rows[part[1]].astype(np.int32), part[2]
 
 
 def _join(parts: list[NDArray[Any]]) -> NDArray[Any]:
     joined: NDArray[Any] = np.concatenate(parts)
     parts.clear()
     return joined
-
-
-_MANY = 2
-_MASK_AND_COPY, _PER_HIT, _PER_BEST = 5, 56, 16
 
 
 def reservoir_width(rule: Rule) -> int:

@@ -15,6 +15,9 @@ from kinfold.errors import InputError
 from kinfold.neighbors._candidates import Rule, offer_bytes, reservoir_width
 
 Select = Callable[[torch.Tensor], None]
+TILE = {"cpu": 2048, "cuda": 8192}
+SMALLEST_TILE = 64
+READING_SHARE = 8  # the part of the memory budget that is for reading rows
 
 
 class OverlappedProducts:
@@ -109,11 +112,6 @@ def _use_one_core() -> None:
     # OpenMP's limit belongs to the calling thread. PyTorch sets its own with a thread's first operation.
     torch.zeros(1 << 16).add_(1)
     threadpool_limits(limits=1, user_api="openmp")
-
-
-TILE = {"cpu": 2048, "cuda": 8192}
-SMALLEST_TILE = 64
-READING_SHARE = 8  # the part of the memory budget that is for reading rows
 
 
 @dataclass(frozen=True)

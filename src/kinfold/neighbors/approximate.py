@@ -13,10 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from kinfold.errors import MissingExtraError
-from kinfold.features.unit_rows import UnitRows
 from kinfold.neighbors._candidates import Csr, CsrParts, Rule
 from kinfold.neighbors.exact import neighbors_of
 from kinfold.progress import Progress
+from kinfold.rows.readers import UnitRows
+
+logger = logging.getLogger(__name__)
+
 
 FLAT_LIMIT = 20_000  # rows: below, an inverted file saves nothing over comparing with all
 _INDEX_SEED = 1234  # of the index's training, so that it is the same every time
@@ -151,9 +154,6 @@ def _similarities(rows: UnitRows, queries: NDArray[Any], found: NDArray[Any]) ->
         values = np.einsum("id,ijd->ij", queries[low : low + step], keys)
         exact[low : low + step] = np.where(part >= 0, np.minimum(values, 1.0), -np.inf)
     return exact
-
-
-logger = logging.getLogger(__name__)
 
 
 def measure_recall(

@@ -1,4 +1,14 @@
-"""Exact neighbours by products in bfloat16, measured again in float32, with a proof for every row."""
+"""Exact neighbours by products in bfloat16, measured again in float32, with a proof for every row.
+
+The proof is a bound on how far a product of rounded rows can be from the similarity of the rows themselves.
+For rows x, y of unit length, x̂, ŷ their roundings, and Δx = x − x̂:
+
+    x·y − x̂·ŷ = x·Δy + Δx·ŷ   so that, by Cauchy and Schwarz,   |x·y − x̂·ŷ| ≤ ‖x‖ ‖Δy‖ + ‖Δx‖ ‖ŷ‖.
+
+‖Δx‖ is computed for every row. To this come the errors of summing up D products in float32 on both
+sides, at most D roundings of a partial sum each, and the rounding of the result where it leaves in bfloat16.
+Every term is taken at its worst, so the bound holds for any order of summation and for units that truncate.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +20,6 @@ import numpy as np
 import torch
 
 from kinfold.compute import sampled_products
-from kinfold.features.unit_rows import UnitRows
 from kinfold.neighbors._candidates import (
     EMPTY,
     Csr,
@@ -26,6 +35,10 @@ from kinfold.neighbors._candidates import (
 from kinfold.neighbors._products import Plan, is_output_rounded, make_plan
 from kinfold.neighbors.exact import Keys, exact_neighbors, neighbors_of, search_panel
 from kinfold.progress import Progress, ProgressTask
+from kinfold.rows.readers import UnitRows
+
+logger = logging.getLogger(__name__)
+
 
 WORST_DISTANCE = 1.01 * 2.0**-8
 """Above ‖Δx‖ of any row of unit length: rounding to 8 bits changes an element by at most 2⁻⁸ of itself."""
@@ -34,6 +47,9 @@ _SUM_BFLOAT16 = 2.0**-22  # per element: tensor cores truncate, and align a few 
 _SUM_FLOAT32 = 1.01 * 2.0**-24
 _BLOCK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 26}
 _OUTPUT = 2.0**-9  # half of the spacing just below 1, the highest value that counts
+_GATHERED_BYTES = 1 << 27
+_MARGIN = 64
+_HOPELESS = 0.5  # above this share of unproven rows the symmetric float32 search is the quicker one
 
 
 def round_rows(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,9 +87,6 @@ def bound_errors(distances: torch.Tensor, farthest: torch.Tensor, dim: int, roun
     operands = length * (distances + farthest) + distances * farthest
     sums = dim * (_SUM_BFLOAT16 * (length + WORST_DISTANCE) ** 2 + _SUM_FLOAT32 * length**2)
     return operands + sums + (_OUTPUT if rounded else 0.0)
-
-
-_GATHERED_BYTES = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -183,12 +196,6 @@ def _gathered_products(
         part = unit[rows[start : start + step]].mul_(others[keys[start : start + step]])
         torch.sum(part, dim=1, out=values[start : start + step])
     return values
-
-
-logger = logging.getLogger(__name__)
-
-_MARGIN = 64
-_HOPELESS = 0.5  # above this share of unproven rows the symmetric float32 search is the quicker one
 
 
 def bfloat16_neighbors(

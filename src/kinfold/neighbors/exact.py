@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kinfold.features.unit_rows import UnitRows
 from kinfold.neighbors._candidates import EMPTY, Csr, CsrParts, Reservoir, Rule
 from kinfold.neighbors._products import OverlappedProducts, Plan, make_plan
 from kinfold.progress import Progress, ProgressTask
+from kinfold.rows.readers import UnitRows
 
 
 class Candidates(Protocol):

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
 from kinfold.errors import FormatError, InputError
-from kinfold.features.matrix import map_npy
+from kinfold.rows import map_npy
+from kinfold.rows.ragged import starts_of
 from kinfold.storage import (
     atomic_directory,
     check_format_version,
@@ -315,7 +316,7 @@ def same_label_graph(
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
     _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
     degrees = np.minimum(n_neighbors, counts - 1)[codes]
-    indptr = np.concatenate([[0], np.cumsum(degrees, dtype=np.int64)])
+    indptr = starts_of(degrees)
     indices = np.empty(int(indptr[-1]), dtype=np.int32)
     order = np.argsort(codes, kind="stable")
     for members in np.split(order, np.cumsum(counts)[:-1]):

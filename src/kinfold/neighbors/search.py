@@ -14,15 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError, MissingExtraError
-from kinfold.features.matrix import (
-    ALL_ZERO,
-    NOT_FINITE,
-    RowMatrix,
-    SelectedRows,
-    as_row_matrix,
-    unusable_rows,
-)
-from kinfold.features.unit_rows import UnitRows
 from kinfold.neighbors._candidates import Csr, Rule, spread_rows, threshold_for_degree
 from kinfold.neighbors._products import READING_SHARE, make_plan, multiplies_bfloat16
 from kinfold.neighbors.approximate import faiss_neighbors, measure_recall
@@ -30,6 +21,8 @@ from kinfold.neighbors.bfloat16 import bfloat16_neighbors
 from kinfold.neighbors.exact import exact_neighbors, neighbors_among, neighbors_of
 from kinfold.neighbors.graph import MOST_ROWS, NeighborGraph
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix, SelectedRows, as_row_matrix, scan_rows
+from kinfold.rows.readers import UnitRows
 from kinfold.validation import Choice, Either, Integer, Nothing, Number, check, check_integer
 
 logger = logging.getLogger(__name__)
@@ -46,7 +39,6 @@ DEFAULT_MAX_NEIGHBORS = 2000
 # Rows whose similarities stand for all where threshold="auto". More would tell the mean degree more closely,
 # but each costs a search among all rows; the number is part of what a graph depends on, so it stays.
 _THRESHOLD_SAMPLE = 1024
-_NAMED = 5  # rows that an error lists by number
 _CONSTRAINTS = {
     "n_neighbors": Integer(),
     "max_neighbors": Integer(),
@@ -131,14 +123,19 @@ def knn_graph(
     matrix = as_row_matrix(X)
     n = int(matrix.shape[0])
     check_parameters(n, n_neighbors, threshold, max_neighbors, memory_budget, zero_rows)
-    used = rows_with_direction(matrix) if zero_rows == "isolate" else np.arange(n)
+    used = np.arange(n)
+    if zero_rows == "isolate":
+        scan = scan_rows(matrix)
+        scan.refuse_not_finite()
+        used = scan.usable
     engine = choose_engine(len(used), backend, device, precision, memory_budget)
     chosen = matrix if len(used) == n else SelectedRows(matrix, used)
     parameters: dict[str, Any] = {"n_neighbors": n_neighbors, "backend": engine.backend}
     if len(used) < n:
         parameters["isolated_rows"] = n - len(used)
     rows = UnitRows(chosen, engine.device, n_bytes=engine.budget // READING_SHARE)
-    rows.check()
+    if zero_rows == "refuse":
+        rows.check()
     if len(used) < 2:
         empty = np.zeros(0, np.int32), np.zeros(0, np.float32)
         described = Rule.fixed(n_neighbors).describe()
@@ -187,7 +184,9 @@ def closest_rows(
     matrix = as_row_matrix(X)
     check_integer(n_closest=n_closest)
     rows = read_row_numbers(rows, int(matrix.shape[0]))
-    used = rows_with_direction(matrix)
+    scan = scan_rows(matrix)
+    scan.refuse_not_finite()
+    used = scan.usable
     asked = rows[np.isin(rows, used)]
     count = min(n_closest, len(used) - 1)
     if count < 1 or not len(asked):
@@ -385,21 +384,3 @@ def _default_budget(device: torch.device) -> int:
         properties: Any = torch.cuda.get_device_properties(device)
         return int(properties.total_memory) // 2
     return DEFAULT_BUDGET
-
-
-def rows_with_direction(matrix: RowMatrix) -> NDArray[np.int64]:
-    """Return the numbers of the rows that aren't all zero.
-
-    Raises
-    ------
-    InputError
-        Rows are not finite; the first ones are named.
-    """
-    reasons = unusable_rows(matrix)
-    bad = [row for row, reason in reasons.items() if reason == NOT_FINITE]
-    if bad:
-        named = ", ".join(map(str, bad[:_NAMED]))
-        more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
-        raise InputError(f"similarity is undefined for rows that are not finite: {named}{more}")
-    zero = [row for row, reason in reasons.items() if reason == ALL_ZERO]
-    return np.delete(np.arange(int(matrix.shape[0]), dtype=np.int64), zero)

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix, as_row_matrix
 from kinfold.methods.linear import SoftmaxStack, StandardRows, agreements, deal_folds, train
 from kinfold.neighbors import nearest_rows
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix, as_row_matrix
 from kinfold.validation import Either, Integer, Listed, Nothing, Number, check
 
 # The grid: rates by half powers of ten, from what is too slow at 100 epochs to what overshoots, and decays

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from kinfold.errors import FormatError, InputError
-from kinfold.features import LazyMatrix, RowMatrix, ShardedMatrix, as_row_matrix, let_go
-from kinfold.features import matrix as module
-from kinfold.features.matrix import SelectedRows, unusable_rows
+from kinfold.rows import LazyMatrix, RowMatrix, SelectedRows, ShardedMatrix, as_row_matrix, let_go
+from kinfold.rows import matrix as module
 
 
 @pytest.fixture
@@ -161,17 +160,6 @@ def test_nothing_pickled_is_loaded(tmp_path):
     np.save(tmp_path / "0.npy", np.array([[{}]], dtype=object), allow_pickle=True)
     with pytest.raises(FormatError, match=r"0\.npy"):
         ShardedMatrix([tmp_path / "0.npy"], [1], 1, object)[0]
-
-
-def test_unusable_rows_are_found_with_their_reasons(monkeypatch):
-    monkeypatch.setattr(module, "_BLOCK_BYTES", 64)
-    X = np.ones((100, 3))
-    X[7] = 0
-    X[50, 1] = np.nan
-    X[99, 2] = np.inf
-    assert unusable_rows(X) == {7: "all zero", 50: "not finite", 99: "not finite"}
-    assert unusable_rows(np.eye(3, dtype=np.uint8)) == {}
-    assert unusable_rows(np.diag([1, 0]).astype(np.int64)) == {1: "all zero"}
 
 
 def test_arrays_and_memory_maps_are_taken_without_a_copy(shards, whole, tmp_path):
