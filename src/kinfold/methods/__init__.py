@@ -7,14 +7,15 @@ from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._model import (
     METHODS,
+    PRESETS,
     TopClusters,
     configure,
     get_method,
     load_model,
     predict_top,
+    preset_parameters,
     save_model,
 )
-from kinfold.methods._presets import PRESETS, preset_parameters
 from kinfold.methods._scan import SCAN
 from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
 from kinfold.methods._tac import TAC
