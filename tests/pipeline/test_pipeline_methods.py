@@ -203,9 +203,9 @@ class TestPresets:
     @pytest.mark.parametrize(
         ("given", "words"),
         [
-            ({"candidates": 3}, "must be a list of methods"),
-            ({"candidates": "icce"}, "must be a list of methods"),
-            ({"candidates": ["icce", ["temi"]]}, "must be a list of methods"),
+            ({"candidates": 3}, "must be a list of .*each the name of a method"),
+            ({"candidates": "icce"}, "must be a list of .*each the name of a method"),
+            ({"candidates": ["icce", ["temi"]]}, "must be a list of .*each the name of a method"),
             ({"candidates": ["icce", "icce"]}, "more than once"),
             ({"parameters": ["icce"]}, "parameters must be a mapping"),
             ({"parameters": {"icce": 3}}, "parameters of 'icce' must be a mapping"),
