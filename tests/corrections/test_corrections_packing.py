@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kinfold.corrections._packing import pack_labels, pack_rows, unpack_labels, unpack_rows
+from kinfold.corrections._store import pack_labels, pack_rows, unpack_labels, unpack_rows
 
 
 @given(st.sets(st.integers(0, 2**62), max_size=50))

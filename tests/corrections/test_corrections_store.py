@@ -179,12 +179,11 @@ def test_a_foreign_database_is_refused(path):
 
 
 def test_a_kind_of_edit_that_isnt_known_is_refused(path, file):
-    from kinfold.corrections._journal import Row
-    from kinfold.corrections._store import row_checksum
+    from kinfold.corrections._store import EditRow, row_checksum
 
     with closing(sqlite3.connect(file)) as connection:
         (previous,) = connection.execute("SELECT checksum FROM edits WHERE id = 101").fetchone()
-        row = Row(102, "now", "", "paint", "{}", None, None)
+        row = EditRow(102, "now", "", "paint", "{}", None, None)
         values = (*vars(row).values(), row_checksum(row, previous))
         connection.execute("INSERT INTO edits VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
         connection.commit()
@@ -281,7 +280,7 @@ def test_a_full_disk_is_told_of_and_nothing_is_lost(path, file):
 
 
 def test_a_file_held_by_another_program_is_told_of(path, file, monkeypatch):
-    monkeypatch.setattr("kinfold.corrections._sqlite._WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("kinfold.corrections._store._WAIT_SECONDS", 0.05)
     with closing(sqlite3.connect(file, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with (

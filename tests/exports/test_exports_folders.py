@@ -12,7 +12,7 @@ import pytest
 
 import kinfold
 from kinfold.errors import InputError
-from kinfold.exports._names import FreeNames, safe_name, tell_apart
+from kinfold.exports._takeaway import FreeNames, safe_name, tell_apart
 from support.export_runs import HOSTILE, expected
 
 DEVICES = {"con", "prn", "aux", "nul", "com1", "lpt9"}

@@ -8,16 +8,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinfold.corrections._base import Base
 from kinfold.corrections._changes import Change, RowIndex, SplitParts, carry_out, prepare_change
 from kinfold.corrections._edits import Edit, Split
-from kinfold.corrections._journal import REDO, UNDO, Journal, Record, Row
-from kinfold.corrections._packing import pack_labels, pack_rows
-from kinfold.corrections._sqlite import damaged
-from kinfold.corrections._state import Draft, State, first_state
-from kinfold.corrections._store import CORRECTIONS_NAME, Store, Writer
-from kinfold.corrections._table import names_of
-from kinfold.corrections._words import Entry, describe, describe_turn
+from kinfold.corrections._journal import REDO, UNDO, Entry, Journal, Record, describe, describe_turn
+from kinfold.corrections._state import Draft, RunGroups, State, first_state, names_of
+from kinfold.corrections._store import (
+    CORRECTIONS_NAME,
+    EditRow,
+    Store,
+    Writer,
+    damaged,
+    pack_labels,
+    pack_rows,
+)
 from kinfold.errors import FormatError, InputError
 
 if TYPE_CHECKING:
@@ -44,7 +47,7 @@ class Corrections:
     def __init__(self, run: Run, *, write: bool, source: str | Path | None) -> None:
         self.run = run
         self.path = run.path / CORRECTIONS_NAME
-        self._base = Base(run)
+        self._base = RunGroups(run)
         self._store = Store(self.path, self._base.hash)
         self._write = write
         self._source = source
@@ -135,7 +138,7 @@ class Corrections:
         self._check(client)
         ready = self._cluster_parts(edit) if isinstance(edit, Split) else edit
 
-        def append(writer: Writer) -> Row:
+        def append(writer: Writer) -> EditRow:
             change, n_rows = self._prepare(ready)
             return writer.append(
                 self._journal.last_id,
@@ -220,13 +223,13 @@ class Corrections:
         self._check(client or "")
         self._find_turn(kind, client)
 
-        def append(writer: Writer) -> Row:
+        def append(writer: Writer) -> EditRow:
             payload: dict[str, Any] = {"edit": self._find_turn(kind, client).row.id}
             return writer.append(self._journal.last_id, client or "", kind, payload)
 
         return self._write_row(append)
 
-    def _write_row(self, append: Callable[[Writer], Row]) -> State:
+    def _write_row(self, append: Callable[[Writer], EditRow]) -> State:
         """Add the row that ``append`` makes; while another program holds the file, reading goes on."""
         with self._writers:
             with self._guard:
@@ -249,7 +252,7 @@ class Corrections:
             raise InputError(f"there is nothing to {kind}")
         return record
 
-    def _take_in(self, rows: list[Row]) -> State:
+    def _take_in(self, rows: list[EditRow]) -> State:
         try:
             return self._journal.add(rows)
         except FormatError as error:
@@ -262,7 +265,7 @@ class Corrections:
         return change, carry_out(Draft(state), change, self._index)
 
     def _cluster_parts(self, edit: Split) -> SplitParts:
-        from kinfold.corrections._split import split_group
+        from kinfold.corrections._changes import split_group
 
         return split_group(self.run, self.sync(), edit, source=self._source)
 

@@ -1,32 +1,19 @@
-"""All edits in their order, which of them are undone, and the state that comes of the others."""
+"""The history of edits: which are undone, the state that the others give, and each as a sentence."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kinfold.corrections._changes import Change, RowIndex, carry_out
 from kinfold.corrections._edits import EDITS
-from kinfold.corrections._packing import unpack_labels, unpack_rows
 from kinfold.corrections._state import Draft, State
-from kinfold.errors import FormatError, InputError
+from kinfold.corrections._store import EditRow, unpack_labels, unpack_rows
+from kinfold.errors import FormatError, InputError, count_of
 
 UNDO, REDO = "undo", "redo"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table ``edits`` as it is in the file; docs/formats.md has the columns."""
-
-    id: int
-    time: str
-    client: str
-    kind: str
-    payload: str
-    rows: bytes | None
-    labels: bytes | None
 
 
 @dataclass(eq=False)
@@ -35,7 +22,7 @@ class Record:
 
     Attributes
     ----------
-    row : Row
+    row : EditRow
         As stored.
     payload : dict
         Its payload, read.
@@ -45,7 +32,7 @@ class Record:
         Why it no longer applies, after another edit was undone; None where it does.
     """
 
-    row: Row
+    row: EditRow
     payload: dict[str, Any]
     undone_by: int | None = None
     problem: str | None = None
@@ -68,7 +55,7 @@ class Record:
 class Turn:
     """An undo or a redo of the edit with the id ``edit``."""
 
-    row: Row
+    row: EditRow
     edit: int
 
 
@@ -98,7 +85,7 @@ class Journal:
         self._redoable: list[Record] = []  # undone, and their clients have made no new edit since
         self._numbers: dict[int, int] = {}  # of records, by id
 
-    def add(self, rows: Iterable[Row]) -> State:
+    def add(self, rows: Iterable[EditRow]) -> State:
         """Take in further rows of the table, in order, and return the state after them.
 
         Raises
@@ -134,7 +121,7 @@ class Journal:
         undone = [record for record in self._redoable if client in (None, record.row.client)]
         return max(undone, key=lambda record: record.undone_by or 0, default=None)
 
-    def _append(self, row: Row) -> None:
+    def _append(self, row: EditRow) -> None:
         if row.kind not in EDITS:
             raise FormatError(f"edit {row.id} is of the unknown kind {row.kind!r}")
         self._redoable = [record for record in self._redoable if record.row.client != row.client]
@@ -143,7 +130,7 @@ class Journal:
         made = self.records[-1].payload.get("new_groups", ())
         self.next_group = max([self.next_group, *(number + 1 for number in made)])
 
-    def _turn(self, row: Row) -> int:
+    def _turn(self, row: EditRow) -> int:
         """Undo or redo an edit; return its number."""
         number = self._numbers.get(_read_payload(row).get("edit", 0))
         if number is None:
@@ -191,7 +178,7 @@ def _is_kept(count: int, total: int) -> bool:
     return count == 0 or count % (1 << max(0, age.bit_length() - 1)) == 0
 
 
-def _read_payload(row: Row) -> dict[str, Any]:
+def _read_payload(row: EditRow) -> dict[str, Any]:
     try:
         payload = json.loads(row.payload)
     except ValueError as error:
@@ -199,3 +186,103 @@ def _read_payload(row: Row) -> dict[str, Any]:
     if not isinstance(payload, dict):
         raise FormatError(f"edit {row.id} can't be read")
     return payload
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An edit in the history.
+
+    Attributes
+    ----------
+    id : int
+        Its version.
+    time : str
+        UTC, ISO 8601.
+    client : str
+        Who made it.
+    kind : str
+        "rename", "merge", …; of :meth:`Corrections.entry` also "undo" and "redo".
+    text : str
+        In plain words: ``moved 12 images to group 3 “cats”``.
+    n_rows : int
+        Images that it was about; 0 for names and locks.
+    undone : bool
+        It was taken back.
+    problem : str or None
+        Why it has no effect although it wasn't taken back: another edit was, which it needs.
+    """
+
+    id: int
+    time: str
+    client: str
+    kind: str
+    text: str
+    n_rows: int
+    undone: bool
+    problem: str | None = None
+
+
+def describe(record: Record, names: Mapping[int, str]) -> Entry:
+    """Return the entry of an edit; ``names`` are those of the groups now."""
+    row, n_rows = record.row, int(record.payload.get("n_rows", 0))
+    text = _TEXTS[row.kind](record.payload, n_rows, names)
+    problem = record.problem if record.undone_by is None else None
+    return Entry(row.id, row.time, row.client, row.kind, text, n_rows, record.undone_by is not None, problem)
+
+
+def describe_turn(row: EditRow, edit: Entry) -> Entry:
+    """Return the entry of an undo or a redo of an edit."""
+    verb = {UNDO: "undid", REDO: "did again"}[row.kind]
+    return Entry(row.id, row.time, row.client, row.kind, f"{verb}: {edit.text}", edit.n_rows, False)
+
+
+def _group(number: int, names: Mapping[int, str]) -> str:
+    name = names.get(number)
+    return f"group {number} “{name}”" if name else f"group {number}"
+
+
+def _groups(numbers: Iterable[int], names: Mapping[int, str]) -> str:
+    shown = [_group(number, names) for number in numbers]
+    if len(shown) > 5:
+        return f"{len(shown)} groups"
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+
+def _rename(payload: Mapping[str, Any], n: int, names: Mapping[int, str]) -> str:
+    if payload["name"] is None:
+        return f"took the name of group {payload['group']} back"
+    return f"called group {payload['group']} “{payload['name']}”"
+
+
+def _move(payload: Mapping[str, Any], n: int, names: Mapping[int, str]) -> str:
+    new = "the new " if payload["new_groups"] else ""
+    return f"moved {count_of(n, 'image')} to {new}{_group(payload['group'], names)}"
+
+
+def _mark(payload: Mapping[str, Any], n: int, names: Mapping[int, str]) -> str:
+    if payload["mark"] is None:
+        return f"took the mark off {count_of(n, 'image')}"
+    return f"marked {count_of(n, 'image')} as {payload['mark']}"
+
+
+def _split(payload: Mapping[str, Any], n: int, names: Mapping[int, str]) -> str:
+    new = payload["new_groups"]
+    return f"split {_group(payload['group'], names)} into {1 + len(new)}, new: {_groups(new, names)}"
+
+
+def _lock(payload: Mapping[str, Any], n: int, names: Mapping[int, str]) -> str:
+    return f"{'locked' if payload['locked'] else 'unlocked'} {_groups(payload['groups'], names)}"
+
+
+_TEXTS: Mapping[str, Callable[[Mapping[str, Any], int, Mapping[int, str]], str]] = {
+    "rename": _rename,
+    "merge": lambda payload, n, names: (
+        f"merged {_groups(payload['groups'], names)} into {_group(payload['into'], names)}"
+    ),
+    "split": _split,
+    "move": _move,
+    "mark": _mark,
+    "lock": _lock,
+    "confirm": lambda payload, n, names: f"confirmed {count_of(n, 'image')}",
+    "accept": lambda payload, n, names: f"accepted {count_of(n, 'proposal')}",
+}

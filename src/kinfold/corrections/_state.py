@@ -1,4 +1,4 @@
-"""The groups of a run as corrected up to some edit: a snapshot that never changes."""
+"""The groups of a run as corrected: immutable states, drafts of the next one, and their table."""
 
 from __future__ import annotations
 
@@ -8,14 +8,30 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from kinfold.errors import InputError
+from kinfold.corrections._edits import MARKS
+from kinfold.errors import FormatError, InputError, KinfoldError
+from kinfold.storage import hash_array, hash_json
 
 if TYPE_CHECKING:
     from kinfold.run import Run
 
 Scalar = TypeVar("Scalar", bound=np.generic)
+
+CORRECTED_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("cluster", pa.int32()),
+        ("name", pa.string()),
+        ("confidence", pa.float32()),
+        ("original_cluster", pa.int32()),
+        ("mark", pa.string()),
+        ("by_hand", pa.bool_()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -153,3 +169,89 @@ class Draft:
 def _frozen(array: NDArray[Scalar]) -> NDArray[Scalar]:
     array.flags.writeable = False
     return array
+
+
+def names_of(run: Run, state: State) -> dict[int, str]:
+    """Return what each group is called, by its number: as corrected, else by the run's noun, else ""."""
+    nouns = run.names
+    return {number: group.name or _noun(nouns, number) for number, group in sorted(state.groups.items())}
+
+
+def corrected_table(run: Run, state: State) -> pa.Table:
+    """Return the groups as corrected, in row order.
+
+    Columns: ``row``, ``key``; ``cluster`` (−1 where the image is marked), ``name`` (null where there is
+    none), ``confidence`` (the model's, in its own first choice ``original_cluster``), ``mark`` ("wrong",
+    "noise" or null) and ``by_hand``.
+    """
+    assignments = run.assignments
+    marked = state.marks != 0
+    names = names_of(run, state)
+    numbers = np.arange(max(names, default=-1) + 1)
+    dictionary = pa.array([names.get(int(number)) or None for number in numbers], pa.string())
+    shown = pa.array(np.where(marked, 0, state.labels), pa.int32(), mask=marked)
+    marks = pa.array(state.marks.astype(np.int8) - 1, pa.int8(), mask=~marked)
+    columns = {
+        "row": assignments["row"],
+        "key": assignments["key"],
+        "cluster": pa.array(np.where(marked, -1, state.labels), pa.int32()),
+        "name": dictionary.take(shown),
+        "confidence": assignments["confidence"],
+        "original_cluster": assignments["cluster"],
+        "mark": pa.array(MARKS, pa.string()).take(marks),
+        "by_hand": pa.array(state.by_hand),
+    }
+    return pa.table(columns, schema=CORRECTED_SCHEMA)
+
+
+def _noun(nouns: object, number: int) -> str:
+    found = nouns.get(number) if hasattr(nouns, "get") else None
+    return (found.noun or "") if found is not None else ""
+
+
+def hash_base(run: Run) -> str:
+    """Return the hash of a run's rows, groups and their number: of another base, an edit means nothing."""
+    rows, labels = run.assignments["row"].to_numpy(), run.labels
+    return hash_json([hash_array(rows), hash_array(labels), run.n_clusters])
+
+
+class RunGroups:
+    """The groups that were opened, and whether they are still those of the run.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.hash = hash_base(run)
+        self._run = run
+        self._seen = self._look()
+
+    def check(self) -> None:
+        """Raise :class:`FormatError` if the run was clustered anew since; a look at one file mostly tells.
+
+        Whatever else was changed, names for example, is as good as before; so is a run that is gone.
+        """
+        found = self._look()
+        if found in (None, self._seen):
+            return
+        try:
+            anew = hash_base(type(self._run).open(self._run.path)) != self.hash
+        except KinfoldError as error:  # not taken note of: it is looked at again the next time
+            raise FormatError(f"{self._run.path} is being changed, or was damaged: {error}") from error
+        if anew:
+            raise FormatError(
+                f"{self._run.path} was clustered anew while it was open: these groups are no longer there. "
+                "Open the run again to correct the new ones"
+            )
+        self._seen = found
+
+    def _look(self) -> tuple[int, int, int] | None:
+        """Return what changes when ``manifest.json`` does: its place on the disk, time and size."""
+        try:
+            status = (self._run.path / "manifest.json").stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size

@@ -1,22 +1,39 @@
-"""corrections.sqlite: a table that rows are only ever added to, one per edit, undo and redo."""
+"""corrections.sqlite: an append-only table with one row per edit, undo and redo."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
+import shutil
 import sqlite3
+import struct
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from kinfold.corrections._journal import Row
-from kinfold.corrections._sqlite import connect, connect_copy, damaged, explain, log_of, put_in_place
-from kinfold.errors import FormatError
+import numpy as np
+from numpy.typing import NDArray
+
+from kinfold.errors import FormatError, UnwritableError
 from kinfold.storage import PARTIAL_PREFIX, check_format_version
+
+_HEAD = struct.Struct("<BQ")  # bytes per difference, first row
+_WIDTHS: dict[int, np.dtype[Any]] = {
+    1: np.dtype("u1"),
+    2: np.dtype("<u2"),
+    4: np.dtype("<u4"),
+    8: np.dtype("<u8"),
+}
+_LEVEL = 1
+
+_WAIT_SECONDS = 120.0  # for other writers, each of whom takes milliseconds
 
 CORRECTIONS_NAME = "corrections.sqlite"
 FORMAT = "kinfold-corrections"
@@ -39,6 +56,141 @@ CREATE TRIGGER edits_are_never_removed BEFORE DELETE ON edits BEGIN SELECT RAISE
 """
 
 
+@dataclass(frozen=True)
+class EditRow:
+    """A row of the table ``edits`` as it is in the file; docs/formats.md has the columns."""
+
+    id: int
+    time: str
+    client: str
+    kind: str
+    payload: str
+    rows: bytes | None
+    labels: bytes | None
+
+
+def pack_rows(rows: NDArray[np.int64]) -> bytes:
+    """Return ascending row numbers, none twice and none negative, as bytes; b"" for none.
+
+    One byte says how wide differences are (1, 2, 4 or 8 bytes), eight hold the first row; then come the
+    differences between neighbours, little-endian, compressed by zlib.
+    """
+    if not len(rows):
+        return b""
+    steps = np.diff(rows)
+    width = _width(int(steps.max(initial=0)))
+    return _HEAD.pack(width, int(rows[0])) + zlib.compress(steps.astype(_WIDTHS[width]).tobytes(), _LEVEL)
+
+
+def unpack_rows(data: bytes) -> NDArray[np.int64]:
+    """Return what :func:`pack_rows` packed; ``ValueError`` for anything else."""
+    if not data:
+        return np.empty(0, np.int64)
+    if len(data) < _HEAD.size:
+        raise ValueError("rows are cut short")
+    width, first = _HEAD.unpack_from(data)
+    steps = _unpack(width, data[_HEAD.size :])
+    rows = np.empty(len(steps) + 1, np.int64)
+    rows[0], rows[1:] = first, steps
+    return np.cumsum(rows, out=rows)
+
+
+def pack_labels(labels: NDArray[np.integer]) -> bytes:
+    """Return labels, none negative, as bytes: their width in one byte, then zlib's."""
+    width = _width(int(labels.max(initial=0)))
+    return bytes([width]) + zlib.compress(labels.astype(_WIDTHS[width]).tobytes(), _LEVEL)
+
+
+def unpack_labels(data: bytes) -> NDArray[np.int32]:
+    """Return what :func:`pack_labels` packed; ``ValueError`` for anything else."""
+    if not data:
+        raise ValueError("labels are cut short")
+    return _unpack(data[0], data[1:]).astype(np.int32)
+
+
+def _width(largest: int) -> int:
+    return next(width for width, dtype in _WIDTHS.items() if largest <= np.iinfo(dtype).max)
+
+
+def _unpack(width: int, data: bytes) -> NDArray[Any]:
+    if width not in _WIDTHS:
+        raise ValueError(f"a width of {width} bytes")
+    try:
+        values: NDArray[Any] = np.frombuffer(zlib.decompress(data), _WIDTHS[width])
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    return values
+
+
+def explain(path: Path, error: sqlite3.OperationalError) -> Exception:
+    """Return what an error of SQLite means for the file at ``path``."""
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return UnwritableError(f"{path} is held by another program; close it and try again")
+    if "readonly" in text or "unable to open" in text:
+        return UnwritableError(
+            f"{path} can't be written to; corrections need a run folder that you may write to"
+        )
+    if "full" in text:
+        return UnwritableError(f"the disk is full: {path} can't grow; make room and try again")
+    return FormatError(damaged(path, text))
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open the file at ``path``: "ro" to read it, "rw" to write it too, "rwc" to make it."""
+    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    return sqlite3.connect(
+        uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+    )
+
+
+def connect_copy(path: Path) -> sqlite3.Connection:
+    """Open a copy in memory: SQLite reads no file with a log beside it where it can't write."""
+    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("", "-wal"):
+            if (found := path.with_name(path.name + suffix)).exists():
+                shutil.copyfile(found, Path(folder) / found.name)
+        with closing(connect(Path(folder) / path.name, "rw")) as copy:
+            copy.backup(memory)
+    return memory
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Give a file its name unless another process was quicker, and make sure of it on the disk."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links
+        os.replace(partial, path)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def damaged(path: Path, why: str) -> str:
+    """Return the message that a file is damaged, and what to do."""
+    log = log_of(path)
+    with_log = f" together with {log.name}" if log else ""
+    return (
+        f"{path} is damaged ({why}); it was left as it is. Move it away{with_log}; then restore it from a "
+        "copy, or go on without corrections"
+    )
+
+
+def log_of(path: Path) -> Path | None:
+    """Return SQLite's log beside a file, if there is something in it."""
+    log = path.with_name(f"{path.name}-wal")
+    try:
+        return log if log.stat().st_size else None
+    except FileNotFoundError:
+        return None
+
+
 class Store:
     """The file; several processes may have it open.
 
@@ -59,7 +211,7 @@ class Store:
         self._writer: sqlite3.Connection | None = None
         self._seen: object = None  # the file that was opened, so that another in its place is noticed
 
-    def read_after(self, last_id: int) -> list[Row]:
+    def read_after(self, last_id: int) -> list[EditRow]:
         """Return all rows after an id, in order; none where there is no file.
 
         Raises
@@ -192,12 +344,12 @@ class Store:
                 "parameters and seed that it was made with"
             )
 
-    def _read(self, connection: sqlite3.Connection, last_id: int) -> list[Row]:
-        rows: list[Row] = []
+    def _read(self, connection: sqlite3.Connection, last_id: int) -> list[EditRow]:
+        rows: list[EditRow] = []
         previous = self._checksum_of(connection, last_id)
         query = f"SELECT {_COLUMNS}, checksum FROM edits WHERE id > ? ORDER BY id"
         for *values, checksum in connection.execute(query, (last_id,)):
-            row = Row(*values)
+            row = EditRow(*values)
             previous = row_checksum(row, previous)
             if checksum != previous or row.id != last_id + len(rows) + 1:
                 raise FormatError(damaged(self.path, f"edit {row.id} isn't as it was written"))
@@ -245,7 +397,7 @@ class Writer:
     def __init__(self, store: Store, connection: sqlite3.Connection) -> None:
         self._store, self._connection = store, connection
 
-    def read_after(self, last_id: int) -> list[Row]:
+    def read_after(self, last_id: int) -> list[EditRow]:
         """Return what others wrote after an id."""
         with self._store._explained():
             return self._store._read(self._connection, last_id)
@@ -258,11 +410,11 @@ class Writer:
         payload: dict[str, Any],
         rows: bytes | None = None,
         labels: bytes | None = None,
-    ) -> Row:
+    ) -> EditRow:
         """Add a row after the last one."""
         time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         text = json.dumps(payload, ensure_ascii=False, sort_keys=True)
-        row = Row(last_id + 1, time, client, kind, text, rows, labels)
+        row = EditRow(last_id + 1, time, client, kind, text, rows, labels)
         with self._store._explained():
             checksum = row_checksum(row, self._store._checksum_of(self._connection, last_id))
             values = (row.id, time, client, kind, text, rows, labels, checksum)
@@ -272,7 +424,7 @@ class Writer:
         return row
 
 
-def row_checksum(row: Row, previous: int) -> int:
+def row_checksum(row: EditRow, previous: int) -> int:
     """Return the CRC-32 of a row's values, going on from that of the row before."""
     head = json.dumps([row.id, row.time, row.client, row.kind, row.payload], ensure_ascii=True)
     checksum = zlib.crc32(head.encode(), previous)

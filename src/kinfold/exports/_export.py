@@ -1,4 +1,4 @@
-"""One door to all formats: what there is, where it may be written, whole or not at all."""
+"""All formats, and the function that writes any of them: whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ import pyarrow as pa
 
 from kinfold._version import __version__
 from kinfold.errors import InputError, nearest_name
-from kinfold.exports import _coco, _fiftyone, _folders, _html, _imagefolder, _tables
-from kinfold.exports._atlas import is_our_atlas, write_atlas
-from kinfold.exports._images import check_link
-from kinfold.exports._job import Job, Missing
+from kinfold.exports._folders import write_coco, write_fiftyone, write_folders, write_imagefolder
+from kinfold.exports._job import Job, Missing, check_link
 from kinfold.exports._onnx import is_our_onnx, write_onnx
 from kinfold.exports._place import (
     FORMAT,
@@ -25,6 +23,15 @@ from kinfold.exports._place import (
     check_place,
     fingerprint,
 )
+from kinfold.exports._tables import (
+    is_our_atlas,
+    is_our_csv,
+    is_our_parquet,
+    write_atlas,
+    write_csv,
+    write_csv_table,
+    write_parquet,
+)
 from kinfold.exports._takeaway import Takeaway
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import atomic_directory, atomic_file, write_json
@@ -33,7 +40,27 @@ if TYPE_CHECKING:
     from kinfold.images import ImageSource
     from kinfold.run import Run
 
+_GENERATOR = '<meta name="generator" content="kinfold '
+
 MISSING_NAME = "missing.csv"
+
+
+def write_html(job: Job) -> None:
+    """Write the page of the run, with groups and names as corrected."""
+    from kinfold.gallery import Shown, write_report
+
+    takeaway = job.takeaway
+    shown = Shown(takeaway.clusters, takeaway.names)
+    write_report(takeaway.run, job.images, job.target, shown=shown, progress=job.progress)
+
+
+def is_our_html(path: Path) -> bool:
+    """Tell whether a file is a page that Kinfold made."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            return _GENERATOR in stream.read(4096)
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
@@ -68,15 +95,13 @@ class Format:
 FORMATS = {
     one.name: one
     for one in (
-        Format("csv", "a table", _tables.write_csv, (".csv",), _tables.is_our_csv),
-        Format("parquet", "a table", _tables.write_parquet, (".parquet",), _tables.is_our_parquet),
-        Format("folders", "a folder per group", _folders.write_folders, needs_images=True, uses_images=True),
-        Format(
-            "imagefolder", "Hugging Face", _imagefolder.write_imagefolder, needs_images=True, uses_images=True
-        ),
-        Format("coco", "COCO", _coco.write_coco, needs_images=True, uses_images=True),
-        Format("fiftyone", "FiftyOne", _fiftyone.write_fiftyone, needs_images=True, uses_images=True),
-        Format("html", "a page", _html.write_html, (".html", ".htm"), _html.is_our_html, uses_images=True),
+        Format("csv", "a table", write_csv, (".csv",), is_our_csv),
+        Format("parquet", "a table", write_parquet, (".parquet",), is_our_parquet),
+        Format("folders", "a folder per group", write_folders, needs_images=True, uses_images=True),
+        Format("imagefolder", "Hugging Face", write_imagefolder, needs_images=True, uses_images=True),
+        Format("coco", "COCO", write_coco, needs_images=True, uses_images=True),
+        Format("fiftyone", "FiftyOne", write_fiftyone, needs_images=True, uses_images=True),
+        Format("html", "a page", write_html, (".html", ".htm"), is_our_html, uses_images=True),
         Format("onnx", "the classifier", write_onnx, (".onnx",), is_our_onnx),
         Format(
             "embedding-atlas", "Embedding Atlas", write_atlas, (".parquet",), is_our_atlas, uses_images=True
@@ -196,7 +221,7 @@ def _finish_folder(job: Job, to: str) -> None:
     """List what is missing, and say what the folder is."""
     if job.missing:
         lines = [vars(one) for one in job.missing]
-        _tables.write_csv_table(pa.Table.from_pylist(lines), job.target / MISSING_NAME)
+        write_csv_table(pa.Table.from_pylist(lines), job.target / MISSING_NAME)
     write_json(job.target / MANIFEST_NAME, {**_describe(job, to), "files": fingerprint(job.target)})
 
 

@@ -1,10 +1,10 @@
-"""What linear classifiers hold images for that they haven't learned from."""
+"""Held-out predictions of linear classifiers that are trained on folds of the images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from kinfold.compute import resolve_device
 from kinfold.methods.linear import SoftmaxStack, StandardRows, deal_folds, train
 from kinfold.progress import SILENT, Progress
 
+if TYPE_CHECKING:
+    from kinfold.features import RowMatrix
+
 N_FOLDS = 4
 LEARNING_RATE = 0.3
 _MOST_STEPS = 3000
@@ -23,7 +26,7 @@ _BLOCK_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingSet:
     """What is learned: classes 0 … K−1 of N images.
 
     Attributes
@@ -44,14 +47,14 @@ class Lesson:
     barred: NDArray[np.bool_]
 
 
-class Jury:
+class FoldClassifiers:
     """Linear classifiers that each leave a fold of the images out.
 
     Parameters
     ----------
     X : row matrix (N, D)
         Features, read in batches.
-    lesson : Lesson
+    training_set : TrainingSet
         What is learned.
     device : str
         Where to train.
@@ -59,13 +62,15 @@ class Jury:
         Shows steps.
     """
 
-    def __init__(self, X: Any, lesson: Lesson, *, device: str = "auto", progress: Progress = SILENT) -> None:
+    def __init__(
+        self, X: RowMatrix, training_set: TrainingSet, *, device: str = "auto", progress: Progress = SILENT
+    ) -> None:
         self._device = resolve_device(device)
         self._rows = StandardRows(X, self._device)
-        self._lesson = lesson
+        self._lesson = training_set
         self._progress = progress
 
-    def opinions(self, classes: NDArray[np.int64], seed: int, *, spare_certain: bool = True) -> Opinions:
+    def predict(self, classes: NDArray[np.int64], seed: int, *, spare_certain: bool = True) -> HeldOut:
         """Train, and return what every image is held for by a classifier that hasn't learned from it.
 
         Images whose class is certain are seen by all classifiers, which therefore agree with them. The only
@@ -81,17 +86,17 @@ class Jury:
             Have all classifiers learn from images whose class is certain. False leaves these out in turn too:
             then it shows how many of them would have been found.
         """
-        targets, lesson = torch.from_numpy(classes), self._lesson
+        targets, training_set = torch.from_numpy(classes), self._lesson
         n_folds = min(N_FOLDS, len(classes))
         folds = deal_folds(targets, n_folds, seed)
         if spare_certain:
-            folds[torch.from_numpy(lesson.certain)] = n_folds  # of no fold: all classifiers see them
-        seen = torch.from_numpy(lesson.learned)
-        counts = torch.zeros(n_folds + 1, lesson.n_classes, dtype=torch.int64)
+            folds[torch.from_numpy(training_set.certain)] = n_folds  # of no fold: all classifiers see them
+        seen = torch.from_numpy(training_set.learned)
+        counts = torch.zeros(n_folds + 1, training_set.n_classes, dtype=torch.int64)
         counts.index_put_((folds[seen], targets[seen]), torch.tensor(1), accumulate=True)
         filled = counts.sum(dim=0) > counts[:n_folds]
         stack = SoftmaxStack([self._rows.dim], [LEARNING_RATE] * n_folds, filled, self._device)
-        members = torch.from_numpy(draw_members(lesson, classes))
+        members = torch.from_numpy(draw_members(training_set, classes))
         batch_size = min(_MOST_BATCH, max(32, len(classes) // 16), len(members))
         train(
             stack,
@@ -105,15 +110,15 @@ class Jury:
             progress=self._progress,
             title="Learning the corrections",
         )
-        listed = targets < lesson.n_classes
-        barred = torch.from_numpy(lesson.barred) & listed
+        listed = targets < training_set.n_classes
+        barred = torch.from_numpy(training_set.barred) & listed
         folds.clamp_(max=n_folds - 1)
-        known = filled[folds, targets.clamp(max=lesson.n_classes - 1)]
+        known = filled[folds, targets.clamp(max=training_set.n_classes - 1)]
         unheard = listed & ~known & ~barred  # the last image of its class: who hasn't learned it knows none
-        return Opinions(stack, self._rows, targets, folds, barred, unheard)
+        return HeldOut(stack, self._rows, targets, folds, barred, unheard)
 
 
-class Opinions:
+class HeldOut:
     """What the classifiers of one training hold images for.
 
     Attributes
@@ -158,15 +163,15 @@ class Opinions:
         return torch.softmax(own, dim=1)
 
 
-def draw_members(lesson: Lesson, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+def draw_members(training_set: TrainingSet, classes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the images that batches are drawn from, certain ones several times.
 
     The certain images of a class together are there as often as a class has images on average, and each of
     them once at least; all others once.
     """
-    times = lesson.learned.astype(np.int64)
-    certain = np.flatnonzero(lesson.certain)
-    counts = np.bincount(classes[certain], minlength=lesson.n_classes)
-    average = lesson.learned.sum() / lesson.n_classes
+    times = training_set.learned.astype(np.int64)
+    certain = np.flatnonzero(training_set.certain)
+    counts = np.bincount(classes[certain], minlength=training_set.n_classes)
+    average = training_set.learned.sum() / training_set.n_classes
     times[certain] = np.maximum(1, np.rint(average / np.maximum(counts, 1)))[classes[certain]]
     return np.repeat(np.arange(len(classes)), times)
