@@ -138,7 +138,7 @@ def test_a_part_of_the_proposals_is_taken_over(run, corrections):
     with pytest.raises(InputError, match="no proposal"):
         found.select([], min_confidence=1)
     for wrong in (-0.1, 1.1, float("nan"), True, "0.5"):
-        with pytest.raises(InputError, match="between 0 and 1"):
+        with pytest.raises(InputError, match=r"min_confidence must be a number in \[0, 1\]"):
             found.select(min_confidence=wrong)
 
 

@@ -1,4 +1,4 @@
-"""What people correct in a run: kept as rows that are only ever added, and the groups that come of it."""
+"""Corrections of a run by people: an append-only log of edits, and the groups that result from it."""
 
 from __future__ import annotations
 

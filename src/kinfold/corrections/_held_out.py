@@ -18,27 +18,27 @@ from kinfold.progress import SILENT, Progress
 if TYPE_CHECKING:
     from kinfold.features import RowMatrix
 
-N_FOLDS = 4
-LEARNING_RATE = 0.3
-_MOST_STEPS = 3000
-_MOST_BATCH = 1024
-_BLOCK_BYTES = 32 << 20
+N_FOLDS = 4  # each classifier sees 3/4 of the images; more folds cost more and change little
+LEARNING_RATE = 0.3  # of standardized columns; it is the same for all folds, which share one training loop
+_MOST_STEPS = 3000  # a person waits for the proposals
+_MOST_BATCH = 1024  # larger batches mean fewer steps in the same time
+_BLOCK_BYTES = 32 << 20  # of logits and rows at a time, so that features may be larger than memory
 
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """What is learned: classes 0 … K−1 of N images.
+    """What is trained on: classes 0 … K−1 of N images.
 
     Attributes
     ----------
     n_classes : int
         K.
     learned : ndarray (N,) bool
-        Images that are learned from; there is one at least.
+        Images that are trained on; at least one.
     certain : ndarray (N,) bool
         Those of them whose class is certain.
     barred : ndarray (N,) bool
-        Images that are never held for their own class.
+        Images whose own class is never predicted, because they are marked "wrong".
     """
 
     n_classes: int
@@ -48,7 +48,7 @@ class TrainingSet:
 
 
 class FoldClassifiers:
-    """Linear classifiers that each leave a fold of the images out.
+    """Linear classifiers that each leave out one fold of the images.
 
     Parameters
     ----------
@@ -71,26 +71,29 @@ class FoldClassifiers:
         self._progress = progress
 
     def predict(self, classes: NDArray[np.int64], seed: int, *, spare_certain: bool = True) -> HeldOut:
-        """Train, and return what every image is held for by a classifier that hasn't learned from it.
+        """Train, and return the held-out predictions of every image.
 
-        Images whose class is certain are seen by all classifiers, which therefore agree with them. The only
-        image of a class keeps it: the classifier that hasn't learned from it doesn't know that class.
+        Images whose class is certain are in the training set of all classifiers, which therefore agree with
+        them. An image that is the only one of its class keeps it: the classifier that leaves it out doesn't
+        know that class.
 
         Parameters
         ----------
         classes : ndarray (N,) int64
-            What to learn.
+            Labels to train on.
         seed : int
-            Of folds and order.
+            Seed of folds and order.
         spare_certain : bool, default True
-            Have all classifiers learn from images whose class is certain. False leaves these out in turn too:
-            then it shows how many of them would have been found.
+            Train all classifiers on images whose class is certain. False leaves these out in turn too, to
+            measure the held-out accuracy on them.
         """
         targets, training_set = torch.from_numpy(classes), self._lesson
         n_folds = min(N_FOLDS, len(classes))
         folds = deal_folds(targets, n_folds, seed)
         if spare_certain:
-            folds[torch.from_numpy(training_set.certain)] = n_folds  # of no fold: all classifiers see them
+            folds[torch.from_numpy(training_set.certain)] = (
+                n_folds  # of no fold: all classifiers are trained on them
+            )
         seen = torch.from_numpy(training_set.learned)
         counts = torch.zeros(n_folds + 1, training_set.n_classes, dtype=torch.int64)
         counts.index_put_((folds[seen], targets[seen]), torch.tensor(1), accumulate=True)
@@ -114,17 +117,19 @@ class FoldClassifiers:
         barred = torch.from_numpy(training_set.barred) & listed
         folds.clamp_(max=n_folds - 1)
         known = filled[folds, targets.clamp(max=training_set.n_classes - 1)]
-        unheard = listed & ~known & ~barred  # the last image of its class: who hasn't learned it knows none
-        return HeldOut(stack, self._rows, targets, folds, barred, unheard)
+        only_one = (
+            listed & ~known & ~barred
+        )  # the only image of its class: its held-out classifier doesn't know the class
+        return HeldOut(stack, self._rows, targets, folds, barred, only_one)
 
 
 class HeldOut:
-    """What the classifiers of one training hold images for.
+    """Held-out predictions of the classifiers of one training.
 
     Attributes
     ----------
     classes : ndarray (N,) int64
-        The most probable class of every image, or its own where its classifier knows no other image of it.
+        Most probable class of every image, or its own where its classifier has seen no other image of it.
     """
 
     def __init__(
@@ -134,14 +139,14 @@ class HeldOut:
         targets: Tensor,
         folds: Tensor,
         barred: Tensor,
-        unheard: Tensor,
+        only_one: Tensor,
     ) -> None:
         self._stack, self._rows, self._folds = stack, rows, folds
         self._targets, self._barred = targets, barred
         best = [
             self._probabilities(block).argmax(dim=1) for block in self._blocks(torch.arange(len(targets)))
         ]
-        self.classes: NDArray[np.int64] = torch.where(unheard, targets, torch.cat(best)).numpy()
+        self.classes: NDArray[np.int64] = torch.where(only_one, targets, torch.cat(best)).numpy()
 
     def probabilities(self, images: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the probability (n,) of one class for each of some images."""
@@ -164,10 +169,10 @@ class HeldOut:
 
 
 def draw_members(training_set: TrainingSet, classes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the images that batches are drawn from, certain ones several times.
+    """Return the indices that batches are drawn from, those of certain images repeated.
 
-    The certain images of a class together are there as often as a class has images on average, and each of
-    them once at least; all others once.
+    The certain images of a class together appear as often as an average class has images, and each at least
+    once; all others appear once.
     """
     times = training_set.learned.astype(np.int64)
     certain = np.flatnonzero(training_set.certain)

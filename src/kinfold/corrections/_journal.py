@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kinfold.corrections._changes import Change, RowIndex, carry_out
+from kinfold.corrections._changes import Change, RowIndex, apply_change
 from kinfold.corrections._edits import EDITS
 from kinfold.corrections._state import Draft, State
 from kinfold.corrections._store import EditRow, unpack_labels, unpack_rows
@@ -18,18 +18,18 @@ UNDO, REDO = "undo", "redo"
 
 @dataclass(eq=False)
 class Record:
-    """An edit, and what has become of it.
+    """An edit, and whether it still holds.
 
     Attributes
     ----------
     row : EditRow
-        As stored.
+        The edit as stored.
     payload : dict
-        Its payload, read.
+        Its payload, parsed.
     undone_by : int or None
-        Id of the row that undid it last; None while it holds.
+        Id of the row that undid it last; None where it isn't undone.
     problem : str or None
-        Why it no longer applies, after another edit was undone; None where it does.
+        Why it can no longer be applied after another edit was undone; None where it can.
     """
 
     row: EditRow
@@ -39,15 +39,15 @@ class Record:
 
     @property
     def holds(self) -> bool:
-        """Whether the edit has its part in the state."""
+        """Whether the state includes the edit."""
         return self.undone_by is None and self.problem is None
 
     def change(self) -> Change:
-        """Return what it changes; ``ValueError`` if the stored bytes are none."""
+        """Return the change that the edit makes; ``ValueError`` if the stored bytes are damaged."""
         rows = None if self.row.rows is None else unpack_rows(self.row.rows)
         labels = None if self.row.labels is None else unpack_labels(self.row.labels)
         if labels is not None and (rows is None or len(rows) != len(labels)):
-            raise ValueError("rows and labels don't belong together")
+            raise ValueError("rows and labels differ in number")
         return Change(self.row.kind, self.payload, rows, labels)
 
 
@@ -62,16 +62,16 @@ class Turn:
 class Journal:
     """The edits of one run, replayed.
 
-    The state is that of all edits that aren't undone, carried out in the order of their ids: everybody who
-    reads the same rows has the same state. States along the way are kept, the denser the younger, so that an
-    undo replays little.
+    The state is the result of all edits that aren't undone, applied in the order of their ids, so that every
+    process that reads the same rows has the same state. Some states along the way are kept, more of recent
+    edits than of old ones, so that an undo replays few edits.
 
     Parameters
     ----------
     first : State
-        Before any edit.
+        The state before any edit.
     index : RowIndex
-        Places of the rows.
+        Positions of the rows.
     """
 
     def __init__(self, first: State, index: RowIndex) -> None:
@@ -81,17 +81,17 @@ class Journal:
         self.next_group = len(first.groups)
         self.state = first
         self._index = index
-        self._states = {0: first}  # after so many records
-        self._redoable: list[Record] = []  # undone, and their clients have made no new edit since
-        self._numbers: dict[int, int] = {}  # of records, by id
+        self._states = {0: first}  # by the number of records that led to it
+        self._redoable: list[Record] = []  # undone, with no new edit of the same client since
+        self._numbers: dict[int, int] = {}  # index in records, by id of the edit
 
     def add(self, rows: Iterable[EditRow]) -> State:
-        """Take in further rows of the table, in order, and return the state after them.
+        """Add further rows of the table, in order, and return the state after them.
 
         Raises
         ------
         FormatError
-            A row isn't what was ever written.
+            A row is damaged.
         """
         oldest = len(self.records)
         for row in rows:
@@ -110,14 +110,14 @@ class Journal:
         return None if number is None else self.records[number]
 
     def next_undo(self, client: str | None) -> Record | None:
-        """Return the edit that an undo takes back: the last that holds, of the client or of all."""
+        """Return the edit that an undo reverts: the last one that holds, of the client or of all."""
         for record in reversed(self.records):
             if record.holds and client in (None, record.row.client):
                 return record
         return None
 
     def next_redo(self, client: str | None) -> Record | None:
-        """Return the edit that a redo brings back: the one undone last, of the client or of all."""
+        """Return the edit that a redo restores: the one undone last, of the client or of all."""
         undone = [record for record in self._redoable if client in (None, record.row.client)]
         return max(undone, key=lambda record: record.undone_by or 0, default=None)
 
@@ -134,7 +134,7 @@ class Journal:
         """Undo or redo an edit; return its number."""
         number = self._numbers.get(_read_payload(row).get("edit", 0))
         if number is None:
-            raise FormatError(f"edit {row.id} is of an edit that isn't there")
+            raise FormatError(f"edit {row.id} undoes or redoes an edit that isn't there")
         record = self.records[number]
         self.turns[row.id] = Turn(row, record.row.id)
         record.undone_by = row.id if row.kind == UNDO else None
@@ -145,13 +145,13 @@ class Journal:
         return number
 
     def _replay(self, oldest: int) -> None:
-        """Carry edits out anew from the one of a number on."""
+        """Apply the edits from index ``oldest`` on again, starting from the closest state that is kept."""
         self._states = {count: state for count, state in self._states.items() if count <= oldest}
         start = max(self._states)
         draft = Draft(self._states[start])
         total = len(self.records)
         for number in range(start, total):
-            self._carry_out(draft, self.records[number])
+            self._apply_change(draft, self.records[number])
             count = number + 1
             if count < total and _is_kept(count, total):
                 self._states[count] = draft.freeze(self.records[number].row.id)
@@ -160,12 +160,12 @@ class Journal:
             count: state for count, state in self._states.items() if count == total or _is_kept(count, total)
         }
 
-    def _carry_out(self, draft: Draft, record: Record) -> None:
+    def _apply_change(self, draft: Draft, record: Record) -> None:
         record.problem = None
         if record.undone_by is not None:
             return
         try:
-            carry_out(draft, record.change(), self._index)
+            apply_change(draft, record.change(), self._index)
         except InputError as error:
             record.problem = str(error)
         except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -173,7 +173,11 @@ class Journal:
 
 
 def _is_kept(count: int, total: int) -> bool:
-    """Tell whether the state after ``count`` of ``total`` edits is worth its memory: one per power of two."""
+    """Tell whether to keep the state after ``count`` of ``total`` edits: about one per power of two of age.
+
+    So memory grows with the logarithm of the number of edits, and the replay after an undo is in proportion
+    to the age of the edit that is undone.
+    """
     age = total - count
     return count == 0 or count % (1 << max(0, age.bit_length() - 1)) == 0
 
@@ -190,26 +194,26 @@ def _read_payload(row: EditRow) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Entry:
-    """An edit in the history.
+    """An edit in the history, described in a sentence.
 
     Attributes
     ----------
     id : int
-        Its version.
+        The version of the state that it made.
     time : str
         UTC, ISO 8601.
     client : str
         Who made it.
     kind : str
-        "rename", "merge", …; of :meth:`Corrections.entry` also "undo" and "redo".
+        "rename", "merge", …; from :meth:`Corrections.entry` also "undo" and "redo".
     text : str
-        In plain words: ``moved 12 images to group 3 “cats”``.
+        Description, like ``moved 12 images to group 3 “cats”``.
     n_rows : int
-        Images that it was about; 0 for names and locks.
+        Number of images that it concerns; 0 for names and locks.
     undone : bool
-        It was taken back.
+        Whether it was undone.
     problem : str or None
-        Why it has no effect although it wasn't taken back: another edit was, which it needs.
+        Why it has no effect although it wasn't undone: an edit that it depends on was.
     """
 
     id: int
@@ -223,7 +227,7 @@ class Entry:
 
 
 def describe(record: Record, names: Mapping[int, str]) -> Entry:
-    """Return the entry of an edit; ``names`` are those of the groups now."""
+    """Return the entry of an edit; ``names`` are the current ones of the groups."""
     row, n_rows = record.row, int(record.payload.get("n_rows", 0))
     text = _TEXTS[row.kind](record.payload, n_rows, names)
     problem = record.problem if record.undone_by is None else None

@@ -19,6 +19,7 @@ from kinfold.errors import FormatError, InputError
 from kinfold.progress import SILENT, Progress
 from kinfold.run import lock_directory, read_table
 from kinfold.storage import as_plain, atomic_file, check_format_version
+from kinfold.validation import Number, check, check_integer
 
 if TYPE_CHECKING:
     from kinfold.corrections._held_out import HeldOut
@@ -37,11 +38,11 @@ PROPOSALS_SCHEMA = pa.schema(
 _FORMAT = "kinfold-proposals"
 _FORMAT_VERSION = 1
 _METADATA = b"kinfold"
-_MEND = "refine again: `kinfold refine`"
+_MEND = "refine again: `kinfold refine`"  # proposals can always be computed again
 
-N_ROUNDS = 3
-LEAST_AGREEMENT = 0.7
-FEWEST_TRIED = 10  # images placed by hand, before a share of them says anything
+N_ROUNDS = 3  # each spreads corrections to the next similar images, and makes the classifiers overconfident
+LEAST_AGREEMENT = 0.7  # held-out agreement with the groups; below it, features hardly tell the groups apart
+FEWEST_TRIED = 10  # images placed by hand; a share of fewer has an error of more than 15 points
 logger = logging.getLogger(__name__)
 
 _WRONG, _NOISE = (1 + MARKS.index(mark) for mark in ("wrong", "noise"))
@@ -49,7 +50,7 @@ _WRONG, _NOISE = (1 + MARKS.index(mark) for mark in ("wrong", "noise"))
 
 @dataclass(frozen=True, eq=False)
 class Proposals:
-    """Images that had better be in another group, in row order.
+    """Images that a classifier would put into another group, in row order.
 
     Attributes
     ----------
@@ -58,14 +59,14 @@ class Proposals:
     groups : ndarray (n,) int32
         The group proposed for each.
     confidences : ndarray (n,) float32
-        How sure the classifier is of that group, 0 to 1.
+        Probability of that group by the classifier, 0 to 1.
     from_groups : ndarray (n,) int32
-        The group each is in, also of images marked "wrong".
+        The current group of each, also of images marked "wrong".
     facts : dict
-        What the classifier learned from: ``version`` of the state, ``n_images``, ``n_learned``,
-        ``n_by_hand``, ``n_groups``, ``n_free`` (images that could have been changed), ``agreement`` (share
-        of images not placed by hand whose group is found by a classifier that hasn't learned from them),
-        ``found_by_hand`` (the same of those placed by hand; None where they are too few), ``random_state``.
+        What the classifier was trained on: ``version`` of the state, ``n_images``, ``n_learned``,
+        ``n_by_hand``, ``n_groups``, ``n_free`` (images that may change), ``agreement`` (held-out accuracy on
+        images that weren't placed by hand), ``found_by_hand`` (the same for those placed by hand; None where
+        they are too few), ``random_state``.
     """
 
     rows: NDArray[np.int64]
@@ -78,27 +79,25 @@ class Proposals:
         return len(self.rows)
 
     def select(self, rows: Rows | None = None, *, min_confidence: float = 0.0) -> Accept:
-        """Return the edit that takes proposals over: all, those of some rows, those that are sure enough.
+        """Return the edit that accepts proposals: all, those of some rows, or those of enough confidence.
 
         Raises
         ------
         InputError
-            None is left, or ``min_confidence`` is not between 0 and 1.
+            No proposal is selected, or ``min_confidence`` is not in [0, 1].
         """
         check_confidence(min_confidence)
         taken = self.confidences >= np.float32(min_confidence)
         if rows is not None:
             taken &= np.isin(self.rows, np.asarray(rows))
         if not taken.any():
-            raise InputError("no proposal is left to take over")
+            raise InputError("no proposal is selected; lower min_confidence or give other rows")
         return Accept(self.rows[taken], self.groups[taken])
 
 
 def check_confidence(min_confidence: float) -> None:
-    """Raise :class:`InputError` unless a confidence is between 0 and 1."""
-    number = isinstance(min_confidence, int | float | np.floating) and not isinstance(min_confidence, bool)
-    if not number or not 0 <= min_confidence <= 1:
-        raise InputError(f"min_confidence must be between 0 and 1, not {min_confidence!r}")
+    """Raise :class:`InputError` unless a confidence is in [0, 1]."""
+    check({"min_confidence": Number(least=0, most=1)}, min_confidence=min_confidence)
 
 
 def write_proposals(run: Run, proposals: Proposals) -> Path:
@@ -121,12 +120,12 @@ def write_proposals(run: Run, proposals: Proposals) -> Path:
 
 
 def read_proposals(run: Run) -> Proposals | None:
-    """Read what :func:`write_proposals` wrote last; None where there is nothing.
+    """Read the proposals that :func:`write_proposals` wrote last; None where there are none.
 
     Raises
     ------
     FormatError
-        The file is damaged, of a newer format, or of other groups than the run's.
+        The file is damaged, of a newer format, or of other clusters than the run has.
     """
     path = run.path / PROPOSALS_NAME
     if not path.is_file():
@@ -134,7 +133,7 @@ def read_proposals(run: Run) -> Proposals | None:
     table = read_table(path, PROPOSALS_SCHEMA, _MEND)
     head = _read_head(path)
     if head.get("base") != hash_base(run):
-        raise FormatError(f"{path} holds proposals for other groups than this run's; {_MEND}")
+        raise FormatError(f"{path} holds proposals for other groups than this run has; {_MEND}")
     return Proposals(
         table["row"].to_numpy(),
         table["to_cluster"].to_numpy(),
@@ -164,24 +163,24 @@ def refine(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> Proposals:
-    """Train a linear classifier on the corrected groups, and propose changes for the images left.
+    """Train a linear classifier on the corrected groups, and propose changes for the other images.
 
-    The model's groups are labels with mistakes in them, and a classifier that has learned an image's wrong
-    label mostly gives it back. So multinomial logistic regression (standardised columns, stochastic
-    gradient descent) is trained on four folds at once, and every image gets the prediction of the classifier
-    that hasn't learned from it. Images placed by hand are certain: all classifiers learn from them, and
-    they are drawn more often, so that those of a group together count as much as a group of average size,
-    however few they are; fifty corrections would otherwise drown among a thousand labels of the model. The
-    predictions then take the place of the model's labels, three times in all, so that what was corrected
-    spreads to alike images step by step. Classifiers that learn from their own answers grow surer than they
-    are right: the confidence of a proposal is the mean of its probability in the first round and the last.
+    The clusters of the model are noisy labels, and a classifier that was trained on the wrong label of an
+    image mostly reproduces it. So multinomial logistic regression (standardized columns, stochastic gradient
+    descent) is trained with four folds at once, and every image gets the held-out prediction of the
+    classifier that wasn't trained on it. Images placed by hand are certain: all classifiers are trained on
+    them, and they are drawn more often, so that those of a group together weigh as much as a group of average
+    size, however few they are; fifty corrections would otherwise have no effect among a thousand labels of
+    the model. The predictions then replace the labels of the model, in three rounds, so that corrections
+    spread step by step to similar images. Classifiers that are trained on their own predictions become
+    overconfident: the confidence of a proposal is the mean of its probability in the first and the last
+    round.
 
-    Images marked "wrong" or "noise" aren't learned from. Those placed by hand, those marked "noise" and
-    those of locked groups never change, and locked groups take none. For an image marked "wrong" the best
-    other group is proposed. Where the first classifiers agree with fewer than 70 % of the groups of images
-    they haven't learned, a warning says that the features are too weak. With ten images placed by hand or
-    more it is also tried how many of them the first classifiers find when they are left out. Groups that
-    were merged, split or made anew are classes like all others.
+    Images marked "wrong" or "noise" are not trained on. Images placed by hand, marked "noise" or in locked
+    groups never change, and locked groups take none. For an image marked "wrong" the best other group is
+    proposed. Where the held-out accuracy of the first round is below 70 %, a warning says that the features
+    are too weak. With ten or more images placed by hand, their held-out accuracy is measured too. Groups that
+    were merged, split or newly made are classes like all others.
 
     Parameters
     ----------
@@ -190,13 +189,13 @@ def refine(
     state : State
         The groups as corrected.
     random_state : int, default 0
-        Seed of folds and order; the same seed gives the same proposals on the same machine.
+        Seed of folds and order, 0 or more; the same seed gives the same proposals on the same machine.
     source : path, optional
         Where the features are now, if they were moved.
     device : str, default "auto"
-        Where to train.
+        Device to train on.
     progress : Progress
-        Shows steps.
+        Shows the steps of training.
 
     Returns
     -------
@@ -205,20 +204,24 @@ def refine(
     Raises
     ------
     InputError
-        Fewer than two groups have images to learn from, or the features aren't there.
+        Fewer than two groups have images to train on, the features are missing, or ``random_state`` is
+        negative.
 
     References
     ----------
-    Held-out predictions as a remedy for wrong labels: Northcutt et al. (2021),
-    "Confident Learning". Rounds in which a classifier's own answers are the labels: Scudder (1965),
-    "Probability of error of some adaptive pattern-recognition machines".
+    Held-out predictions as a remedy for wrong labels: Northcutt et al. (2021), "Confident
+    Learning". Self-training on a classifier's own predictions: Scudder (1965), "Probability of
+    error of some adaptive pattern-recognition machines".
     """
-    if isinstance(random_state, bool) or not isinstance(random_state, int) or random_state < 0:
-        raise InputError(f"random_state must be a whole number of 0 or more, not {random_state!r}")
+    check_integer(0, random_state=random_state)
     classes = _Classes.of(state)
     matrix = run.features(source).matrix(run.manifest["features"]["variant"])
     if matrix.shape[0] != len(state.labels):
-        raise InputError(f"the features have {matrix.shape[0]} rows, but the run {len(state.labels)} images")
+        raise InputError(
+            f"the features have {matrix.shape[0]} rows, but the run has {len(state.labels)} images; say "
+            "where the features of this run are (source=, --source)"
+        )
+    # imports PyTorch, which opening and correcting a run doesn't need
     from kinfold.corrections._held_out import FoldClassifiers, TrainingSet
 
     learned = state.marks == 0
@@ -260,35 +263,35 @@ def refine(
 
 
 def _share(predictions: HeldOut, classes: NDArray[np.int64], asked: NDArray[np.bool_]) -> float:
-    """Return how many of the images asked for are held for their own class; 1 where none is asked for."""
+    """Return the held-out accuracy on the images asked for; 1 where none is asked for."""
     return float((predictions.classes == classes)[asked].mean()) if asked.any() else 1.0
 
 
 def _warn(agreement: float, *, guided: bool) -> None:
     if agreement < LEAST_AGREEMENT:
         logger.warning(
-            "Of images that it hasn't learned, the classifier gives only %.0f %% the group they are in: "
-            "these features tell the groups badly apart, and the proposals mean little; a stronger backbone "
-            "helps",
+            "The classifier predicts the group of only %.0f %% of the images that it wasn't trained on: "
+            "these features hardly tell the groups apart, and the proposals mean little; use a stronger "
+            "backbone",
             100 * agreement,
         )
     if not guided:
         logger.warning(
-            "No image was placed, confirmed or marked wrong by hand yet: the proposals are only where a "
-            "classifier differs from the groups, and as often wrong as right. Correct some images first"
+            "No image was placed, confirmed or marked wrong by hand yet: proposals only show where a "
+            "classifier disagrees with the groups, and are as often wrong as right. Correct some images first"
         )
 
 
 @dataclass(frozen=True)
 class _Classes:
-    """Groups as classes 0 … K−1 of a classifier, and what may change.
+    """Groups as classes 0 … K−1 of a classifier, and which images and classes may change.
 
     Attributes
     ----------
     groups : ndarray (K,) int32
         Groups with images that aren't marked, ascending.
     labels : ndarray (N,) int64
-        Class of every image; K of those whose group is no class, all of them marked.
+        Class of every image; K for images of groups that have only marked images.
     free : ndarray (N,) bool
         Images that may change.
     open : ndarray (K,) bool
@@ -305,7 +308,7 @@ class _Classes:
         sizes = state.counts()
         groups = np.flatnonzero(sizes).astype(np.int32)
         if len(groups) < 2:
-            raise InputError("refining needs two groups with images that aren't marked; split one first")
+            raise InputError("refining needs at least two groups with unmarked images; split a group first")
         class_of = np.full(len(sizes), len(groups), np.int64)
         class_of[groups] = np.arange(len(groups))
         locked = np.zeros(len(sizes), bool)

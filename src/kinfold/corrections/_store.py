@@ -24,20 +24,20 @@ from numpy.typing import NDArray
 from kinfold.errors import FormatError, UnwritableError
 from kinfold.storage import PARTIAL_PREFIX, check_format_version
 
-_HEAD = struct.Struct("<BQ")  # bytes per difference, first row
+_HEAD = struct.Struct("<BQ")  # bytes per difference, first row; little-endian, so that files can be moved
 _WIDTHS: dict[int, np.dtype[Any]] = {
     1: np.dtype("u1"),
     2: np.dtype("<u2"),
     4: np.dtype("<u4"),
     8: np.dtype("<u8"),
 }
-_LEVEL = 1
+_LEVEL = 1  # zlib's fastest: an edit must be on the disk while a person waits
 
-_WAIT_SECONDS = 120.0  # for other writers, each of whom takes milliseconds
+_WAIT_SECONDS = 120.0  # for other writers; each takes milliseconds, so a longer wait means a stuck program
 
 CORRECTIONS_NAME = "corrections.sqlite"
 FORMAT = "kinfold-corrections"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of the tables below; raise it when an older Kinfold could misread them
 _COLUMNS = "id, time, client, kind, payload, rows, labels"
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -70,10 +70,11 @@ class EditRow:
 
 
 def pack_rows(rows: NDArray[np.int64]) -> bytes:
-    """Return ascending row numbers, none twice and none negative, as bytes; b"" for none.
+    """Return distinct, ascending, non-negative row numbers as bytes; b"" for an empty array.
 
-    One byte says how wide differences are (1, 2, 4 or 8 bytes), eight hold the first row; then come the
-    differences between neighbours, little-endian, compressed by zlib.
+    One byte holds the width of a difference (1, 2, 4 or 8 bytes), eight the first row; then come the
+    differences of successive rows, little-endian, compressed by zlib. Differences are small where rows are
+    not: 100,000 random rows of a million take about 80 kB.
     """
     if not len(rows):
         return b""
@@ -83,11 +84,11 @@ def pack_rows(rows: NDArray[np.int64]) -> bytes:
 
 
 def unpack_rows(data: bytes) -> NDArray[np.int64]:
-    """Return what :func:`pack_rows` packed; ``ValueError`` for anything else."""
+    """Return the rows that :func:`pack_rows` packed; ``ValueError`` for other bytes."""
     if not data:
         return np.empty(0, np.int64)
     if len(data) < _HEAD.size:
-        raise ValueError("rows are cut short")
+        raise ValueError("the rows are truncated")
     width, first = _HEAD.unpack_from(data)
     steps = _unpack(width, data[_HEAD.size :])
     rows = np.empty(len(steps) + 1, np.int64)
@@ -96,15 +97,15 @@ def unpack_rows(data: bytes) -> NDArray[np.int64]:
 
 
 def pack_labels(labels: NDArray[np.integer]) -> bytes:
-    """Return labels, none negative, as bytes: their width in one byte, then zlib's."""
+    """Return non-negative labels as bytes: their width in one byte, then the values compressed by zlib."""
     width = _width(int(labels.max(initial=0)))
     return bytes([width]) + zlib.compress(labels.astype(_WIDTHS[width]).tobytes(), _LEVEL)
 
 
 def unpack_labels(data: bytes) -> NDArray[np.int32]:
-    """Return what :func:`pack_labels` packed; ``ValueError`` for anything else."""
+    """Return the labels that :func:`pack_labels` packed; ``ValueError`` for other bytes."""
     if not data:
-        raise ValueError("labels are cut short")
+        raise ValueError("the labels are truncated")
     return _unpack(data[0], data[1:]).astype(np.int32)
 
 
@@ -114,7 +115,7 @@ def _width(largest: int) -> int:
 
 def _unpack(width: int, data: bytes) -> NDArray[Any]:
     if width not in _WIDTHS:
-        raise ValueError(f"a width of {width} bytes")
+        raise ValueError(f"{width} is no width of an integer in bytes")
     try:
         values: NDArray[Any] = np.frombuffer(zlib.decompress(data), _WIDTHS[width])
     except zlib.error as error:
@@ -123,21 +124,21 @@ def _unpack(width: int, data: bytes) -> NDArray[Any]:
 
 
 def explain(path: Path, error: sqlite3.OperationalError) -> Exception:
-    """Return what an error of SQLite means for the file at ``path``."""
+    """Return the error to raise for an error of SQLite at ``path``, with what to do."""
     text = str(error)
     if "locked" in text or "busy" in text:
-        return UnwritableError(f"{path} is held by another program; close it and try again")
+        return UnwritableError(f"{path} is held by another program; close that program and try again")
     if "readonly" in text or "unable to open" in text:
         return UnwritableError(
-            f"{path} can't be written to; corrections need a run folder that you may write to"
+            f"{path} can't be written to; corrections need write permission for the run folder"
         )
     if "full" in text:
-        return UnwritableError(f"the disk is full: {path} can't grow; make room and try again")
+        return UnwritableError(f"the disk is full: {path} can't grow; free some space and try again")
     return FormatError(damaged(path, text))
 
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Open the file at ``path``: "ro" to read it, "rw" to write it too, "rwc" to make it."""
+    """Open the file at ``path`` with a mode of SQLite: "ro" (read), "rw" (write) or "rwc" (create)."""
     uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
     return sqlite3.connect(
         uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
@@ -145,7 +146,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def connect_copy(path: Path) -> sqlite3.Connection:
-    """Open a copy in memory: SQLite reads no file with a log beside it where it can't write."""
+    """Open a copy in memory: SQLite can't read a file with a write-ahead log in a read-only folder."""
     memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
     with tempfile.TemporaryDirectory() as folder:
         for suffix in ("", "-wal"):
@@ -157,9 +158,9 @@ def connect_copy(path: Path) -> sqlite3.Connection:
 
 
 def put_in_place(partial: Path, path: Path) -> None:
-    """Give a file its name unless another process was quicker, and make sure of it on the disk."""
+    """Rename a finished file unless another process made one first, and flush the folder to disk."""
     try:
-        os.link(partial, path)
+        os.link(partial, path)  # unlike a rename, this never replaces the file of another process
     except FileExistsError:
         return
     except OSError:  # a file system without links
@@ -173,17 +174,17 @@ def put_in_place(partial: Path, path: Path) -> None:
 
 
 def damaged(path: Path, why: str) -> str:
-    """Return the message that a file is damaged, and what to do."""
+    """Return the message that a file is damaged, with how to mend it."""
     log = log_of(path)
     with_log = f" together with {log.name}" if log else ""
     return (
         f"{path} is damaged ({why}); it was left as it is. Move it away{with_log}; then restore it from a "
-        "copy, or go on without corrections"
+        "copy, or continue without corrections"
     )
 
 
 def log_of(path: Path) -> Path | None:
-    """Return SQLite's log beside a file, if there is something in it."""
+    """Return SQLite's write-ahead log beside a file; None if it is missing or empty."""
     log = path.with_name(f"{path.name}-wal")
     try:
         return log if log.stat().st_size else None
@@ -192,16 +193,16 @@ def log_of(path: Path) -> Path | None:
 
 
 class Store:
-    """The file; several processes may have it open.
+    """The file of edits; several processes may have it open.
 
-    Not for several threads at once, but that one may wait in :meth:`hold` while others read.
+    Calls must not overlap between threads, except that one thread may wait in :meth:`hold` while others read.
 
     Parameters
     ----------
     path : Path
-        Where it is, or will be once :meth:`prepare` is first called.
+        Where the file is, or will be created by :meth:`prepare`.
     base : str
-        Hash of what the edits are edits of.
+        Hash of the clusters that are corrected; see :func:`~kinfold.corrections._state.hash_base`.
     """
 
     def __init__(self, path: Path, base: str) -> None:
@@ -209,15 +210,16 @@ class Store:
         self._base = base
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
-        self._seen: object = None  # the file that was opened, so that another in its place is noticed
+        self._seen: object = None  # device and inode of the opened file, to notice another in its place
 
     def read_after(self, last_id: int) -> list[EditRow]:
-        """Return all rows after an id, in order; none where there is no file.
+        """Return all rows after an id, in order; an empty list where there is no file.
 
         Raises
         ------
         FormatError
-            The file is damaged, foreign, of a newer format or of other groups. It is left as it is.
+            The file is damaged, not one of Kinfold, of a newer format or of other clusters. It is left
+            as it is.
         """
         if not self._is_there():
             return []
@@ -227,7 +229,7 @@ class Store:
             return self._read(self._reader, last_id)
 
     def prepare(self) -> None:
-        """Make ready for :meth:`hold`: the file is made if there is none.
+        """Create the file if there is none, and open it for :meth:`hold`.
 
         Raises
         ------
@@ -240,22 +242,22 @@ class Store:
                 self._writer = self._open_writer()
 
     def hold(self) -> None:
-        """Hold the file for this process alone, waiting for others that do; :meth:`writing` follows.
+        """Take the write lock, waiting for other processes; :meth:`writing` must follow.
 
         Raises
         ------
         InputError
-            Another program holds the file, and goes on holding it.
+            Another program holds the lock for longer than two minutes.
         """
         assert self._writer is not None
         with self._explained():
-            if self._writer.in_transaction:  # of a thread that was interrupted between the two
+            if self._writer.in_transaction:  # a thread was interrupted between hold and writing
                 self._writer.execute("ROLLBACK")
             self._writer.execute("BEGIN IMMEDIATE")
 
     @contextmanager
     def writing(self) -> Iterator[Writer]:
-        """Write to the held file: all is on the disk when the context ends, nothing if the body raises."""
+        """Write under the lock: all is on disk when the context ends, or nothing if the body raises."""
         assert self._writer is not None
         try:
             yield Writer(self, self._writer)
@@ -267,10 +269,14 @@ class Store:
             raise
 
     def close(self, *, tidy: bool = True) -> None:
-        """Close the file; it may be used again. What is damaged isn't tidied: that would write to it."""
+        """Close the file; the store may be used again.
+
+        ``tidy`` lets SQLite merge its log into the file, which a reader can't do. It is off for damaged
+        files, which must not be written to.
+        """
         alone = self._reader is not None and self._writer is None
         if tidy and alone and os.access(self.path.parent, os.W_OK):
-            with suppress(sqlite3.Error):  # whoever may write and leaves last clears away the log
+            with suppress(sqlite3.Error):  # the last connection that may write removes the log when it closes
                 self._writer = connect(self.path, "rw")
                 self._writer.execute("SELECT count(*) FROM meta").fetchone()
         for connection in (self._reader, self._writer):
@@ -279,7 +285,7 @@ class Store:
         self._reader = self._writer = None
 
     def _is_there(self) -> bool:
-        """Tell whether there is a file; complain if it isn't the one that was there before."""
+        """Tell whether there is a file; raise if it isn't the one that was opened before."""
         try:
             status = self.path.stat()
             identity = (status.st_dev, status.st_ino)
@@ -289,11 +295,11 @@ class Store:
             if log is not None and not self.path.exists():
                 raise FormatError(
                     f"{self.path} is missing, but {log.name} is there, which belongs to it; put the file "
-                    "back, or move that one away too to begin without corrections"
+                    "back, or move the log away too to start without corrections"
                 ) from None
         if self._seen is not None and identity != self._seen:
             raise FormatError(
-                f"{self.path} was removed or replaced while it was in use; put it back, or open the run anew"
+                f"{self.path} was removed or replaced while it was in use; put it back, or open the run again"
             )
         self._seen = identity
         return identity is not None
@@ -315,7 +321,7 @@ class Store:
         return reader
 
     def _open_writer(self) -> sqlite3.Connection:
-        """Open the file for writing, once it is known to be ours: another process may have put it there."""
+        """Open the file for writing, after checking that it is one of Kinfold."""
         if self._reader is None:
             self._reader = self._open_reader()
         writer = connect(self.path, "rw")
@@ -327,7 +333,7 @@ class Store:
         if not {"meta", "edits"} <= tables:
             raise FormatError(
                 f"{self.path} isn't a file of Kinfold's corrections, or is damaged; it was left as it is. "
-                "Move it away; then restore it from a copy, or go on without corrections"
+                "Move it away; then restore it from a copy, or continue without corrections"
             )
         meta = dict(connection.execute("SELECT key, value FROM meta"))
         if meta.get("format") != FORMAT:
@@ -339,9 +345,9 @@ class Store:
         check_format_version(self.path, int(version) if version.isdecimal() else version, FORMAT_VERSION)
         if meta.get("base") != self._base:
             raise FormatError(
-                f"{self.path} holds corrections of other groups: the run was clustered anew after they were "
-                "made. It was left as it is; move it away to begin anew, or cluster again with the images, "
-                "parameters and seed that it was made with"
+                f"{self.path} holds corrections of other groups: the run was clustered again after they "
+                "were made. It was left as it is; move it away to start without corrections, or cluster "
+                "again with the images, parameters and seed that it was made with"
             )
 
     def _read(self, connection: sqlite3.Connection, last_id: int) -> list[EditRow]:
@@ -365,7 +371,7 @@ class Store:
         return int(found[0])
 
     def _make(self) -> None:
-        """Make the file, whole or not at all."""
+        """Create the file, whole or not at all."""
         if self._is_there():
             return
         partial = self.path.with_name(f"{PARTIAL_PREFIX}{self.path.name}.{secrets.token_hex(4)}")
@@ -382,7 +388,7 @@ class Store:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say in plain words what SQLite says."""
+        """Turn errors of SQLite into those of Kinfold."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -392,13 +398,13 @@ class Store:
 
 
 class Writer:
-    """What :meth:`Store.writing` gives: the file, held."""
+    """Reads and appends rows while :meth:`Store.writing` holds the lock."""
 
     def __init__(self, store: Store, connection: sqlite3.Connection) -> None:
         self._store, self._connection = store, connection
 
     def read_after(self, last_id: int) -> list[EditRow]:
-        """Return what others wrote after an id."""
+        """Return the rows that other processes wrote after an id."""
         with self._store._explained():
             return self._store._read(self._connection, last_id)
 
@@ -411,7 +417,7 @@ class Writer:
         rows: bytes | None = None,
         labels: bytes | None = None,
     ) -> EditRow:
-        """Add a row after the last one."""
+        """Append a row after the last one, and return it."""
         time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         text = json.dumps(payload, ensure_ascii=False, sort_keys=True)
         row = EditRow(last_id + 1, time, client, kind, text, rows, labels)
@@ -425,7 +431,10 @@ class Writer:
 
 
 def row_checksum(row: EditRow, previous: int) -> int:
-    """Return the CRC-32 of a row's values, going on from that of the row before."""
+    """Return the CRC-32 of a row's values, continued from that of the row before.
+
+    Each checksum covers all rows so far, so that a row that was removed or exchanged is noticed too.
+    """
     head = json.dumps([row.id, row.time, row.client, row.kind, row.payload], ensure_ascii=True)
     checksum = zlib.crc32(head.encode(), previous)
     for blob in (row.rows, row.labels):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from kinfold._version import __version__
-from kinfold.errors import InputError, nearest_name
+from kinfold.errors import InputError
 from kinfold.exports._folders import write_coco, write_fiftyone, write_folders, write_imagefolder
 from kinfold.exports._job import Job, Missing, check_link
 from kinfold.exports._onnx import is_our_onnx, write_onnx
@@ -35,6 +35,7 @@ from kinfold.exports._tables import (
 from kinfold.exports._takeaway import Takeaway
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import atomic_directory, atomic_file, write_json
+from kinfold.validation import check_choice
 
 if TYPE_CHECKING:
     from kinfold.images import ImageSource
@@ -46,7 +47,7 @@ MISSING_NAME = "missing.csv"
 
 
 def write_html(job: Job) -> None:
-    """Write the page of the run, with groups and names as corrected."""
+    """Write the HTML report of the run, with the corrected groups and names."""
     from kinfold.gallery import Shown, write_report
 
     takeaway = job.takeaway
@@ -55,32 +56,32 @@ def write_html(job: Job) -> None:
 
 
 def is_our_html(path: Path) -> bool:
-    """Tell whether a file is a page that Kinfold made."""
+    """Tell whether a file is an HTML report of Kinfold."""
     try:
         with path.open(encoding="utf-8", errors="replace") as stream:
-            return _GENERATOR in stream.read(4096)
+            return _GENERATOR in stream.read(4096)  # it stands in the head, before styles and images
     except OSError:
         return False
 
 
 @dataclass(frozen=True)
 class Format:
-    """One of the formats.
+    """An export format.
 
     Attributes
     ----------
     name : str
-        What it is asked for by.
+        Name, as ``to=`` and ``--to`` take it.
     title : str
-        What it is, in a few words.
+        Description in a few words.
     write : callable
-        Writes it.
+        Function that writes it.
     endings : tuple of str
-        What the file may end in, the usual one first; empty: it is a folder.
+        Suffixes that the file may have, the usual one first; empty for a folder.
     is_ours : callable
-        Tells whether a file is an earlier export of this kind.
+        Function that tells whether a file is an earlier export of this format.
     needs_images, uses_images : bool
-        It can't be written without the originals; it shows them where they are.
+        Whether it can't be written without the original images; whether it shows them where it can.
     """
 
     name: str
@@ -112,20 +113,20 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was exported.
+    """Result of an export.
 
     Attributes
     ----------
     to : str
-        The format.
+        Name of the format.
     path : Path
         The file or folder.
     n_images, n_groups : int
-        Images of the run, all of them, and groups that there are.
+        Number of all images of the run, and of its groups as corrected.
     n_unsorted : int
-        Images marked as wrong or noise: they are in no group.
+        Number of images that are marked as wrong or noise, and so are in no group.
     missing : tuple of Missing
-        Images whose originals could not be exported; also in ``missing.csv`` of a folder.
+        Images whose originals could not be exported; in a folder ``missing.csv`` lists them too.
     """
 
     to: str
@@ -137,11 +138,8 @@ class Exported:
 
 
 def find_format(to: str) -> Format:
-    """Return a format by its name; :class:`InputError` names the nearest one."""
-    if to not in FORMATS:
-        raise InputError(
-            f"there is no format {to!r}{nearest_name(str(to), list(FORMATS))}; there are {', '.join(FORMATS)}"
-        )
+    """Return a format by its name; :class:`InputError` for an unknown one names the nearest."""
+    check_choice(list(FORMATS), to=to)
     return FORMATS[to]
 
 
@@ -155,36 +153,37 @@ def export(
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Exported:
-    """Write a run, as corrected, for other programs: whole or not at all.
+    """Export the corrected groups of a run for other programs: whole or not at all.
 
     Parameters
     ----------
     run : Run
-        The run; its corrections are those of this moment.
+        The run; its corrections are read when this is called.
     to : str
-        One of :data:`FORMATS`.
+        Name of a format in :data:`FORMATS`.
     out : Path
-        The file or folder to write, outside the run.
+        File or folder to write, outside the folder of the run.
     images : ImageSource, optional
-        The originals.
-    link : {"auto", "hard", "symlink", "copy"}
+        The original images; required by formats with ``needs_images``.
+    link : {"auto", "hard", "symlink", "copy"}, default "auto"
         How image files get into a folder. ``"auto"``: hard links where possible, else copies.
-    force : bool
-        Replace an earlier export of ours; anything else is never replaced.
-    progress : Progress
-        Shows the work.
+    force : bool, default False
+        Replace an earlier export of the same format; anything else is never replaced.
+    progress : Progress, default silent
+        Shows the steps.
 
     Returns
     -------
     Exported
-        What was written and what is missing.
+        What was written and which images are missing.
 
     Raises
     ------
     InputError
-        There is no such format, something is at ``out``, or images are needed and not there.
+        The format or way of linking is unknown, ``out`` is taken or inside the run, or images are needed and
+        weren't given.
     MissingExtraError
-        ``"onnx"`` without the package onnx.
+        For ``"onnx"``, where the package onnx isn't installed.
     """
     form = find_format(to)
     check_link(link)
@@ -195,8 +194,8 @@ def export(
         check_folder(out, force=force)
     if form.needs_images and images is None:
         raise InputError(
-            f"{to} needs the images, and {run.path} doesn't know where they are; say where "
-            "(source=, --source)"
+            f"format {to!r} needs the original images, and {run.path} doesn't record where they are; say "
+            "where (source=, --source)"
         )
     takeaway = Takeaway.of(run)
     job = Job(takeaway, out, images, link, progress)
@@ -218,7 +217,7 @@ def export(
 
 
 def _finish_folder(job: Job, to: str) -> None:
-    """List what is missing, and say what the folder is."""
+    """Write the list of missing images and the manifest of an exported folder."""
     if job.missing:
         lines = [vars(one) for one in job.missing]
         write_csv_table(pa.Table.from_pylist(lines), job.target / MISSING_NAME)

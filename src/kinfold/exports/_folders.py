@@ -33,9 +33,9 @@ _FIFTYONE_ATTRIBUTES = ("row", "key", "cluster", "name", "original_cluster", "ma
 
 
 def write_folders(job: Job) -> None:
-    """Write a folder for each group that has images, ``unsorted`` for marked ones, and ``labels.csv``.
+    """Write a folder for each group that has images, ``unsorted`` for marked images, and ``labels.csv``.
 
-    The table has a line for every image and a first column ``file``, empty where the original is missing.
+    The table has a row for every image and a first column ``file``, empty where the original is missing.
     """
     takeaway = job.takeaway
     labels = {group.id: safe_name(group.label) for group in takeaway.groups}
@@ -43,10 +43,10 @@ def write_folders(job: Job) -> None:
     clusters = takeaway.clusters
     free: dict[int, FreeNames] = {}
 
-    def name(line: int, key: str, ending: str) -> Path:
+    def name(line: int, key: str, suffix: str) -> Path:
         cluster = int(clusters[line])
-        stem = safe_name(stem_of(key, ending))
-        return Path(folders[cluster]) / free.setdefault(cluster, FreeNames()).take(stem, ending)
+        stem = safe_name(stem_of(key, suffix))
+        return Path(folders[cluster]) / free.setdefault(cluster, FreeNames()).take(stem, suffix)
 
     files: list[str | None] = [None] * len(clusters)
     for line, file, _ in job.place_images(np.argsort(clusters, kind="stable"), name):
@@ -54,14 +54,14 @@ def write_folders(job: Job) -> None:
     write_labels(job, files)
 
 
-def stem_of(key: str, ending: str) -> str:
-    """Return the last part of a key, without the ending that the file gets again."""
+def stem_of(key: str, suffix: str) -> str:
+    """Return the last part of a key without its suffix, which the file gets again."""
     last = key.rsplit("/", 1)[-1]
-    return os.path.splitext(last)[0] if ending and last.lower().endswith(ending.lower()) else last
+    return os.path.splitext(last)[0] if suffix and last.lower().endswith(suffix.lower()) else last
 
 
 def write_labels(job: Job, files: Sequence[str | None]) -> None:
-    """Write ``labels.csv``: the table, and in front of it the file of every image."""
+    """Write ``labels.csv``: the table with the file of every image as first column."""
     table = job.takeaway.table.select(COLUMNS)
     warn_of_formulas(table)
     write_csv_table(table.add_column(0, "file", pa.array(files, pa.string())), job.target / LABELS_NAME)
@@ -70,8 +70,8 @@ def write_labels(job: Job, files: Sequence[str | None]) -> None:
 def write_imagefolder(job: Job) -> None:
     """Write ``images/`` and ``metadata.jsonl``, for ``load_dataset("imagefolder", data_dir=…)``.
 
-    Files are named by row: ``datasets`` takes words like *test* in a path for a split. Images without
-    original have no line, those in no group have no label.
+    Files are named by row: ``datasets`` takes words like *test* in a path for a split. Images whose original
+    is missing have no line; those in no group have no label.
     """
     labels = job.takeaway.labels
     with (job.target / METADATA_NAME).open("w", encoding="utf-8", newline="\n") as stream:
@@ -84,10 +84,12 @@ def write_imagefolder(job: Job) -> None:
 def write_coco(job: Job) -> None:
     """Write ``images/`` and ``annotations.json``.
 
-    Ids of images are rows. Ids of categories are groups plus one, and those of annotations rows plus one:
-    0 means "nothing" to COCO's tools. An image in no group has no annotation. Width and height are those of
-    the stored pixels, as COCO's tools read them, whatever an orientation tag says.
+    Ids of images are rows. Ids of categories are groups plus one, and ids of annotations rows plus one,
+    because COCO's tools reserve 0. An image in no group has no annotation. Width and height are those of the
+    stored pixels, without regard to an orientation tag, as COCO's tools read them.
     """
+    # Annotations follow the list of all images in the file, so they wait in a file beside it: a million of
+    # them would fill memory.
     aside = job.target / "annotations.part"
     with (
         (job.target / ANNOTATIONS_NAME).open("w", encoding="utf-8") as stream,
@@ -103,7 +105,7 @@ def write_coco(job: Job) -> None:
 
 
 def _write_coco_images(job: Job, images: IO[str], annotations: IO[str]) -> None:
-    """Write all images, and aside their annotations, each a line of a list."""
+    """Write all images, and to the other file their annotations, one line each."""
     between, between_annotations = "\n", "\n"
     for record, file, original in job.number_images(_IMAGES):
         size = _measure(original)
@@ -146,7 +148,7 @@ def _annotate(record: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
 
 
 def _measure(original: Original) -> tuple[int, int] | None:
-    """Return width and height from the header alone."""
+    """Return width and height from the header; None where it can't be read."""
     try:
         with Image.open(original.path or io.BytesIO(original.data)) as image:
             return int(image.width), int(image.height)
@@ -157,8 +159,8 @@ def _measure(original: Original) -> tuple[int, int] | None:
 def write_fiftyone(job: Job) -> None:
     """Write ``data/`` and ``labels.json``.
 
-    A label is a number in ``classes``. What is in no group has the word ``unsorted``, which is no class: an
-    image without label could carry no mark.
+    A label is an index into ``classes``. Images in no group have the label ``unsorted``, which isn't a class,
+    because an image without a label could carry no mark.
     """
     groups = job.takeaway.groups
     numbers = {group.id: number for number, group in enumerate(groups)}

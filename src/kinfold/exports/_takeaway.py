@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Id = TypeVar("Id", bound=Hashable)
 
-MOST_BYTES = 120  # of 255: room for a number, an ending, and the mark of a half-written file
+MOST_BYTES = 120  # of 255: leaves room for a number, a suffix, and the prefix of a partial file
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 _UNSEEN = frozenset(["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"])
 _JOINERS = "\u200c\u200d"  # part of Persian words and of emoji
@@ -28,19 +28,19 @@ _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$"]
     + [f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"]
 )
-_ALIKE_IN_FILES = "_"
+_STAND_IN = "_"  # for characters that some file system refuses
 
 UNSORTED = "unsorted"
 NO_GROUP = -1
-_BLOCK = 1 << 16
+_BLOCK = 1 << 16  # rows at a time: a million rows as dictionaries would take gigabytes
 
 
 def safe_name(text: str, most_bytes: int = MOST_BYTES) -> str:
-    r"""Return ``text`` as one part of a path that Linux, macOS and Windows all take as it is.
+    r"""Return ``text`` as a file name that is valid on Linux, macOS and Windows.
 
-    Slashes and what else Windows forbids, control characters and invisible ones become ``_``; so do dots and
-    dashes at the beginning, and dots and spaces at the end; the names of devices (``NUL``) get a ``_`` in
-    front. What is too long is cut.
+    Slashes and other characters that Windows forbids, control characters and invisible ones become ``_``; so
+    do leading dots and dashes; trailing dots and spaces are removed. Names of devices (``NUL``) get a leading
+    ``_``. Longer names are cut to ``most_bytes`` of UTF-8.
 
     Examples
     --------
@@ -48,35 +48,36 @@ def safe_name(text: str, most_bytes: int = MOST_BYTES) -> str:
     ('a_b_ c_', '__', '_nul.txt', 'cat')
     """
     text = unicodedata.normalize("NFC", text)
-    text = "".join(_ALIKE_IN_FILES if _is_trouble(character) else character for character in text).strip()
+    text = "".join(_STAND_IN if _is_trouble(character) else character for character in text).strip()
     head, tail = text.lstrip(".-"), text.rstrip(". ")
     if not tail:
-        return _ALIKE_IN_FILES * max(1, len(text))
-    text = _ALIKE_IN_FILES * (len(text) - len(head)) + tail[len(text) - len(head) :]
+        return _STAND_IN * max(1, len(text))
+    text = _STAND_IN * (len(text) - len(head)) + tail[len(text) - len(head) :]
     if text.split(".", 1)[0].rstrip().casefold() in _DEVICES:
-        text = _ALIKE_IN_FILES + text
-    return cut(text, most_bytes).rstrip(". ") or _ALIKE_IN_FILES
+        text = _STAND_IN + text
+    return cut(text, most_bytes).rstrip(". ") or _STAND_IN
 
 
 def cut(text: str, most_bytes: int) -> str:
-    """Return the longest beginning of ``text`` that takes at most so many bytes in UTF-8."""
+    """Return the longest prefix of ``text`` that takes at most ``most_bytes`` in UTF-8."""
     return text.encode("utf-8")[:most_bytes].decode("utf-8", "ignore")
 
 
 def fold(name: str) -> str:
-    """Return what two names share that some file system takes for one."""
+    """Return a key that is equal for names that some file system takes for the same."""
+    # twice: case folding can leave characters that compose differently
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def tell_apart(names: Mapping[Id, str], reserved: Collection[str] = ()) -> dict[Id, str]:
-    """Return the names with the number of its owner behind each that would be taken for another one.
+    """Return unique names: those that some file system takes for another get the key of their owner appended.
 
     Parameters
     ----------
     names : Mapping
-        Owner to name.
+        Name by owner.
     reserved : collection of str
-        Names that nobody may have as they are.
+        Names that no owner may have unchanged.
 
     Examples
     --------
@@ -94,19 +95,19 @@ def tell_apart(names: Mapping[Id, str], reserved: Collection[str] = ()) -> dict[
 
 
 class FreeNames:
-    """Hands out file names of one folder, each of them once."""
+    """Gives out unique file names for one folder."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
         self._next: dict[str, int] = {}
 
-    def take(self, stem: str, ending: str) -> str:
-        """Return ``stem + ending``, or with ``-2``, ``-3`` … behind the stem where that is taken."""
-        wanted = fold(stem + ending)
-        name, number = stem + ending, self._next.get(wanted, 1)
+    def take(self, stem: str, suffix: str) -> str:
+        """Return ``stem + suffix``, with ``-2``, ``-3``, … after the stem where that is taken."""
+        wanted = fold(stem + suffix)
+        name, number = stem + suffix, self._next.get(wanted, 1)
         while fold(name) in self._taken:
             number += 1
-            name = f"{stem}-{number}{ending}"
+            name = f"{stem}-{number}{suffix}"
         self._next[wanted] = number
         self._taken.add(fold(name))
         return name
@@ -120,18 +121,18 @@ def _is_trouble(character: str) -> bool:
 
 @dataclass(frozen=True)
 class ExportedGroup:
-    """One group that images can be in.
+    """A group as it is exported.
 
     Attributes
     ----------
     id : int
-        Its number, as in ``cluster``.
+        Number of the group, as in the column ``cluster``.
     name : str
-        What it is called; empty where it has no name.
+        Name of the group; empty where it has none.
     label : str
-        The same, or ``group 7``: differs from the labels of all other groups, also where case doesn't count.
+        The name, or ``group 7``, made unique among all groups even where case is ignored.
     size : int
-        Its images.
+        Number of images.
     """
 
     id: int
@@ -142,7 +143,7 @@ class ExportedGroup:
 
 @dataclass(frozen=True)
 class Takeaway:
-    """A run as it is exported.
+    """A run as it is exported: a snapshot with its corrections.
 
     Attributes
     ----------
@@ -152,9 +153,9 @@ class Takeaway:
         Of :func:`~kinfold.corrections.corrected_table`: row, key, cluster (−1: in no group), name,
         confidence, original_cluster, mark, by_hand.
     names : Mapping of int to str
-        The groups that there are, merged ones left out, with their names.
+        Name of every group, without groups that were merged into another.
     version : int
-        Of the corrections; 0 where there are none.
+        Version of the corrections; 0 where there are none.
     """
 
     run: Run
@@ -164,7 +165,7 @@ class Takeaway:
 
     @classmethod
     def of(cls, run: Run) -> Takeaway:
-        """Read the run and its corrections, as they are now."""
+        """Read the run and its current corrections."""
         corrections = Corrections.open(run, write=False)
         state = corrections.state
         names = names_of(run, state)
@@ -173,7 +174,7 @@ class Takeaway:
 
     @cached_property
     def groups(self) -> tuple[ExportedGroup, ...]:
-        """The groups, by number, also those without images."""
+        """All groups by number, including those without images."""
         sizes = np.bincount(self.clusters[self.clusters >= 0], minlength=max(self.names, default=0) + 1)
         wanted = {id: name or f"group {id}" for id, name in self.names.items()}
         labels = tell_apart(wanted, reserved=(UNSORTED,))
@@ -181,16 +182,16 @@ class Takeaway:
 
     @cached_property
     def labels(self) -> dict[int, str]:
-        """The groups' labels by number; None's is ``unsorted``."""
+        """Label of each group by number; −1 is ``unsorted``."""
         return {**{group.id: group.label for group in self.groups}, NO_GROUP: UNSORTED}
 
     @cached_property
     def clusters(self) -> NDArray[np.int32]:
-        """Group of every line of the table, −1 for none."""
+        """Group of every row of the table, −1 for none."""
         clusters: NDArray[np.int32] = self.table["cluster"].to_numpy()
         return clusters
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of the table, read in blocks."""
+        """Yield the rows of the table as dictionaries, read in blocks."""
         for batch in self.table.to_batches(max_chunksize=_BLOCK):
             yield from batch.to_pylist()
