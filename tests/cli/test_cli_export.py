@@ -12,7 +12,7 @@ import pytest
 import kinfold as package
 from kinfold.cli import export as command
 from kinfold.exports import FORMATS
-from kinfold.exports._images import LINKS
+from kinfold.exports._job import LINKS
 
 
 @pytest.mark.parametrize("to", FORMATS)

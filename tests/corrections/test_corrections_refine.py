@@ -23,7 +23,7 @@ from kinfold.corrections import (
     refine,
     write_proposals,
 )
-from kinfold.corrections._opinions import Jury, Lesson, draw_members
+from kinfold.corrections._held_out import FoldClassifiers, TrainingSet, draw_members
 from kinfold.errors import FormatError, InputError, NewerFormatError
 
 
@@ -123,7 +123,7 @@ def test_certain_images_count_together_as_a_class_of_average_size():
     learned[99] = False
     certain = np.zeros(100, bool)
     certain[[0, 1]] = certain[40:99] = True
-    drawn = np.bincount(draw_members(Lesson(2, learned, certain, ~learned), classes), minlength=100)
+    drawn = np.bincount(draw_members(TrainingSet(2, learned, certain, ~learned), classes), minlength=100)
     assert drawn[:2].tolist() == [25, 25]  # 99 images in 2 classes, dealt to 2 of them
     assert set(drawn[2:99]) == {1}
     assert drawn[99] == 0
@@ -138,7 +138,7 @@ def test_a_part_of_the_proposals_is_taken_over(run, corrections):
     with pytest.raises(InputError, match="no proposal"):
         found.select([], min_confidence=1)
     for wrong in (-0.1, 1.1, float("nan"), True, "0.5"):
-        with pytest.raises(InputError, match="between 0 and 1"):
+        with pytest.raises(InputError, match=r"min_confidence must be a number in \[0, 1\]"):
             found.select(min_confidence=wrong)
 
 
@@ -231,16 +231,16 @@ def test_the_confidence_of_a_proposal_is_the_mean_of_the_first_round_and_the_las
     state = corrections.apply(Accept(rows_of(run, run.labels, 0)[:4], np.full(4, 1)))
     found = refine(run, state, random_state=5)
     everything = np.ones(len(state.labels), bool)
-    jury = Jury(
+    classifiers = FoldClassifiers(
         run.features().matrix(run.manifest["features"]["variant"]),
-        Lesson(4, everything, state.by_hand.copy(), ~everything),
+        TrainingSet(4, everything, state.by_hand.copy(), ~everything),
     )
     places = np.searchsorted(run.assignments["row"].to_numpy(), found.rows)
     labels, sure = state.labels.astype(np.int64), []
     for number in range(3):
-        opinions = jury.opinions(labels, 5 + number)
-        labels = np.where(state.by_hand, state.labels, opinions.classes).astype(np.int64)
-        sure.append(opinions.probabilities(places, found.groups.astype(np.int64)))
+        held_out = classifiers.predict(labels, 5 + number)
+        labels = np.where(state.by_hand, state.labels, held_out.classes).astype(np.int64)
+        sure.append(held_out.probabilities(places, found.groups.astype(np.int64)))
     assert len(found)
     assert found.groups.tolist() == labels[places].tolist()
     np.testing.assert_allclose(found.confidences, (sure[0] + sure[2]) / 2, rtol=1e-6)

@@ -81,7 +81,7 @@ def test_an_export_that_someone_works_in_is_left_alone(run, tmp_path, to, change
     else:
         ((below if change == "added below" else out) / "notes.txt").write_text("mine")
     before = snapshot(tmp_path)
-    with pytest.raises(InputError, match="added or taken away"):
+    with pytest.raises(InputError, match="added or removed"):
         kinfold.export(run, to, out, force=True)
     assert snapshot(tmp_path) == before
 

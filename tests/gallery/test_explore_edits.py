@@ -91,7 +91,7 @@ def test_what_is_impossible_now_is_a_conflict_and_changes_nothing(tab):
 
 
 def test_a_file_that_another_program_holds_is_no_conflict_but_a_matter_of_trying_again(tab, run, monkeypatch):
-    monkeypatch.setattr("kinfold.corrections._sqlite._WAIT_SECONDS", 0.05)
+    monkeypatch.setattr("kinfold.corrections._store._WAIT_SECONDS", 0.05)
     tab.edit("rename", group=0, name="made the file")
     with opened(run) as other, closing(sqlite3.connect(run.path / "corrections.sqlite")) as program:
         program.execute("BEGIN IMMEDIATE")

@@ -9,12 +9,9 @@ import pytest
 
 from kinfold.corrections import Corrections, Mark, Merge, Move, Rename, Split
 from kinfold.errors import FormatError, InputError
-from kinfold.gallery.explore._choices import Choices
-from kinfold.gallery.explore._columns import Columns
-from kinfold.gallery.explore._listing import Asked, Listing
-from kinfold.gallery.explore._similarity import order_by_similarity
-from kinfold.gallery.explore._summaries import Summaries
-from kinfold.gallery.explore._vectors import Vectors
+from kinfold.gallery.explore._columns import Choices, Columns
+from kinfold.gallery.explore._lists import GroupSummaries, ImageLists, ImageQuery
+from kinfold.gallery.explore._vectors import Vectors, order_by_similarity
 from support.galleries import BROKEN, make_gallery_run, opened
 
 
@@ -34,7 +31,7 @@ def lists_of(run):
     columns = Columns.read(run)
     choices = Choices(columns, run.labels)
     vectors = Vectors(run)
-    listing = Listing(columns, lambda state, places: choices.second(state, places)[0], vectors.distances)
+    listing = ImageLists(columns, lambda state, places: choices.second(state, places)[0], vectors.distances)
     return columns, choices, listing
 
 
@@ -70,7 +67,7 @@ def test_every_sort_is_that_of_plain_python(run, corrected, sort, order):
         "distance": lambda p: float(distance[p]),
     }[sort]
     for group in (None, 0, 2):
-        places = listing.places(state, Asked(group=group, sort=sort, order=order)).tolist()
+        places = listing.places(state, ImageQuery(group=group, sort=sort, order=order)).tolist()
         assert sorted(places) == [p for p in range(len(columns)) if group is None or state.labels[p] == group]
         values = [value(p) for p in places]
         if sort == "distance":
@@ -97,7 +94,7 @@ def test_filters_take_what_they_say(run, corrected):
     everything = np.arange(len(columns))
 
     def found(**asked):
-        return set(listing.places(state, Asked(**asked)).tolist())
+        return set(listing.places(state, ImageQuery(**asked)).tolist())
 
     assert found(text="02") == {p for p, key in enumerate(keys) if "02" in key}
     assert found(text=".PNG") == set(range(len(columns)))
@@ -117,7 +114,7 @@ def test_words_that_mean_nothing_are_refused(run, corrected):
     _, _, listing = lists_of(run)
     for wrong in ({"sort": "size"}, {"order": "up"}, {"mark": "good"}):
         with pytest.raises(InputError):
-            listing.places(corrected[1], Asked(**wrong))
+            listing.places(corrected[1], ImageQuery(**wrong))
 
 
 def test_second_choices_follow_merges_and_are_never_the_own_group(run, corrected):
@@ -137,10 +134,10 @@ def test_second_choices_follow_merges_and_are_never_the_own_group(run, corrected
 def test_summaries_after_edits_are_those_of_a_fresh_count(run, corrected):
     columns, _, _ = lists_of(run)
     before, after = corrected
-    kept = Summaries(columns)
+    kept = GroupSummaries(columns)
     kept.of(before)
     updated = kept.of(after)  # only what changed is counted again
-    fresh = Summaries(columns).of(after)
+    fresh = GroupSummaries(columns).of(after)
     assert updated == fresh
     assert set(updated) == {group.id for group in after.groups.values() if group.alive}
     for group, one in updated.items():
@@ -289,7 +286,7 @@ def test_names_of_the_run_are_found_and_a_correction_hides_them(run, tab):
 
 def test_renaming_changes_no_count(run):
     columns, _, _ = lists_of(run)
-    summaries = Summaries(columns)
+    summaries = GroupSummaries(columns)
     with Corrections.open(run) as corrections:
         before = summaries.of(corrections.state)
         after = summaries.of(corrections.apply(Rename(1, "x")))

@@ -14,11 +14,18 @@ import pytest
 from kinfold.errors import FormatError, InputError, MissingExtraError
 from kinfold.features import open_features
 from kinfold.gallery.explore import _map_job
-from kinfold.gallery.explore._graph import find_graph
-from kinfold.gallery.explore._layout import choose_n_epochs, lay_out, nearest_lists, start_positions
-from kinfold.gallery.explore._map import MAP_NAME, compute_map, read_map
+from kinfold.gallery.explore._map import (
+    MAP_NAME,
+    choose_n_epochs,
+    compute_map,
+    lay_out,
+    nearest_lists,
+    read_map,
+    start_positions,
+)
 from kinfold.gallery.explore._map_job import MapJob
-from kinfold.gallery.explore._map_routes import narrow
+from kinfold.gallery.explore._routes_images import narrow
+from kinfold.gallery.explore._vectors import find_graph
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.run import Run, read_manifest, write_manifest
 

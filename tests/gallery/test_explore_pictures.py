@@ -15,9 +15,7 @@ import pytest
 from PIL import Image
 from PIL.TiffImagePlugin import IFDRational
 
-from kinfold.gallery.explore._cache import ThumbnailCache
-from kinfold.gallery.explore._originals import Originals
-from kinfold.gallery.explore._thumbs import Thumbnails
+from kinfold.gallery.explore._pictures import Originals, ThumbnailCache, Thumbnails
 from kinfold.images import ThumbnailMaker, UnusableImage, describe_image
 from support.drawn_images import Noting, encoded
 from support.galleries import make_gallery_run, opened

@@ -8,8 +8,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from kinfold.gallery.explore import create_app
+from kinfold.gallery.explore._app import list_files
 from kinfold.gallery.explore._security import HostRule, host_name
-from kinfold.gallery.explore._web import list_files
 from support.galleries import HOST, make_gallery_run, opened
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'&\u2028\u202e.png"

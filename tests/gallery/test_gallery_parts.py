@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kinfold.gallery._charts import draw_bars, draw_confidence, draw_sizes, trace
-from kinfold.gallery._facts import collect_facts, collect_warnings
-from kinfold.gallery._text import show_confidence, show_name, show_seconds
-from kinfold.gallery._thumbnails import make_thumbnails
+from kinfold.gallery._groups import draw_bars, draw_confidence, draw_sizes, trace
+from kinfold.gallery._html import embed_images
+from kinfold.gallery._text import collect_facts, collect_warnings, show_confidence, show_name, show_seconds
 
 
 def test_names_show_what_is_invisible():
@@ -87,7 +86,7 @@ def test_a_strange_manifest_is_no_error():
 
 
 def test_thumbnails_keep_the_limit_even_for_noise(make_images):
-    found = make_thumbnails(make_images(noisy=True), [5, 1, 5], 144, 1200)
+    found = embed_images(make_images(noisy=True), [5, 1, 5], 144, 1200)
     assert sorted(found) == [1, 5]
     for thumbnail in found.values():
         data = base64.b64decode(thumbnail.uri.split(",", 1)[1])
@@ -98,7 +97,7 @@ def test_thumbnails_keep_the_limit_even_for_noise(make_images):
 
 
 def test_thumbnails_name_the_size_they_have(make_images):
-    (thumbnail,) = make_thumbnails(make_images(noisy=True), [0], 100, 700).values()
+    (thumbnail,) = embed_images(make_images(noisy=True), [0], 100, 700).values()
     image = Image.open(io.BytesIO(base64.b64decode(thumbnail.uri.split(",", 1)[1])))
     assert image.size == (thumbnail.width, thumbnail.height)
 
@@ -110,8 +109,8 @@ def test_panoramas_are_not_cropped(make_images):
             Image.new("RGB", (900, 100)).save(stream, format="PNG")
             return stream.getvalue()
 
-    assert make_thumbnails(Panorama(), [0], 96, 5000)[0].is_oblong
-    assert not make_thumbnails(make_images(), [0], 96, 5000)[0].is_oblong
+    assert embed_images(Panorama(), [0], 96, 5000)[0].is_oblong
+    assert not embed_images(make_images(), [0], 96, 5000)[0].is_oblong
 
 
 def test_an_image_that_is_no_image_says_so():
@@ -119,6 +118,6 @@ def test_an_image_that_is_no_image_says_so():
         def read(self, row):
             return b"hello"
 
-    thumbnail = make_thumbnails(Text(), [0], 96, 5000)[0]
+    thumbnail = embed_images(Text(), [0], 96, 5000)[0]
     assert thumbnail.uri == ""
     assert thumbnail.reason.startswith("not an image")

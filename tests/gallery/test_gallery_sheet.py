@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kinfold.gallery import Moves, write_sheet
-from kinfold.gallery._moves import arrange_moves
+from kinfold.gallery.sheet import arrange_moves
 
 NAMES = ("animal", "dog", "cat", '<script>alert("x")</script>')
 
@@ -37,9 +37,9 @@ def test_a_sheet_counts_those_that_had_a_choice(seed):
         sizes = sorted(
             (int((own & (after == node)).sum()) for node in set(after[own].tolist())), reverse=True
         )
-        assert [column.size for column in section.columns] == sizes[:3]
+        assert [column.size for column in section.destinations] == sizes[:3]
         assert section.n_more == len(sizes) - 3
-        for column in section.columns:
+        for column in section.destinations:
             members = np.flatnonzero(own & (after == column.after))
             assert len(column.shown) == len(set(column.shown)) == min(5, column.size)
             assert set(column.shown) <= set(members.tolist())

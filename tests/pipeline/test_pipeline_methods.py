@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kinfold.errors import InputError
-from kinfold.gallery._facts import collect_facts
+from kinfold.gallery._text import collect_facts
 from kinfold.methods import METHODS, Criteria, assess, get_method, load_model, preset_parameters
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.pipeline import cluster, estimate

@@ -84,7 +84,7 @@ def test_a_bar_that_nothing_reaches_accepts_nothing(path):
 
 
 def test_wrong_values_are_refused_before_anything_is_trained(path):
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match=r"min_confidence must be a number in \[0, 1\]"):
         refine(path, min_confidence=2)
     with pytest.raises(InputError, match="random_state"):
         refine(path, random_state=-1)

@@ -1,4 +1,4 @@
-"""What people correct in a run: kept as rows that are only ever added, and the groups that come of it."""
+"""Corrections of a run by people: an append-only log of edits, and the groups that result from it."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ from kinfold.corrections._edits import (
     Split,
     read_edit,
 )
-from kinfold.corrections._proposals import (
+from kinfold.corrections._journal import Entry
+from kinfold.corrections._refine import (
     PROPOSALS_NAME,
     PROPOSALS_SCHEMA,
     Proposals,
     check_confidence,
     read_proposals,
+    refine,
     write_proposals,
 )
-from kinfold.corrections._refine import refine
-from kinfold.corrections._state import Group, State, changed_groups, first_state
+from kinfold.corrections._state import (
+    CORRECTED_SCHEMA,
+    Group,
+    State,
+    changed_groups,
+    corrected_table,
+    first_state,
+    names_of,
+)
 from kinfold.corrections._store import CORRECTIONS_NAME
-from kinfold.corrections._table import CORRECTED_SCHEMA, corrected_table, names_of
-from kinfold.corrections._words import Entry
 
 __all__ = [
     "CORRECTED_SCHEMA",

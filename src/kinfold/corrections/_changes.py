@@ -1,36 +1,52 @@
-"""From an edit to a change of a state: what is stored of it, and carrying it out, now or at any replay."""
+"""Edits as changes of a state: what is stored of them, how they are applied, how a group is split."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.corrections._edits import MARKS, Accept, Confirm, Edit, Lock, Mark, Merge, Move, Rename
+from kinfold.corrections._edits import MARKS, Accept, Confirm, Edit, Lock, Mark, Merge, Move, Rename, Split
 from kinfold.corrections._state import Draft, Group, State
-from kinfold.errors import InputError, nearest_name
+from kinfold.errors import InputError
+from kinfold.validation import Choice, Constraint, Either, Flag, Integer, Nothing, Rule, check
 
-MOST_NAME = 200  # characters
+if TYPE_CHECKING:
+    from kinfold.features import RowMatrix
+    from kinfold.run import Run
+
+MOST_NAME = 200  # characters; longer ones can't be shown on a card of the page
+MOST_PARTS = 1000  # more new groups than a person can look through after one edit
+_SEED = 0  # fixed, so that the preview of a split and the split itself agree
+_FIT_ROWS = 50_000  # of a larger group a sample of this size is clustered, so that a split takes seconds
+
+_RULES: Mapping[str, Constraint] = {
+    "name": Either(Nothing(), Rule(lambda value: isinstance(value, str), "a string")),
+    "mark": Either(Nothing(), Choice(MARKS)),
+    "locked": Flag(),
+    "n_clusters": Integer(least=2, most=MOST_PARTS),
+}
 
 
 @dataclass(frozen=True)
 class Change:
-    """An edit as it is stored: nothing in it depends on when it is carried out.
+    """An edit as it is stored: applying it gives the same result whenever that is done.
 
     Attributes
     ----------
     kind : str
-        As the edit's.
+        Kind of the edit.
     payload : mapping
-        JSON: groups, names, and the numbers of groups that it makes.
+        Groups, names and the numbers of new groups, as JSON values.
     rows : ndarray (n,) int64, or None
-        Source rows that it is about, ascending.
+        Source rows of its images, ascending.
     labels : ndarray (n,) int32, or None
-        What belongs to each row: its new group (accept), or its part (split).
+        For each row its new group (accept) or its part (split).
     """
 
     kind: str
@@ -40,13 +56,13 @@ class Change:
 
     @property
     def new_groups(self) -> tuple[int, ...]:
-        """Numbers of the groups that it makes."""
+        """Numbers of the groups that it creates."""
         return tuple(self.payload.get("new_groups", ()))
 
 
 @dataclass(frozen=True)
 class SplitParts:
-    """A split whose clustering is done: ``parts`` is 0 for rows that stay, 1, 2, … for each new group's."""
+    """A split whose clustering is done: part 0 stays in the group, parts 1, 2, … become new groups."""
 
     group: int
     rows: NDArray[np.int64]
@@ -54,7 +70,7 @@ class SplitParts:
 
 
 class RowIndex:
-    """Where the rows of the source are in the arrays of a state.
+    """Positions of source rows in the arrays of a state.
 
     Parameters
     ----------
@@ -67,7 +83,7 @@ class RowIndex:
         self._places[rows] = np.arange(len(rows), dtype=np.int32)
 
     def places(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Return the places of ascending rows; :class:`InputError` names one that the run doesn't have."""
+        """Return the positions of ascending rows; :class:`InputError` names one that the run doesn't have."""
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self._places):
             raise InputError(f"row {rows[0] if rows[0] < 0 else rows[-1]} isn't among the images of this run")
         places: NDArray[np.int32] = self._places[rows]
@@ -77,34 +93,38 @@ class RowIndex:
 
 
 def prepare_change(edit: Edit | SplitParts, state: State, next_group: int) -> Change:
-    """Return what is to be stored of an edit; groups that it makes get numbers from ``next_group`` on.
+    """Return an edit as it is to be stored; new groups are numbered from ``next_group`` on.
 
     Raises
     ------
     InputError
-        A value is none that the edit can have. Whether the edit is possible is seen when it's carried out.
+        A value is invalid. Whether the edit is possible shows only when it is applied.
     """
     match edit:
         case Rename():
             name = clean_name(edit.name)
-            return Change(edit.kind, {"group": _number(state, edit.group), "name": name})
+            return Change(edit.kind, {"group": state.group(edit.group).id, "name": name})
         case Merge():
-            into = _number(state, edit.into)
-            others = [group for group in _numbers(state, edit.groups) if group != into]
+            into = state.group(edit.into).id
+            others = [group for group in _group_numbers(state, edit.groups) if group != into]
             return Change(edit.kind, {"groups": others, "into": into})
         case Move():
             payload: dict[str, Any] = {"group": next_group, "new_groups": [next_group]}
             if edit.group is not None:
-                payload = {"group": _number(state, edit.group), "new_groups": []}
+                payload = {"group": state.group(edit.group).id, "new_groups": []}
                 if edit.name is not None:
-                    raise InputError("a name is for a new group; to rename a group, use the edit 'rename'")
+                    raise InputError(
+                        "name is for a new group only (group=None); to rename a group, use the edit 'rename'"
+                    )
             return Change(edit.kind, {**payload, "name": clean_name(edit.name)}, clean_rows(edit.rows))
         case Mark():
-            return Change(edit.kind, {"mark": _check_mark(edit.mark)}, clean_rows(edit.rows))
+            check(_RULES, mark=edit.mark)
+            return Change(edit.kind, {"mark": edit.mark}, clean_rows(edit.rows))
         case Lock():
-            if not isinstance(edit.locked, bool):
-                raise InputError(f"locked must be true or false, not {edit.locked!r}")
-            return Change(edit.kind, {"groups": _numbers(state, edit.groups), "locked": edit.locked})
+            check(_RULES, locked=edit.locked)
+            return Change(
+                edit.kind, {"groups": _group_numbers(state, edit.groups), "locked": bool(edit.locked)}
+            )
         case Confirm():
             return Change(edit.kind, {}, clean_rows(edit.rows))
         case Accept():
@@ -112,38 +132,38 @@ def prepare_change(edit: Edit | SplitParts, state: State, next_group: int) -> Ch
         case SplitParts():
             made = list(range(next_group, next_group + int(edit.parts.max())))
             return Change("split", {"group": edit.group, "new_groups": made}, edit.rows, edit.parts)
-    raise InputError(f"{edit!r} is no edit")
+    raise InputError(f"edit must be one of the classes in kinfold.corrections.EDITS; {edit!r} is no edit")
 
 
-def carry_out(draft: Draft, change: Change, index: RowIndex) -> int:
-    """Carry out a change on a draft, whole or not at all; return how many images it is about.
+def apply_change(draft: Draft, change: Change, index: RowIndex) -> int:
+    """Apply a change to a draft, whole or not at all; return the number of images that it concerns.
 
     Raises
     ------
     InputError
-        It isn't possible with the groups as they are: one is gone or locked.
+        It isn't possible with the current groups: one was merged away or is locked.
     """
     places = np.empty(0, np.int32) if change.rows is None else index.places(change.rows)
-    return _WAYS[change.kind](draft, change, places)
+    return _APPLY[change.kind](draft, change, places)
 
 
 def clean_rows(rows: Any) -> NDArray[np.int64]:
-    """Return row numbers ascending, each once; :class:`InputError` if these are none, or no numbers."""
-    array = _whole_numbers(rows, "rows")
-    return np.unique(array)
+    """Return row numbers ascending, each once; :class:`InputError` unless they are a list of integers."""
+    return np.unique(_integers(rows, "rows"))
 
 
 def clean_name(name: str | None) -> str | None:
-    """Return a group's name without blanks around it; None for an empty one."""
+    """Return a group's name with each run of white space as one blank; None for an empty name."""
+    check(_RULES, name=name)
     if name is None:
         return None
-    if not isinstance(name, str):
-        raise InputError(f"a name is a text, not {name!r}")
     name = " ".join(name.split())
     if len(name) > MOST_NAME:
-        raise InputError(f"the name has {len(name)} characters; {MOST_NAME} are the most")
+        raise InputError(f"the name has {len(name)} characters, but may have at most {MOST_NAME}; shorten it")
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
-        raise InputError("the name has characters that can't be written")
+        raise InputError(
+            "the name has control characters or half a surrogate pair, which can't be shown; remove them"
+        )
     return name or None
 
 
@@ -156,7 +176,7 @@ def _rename(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
 def _merge(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
     into, others = change.payload["into"], change.payload["groups"]
     if not others:
-        raise InputError("a merge needs a further group to put in")
+        raise InputError("groups must hold a further group besides the one to merge into")
     merged = [_open_group(draft, number) for number in (into, *others)][1:]
     moved = np.flatnonzero(np.isin(draft.labels, others))
     draft.set_labels(moved, into)
@@ -170,6 +190,8 @@ def _split(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
     numbers = np.array([group.id, *change.new_groups], np.int32)
     assert change.labels is not None
     labels = numbers[change.labels]
+    # The clustering was stored with the edit. At a replay, after an undo, images may be elsewhere or marked
+    # by now: those stay where they are.
     leaving = (draft.labels[places] == group.id) & (labels != group.id) & (draft.marks[places] == 0)
     draft.set_labels(places[leaving], labels[leaving])
     draft.set_by_hand(places[leaving], False)
@@ -182,6 +204,7 @@ def _move(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
     target = change.payload["group"]
     coming = places
     if not change.new_groups:
+        # images that are in the group already don't enter it, so a locked group doesn't refuse them
         locked = draft.look().group(target).locked
         coming = places[(draft.labels[places] != target) | (draft.marks[places] != 0)]
         if locked and len(coming):
@@ -216,19 +239,21 @@ def _confirm(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
 
 
 def _accept(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
-    """Take proposals over where nothing speaks against it: a person's own word counts for more."""
+    """Accept proposals for images that no person has placed or marked since, and that may move."""
     assert change.labels is not None
     free = np.array([group.id for group in draft.groups.values() if group.alive and not group.locked])
     takes = np.isin(change.labels, free) & np.isin(draft.labels[places], free)
     takes &= ~draft.by_hand[places] & (draft.marks[places] != 1 + MARKS.index("noise"))
     if not takes.any():
-        raise InputError("none of these proposals can be taken over any more")
+        raise InputError(
+            "none of these proposals can be accepted any more: their images were edited, or groups are locked"
+        )
     draft.set_labels(places[takes], change.labels[takes])
     draft.set_marks(places[takes], 0)
     return int(takes.sum())
 
 
-_WAYS: Mapping[str, Callable[[Draft, Change, NDArray[np.int32]], int]] = {
+_APPLY: Mapping[str, Callable[[Draft, Change, NDArray[np.int32]], int]] = {
     "rename": _rename,
     "merge": _merge,
     "split": _split,
@@ -256,54 +281,106 @@ def _open_group(draft: Draft, number: int) -> Group:
 
 
 def _check_unlocked(draft: Draft, places: NDArray[np.int32]) -> None:
-    """Refuse to take images from locked groups."""
+    """Raise :class:`InputError` if any of these images is in a locked group."""
     locked = [number for number, group in draft.groups.items() if group.locked]
-    if locked and len(places):
+    if locked and len(places):  # np.isin over a million images is slow; most runs have no locked group
         held = np.isin(draft.labels[places], locked)
         if held.any():
             number = int(draft.labels[places[held][0]])
             raise InputError(f"{int(held.sum())} of these images are in group {number}, which is locked")
 
 
-def _check_mark(mark: Any) -> str | None:
-    if mark is None or (isinstance(mark, str) and mark in MARKS):
-        return mark
-    hint = nearest_name(str(mark), list(MARKS))
-    raise InputError(f"there is no mark {mark!r}{hint}; there are: {', '.join(MARKS)}, or none (null)")
-
-
-def _number(state: State, group: Any) -> int:
-    return state.group(group).id
-
-
-def _numbers(state: State, groups: Any) -> list[int]:
-    if isinstance(groups, str | bytes | Mapping) or not isinstance(groups, Sequence | np.ndarray):
-        raise InputError(f"groups are given as a list of numbers, not {groups!r}")
+def _group_numbers(state: State, groups: Any) -> list[int]:
+    # bytes is a sequence of integers to Python, and would pass for a list of groups
+    if isinstance(groups, str | bytes) or not isinstance(groups, Sequence | np.ndarray):
+        raise InputError(f"groups must be a list of integers; got {groups!r}")
     if not len(groups):
-        raise InputError("no group was given")
-    return list(dict.fromkeys(_number(state, group) for group in groups))
+        raise InputError("groups is empty: no group was given")
+    return list(dict.fromkeys(state.group(group).id for group in groups))
 
 
 def _clean_pairs(rows: Any, groups: Any) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-    rows, groups = _whole_numbers(rows, "rows"), _whole_numbers(groups, "groups")
+    rows, groups = _integers(rows, "rows"), _integers(groups, "groups")
     if len(rows) != len(groups):
-        raise InputError(f"{len(rows)} rows and {len(groups)} groups were given; each row needs one group")
+        raise InputError(f"rows has {len(rows)} values, but groups {len(groups)}; each row needs one group")
     if groups.min() < 0 or groups.max() > np.iinfo(np.int32).max:
-        raise InputError("groups are numbers of 0 or more")
+        raise InputError(f"groups must be integers from 0 to {np.iinfo(np.int32).max}")
     order = np.argsort(rows, kind="stable")
     rows, groups = rows[order], groups[order].astype(np.int32)
     if (rows[1:] == rows[:-1]).any():
-        raise InputError("a row is given twice")
+        raise InputError("rows holds a row twice; give each once")
     return rows, groups
 
 
-def _whole_numbers(values: Any, what: str) -> NDArray[np.int64]:
+def _integers(values: Any, what: str) -> NDArray[np.int64]:
     try:
         array = np.asarray(values)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{what} must be a list of whole numbers") from error
+        raise InputError(f"{what} must be a flat list of integers: {error}") from error
     if array.ndim == 1 and array.size == 0:
-        raise InputError("no image was given")
+        raise InputError(f"{what} is empty: no image was given")
     if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise InputError(f"{what} must be a list of whole numbers")
+        raise InputError(
+            f"{what} must be a flat list of integers; got {array.ndim} dimensions of type {array.dtype}"
+        )
     return array.astype(np.int64)
+
+
+def split_group(run: Run, state: State, edit: Split, *, source: str | Path | None = None) -> SplitParts:
+    """Cluster the unmarked images of a group by spherical k-means into ``edit.n_clusters`` parts.
+
+    The same state gives the same parts: the seed is fixed. The largest part is part 0, which keeps the
+    group's number; the others follow by falling size. Of a group above 50,000 images, centers are computed
+    from 50,000 random ones, and each image goes to the closest center.
+
+    Parameters
+    ----------
+    run : Run
+        The run, whose features are read for the group's images alone.
+    state : State
+        Which images the group has.
+    edit : Split
+        Group and number of parts.
+    source : path, optional
+        Where the features are now, if they were moved.
+
+    Raises
+    ------
+    InputError
+        ``n_clusters`` is out of range, the group is locked or was merged away, has fewer images than parts,
+        all its images are alike, or the features are missing.
+    """
+    check(_RULES, n_clusters=edit.n_clusters)
+    n_parts = int(edit.n_clusters)
+    group = state.group(edit.group)
+    if group.locked:
+        raise InputError(f"group {group.id} is locked; unlock it first")
+    places = np.flatnonzero((state.labels == group.id) & (state.marks == 0))
+    if len(places) < n_parts:
+        raise InputError(f"group {group.id} has {len(places)} images, too few for n_clusters={n_parts}")
+    matrix = run.features(source).matrix(run.manifest["features"]["variant"])
+    parts = _cluster(matrix, places, n_parts)
+    if parts.max() == 0:
+        raise InputError(f"group {group.id} can't be split: all its images have the same features")
+    rows = run.assignments["row"].to_numpy()
+    return SplitParts(group.id, rows[places], parts)
+
+
+def _cluster(matrix: RowMatrix, places: NDArray[np.int64], n_parts: int) -> NDArray[np.int32]:
+    """Return the part of each position; parts are ordered by falling size, and none is empty."""
+    from kinfold.methods import SphericalKMeans  # imports PyTorch, which most edits don't need
+
+    drawn = places
+    if len(places) > _FIT_ROWS:
+        random = np.random.default_rng(_SEED)
+        drawn = np.sort(random.choice(places, max(_FIT_ROWS, n_parts), replace=False))
+    model = SphericalKMeans(n_clusters=n_parts, random_state=_SEED).fit(np.asarray(matrix[drawn]))
+    labels = model.labels_
+    if drawn is not places:
+        pieces = np.array_split(places, -(-len(places) // _FIT_ROWS))
+        labels = np.concatenate([model.predict(np.asarray(matrix[piece])) for piece in pieces])
+    sizes = np.bincount(labels, minlength=n_parts)
+    rank = np.empty(n_parts, np.int32)
+    rank[np.argsort(-sizes, kind="stable")] = np.arange(n_parts)
+    parts: NDArray[np.int32] = rank[labels]
+    return parts

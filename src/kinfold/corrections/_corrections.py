@@ -1,4 +1,4 @@
-"""The corrections of a run: opened, edited, undone, by several people at once."""
+"""The corrections of a run: open, edit, undo and redo, from several threads and processes at once."""
 
 from __future__ import annotations
 
@@ -8,50 +8,62 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kinfold.corrections._base import Base
-from kinfold.corrections._changes import Change, RowIndex, SplitParts, carry_out, prepare_change
+from kinfold.corrections._changes import (
+    Change,
+    RowIndex,
+    SplitParts,
+    apply_change,
+    prepare_change,
+    split_group,
+)
 from kinfold.corrections._edits import Edit, Split
-from kinfold.corrections._journal import REDO, UNDO, Journal, Record, Row
-from kinfold.corrections._packing import pack_labels, pack_rows
-from kinfold.corrections._sqlite import damaged
-from kinfold.corrections._state import Draft, State, first_state
-from kinfold.corrections._store import CORRECTIONS_NAME, Store, Writer
-from kinfold.corrections._table import names_of
-from kinfold.corrections._words import Entry, describe, describe_turn
+from kinfold.corrections._journal import REDO, UNDO, Entry, Journal, Record, describe, describe_turn
+from kinfold.corrections._state import Draft, RunGroups, State, first_state, names_of
+from kinfold.corrections._store import (
+    CORRECTIONS_NAME,
+    EditRow,
+    Store,
+    Writer,
+    damaged,
+    pack_labels,
+    pack_rows,
+)
 from kinfold.errors import FormatError, InputError
 
 if TYPE_CHECKING:
     from kinfold.run import Run
 
-_MOST_CLIENT = 200  # characters
+_MOST_CLIENT = 200  # characters; the name is stored with every edit
 
 
 class Corrections:
-    """What people corrected in a run. Open one with :meth:`open`; close it, or use it as a context.
+    """The corrections of a run. Open them with :meth:`open`; close them, or use a ``with`` block.
 
-    All threads may share one, and several processes may have the same run open: edits of all of them are
-    rows of one table, and everybody ends in the same state. An edit is on the disk before :meth:`apply`
-    returns. Nothing that was written is ever changed: undo and redo are rows too.
+    All threads may share one object, and several processes may have the same run open: the edits of all are
+    rows of one table, and all arrive at the same state. An edit is on disk before :meth:`apply` returns.
+    Rows are never changed: undo and redo are appended as rows too.
 
     Attributes
     ----------
     run : Run
-        Whose corrections these are.
+        The run that is corrected.
     path : Path
-        ``RUN/corrections.sqlite``; not there before the first edit.
+        ``RUN/corrections.sqlite``, which the first edit creates.
     """
 
     def __init__(self, run: Run, *, write: bool, source: str | Path | None) -> None:
         self.run = run
         self.path = run.path / CORRECTIONS_NAME
-        self._base = Base(run)
+        self._base = RunGroups(run)
         self._store = Store(self.path, self._base.hash)
         self._write = write
         self._source = source
         self._index = RowIndex(run.assignments["row"].to_numpy())
         self._journal = Journal(first_state(run), self._index)
         self._guard = threading.RLock()
-        self._writers = threading.Lock()  # held while waiting for other programs, when _guard isn't
+        self._writers = (
+            threading.Lock()
+        )  # one writer waits for other processes at a time; reading, under _guard, continues meanwhile
 
     @classmethod
     def open(cls, run: Run, *, write: bool = True, source: str | Path | None = None) -> Corrections:
@@ -62,15 +74,15 @@ class Corrections:
         run : Run
             The run.
         write : bool, default True
-            False refuses all edits. A folder that can't be written to does so too.
+            False refuses all edits, as a folder without write permission does.
         source : path, optional
             Where the features are now, if they were moved; a split needs them.
 
         Raises
         ------
         FormatError
-            The file is damaged, foreign, of a newer Kinfold, or holds corrections of other groups (the run
-            was clustered anew). It is left as it is.
+            The file is damaged, not one of Kinfold, of a newer Kinfold, or holds corrections of other
+            clusters (the run was clustered again). It is left as it is.
         """
         corrections = cls(run, write=write, source=source)
         try:
@@ -82,16 +94,16 @@ class Corrections:
 
     @property
     def state(self) -> State:
-        """The newest state, edits of other processes included; a snapshot that never changes."""
+        """The latest state, with the edits of other processes; a snapshot that never changes."""
         return self.sync()
 
     @property
     def refusal(self) -> str | None:
         """Why edits are refused; None where they aren't."""
         if not self._write:
-            return "this run was opened for viewing alone: it can't be corrected here"
+            return "this run was opened read-only: it can't be corrected here"
         if not os.access(self.run.path, os.W_OK):
-            return f"{self.run.path} can't be written to: the run can be looked at, but not corrected"
+            return f"{self.run.path} can't be written to: the run can be viewed, but not corrected"
         return None
 
     def check_writable(self) -> None:
@@ -100,42 +112,45 @@ class Corrections:
             raise InputError(refusal)
 
     def sync(self) -> State:
-        """Take in what other processes wrote, and return the state.
+        """Read the edits of other processes, and return the state.
 
         Raises
         ------
         FormatError
-            The file was damaged or replaced, or the run was clustered anew, since it was opened.
+            The file was damaged or replaced, or the run was clustered again, since it was opened.
         """
         with self._guard:
             self._base.check()
             return self._take_in(self._store.read_after(self._journal.last_id))
 
     def apply(self, edit: Edit, *, client: str = "") -> State:
-        """Make an edit; it is on the disk when this returns.
+        """Make an edit; it is on disk when this returns.
 
         Parameters
         ----------
         edit : Edit
-            What to do.
+            The edit.
         client : str, default ""
-            Who does it: each client undoes its own edits.
+            Who makes it: each client undoes its own edits.
 
         Returns
         -------
         State
-            After the edit, whose id is the state's version.
+            The state after the edit; its version is the id of the edit.
 
         Raises
         ------
         InputError
-            It isn't possible: a group is gone or locked, a row isn't the run's, or edits are refused
-            (see :attr:`refusal`). Nothing is written.
+            The edit isn't possible: a value is invalid, a group was merged away or is locked, a row isn't one
+            of the run, or edits are refused (see :attr:`refusal`). Nothing is written.
         """
         self._check(client)
-        ready = self._cluster_parts(edit) if isinstance(edit, Split) else edit
+        # A split is clustered before the lock is taken: this may take seconds, and others go on editing.
+        ready: Edit | SplitParts = edit
+        if isinstance(edit, Split):
+            ready = split_group(self.run, self.sync(), edit, source=self._source)
 
-        def append(writer: Writer) -> Row:
+        def append(writer: Writer) -> EditRow:
             change, n_rows = self._prepare(ready)
             return writer.append(
                 self._journal.last_id,
@@ -148,11 +163,11 @@ class Corrections:
 
         with self._guard:
             if not self.path.exists():
-                self._prepare(ready)  # no file is made for what is refused
+                self._prepare(ready)  # raises before a file is created for an edit that isn't possible
         return self._write_row(append)
 
     def undo(self, client: str | None = None) -> State:
-        """Take back the last edit of a client that has an effect, or of all clients (None).
+        """Undo the last edit that has an effect, of one client or of all (None).
 
         Raises
         ------
@@ -162,9 +177,9 @@ class Corrections:
         return self._turn(UNDO, client)
 
     def redo(self, client: str | None = None) -> State:
-        """Bring back the edit of a client that was undone last, or of all clients (None).
+        """Redo the edit that was undone last, of one client or of all (None).
 
-        A new edit of a client ends what can be redone of its own.
+        After a new edit of a client, its earlier undone edits can't be redone.
 
         Raises
         ------
@@ -174,12 +189,12 @@ class Corrections:
         return self._turn(REDO, client)
 
     def can_undo(self, client: str | None = None) -> bool:
-        """Tell whether there is something to undo."""
+        """Tell whether an edit can be undone, of one client or of all (None)."""
         with self._guard:
             return self._journal.next_undo(client) is not None
 
     def can_redo(self, client: str | None = None) -> bool:
-        """Tell whether there is something to redo."""
+        """Tell whether an edit can be redone, of one client or of all (None)."""
         with self._guard:
             return self._journal.next_redo(client) is not None
 
@@ -192,7 +207,7 @@ class Corrections:
             return [describe(record, names) for record in reversed(records[max(0, len(records) - limit) :])]
 
     def entry(self, version: int) -> Entry:
-        """Return what made a version: an edit, an undo or a redo; :class:`InputError` if there is none."""
+        """Return the edit, undo or redo that made a version; :class:`InputError` if there is none."""
         names = names_of(self.run, self.sync())
         with self._guard:
             record = self._journal.find(version)
@@ -220,14 +235,14 @@ class Corrections:
         self._check(client or "")
         self._find_turn(kind, client)
 
-        def append(writer: Writer) -> Row:
+        def append(writer: Writer) -> EditRow:
             payload: dict[str, Any] = {"edit": self._find_turn(kind, client).row.id}
             return writer.append(self._journal.last_id, client or "", kind, payload)
 
         return self._write_row(append)
 
-    def _write_row(self, append: Callable[[Writer], Row]) -> State:
-        """Add the row that ``append`` makes; while another program holds the file, reading goes on."""
+    def _write_row(self, append: Callable[[Writer], EditRow]) -> State:
+        """Append the row that ``append`` makes; reading goes on while another program holds the file."""
         with self._writers:
             with self._guard:
                 self._base.check()
@@ -235,6 +250,7 @@ class Corrections:
             self._store.hold()
             with self._guard:
                 with self._store.writing() as writer:
+                    # again, under the lock: both may have changed while this waited for another process
                     self._base.check()
                     self._take_in(writer.read_after(self._journal.last_id))
                     row = append(writer)
@@ -249,24 +265,19 @@ class Corrections:
             raise InputError(f"there is nothing to {kind}")
         return record
 
-    def _take_in(self, rows: list[Row]) -> State:
+    def _take_in(self, rows: list[EditRow]) -> State:
         try:
             return self._journal.add(rows)
         except FormatError as error:
             raise FormatError(damaged(self.path, str(error))) from error
 
     def _prepare(self, edit: Edit | SplitParts) -> tuple[Change, int]:
-        """Return what is to be stored of an edit, having tried it on the newest state known."""
+        """Return the change to store for an edit, after applying it to a draft of the latest known state."""
         state = self._journal.state
         change = prepare_change(edit, state, self._journal.next_group)
-        return change, carry_out(Draft(state), change, self._index)
-
-    def _cluster_parts(self, edit: Split) -> SplitParts:
-        from kinfold.corrections._split import split_group
-
-        return split_group(self.run, self.sync(), edit, source=self._source)
+        return change, apply_change(Draft(state), change, self._index)
 
     def _check(self, client: str) -> None:
         if not isinstance(client, str) or len(client) > _MOST_CLIENT or not client.isprintable():
-            raise InputError(f"a client is a printable text of at most {_MOST_CLIENT} characters")
+            raise InputError(f"client must be a printable string of at most {_MOST_CLIENT} characters")
         self.check_writable()

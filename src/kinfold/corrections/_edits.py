@@ -1,4 +1,4 @@
-"""What a person can do to the groups of a run: one small frozen class per kind of edit."""
+"""The edits that a person can make to the groups of a run: one frozen class for each kind."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Rename:
 
 @dataclass(frozen=True)
 class Merge:
-    """Put all images of ``groups`` into the group ``into``; the others are gone."""
+    """Put all images of ``groups`` into the group ``into``; the other groups end."""
 
     kind: ClassVar[str] = "merge"
     groups: Sequence[int]
@@ -75,7 +75,7 @@ class Lock:
 
 @dataclass(frozen=True)
 class Confirm:
-    """Say that images are where they belong, as if they had been put there by hand."""
+    """Confirm that images are in the right group, as if they had been put there by hand."""
 
     kind: ClassVar[str] = "confirm"
     rows: Rows
@@ -83,9 +83,9 @@ class Confirm:
 
 @dataclass(frozen=True)
 class Accept:
-    """Take over what :func:`refine` proposes: row after row, the group to put it into.
+    """Accept what :func:`refine` proposes: for each row, the group to put it into.
 
-    Images that were put somewhere by hand meanwhile, and those of locked groups, are passed over.
+    Images that were placed by hand since then, and those of locked groups, are skipped.
     """
 
     kind: ClassVar[str] = "accept"
@@ -100,14 +100,14 @@ EDITS: Mapping[str, type[Edit]] = {
 
 
 def read_edit(content: Mapping[str, Any]) -> Edit:
-    """Return the edit that plain data describe: ``{"kind": "rename", "group": 3, "name": "cats"}``.
+    """Return the edit that a mapping describes: ``{"kind": "rename", "group": 3, "name": "cats"}``.
 
     Values are checked when the edit is applied.
 
     Raises
     ------
     InputError
-        The kind isn't known, or a field is missing or not the edit's.
+        The kind is unknown, a field is missing, or a field is not one of the edit's.
     """
     kind = content.get("kind")
     if not isinstance(kind, str) or kind not in EDITS:

@@ -1,4 +1,4 @@
-"""The groups of a run as corrected up to some edit: a snapshot that never changes."""
+"""The groups of a run as corrected: immutable states, drafts of the next one, and their table."""
 
 from __future__ import annotations
 
@@ -8,31 +8,48 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from kinfold.errors import InputError
+from kinfold.corrections._edits import MARKS
+from kinfold.errors import FormatError, InputError, KinfoldError
+from kinfold.storage import hash_array, hash_json
+from kinfold.validation import check_integer
 
 if TYPE_CHECKING:
     from kinfold.run import Run
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
+CORRECTED_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("cluster", pa.int32()),
+        ("name", pa.string()),
+        ("confidence", pa.float32()),
+        ("original_cluster", pa.int32()),
+        ("mark", pa.string()),
+        ("by_hand", pa.bool_()),
+    ]
+)
+
 
 @dataclass(frozen=True)
 class Group:
-    """A group.
+    """A group of images.
 
     Attributes
     ----------
     id : int
-        Its number: 0 … K−1 for the groups of the run, above for those that were made later. A number is
-        never used twice.
+        Number of the group: 0 … K−1 for the clusters of the run, higher for groups that were made later. A
+        number is never used twice.
     name : str or None
-        What a person called it; None where the run's own name holds.
+        The name that a person gave it; None where the run's own name holds.
     locked : bool
-        It takes no image and loses none.
+        Whether images can neither enter nor leave it.
     alive : bool
-        False once it was merged into another.
+        False once it was merged into another group.
     origin : int or None
         The group that it was split from.
     """
@@ -46,7 +63,7 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """Groups and images after an edit. Arrays are read-only and in the order of ``run.assignments``.
+    """Groups and images after an edit. Arrays are read-only, in the order of ``run.assignments``.
 
     Attributes
     ----------
@@ -55,9 +72,9 @@ class State:
     labels : ndarray (N,) int32
         Group of every image, also of marked ones.
     marks : ndarray (N,) uint8
-        0: none; 1: "wrong", the image isn't of its group; 2: "noise", it is of no group.
+        0: none; 1: "wrong", the image doesn't belong to its group; 2: "noise", it belongs to no group.
     by_hand : ndarray (N,) bool
-        A person put the image into its group, or confirmed that it is there rightly.
+        True where a person put the image into its group, or confirmed it.
     groups : mapping of int to Group
         All groups there ever were, by number.
     """
@@ -70,18 +87,17 @@ class State:
 
     @property
     def alive(self) -> tuple[int, ...]:
-        """Numbers of the groups that weren't merged away, ascending."""
+        """Numbers of the groups that weren't merged into another one, ascending."""
         return tuple(sorted(number for number, group in self.groups.items() if group.alive))
 
     def group(self, number: int) -> Group:
-        """Return a group that is there; :class:`InputError` if it never was, or was merged away."""
-        if isinstance(number, bool) or not isinstance(number, int | np.integer):
-            raise InputError(f"a group is given by its number, not {number!r}")
+        """Return a group; :class:`InputError` if there is none of this number, or it was merged away."""
+        check_integer(0, group=number)
         found = self.groups.get(int(number))
         if found is None:
             raise InputError(f"there is no group {number}")
         if not found.alive:
-            raise InputError(f"group {number} is gone: it was merged into another")
+            raise InputError(f"group {number} is gone: it was merged into another group")
         return found
 
     def counts(self) -> NDArray[np.int64]:
@@ -116,7 +132,11 @@ def changed_groups(before: State, after: State) -> tuple[int, ...]:
 
 
 class Draft:
-    """A state while edits are applied to it; arrays are copied when they are first written to."""
+    """A state while edits are applied to it.
+
+    Arrays are copied when they are first written to: most edits change one of the three, and a copy of each
+    for a million images would make every edit slow.
+    """
 
     def __init__(self, state: State) -> None:
         self.labels, self.marks, self.by_hand = state.labels, state.marks, state.by_hand
@@ -135,17 +155,17 @@ class Draft:
         self.marks[places] = mark
 
     def set_by_hand(self, places: NDArray[np.integer], by_hand: bool) -> None:
-        """Note who put images where they are."""
+        """Record whether a person put images where they are."""
         if not self.by_hand.flags.writeable:
             self.by_hand = self.by_hand.copy()
         self.by_hand[places] = by_hand
 
     def look(self, version: int = 0) -> State:
-        """Return the draft as a state that still changes with it."""
+        """Return a view of the draft as a state, which changes when the draft does."""
         return State(version, self.labels, self.marks, self.by_hand, self.groups)
 
     def freeze(self, version: int) -> State:
-        """Return the draft as a state of its own."""
+        """Return the draft as a state that no longer changes."""
         groups = MappingProxyType(dict(self.groups))
         return State(version, _frozen(self.labels), _frozen(self.marks), _frozen(self.by_hand), groups)
 
@@ -153,3 +173,92 @@ class Draft:
 def _frozen(array: NDArray[Scalar]) -> NDArray[Scalar]:
     array.flags.writeable = False
     return array
+
+
+def names_of(run: Run, state: State) -> dict[int, str]:
+    """Return the name of each group by its number: the corrected one, else the run's noun, else ""."""
+    nouns = run.names
+    return {number: group.name or _noun(nouns, number) for number, group in sorted(state.groups.items())}
+
+
+def corrected_table(run: Run, state: State) -> pa.Table:
+    """Return the groups as corrected, in row order.
+
+    Columns: ``row``, ``key``; ``cluster`` (−1 where the image is marked), ``name`` (null where there is
+    none), ``confidence`` (of the model in its own first choice, ``original_cluster``), ``mark`` ("wrong",
+    "noise" or null) and ``by_hand``.
+    """
+    assignments = run.assignments
+    marked = state.marks != 0
+    # Names as a dictionary: one string for each group, not one for each of a million images.
+    names = names_of(run, state)
+    numbers = np.arange(max(names, default=-1) + 1)
+    dictionary = pa.array([names.get(int(number)) or None for number in numbers], pa.string())
+    shown = pa.array(np.where(marked, 0, state.labels), pa.int32(), mask=marked)
+    marks = pa.array(state.marks.astype(np.int8) - 1, pa.int8(), mask=~marked)
+    columns = {
+        "row": assignments["row"],
+        "key": assignments["key"],
+        "cluster": pa.array(np.where(marked, -1, state.labels), pa.int32()),
+        "name": dictionary.take(shown),
+        "confidence": assignments["confidence"],
+        "original_cluster": assignments["cluster"],
+        "mark": pa.array(MARKS, pa.string()).take(marks),
+        "by_hand": pa.array(state.by_hand),
+    }
+    return pa.table(columns, schema=CORRECTED_SCHEMA)
+
+
+def _noun(nouns: object, number: int) -> str:
+    found = nouns.get(number) if hasattr(nouns, "get") else None
+    return (found.noun or "") if found is not None else ""
+
+
+def hash_base(run: Run) -> str:
+    """Return a hash of a run's rows, clusters and number of clusters; edits hold for one such base only."""
+    rows, labels = run.assignments["row"].to_numpy(), run.labels
+    return hash_json([hash_array(rows), hash_array(labels), run.n_clusters])
+
+
+class RunGroups:
+    """The clusters of a run when it was opened, and whether the run still has them.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.hash = hash_base(run)
+        self._run = run
+        self._seen = self._look()
+
+    def check(self) -> None:
+        """Raise :class:`FormatError` if the run was clustered again since it was opened.
+
+        This is called on every request, so it compares the inode, time and size of ``manifest.json`` and
+        hashes the clusters only where these differ. Other changes, of names for example, don't matter, and
+        neither does a run that was removed: what is in memory can still be shown.
+        """
+        found = self._look()
+        if found in (None, self._seen):
+            return
+        try:
+            changed = hash_base(type(self._run).open(self._run.path)) != self.hash
+        except KinfoldError as error:  # _seen stays as it is, so the next call looks again
+            raise FormatError(f"{self._run.path} is being changed, or was damaged: {error}") from error
+        if changed:
+            raise FormatError(
+                f"{self._run.path} was clustered again while it was open: its groups have changed. "
+                "Open the run again to correct the new ones"
+            )
+        self._seen = found
+
+    def _look(self) -> tuple[int, int, int] | None:
+        """Return inode, modification time and size of ``manifest.json``; None if it isn't there."""
+        try:
+            status = (self._run.path / "manifest.json").stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size

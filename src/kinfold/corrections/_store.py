@@ -1,26 +1,43 @@
-"""corrections.sqlite: a table that rows are only ever added to, one per edit, undo and redo."""
+"""corrections.sqlite: an append-only table with one row per edit, undo and redo."""
 
 from __future__ import annotations
 
 import json
 import os
 import secrets
+import shutil
 import sqlite3
+import struct
+import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from kinfold.corrections._journal import Row
-from kinfold.corrections._sqlite import connect, connect_copy, damaged, explain, log_of, put_in_place
-from kinfold.errors import FormatError
+import numpy as np
+from numpy.typing import NDArray
+
+from kinfold.errors import FormatError, UnwritableError
 from kinfold.storage import PARTIAL_PREFIX, check_format_version
+
+_HEAD = struct.Struct("<BQ")  # bytes per difference, first row; little-endian, so that files can be moved
+_WIDTHS: dict[int, np.dtype[Any]] = {
+    1: np.dtype("u1"),
+    2: np.dtype("<u2"),
+    4: np.dtype("<u4"),
+    8: np.dtype("<u8"),
+}
+_LEVEL = 1  # zlib's fastest: an edit must be on the disk while a person waits
+
+_WAIT_SECONDS = 120.0  # for other writers; each takes milliseconds, so a longer wait means a stuck program
 
 CORRECTIONS_NAME = "corrections.sqlite"
 FORMAT = "kinfold-corrections"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of the tables below; raise it when an older Kinfold could misread them
 _COLUMNS = "id, time, client, kind, payload, rows, labels"
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -39,17 +56,153 @@ CREATE TRIGGER edits_are_never_removed BEFORE DELETE ON edits BEGIN SELECT RAISE
 """
 
 
-class Store:
-    """The file; several processes may have it open.
+@dataclass(frozen=True)
+class EditRow:
+    """A row of the table ``edits`` as it is in the file; docs/formats.md has the columns."""
 
-    Not for several threads at once, but that one may wait in :meth:`hold` while others read.
+    id: int
+    time: str
+    client: str
+    kind: str
+    payload: str
+    rows: bytes | None
+    labels: bytes | None
+
+
+def pack_rows(rows: NDArray[np.int64]) -> bytes:
+    """Return distinct, ascending, non-negative row numbers as bytes; b"" for an empty array.
+
+    One byte holds the width of a difference (1, 2, 4 or 8 bytes), eight the first row; then come the
+    differences of successive rows, little-endian, compressed by zlib. Differences are small where rows are
+    not: 100,000 random rows of a million take about 80 kB.
+    """
+    if not len(rows):
+        return b""
+    steps = np.diff(rows)
+    width = _width(int(steps.max(initial=0)))
+    return _HEAD.pack(width, int(rows[0])) + zlib.compress(steps.astype(_WIDTHS[width]).tobytes(), _LEVEL)
+
+
+def unpack_rows(data: bytes) -> NDArray[np.int64]:
+    """Return the rows that :func:`pack_rows` packed; ``ValueError`` for other bytes."""
+    if not data:
+        return np.empty(0, np.int64)
+    if len(data) < _HEAD.size:
+        raise ValueError("the rows are truncated")
+    width, first = _HEAD.unpack_from(data)
+    steps = _unpack(width, data[_HEAD.size :])
+    rows = np.empty(len(steps) + 1, np.int64)
+    rows[0], rows[1:] = first, steps
+    return np.cumsum(rows, out=rows)
+
+
+def pack_labels(labels: NDArray[np.integer]) -> bytes:
+    """Return non-negative labels as bytes: their width in one byte, then the values compressed by zlib."""
+    width = _width(int(labels.max(initial=0)))
+    return bytes([width]) + zlib.compress(labels.astype(_WIDTHS[width]).tobytes(), _LEVEL)
+
+
+def unpack_labels(data: bytes) -> NDArray[np.int32]:
+    """Return the labels that :func:`pack_labels` packed; ``ValueError`` for other bytes."""
+    if not data:
+        raise ValueError("the labels are truncated")
+    return _unpack(data[0], data[1:]).astype(np.int32)
+
+
+def _width(largest: int) -> int:
+    return next(width for width, dtype in _WIDTHS.items() if largest <= np.iinfo(dtype).max)
+
+
+def _unpack(width: int, data: bytes) -> NDArray[Any]:
+    if width not in _WIDTHS:
+        raise ValueError(f"{width} is no width of an integer in bytes")
+    try:
+        values: NDArray[Any] = np.frombuffer(zlib.decompress(data), _WIDTHS[width])
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
+    return values
+
+
+def explain(path: Path, error: sqlite3.OperationalError) -> Exception:
+    """Return the error to raise for an error of SQLite at ``path``, with what to do."""
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return UnwritableError(f"{path} is held by another program; close that program and try again")
+    if "readonly" in text or "unable to open" in text:
+        return UnwritableError(
+            f"{path} can't be written to; corrections need write permission for the run folder"
+        )
+    if "full" in text:
+        return UnwritableError(f"the disk is full: {path} can't grow; free some space and try again")
+    return FormatError(damaged(path, text))
+
+
+def connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open the file at ``path`` with a mode of SQLite: "ro" (read), "rw" (write) or "rwc" (create)."""
+    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    return sqlite3.connect(
+        uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
+    )
+
+
+def connect_copy(path: Path) -> sqlite3.Connection:
+    """Open a copy in memory: SQLite can't read a file with a write-ahead log in a read-only folder."""
+    memory = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    with tempfile.TemporaryDirectory() as folder:
+        for suffix in ("", "-wal"):
+            if (found := path.with_name(path.name + suffix)).exists():
+                shutil.copyfile(found, Path(folder) / found.name)
+        with closing(connect(Path(folder) / path.name, "rw")) as copy:
+            copy.backup(memory)
+    return memory
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename a finished file unless another process made one first, and flush the folder to disk."""
+    try:
+        os.link(partial, path)  # unlike a rename, this never replaces the file of another process
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links
+        os.replace(partial, path)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def damaged(path: Path, why: str) -> str:
+    """Return the message that a file is damaged, with how to mend it."""
+    log = log_of(path)
+    with_log = f" together with {log.name}" if log else ""
+    return (
+        f"{path} is damaged ({why}); it was left as it is. Move it away{with_log}; then restore it from a "
+        "copy, or continue without corrections"
+    )
+
+
+def log_of(path: Path) -> Path | None:
+    """Return SQLite's write-ahead log beside a file; None if it is missing or empty."""
+    log = path.with_name(f"{path.name}-wal")
+    try:
+        return log if log.stat().st_size else None
+    except FileNotFoundError:
+        return None
+
+
+class Store:
+    """The file of edits; several processes may have it open.
+
+    Calls must not overlap between threads, except that one thread may wait in :meth:`hold` while others read.
 
     Parameters
     ----------
     path : Path
-        Where it is, or will be once :meth:`prepare` is first called.
+        Where the file is, or will be created by :meth:`prepare`.
     base : str
-        Hash of what the edits are edits of.
+        Hash of the clusters that are corrected; see :func:`~kinfold.corrections._state.hash_base`.
     """
 
     def __init__(self, path: Path, base: str) -> None:
@@ -57,15 +210,16 @@ class Store:
         self._base = base
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
-        self._seen: object = None  # the file that was opened, so that another in its place is noticed
+        self._seen: object = None  # device and inode of the opened file, to notice another in its place
 
-    def read_after(self, last_id: int) -> list[Row]:
-        """Return all rows after an id, in order; none where there is no file.
+    def read_after(self, last_id: int) -> list[EditRow]:
+        """Return all rows after an id, in order; an empty list where there is no file.
 
         Raises
         ------
         FormatError
-            The file is damaged, foreign, of a newer format or of other groups. It is left as it is.
+            The file is damaged, not one of Kinfold, of a newer format or of other clusters. It is left
+            as it is.
         """
         if not self._is_there():
             return []
@@ -75,7 +229,7 @@ class Store:
             return self._read(self._reader, last_id)
 
     def prepare(self) -> None:
-        """Make ready for :meth:`hold`: the file is made if there is none.
+        """Create the file if there is none, and open it for :meth:`hold`.
 
         Raises
         ------
@@ -88,22 +242,22 @@ class Store:
                 self._writer = self._open_writer()
 
     def hold(self) -> None:
-        """Hold the file for this process alone, waiting for others that do; :meth:`writing` follows.
+        """Take the write lock, waiting for other processes; :meth:`writing` must follow.
 
         Raises
         ------
         InputError
-            Another program holds the file, and goes on holding it.
+            Another program holds the lock for longer than two minutes.
         """
         assert self._writer is not None
         with self._explained():
-            if self._writer.in_transaction:  # of a thread that was interrupted between the two
+            if self._writer.in_transaction:  # a thread was interrupted between hold and writing
                 self._writer.execute("ROLLBACK")
             self._writer.execute("BEGIN IMMEDIATE")
 
     @contextmanager
     def writing(self) -> Iterator[Writer]:
-        """Write to the held file: all is on the disk when the context ends, nothing if the body raises."""
+        """Write under the lock: all is on disk when the context ends, or nothing if the body raises."""
         assert self._writer is not None
         try:
             yield Writer(self, self._writer)
@@ -115,10 +269,14 @@ class Store:
             raise
 
     def close(self, *, tidy: bool = True) -> None:
-        """Close the file; it may be used again. What is damaged isn't tidied: that would write to it."""
+        """Close the file; the store may be used again.
+
+        ``tidy`` lets SQLite merge its log into the file, which a reader can't do. It is off for damaged
+        files, which must not be written to.
+        """
         alone = self._reader is not None and self._writer is None
         if tidy and alone and os.access(self.path.parent, os.W_OK):
-            with suppress(sqlite3.Error):  # whoever may write and leaves last clears away the log
+            with suppress(sqlite3.Error):  # the last connection that may write removes the log when it closes
                 self._writer = connect(self.path, "rw")
                 self._writer.execute("SELECT count(*) FROM meta").fetchone()
         for connection in (self._reader, self._writer):
@@ -127,7 +285,7 @@ class Store:
         self._reader = self._writer = None
 
     def _is_there(self) -> bool:
-        """Tell whether there is a file; complain if it isn't the one that was there before."""
+        """Tell whether there is a file; raise if it isn't the one that was opened before."""
         try:
             status = self.path.stat()
             identity = (status.st_dev, status.st_ino)
@@ -137,11 +295,11 @@ class Store:
             if log is not None and not self.path.exists():
                 raise FormatError(
                     f"{self.path} is missing, but {log.name} is there, which belongs to it; put the file "
-                    "back, or move that one away too to begin without corrections"
+                    "back, or move the log away too to start without corrections"
                 ) from None
         if self._seen is not None and identity != self._seen:
             raise FormatError(
-                f"{self.path} was removed or replaced while it was in use; put it back, or open the run anew"
+                f"{self.path} was removed or replaced while it was in use; put it back, or open the run again"
             )
         self._seen = identity
         return identity is not None
@@ -163,7 +321,7 @@ class Store:
         return reader
 
     def _open_writer(self) -> sqlite3.Connection:
-        """Open the file for writing, once it is known to be ours: another process may have put it there."""
+        """Open the file for writing, after checking that it is one of Kinfold."""
         if self._reader is None:
             self._reader = self._open_reader()
         writer = connect(self.path, "rw")
@@ -175,7 +333,7 @@ class Store:
         if not {"meta", "edits"} <= tables:
             raise FormatError(
                 f"{self.path} isn't a file of Kinfold's corrections, or is damaged; it was left as it is. "
-                "Move it away; then restore it from a copy, or go on without corrections"
+                "Move it away; then restore it from a copy, or continue without corrections"
             )
         meta = dict(connection.execute("SELECT key, value FROM meta"))
         if meta.get("format") != FORMAT:
@@ -187,17 +345,17 @@ class Store:
         check_format_version(self.path, int(version) if version.isdecimal() else version, FORMAT_VERSION)
         if meta.get("base") != self._base:
             raise FormatError(
-                f"{self.path} holds corrections of other groups: the run was clustered anew after they were "
-                "made. It was left as it is; move it away to begin anew, or cluster again with the images, "
-                "parameters and seed that it was made with"
+                f"{self.path} holds corrections of other groups: the run was clustered again after they "
+                "were made. It was left as it is; move it away to start without corrections, or cluster "
+                "again with the images, parameters and seed that it was made with"
             )
 
-    def _read(self, connection: sqlite3.Connection, last_id: int) -> list[Row]:
-        rows: list[Row] = []
+    def _read(self, connection: sqlite3.Connection, last_id: int) -> list[EditRow]:
+        rows: list[EditRow] = []
         previous = self._checksum_of(connection, last_id)
         query = f"SELECT {_COLUMNS}, checksum FROM edits WHERE id > ? ORDER BY id"
         for *values, checksum in connection.execute(query, (last_id,)):
-            row = Row(*values)
+            row = EditRow(*values)
             previous = row_checksum(row, previous)
             if checksum != previous or row.id != last_id + len(rows) + 1:
                 raise FormatError(damaged(self.path, f"edit {row.id} isn't as it was written"))
@@ -213,7 +371,7 @@ class Store:
         return int(found[0])
 
     def _make(self) -> None:
-        """Make the file, whole or not at all."""
+        """Create the file, whole or not at all."""
         if self._is_there():
             return
         partial = self.path.with_name(f"{PARTIAL_PREFIX}{self.path.name}.{secrets.token_hex(4)}")
@@ -230,7 +388,7 @@ class Store:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say in plain words what SQLite says."""
+        """Turn errors of SQLite into those of Kinfold."""
         try:
             yield
         except sqlite3.OperationalError as error:
@@ -240,13 +398,13 @@ class Store:
 
 
 class Writer:
-    """What :meth:`Store.writing` gives: the file, held."""
+    """Reads and appends rows while :meth:`Store.writing` holds the lock."""
 
     def __init__(self, store: Store, connection: sqlite3.Connection) -> None:
         self._store, self._connection = store, connection
 
-    def read_after(self, last_id: int) -> list[Row]:
-        """Return what others wrote after an id."""
+    def read_after(self, last_id: int) -> list[EditRow]:
+        """Return the rows that other processes wrote after an id."""
         with self._store._explained():
             return self._store._read(self._connection, last_id)
 
@@ -258,11 +416,11 @@ class Writer:
         payload: dict[str, Any],
         rows: bytes | None = None,
         labels: bytes | None = None,
-    ) -> Row:
-        """Add a row after the last one."""
+    ) -> EditRow:
+        """Append a row after the last one, and return it."""
         time = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
         text = json.dumps(payload, ensure_ascii=False, sort_keys=True)
-        row = Row(last_id + 1, time, client, kind, text, rows, labels)
+        row = EditRow(last_id + 1, time, client, kind, text, rows, labels)
         with self._store._explained():
             checksum = row_checksum(row, self._store._checksum_of(self._connection, last_id))
             values = (row.id, time, client, kind, text, rows, labels, checksum)
@@ -272,8 +430,11 @@ class Writer:
         return row
 
 
-def row_checksum(row: Row, previous: int) -> int:
-    """Return the CRC-32 of a row's values, going on from that of the row before."""
+def row_checksum(row: EditRow, previous: int) -> int:
+    """Return the CRC-32 of a row's values, continued from that of the row before.
+
+    Each checksum covers all rows so far, so that a row that was removed or exchanged is noticed too.
+    """
     head = json.dumps([row.id, row.time, row.client, row.kind, row.payload], ensure_ascii=True)
     checksum = zlib.crc32(head.encode(), previous)
     for blob in (row.rows, row.labels):

@@ -1,4 +1,4 @@
-"""A run taken away: tables, folders, pages and models that other programs read.
+"""Exports of a run for other programs: tables, folders of images, a page and an ONNX model.
 
 The room isn't called ``export/`` because ``kinfold.export(...)`` is the function.
 """

@@ -1,4 +1,4 @@
-"""One door to all formats: what there is, where it may be written, whole or not at all."""
+"""All formats, and the function that writes any of them: whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from kinfold._version import __version__
-from kinfold.errors import InputError, nearest_name
-from kinfold.exports import _coco, _fiftyone, _folders, _html, _imagefolder, _tables
-from kinfold.exports._atlas import is_our_atlas, write_atlas
-from kinfold.exports._images import check_link
-from kinfold.exports._job import Job, Missing
+from kinfold.errors import InputError
+from kinfold.exports._folders import write_coco, write_fiftyone, write_folders, write_imagefolder
+from kinfold.exports._job import Job, Missing, check_link
 from kinfold.exports._onnx import is_our_onnx, write_onnx
 from kinfold.exports._place import (
     FORMAT,
@@ -25,35 +23,65 @@ from kinfold.exports._place import (
     check_place,
     fingerprint,
 )
+from kinfold.exports._tables import (
+    is_our_atlas,
+    is_our_csv,
+    is_our_parquet,
+    write_atlas,
+    write_csv,
+    write_csv_table,
+    write_parquet,
+)
 from kinfold.exports._takeaway import Takeaway
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import atomic_directory, atomic_file, write_json
+from kinfold.validation import check_choice
 
 if TYPE_CHECKING:
     from kinfold.images import ImageSource
     from kinfold.run import Run
 
+_GENERATOR = '<meta name="generator" content="kinfold '
+
 MISSING_NAME = "missing.csv"
+
+
+def write_html(job: Job) -> None:
+    """Write the HTML report of the run, with the corrected groups and names."""
+    from kinfold.gallery import Shown, write_report
+
+    takeaway = job.takeaway
+    shown = Shown(takeaway.clusters, takeaway.names)
+    write_report(takeaway.run, job.images, job.target, shown=shown, progress=job.progress)
+
+
+def is_our_html(path: Path) -> bool:
+    """Tell whether a file is an HTML report of Kinfold."""
+    try:
+        with path.open(encoding="utf-8", errors="replace") as stream:
+            return _GENERATOR in stream.read(4096)  # it stands in the head, before styles and images
+    except OSError:
+        return False
 
 
 @dataclass(frozen=True)
 class Format:
-    """One of the formats.
+    """An export format.
 
     Attributes
     ----------
     name : str
-        What it is asked for by.
+        Name, as ``to=`` and ``--to`` take it.
     title : str
-        What it is, in a few words.
+        Description in a few words.
     write : callable
-        Writes it.
+        Function that writes it.
     endings : tuple of str
-        What the file may end in, the usual one first; empty: it is a folder.
+        Suffixes that the file may have, the usual one first; empty for a folder.
     is_ours : callable
-        Tells whether a file is an earlier export of this kind.
+        Function that tells whether a file is an earlier export of this format.
     needs_images, uses_images : bool
-        It can't be written without the originals; it shows them where they are.
+        Whether it can't be written without the original images; whether it shows them where it can.
     """
 
     name: str
@@ -68,15 +96,13 @@ class Format:
 FORMATS = {
     one.name: one
     for one in (
-        Format("csv", "a table", _tables.write_csv, (".csv",), _tables.is_our_csv),
-        Format("parquet", "a table", _tables.write_parquet, (".parquet",), _tables.is_our_parquet),
-        Format("folders", "a folder per group", _folders.write_folders, needs_images=True, uses_images=True),
-        Format(
-            "imagefolder", "Hugging Face", _imagefolder.write_imagefolder, needs_images=True, uses_images=True
-        ),
-        Format("coco", "COCO", _coco.write_coco, needs_images=True, uses_images=True),
-        Format("fiftyone", "FiftyOne", _fiftyone.write_fiftyone, needs_images=True, uses_images=True),
-        Format("html", "a page", _html.write_html, (".html", ".htm"), _html.is_our_html, uses_images=True),
+        Format("csv", "a table", write_csv, (".csv",), is_our_csv),
+        Format("parquet", "a table", write_parquet, (".parquet",), is_our_parquet),
+        Format("folders", "a folder per group", write_folders, needs_images=True, uses_images=True),
+        Format("imagefolder", "Hugging Face", write_imagefolder, needs_images=True, uses_images=True),
+        Format("coco", "COCO", write_coco, needs_images=True, uses_images=True),
+        Format("fiftyone", "FiftyOne", write_fiftyone, needs_images=True, uses_images=True),
+        Format("html", "a page", write_html, (".html", ".htm"), is_our_html, uses_images=True),
         Format("onnx", "the classifier", write_onnx, (".onnx",), is_our_onnx),
         Format(
             "embedding-atlas", "Embedding Atlas", write_atlas, (".parquet",), is_our_atlas, uses_images=True
@@ -87,20 +113,20 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was exported.
+    """Result of an export.
 
     Attributes
     ----------
     to : str
-        The format.
+        Name of the format.
     path : Path
         The file or folder.
     n_images, n_groups : int
-        Images of the run, all of them, and groups that there are.
+        Number of all images of the run, and of its groups as corrected.
     n_unsorted : int
-        Images marked as wrong or noise: they are in no group.
+        Number of images that are marked as wrong or noise, and so are in no group.
     missing : tuple of Missing
-        Images whose originals could not be exported; also in ``missing.csv`` of a folder.
+        Images whose originals could not be exported; in a folder ``missing.csv`` lists them too.
     """
 
     to: str
@@ -112,11 +138,8 @@ class Exported:
 
 
 def find_format(to: str) -> Format:
-    """Return a format by its name; :class:`InputError` names the nearest one."""
-    if to not in FORMATS:
-        raise InputError(
-            f"there is no format {to!r}{nearest_name(str(to), list(FORMATS))}; there are {', '.join(FORMATS)}"
-        )
+    """Return a format by its name; :class:`InputError` for an unknown one names the nearest."""
+    check_choice(list(FORMATS), to=to)
     return FORMATS[to]
 
 
@@ -130,36 +153,37 @@ def export(
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Exported:
-    """Write a run, as corrected, for other programs: whole or not at all.
+    """Export the corrected groups of a run for other programs: whole or not at all.
 
     Parameters
     ----------
     run : Run
-        The run; its corrections are those of this moment.
+        The run; its corrections are read when this is called.
     to : str
-        One of :data:`FORMATS`.
+        Name of a format in :data:`FORMATS`.
     out : Path
-        The file or folder to write, outside the run.
+        File or folder to write, outside the folder of the run.
     images : ImageSource, optional
-        The originals.
-    link : {"auto", "hard", "symlink", "copy"}
+        The original images; required by formats with ``needs_images``.
+    link : {"auto", "hard", "symlink", "copy"}, default "auto"
         How image files get into a folder. ``"auto"``: hard links where possible, else copies.
-    force : bool
-        Replace an earlier export of ours; anything else is never replaced.
-    progress : Progress
-        Shows the work.
+    force : bool, default False
+        Replace an earlier export of the same format; anything else is never replaced.
+    progress : Progress, default silent
+        Shows the steps.
 
     Returns
     -------
     Exported
-        What was written and what is missing.
+        What was written and which images are missing.
 
     Raises
     ------
     InputError
-        There is no such format, something is at ``out``, or images are needed and not there.
+        The format or way of linking is unknown, ``out`` is taken or inside the run, or images are needed and
+        weren't given.
     MissingExtraError
-        ``"onnx"`` without the package onnx.
+        For ``"onnx"``, where the package onnx isn't installed.
     """
     form = find_format(to)
     check_link(link)
@@ -170,8 +194,8 @@ def export(
         check_folder(out, force=force)
     if form.needs_images and images is None:
         raise InputError(
-            f"{to} needs the images, and {run.path} doesn't know where they are; say where "
-            "(source=, --source)"
+            f"format {to!r} needs the original images, and {run.path} doesn't record where they are; say "
+            "where (source=, --source)"
         )
     takeaway = Takeaway.of(run)
     job = Job(takeaway, out, images, link, progress)
@@ -193,10 +217,10 @@ def export(
 
 
 def _finish_folder(job: Job, to: str) -> None:
-    """List what is missing, and say what the folder is."""
+    """Write the list of missing images and the manifest of an exported folder."""
     if job.missing:
         lines = [vars(one) for one in job.missing]
-        _tables.write_csv_table(pa.Table.from_pylist(lines), job.target / MISSING_NAME)
+        write_csv_table(pa.Table.from_pylist(lines), job.target / MISSING_NAME)
     write_json(job.target / MANIFEST_NAME, {**_describe(job, to), "files": fingerprint(job.target)})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,32 +14,172 @@ from numpy.typing import NDArray
 
 from kinfold._version import __version__
 from kinfold.errors import FormatError, MissingExtraError
-from kinfold.exports._graph import Graph, add_method
 from kinfold.exports._job import Job
 from kinfold.exports._takeaway import Takeaway
 from kinfold.storage import as_plain, read_json
 
+Tensors = Mapping[str, NDArray[Any]]
+
+_TINY = float(np.finfo(np.float32).tiny)  # keeps the length of an all-zero row from dividing by 0
+# constants of the methods that their models don't store; write_onnx compares its predictions with theirs
+_HEAD_TEMPERATURE = 0.1
+_JOINT_TEMPERATURE = 0.1
+
 logger = logging.getLogger(__name__)
 
-OPSET = 17
-_IR_VERSION = 8
+OPSET = 17  # of 2022: every runtime of the last years has it, and the methods need nothing newer
+_IR_VERSION = 8  # the one that came with operator set 17
 _PRODUCER = "kinfold"
-_CHECKED_ROWS = 8
-_MOST_DIFFERENCE = 1e-3
+_CHECKED_ROWS = 8  # the reference evaluator is slow, and a wrong graph differs on any row
+_MOST_DIFFERENCE = 1e-3  # of a probability: float32 in another order of operations differs by less
+
+
+class Graph:
+    """Nodes and constants of an ONNX graph; each call appends one operation.
+
+    Values are named by strings. Only operations of operator set 17 are used, so that older runtimes work.
+    """
+
+    def __init__(self) -> None:
+        from onnx import helper
+
+        self._make_node = helper.make_node
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, value: Any, dtype: type[np.generic] = np.float32) -> str:
+        """Return the name of a constant."""
+        from onnx import numpy_helper
+
+        name = f"constant{len(self.constants)}"
+        array = np.ascontiguousarray(value, dtype=dtype)
+        self.constants.append(numpy_helper.from_array(array.reshape(np.shape(value)), name))
+        return name
+
+    def __call__(self, kind: str, *values: str | float, out: str | None = None, **attributes: Any) -> str:
+        """Append an operation and return the name of its output; numbers become constants."""
+        names = [value if isinstance(value, str) else self.constant(value) for value in values]
+        result = out or f"value{len(self.nodes)}"
+        self.nodes.append(self._make_node(kind, names, [result], **attributes))
+        return result
+
+    def linear(self, x: str, weight: NDArray[Any], bias: NDArray[Any] | None = None) -> str:
+        """Return ``x · weightᵀ + bias``."""
+        product = self("MatMul", x, self.constant(weight.T))
+        return product if bias is None else self("Add", product, self.constant(bias.reshape(-1)))
+
+    def length(self, x: str, least: float) -> str:
+        """Return the lengths (n, 1) of rows, at least ``least``."""
+        return self("Max", self("ReduceL2", x, axes=[1], keepdims=1), least)
+
+    def unit(self, x: str) -> str:
+        """Return rows at unit length, divided by their largest entry first: squares can't overflow."""
+        largest = self("ReduceMax", self("Abs", x), axes=[1], keepdims=1)
+        scaled = self("Div", x, self("Max", largest, _TINY))
+        return self("Div", scaled, self.length(scaled, _TINY))
+
+    def softmax(self, logits: str) -> str:
+        """Return the softmax of every row."""
+        return self("Softmax", logits, axis=1)
+
+
+def add_method(graph: Graph, method: str, config: Mapping[str, Any], tensors: Tensors, x: str) -> str:
+    """Append the prediction of a method; return the name of its probabilities (n, K).
+
+    Parameters
+    ----------
+    graph : Graph
+        The graph to append to.
+    method : str
+        Name of the method.
+    config, tensors : Mapping
+        As ``model.json`` and ``model.safetensors`` hold them.
+    x : str
+        Features (n, D), float32.
+    """
+    if method == "icce" and "self_training" in config:
+        return _add_classifier(graph, tensors, x)
+    return _METHODS[method](graph, config, tensors, x)
+
+
+def _add_kmeans(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str) -> str:
+    similarities = graph.linear(graph.unit(x), tensors["cluster_centers"])
+    return graph.softmax(graph("Div", similarities, float(config["temperature"])))
+
+
+def _add_head(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str) -> str:
+    """Append one head of ``heads.MultiHeadNetwork``: linear, GELU, linear, unit length, prototypes."""
+    normal = graph("Mul", graph("Sub", x, graph.constant(tensors["mean"])), graph.constant(tensors["scale"]))
+    hidden = graph.linear(normal, tensors["weight1"], tensors["bias1"])
+    half = graph("Mul", hidden, 0.5)
+    hidden = graph("Mul", half, graph("Add", graph("Erf", graph("Mul", hidden, 2**-0.5)), 1.0))
+    code = graph.linear(hidden, tensors["weight2"][0].T, tensors["bias2"])
+    prototypes = tensors["gain"][0] * _unit_rows(tensors["direction"][0])
+    logits = graph("Div", graph.linear(code, prototypes), graph.length(code, 1e-12))
+    return graph.softmax(graph("Div", logits, _HEAD_TEMPERATURE))
+
+
+def _add_classifier(graph: Graph, tensors: Tensors, x: str) -> str:
+    normal = graph("Div", graph("Sub", x, graph.constant(tensors["mean"])), graph.constant(tensors["scale"]))
+    return graph.softmax(graph.linear(normal, tensors["weight"], tensors["bias"]))
+
+
+def _add_turtle(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str) -> str:
+    """Append the mean of the predictions of all spaces, each of its own columns."""
+    widths = [int(width) for width in config["space_dims"]]
+    factors = np.repeat(tensors["factors"].astype(np.float32), widths)
+    rows, start, parts = graph("Mul", x, graph.constant(factors)), 0, []
+    for space, width in enumerate(widths):
+        first, last, axis = (graph.constant([place], np.int64) for place in (start, start + width, 1))
+        weight = tensors[f"gain{space}"] * _unit_rows(tensors[f"direction{space}"])
+        part = graph.linear(graph("Slice", rows, first, last, axis), weight, tensors[f"bias{space}"])
+        parts.append(graph.softmax(part))
+        start += width
+    return graph("Div", graph("Sum", *parts), float(len(parts)))
+
+
+def _add_tac(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str) -> str:
+    unit = graph.unit(x)
+    if "centroids" not in tensors:
+        weights = [tensors[f"image.{name}"] for name in ("weight1", "bias1", "weight2", "bias2")]
+        hidden = graph("Relu", graph.linear(unit, *weights[:2]))
+        return graph.softmax(graph.linear(hidden, *weights[2:]))
+    nouns = tensors["noun_features"]
+    scaled = graph("Div", unit, float(config["retrieval_temperature"]))
+    counterparts = graph.linear(graph.softmax(graph.linear(scaled, nouns)), nouns.T)
+    counterparts = graph("Div", counterparts, graph.length(counterparts, 1e-12))
+    joint = graph("Concat", unit, counterparts, axis=1)
+    joint = graph("Div", joint, graph.length(joint, 1e-12))
+    return graph.softmax(graph("Div", graph.linear(joint, tensors["centroids"]), _JOINT_TEMPERATURE))
+
+
+_METHODS: dict[str, Callable[[Graph, Mapping[str, Any], Tensors, str], str]] = {
+    "kmeans": _add_kmeans,
+    "temi": _add_head,
+    "scan": _add_head,
+    "icce": _add_head,
+    "turtle": _add_turtle,
+    "tac": _add_tac,
+}
+
+
+def _unit_rows(matrix: NDArray[Any]) -> NDArray[Any]:
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return np.asarray(matrix / np.maximum(lengths, 1e-12))
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """How the model's K clusters become the groups that there are now.
+    """How the K clusters of the model map to the groups as corrected.
 
     Attributes
     ----------
     groups : ndarray (G,) int64
-        Groups that have an output, by number.
+        Numbers of the groups that have an output.
     column : ndarray (K,) int64
-        The output that each cluster counts for.
+        Index of the output that each cluster adds to.
     untold : tuple of int
-        Groups that corrections made and that the model knows nothing of.
+        Groups made by corrections, which the model can't predict.
     """
 
     groups: NDArray[np.int64]
@@ -48,17 +188,17 @@ class Outputs:
 
     @property
     def is_plain(self) -> bool:
-        """Tell whether every cluster is its own group still."""
+        """Tell whether every cluster is still its own group."""
         return bool(np.array_equal(self.groups, np.arange(len(self.column))))
 
 
 def write_onnx(job: Job) -> None:
     """Write the run's model as ONNX.
 
-    Input ``features`` (n, D) float32, as embedded. Outputs: ``probabilities`` (n, G) of the groups that
-    there are, ``group`` (n,) int64, the number of the most probable one, and ``cluster_probabilities`` (n, K)
-    of the model's own clusters. A merged group's probability is the sum over what was merged into it; groups
-    that were split or made by hand can't be told from features, which the metadata say.
+    Input: ``features`` (n, D) float32, as embedded. Outputs: ``probabilities`` (n, G) of the groups as
+    corrected, ``group`` (n,) int64, the number of the most probable group, and ``cluster_probabilities``
+    (n, K) of the model's own clusters. The probability of a merged group is the sum over its clusters. Groups
+    that were split or made by hand can't be predicted; the metadata list them.
 
     Raises
     ------
@@ -74,7 +214,7 @@ def write_onnx(job: Job) -> None:
     outputs = map_clusters(job.takeaway, int(estimator.n_clusters_))
     if outputs.untold:
         logger.warning(
-            "the model can't tell the groups %s from others: they were made by corrections",
+            "the model can't predict the groups %s: they were made by corrections",
             ", ".join(map(str, outputs.untold)),
         )
     model = build_model(method, estimator, outputs)
@@ -123,9 +263,10 @@ def build_model(method: str, estimator: Any, outputs: Outputs) -> Any:
 
 
 def map_clusters(takeaway: Takeaway, n_clusters: int) -> Outputs:
-    """Say which group each cluster of the model counts for: itself, or where it was merged into.
+    """Return which group each cluster of the model adds to: its own, or the one it was merged into.
 
-    A merged cluster is where most of its images are that nobody moved; one without images is left as it was.
+    A cluster that was merged adds to the group of most of its images that no person moved; one without images
+    stays its own.
     """
     alive, target = set(takeaway.names), np.arange(n_clusters)
     table = takeaway.table
@@ -158,7 +299,7 @@ def _method_of(path: Path) -> str:
 
 
 def _metadata(takeaway: Takeaway, method: str, outputs: Outputs) -> dict[str, str]:
-    """Return what the file says of itself: what its columns are called, and what to feed it with."""
+    """Return the metadata of the file: names of its columns, and which features it takes."""
     manifest = takeaway.run.manifest
     labels = takeaway.labels
     told = [int(group) for group in outputs.groups]
@@ -184,12 +325,12 @@ def _backbone(manifest: Mapping[str, Any]) -> Any:
 
 
 def _compare(model: Any, estimator: Any) -> None:
-    """Compare the graph with the estimator on a few rows, by ONNX's own slow evaluator.
+    """Compare the graph with the estimator on a few rows, by the reference evaluator of ONNX.
 
     Raises
     ------
     FormatError
-        They differ: the file would say other things than ``kinfold predict``.
+        They differ, so the file would predict other groups than ``kinfold predict``.
     """
     from onnx.reference import ReferenceEvaluator
 
@@ -199,6 +340,6 @@ def _compare(model: Any, estimator: Any) -> None:
     difference = float(np.abs(found - estimator.predict_proba(rows)).max())
     if not difference <= _MOST_DIFFERENCE:
         raise FormatError(
-            f"the ONNX file would differ from the model by {difference:.3g}; nothing was written. Please "
-            "report this with the run's model.json"
+            f"the probabilities of the ONNX file differ from the model's by {difference:.3g}; nothing was "
+            "written. This is a bug of Kinfold: please report it with the run's model.json"
         )

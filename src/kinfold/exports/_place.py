@@ -1,4 +1,4 @@
-"""Where an export may be written: never over what isn't one, and over one only if asked to."""
+"""Where an export may be written: never over other files, and over an earlier export only by force."""
 
 from __future__ import annotations
 
@@ -14,34 +14,35 @@ from kinfold.storage import read_json
 MANIFEST_NAME = "manifest.json"
 FORMAT = "kinfold-export"
 FORMAT_VERSION = 1
+# written by file managers when someone looks into a folder; not a change of the export
 _CLUTTER = frozenset([".DS_Store", "Thumbs.db", "desktop.ini", ".directory"])
 _ELSEWHERE = "choose another place (out=, --out)"
 
 
 def check_place(out: Path, home: Path) -> None:
-    """Refuse a place inside the run at ``home``, or below something that is no folder."""
+    """Raise :class:`InputError` for a path inside the run at ``home``, or below a file."""
     run = home.resolve()
     if out.resolve().is_relative_to(run):
         raise InputError(f"{out} is inside the run {home}; {_ELSEWHERE}")
     for parent in out.absolute().parents:
         if parent.exists() or parent.is_symlink():
             if not parent.is_dir():
-                raise InputError(f"{out} can't be written: {parent} is no folder; {_ELSEWHERE}")
+                raise InputError(f"{out} can't be written: {parent} isn't a folder; {_ELSEWHERE}")
             return
 
 
-def check_file(out: Path, is_ours: Callable[[Path], bool], endings: tuple[str, ...], *, force: bool) -> None:
-    """Refuse to write a file over anything but an earlier export of its kind, and that only by ``force``.
+def check_file(out: Path, is_ours: Callable[[Path], bool], suffixes: tuple[str, ...], *, force: bool) -> None:
+    """Check that a file may be written: nothing is there, or by ``force`` an earlier export of its format.
 
     Raises
     ------
     InputError
-        It says what is there.
+        Something else is there, or the suffix is another one.
     """
     if out.is_dir() and not out.is_symlink():
-        raise InputError(f"{out} is a folder; give the {endings[0]} file to write (out=, --out)")
-    if out.suffix.lower() not in endings:
-        raise InputError(f"{out} should end in {' or '.join(endings)}; change its name (out=, --out)")
+        raise InputError(f"{out} is a folder; give the {suffixes[0]} file to write (out=, --out)")
+    if out.suffix.lower() not in suffixes:
+        raise InputError(f"{out} must end in {' or '.join(suffixes)}; change its name (out=, --out)")
     if not _is_taken(out):
         return
     if out.is_symlink() or not out.is_file() or not is_ours(out):
@@ -50,12 +51,12 @@ def check_file(out: Path, is_ours: Callable[[Path], bool], endings: tuple[str, .
 
 
 def check_folder(out: Path, *, force: bool) -> None:
-    """Refuse to write a folder over anything but nothing, an empty one, or by ``force`` an earlier export.
+    """Check that a folder may be written: nothing or an empty folder is there, or by ``force`` an export.
 
     Raises
     ------
     InputError
-        It says what is there; also an export that files were put into, or taken from, is left alone.
+        Something else is there, or an export that files were added to or removed from.
     """
     if not _is_taken(out):
         return
@@ -69,13 +70,13 @@ def check_folder(out: Path, *, force: bool) -> None:
     _ask_for_force(out, force)
     if fingerprint(out) != manifest.get("files"):
         raise InputError(
-            f"{out} is an export of Kinfold, but files were added or taken away since; it was left as it is. "
-            "Move or remove it yourself, or choose another place (out=, --out)"
+            f"{out} is an export of Kinfold, but files were added or removed since; it was left as it is. "
+            f"Move or remove it yourself, or {_ELSEWHERE}"
         )
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return what an exported folder says of itself; None of any other one."""
+    """Return the manifest of an exported folder; None for any other folder."""
     try:
         content = read_json(folder / MANIFEST_NAME)
     except (OSError, FormatError):
@@ -84,9 +85,10 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return the SHA-256 of the names of all files below a folder, but for the manifest and systems' clutter.
+    """Return the SHA-256 of the names of all files below a folder, except the manifest.
 
-    Names, not contents: an export of a million linked images is told in seconds.
+    Names are hashed, not contents, so that an export of a million images is checked in seconds. Files that
+    file managers write, like ``.DS_Store``, are left out.
     """
     digest = hashlib.sha256()
     for name in _files(os.fsencode(folder)):

@@ -1,55 +1,75 @@
-"""CSV and Parquet: a million rows in seconds, in batches."""
+"""Tables: CSV, Parquet, and Parquet for Embedding Atlas."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from kinfold._version import __version__
-from kinfold.exports._job import Job
+from kinfold.compute import cpu_count
+from kinfold.errors import KinfoldError
+from kinfold.exports._job import Job, Missing
+from kinfold.exports._takeaway import Takeaway
+from kinfold.images import UnusableImage, make_thumbnail
+
+if TYPE_CHECKING:
+    from kinfold.features import Features
+    from kinfold.images import ImageSource
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("row", "key", "cluster", "name", "confidence", "original_cluster", "mark", "by_hand")
 PARQUET_KEY = b"kinfold-export"
-_ROW_GROUP_SIZE = 1 << 17
-_FORMULA = r"^[=+\-@\t\r]"
+_ROW_GROUP_SIZE = 1 << 17  # rows; readers such as DuckDB work on row groups in parallel
+_FORMULA = r"^[=+\-@\t\r]"  # what spreadsheets take for the start of a formula
+
+
+ATLAS = "embedding-atlas"
+MOST_THUMBNAILS = 20_000  # more would make the file too large to load in a browser
+_THUMBNAIL_SIDE = 96  # pixels; Embedding Atlas shows them small, in tooltips and table cells
+_N_NEIGHBORS = 15  # as many as the layout of the map uses
+_MOST_VALUES = 1 << 26  # 256 MiB as float32, which a browser can still load
+_BLOCK = 256  # originals in memory at a time
 
 
 def write_csv(job: Job) -> None:
-    """Write the table as CSV: UTF-8, comma, quotes where needed, nothing for a missing value."""
+    """Write the table as CSV: UTF-8, commas, quotes where needed, missing values empty."""
     table = job.takeaway.table.select(COLUMNS)
     warn_of_formulas(table)
     write_csv_table(table, job.target)
 
 
 def write_csv_table(table: pa.Table, path: Path) -> None:
-    """Write any table as CSV in the same way."""
+    """Write any table as CSV with the same options."""
     options = pyarrow.csv.WriteOptions(quoting_style="needed", quoting_header="none")
     pyarrow.csv.write_csv(table, path, options)
 
 
 def write_parquet(job: Job) -> None:
-    """Write the table as Parquet, its types kept."""
+    """Write the table as Parquet."""
     write_parquet_table(job.takeaway.table.select(COLUMNS), job.target, "parquet")
 
 
 def write_parquet_table(table: pa.Table, path: Path, to: str) -> None:
-    """Write a Parquet file that says in its metadata which export it is."""
+    """Write a Parquet file whose metadata name the format ``to``, so that it is recognized later."""
     mark = json.dumps({"to": to, "format_version": 1, "kinfold": __version__})
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), PARQUET_KEY: mark.encode()})
     pq.write_table(table, path, compression="zstd", row_group_size=_ROW_GROUP_SIZE)
 
 
 def is_our_csv(path: Path) -> bool:
-    """Tell whether a file begins as :func:`write_csv` begins."""
+    """Tell whether a file has the header of :func:`write_csv`."""
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             return next(csv.reader([stream.readline(1000)]), None) == list(COLUMNS)
@@ -58,7 +78,7 @@ def is_our_csv(path: Path) -> bool:
 
 
 def is_our_parquet(path: Path, to: str = "parquet") -> bool:
-    """Tell whether a file says that :func:`write_parquet_table` wrote it for ``to``."""
+    """Tell whether :func:`write_parquet_table` wrote a file for ``to``, by its metadata."""
     try:
         mark = (pq.read_schema(path).metadata or {}).get(PARQUET_KEY)
         return mark is not None and json.loads(mark).get("to") == to
@@ -67,7 +87,10 @@ def is_our_parquet(path: Path, to: str = "parquet") -> bool:
 
 
 def warn_of_formulas(table: pa.Table) -> None:
-    """Warn of texts that a spreadsheet would run; they are written as they are, so that keys stay keys."""
+    """Warn of strings that a spreadsheet would run as formulas.
+
+    They are written unchanged: an escaped key would no longer match the key in other tables.
+    """
     found = [
         count
         for name in ("key", "name")
@@ -75,7 +98,133 @@ def warn_of_formulas(table: pa.Table) -> None:
     ]
     if found:
         logger.warning(
-            "%d keys or names begin with =, +, -, @, a tab or a line break: in a spreadsheet import these "
-            "columns as text, else it takes them for formulas",
+            "%d keys or names begin with =, +, -, @, a tab or a line break: import these columns as text "
+            "into a spreadsheet, or it takes them for formulas",
             sum(found),
         )
+
+
+def write_atlas(job: Job) -> None:
+    """Write the table with further columns for Embedding Atlas, as far as they are available.
+
+    ``label``: label of the group. ``projection_x``, ``projection_y``: position on the run's map; without a
+    map ``vector``, the features, from which Embedding Atlas computes one. ``neighbors``: ids (rows of this
+    table) and distances (1 − cosine) of up to 15 neighbours, from the run's graph. ``path``: file of the
+    image. ``image``: thumbnails, for up to 20,000 images.
+    """
+    takeaway = job.takeaway
+    labels = pa.array([takeaway.labels[int(cluster)] for cluster in takeaway.clusters], pa.string())
+    columns = {"label": labels, **_map_columns(takeaway), **_image_columns(job)}
+    table = takeaway.table.select(COLUMNS)
+    for name, column in columns.items():
+        table = table.append_column(name, column)
+    write_parquet_table(table, job.target, ATLAS)
+
+
+def is_our_atlas(path: Path) -> bool:
+    """Tell whether a file is an earlier export for Embedding Atlas."""
+    return is_our_parquet(path, ATLAS)
+
+
+def _map_columns(takeaway: Takeaway) -> dict[str, pa.Array]:
+    """Return the columns of positions or features, and of neighbours."""
+    from kinfold.gallery.explore import read_map
+
+    features = _find_features(takeaway)
+    columns = {} if features is None else _neighbor_column(takeaway, features)
+    found = read_map(takeaway.run)
+    if found is not None:
+        names = ("projection_x", "projection_y")
+        return {
+            **{name: pa.array(found.points[:, axis].copy()) for axis, name in enumerate(names)},
+            **columns,
+        }
+    logger.warning(
+        "the run has no map, so Embedding Atlas has to compute one from the column vector (--vector vector)"
+    )
+    return {**({} if features is None else _vector_column(takeaway, features)), **columns}
+
+
+def _find_features(takeaway: Takeaway) -> Features | None:
+    try:
+        return takeaway.run.features()
+    except KinfoldError as error:
+        logger.warning("the export will have neither neighbours nor vectors: %s", error)
+        return None
+
+
+def _vector_column(takeaway: Takeaway, features: Features) -> dict[str, pa.Array]:
+    matrix = features.matrix(takeaway.run.manifest["features"]["variant"])
+    if matrix.shape[0] * matrix.shape[1] > _MOST_VALUES:
+        logger.warning(
+            "the features are too large for a column; compute a map first: kinfold explore RUN --map"
+        )
+        return {}
+    values = np.asarray(matrix[:], dtype=np.float32)
+    return {"vector": pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])}
+
+
+def _neighbor_column(takeaway: Takeaway, features: Features) -> dict[str, pa.Array]:
+    """Return the nearest neighbours of every image, as many as all images have, at most 15."""
+    from kinfold.gallery.explore import find_graph
+
+    graph = find_graph(takeaway.run, features)
+    k = 0 if graph is None else min(_N_NEIGHBORS, int(graph.degrees.min()))
+    if graph is None or k == 0:
+        return {}
+    places = graph.indptr[:-1, None] + np.arange(k)
+    ids = pa.array(np.asarray(graph.indices[places], dtype=np.int64).reshape(-1))
+    distances = pa.array((1 - np.asarray(graph.similarities[places], dtype=np.float32)).reshape(-1))
+    offsets = pa.array(np.arange(len(places) + 1, dtype=np.int64) * k)
+    lists = [pa.LargeListArray.from_arrays(offsets, values) for values in (ids, distances)]
+    return {"neighbors": pa.StructArray.from_arrays(lists, names=["ids", "distances"])}
+
+
+def _image_columns(job: Job) -> dict[str, pa.Array]:
+    """Return the paths of images, and thumbnails of up to 20,000 images."""
+    if job.images is None:
+        return {}
+    rows = job.takeaway.table["row"].to_pylist()
+    paths = [job.images.path(row) for row in rows]
+    columns = {}
+    if any(path is not None for path in paths):
+        columns["path"] = pa.array(
+            [None if path is None else _path_string(path) for path in paths], pa.string()
+        )
+    if len(rows) <= MOST_THUMBNAILS:
+        columns["image"] = pa.array(_thumbnails(job, job.images, rows), pa.struct([("bytes", pa.binary())]))
+    return columns
+
+
+def _path_string(path: Path) -> str | None:
+    """Return a path as a string; None where it isn't valid Unicode."""
+    try:
+        return str(path).encode("utf-8").decode("utf-8")
+    except UnicodeEncodeError:
+        return None
+
+
+def _thumbnails(job: Job, images: ImageSource, rows: list[int]) -> list[dict[str, bytes] | None]:
+    def shrink(row: int) -> dict[str, bytes] | str:
+        try:
+            thumbnail = make_thumbnail(images.read(row), _THUMBNAIL_SIDE)
+        except UnusableImage as trouble:
+            return str(trouble)
+        stream = io.BytesIO()
+        thumbnail.convert("RGB").save(stream, format="JPEG", quality=82)
+        return {"bytes": stream.getvalue()}
+
+    keys, found = job.takeaway.table["key"], []
+    with (
+        ThreadPoolExecutor(cpu_count()) as pool,
+        job.progress.task("Making thumbnails", len(rows), "images") as task,
+    ):
+        for start in range(0, len(rows), _BLOCK):
+            block = rows[start : start + _BLOCK]
+            for offset, result in enumerate(pool.map(shrink, block)):
+                if isinstance(result, str):
+                    key = keys[start + offset].as_py()
+                    job.missing.append(Missing(block[offset], key, result))
+                found.append(None if isinstance(result, str) else result)
+            task.advance(len(block))
+    return found

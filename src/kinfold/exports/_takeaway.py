@@ -1,41 +1,138 @@
-"""What is taken away: every image with its group, as corrected, and what the groups are called."""
+"""What is exported: every image with its corrected group, and names that every file system takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinfold.corrections import Corrections, corrected_table, names_of
-from kinfold.exports._names import tell_apart
 
 if TYPE_CHECKING:
     from kinfold.run import Run
 
+Id = TypeVar("Id", bound=Hashable)
+
+MOST_BYTES = 120  # of 255: leaves room for a number, a suffix, and the prefix of a partial file
+_FORBIDDEN = frozenset('<>:"/\\|?*')
+_UNSEEN = frozenset(["Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"])
+_JOINERS = "\u200c\u200d"  # part of Persian words and of emoji
+_DEVICES = frozenset(
+    ["con", "prn", "aux", "nul", "conin$", "conout$"]
+    + [f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"]
+)
+_STAND_IN = "_"  # for characters that some file system refuses
+
 UNSORTED = "unsorted"
 NO_GROUP = -1
-_BLOCK = 1 << 16
+_BLOCK = 1 << 16  # rows at a time: a million rows as dictionaries would take gigabytes
+
+
+def safe_name(text: str, most_bytes: int = MOST_BYTES) -> str:
+    r"""Return ``text`` as a file name that is valid on Linux, macOS and Windows.
+
+    Slashes and other characters that Windows forbids, control characters and invisible ones become ``_``; so
+    do leading dots and dashes; trailing dots and spaces are removed. Names of devices (``NUL``) get a leading
+    ``_``. Longer names are cut to ``most_bytes`` of UTF-8.
+
+    Examples
+    --------
+    >>> safe_name("a/b: c?"), safe_name(".."), safe_name("nul.txt"), safe_name("cat ")
+    ('a_b_ c_', '__', '_nul.txt', 'cat')
+    """
+    text = unicodedata.normalize("NFC", text)
+    text = "".join(_STAND_IN if _is_trouble(character) else character for character in text).strip()
+    head, tail = text.lstrip(".-"), text.rstrip(". ")
+    if not tail:
+        return _STAND_IN * max(1, len(text))
+    text = _STAND_IN * (len(text) - len(head)) + tail[len(text) - len(head) :]
+    if text.split(".", 1)[0].rstrip().casefold() in _DEVICES:
+        text = _STAND_IN + text
+    return cut(text, most_bytes).rstrip(". ") or _STAND_IN
+
+
+def cut(text: str, most_bytes: int) -> str:
+    """Return the longest prefix of ``text`` that takes at most ``most_bytes`` in UTF-8."""
+    return text.encode("utf-8")[:most_bytes].decode("utf-8", "ignore")
+
+
+def fold(name: str) -> str:
+    """Return a key that is equal for names that some file system takes for the same."""
+    # twice: case folding can leave characters that compose differently
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def tell_apart(names: Mapping[Id, str], reserved: Collection[str] = ()) -> dict[Id, str]:
+    """Return unique names: those that some file system takes for another get the key of their owner appended.
+
+    Parameters
+    ----------
+    names : Mapping
+        Name by owner.
+    reserved : collection of str
+        Names that no owner may have unchanged.
+
+    Examples
+    --------
+    >>> tell_apart({3: "crane", 5: "cat", 7: "Crane"})
+    {3: 'crane (3)', 5: 'cat', 7: 'Crane (7)'}
+    """
+    found = dict(names)
+    while True:
+        counts = Counter(map(fold, [*found.values(), *reserved, *reserved]))
+        twice = [owner for owner, name in found.items() if counts[fold(name)] > 1]
+        if not twice:
+            return found
+        for owner in twice:
+            found[owner] = f"{found[owner]} ({owner})"
+
+
+class FreeNames:
+    """Gives out unique file names for one folder."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._next: dict[str, int] = {}
+
+    def take(self, stem: str, suffix: str) -> str:
+        """Return ``stem + suffix``, with ``-2``, ``-3``, … after the stem where that is taken."""
+        wanted = fold(stem + suffix)
+        name, number = stem + suffix, self._next.get(wanted, 1)
+        while fold(name) in self._taken:
+            number += 1
+            name = f"{stem}-{number}{suffix}"
+        self._next[wanted] = number
+        self._taken.add(fold(name))
+        return name
+
+
+def _is_trouble(character: str) -> bool:
+    if character in _FORBIDDEN:
+        return True
+    return character not in _JOINERS and unicodedata.category(character) in _UNSEEN
 
 
 @dataclass(frozen=True)
-class Group:
-    """One group that images can be in.
+class ExportedGroup:
+    """A group as it is exported.
 
     Attributes
     ----------
     id : int
-        Its number, as in ``cluster``.
+        Number of the group, as in the column ``cluster``.
     name : str
-        What it is called; empty where it has no name.
+        Name of the group; empty where it has none.
     label : str
-        The same, or ``group 7``: differs from the labels of all other groups, also where case doesn't count.
+        The name, or ``group 7``, made unique among all groups even where case is ignored.
     size : int
-        Its images.
+        Number of images.
     """
 
     id: int
@@ -46,7 +143,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Takeaway:
-    """A run as it is exported.
+    """A run as it is exported: a snapshot with its corrections.
 
     Attributes
     ----------
@@ -56,9 +153,9 @@ class Takeaway:
         Of :func:`~kinfold.corrections.corrected_table`: row, key, cluster (−1: in no group), name,
         confidence, original_cluster, mark, by_hand.
     names : Mapping of int to str
-        The groups that there are, merged ones left out, with their names.
+        Name of every group, without groups that were merged into another.
     version : int
-        Of the corrections; 0 where there are none.
+        Version of the corrections; 0 where there are none.
     """
 
     run: Run
@@ -68,7 +165,7 @@ class Takeaway:
 
     @classmethod
     def of(cls, run: Run) -> Takeaway:
-        """Read the run and its corrections, as they are now."""
+        """Read the run and its current corrections."""
         corrections = Corrections.open(run, write=False)
         state = corrections.state
         names = names_of(run, state)
@@ -76,25 +173,25 @@ class Takeaway:
         return cls(run, corrected_table(run, state), alive, state.version)
 
     @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        """The groups, by number, also those without images."""
+    def groups(self) -> tuple[ExportedGroup, ...]:
+        """All groups by number, including those without images."""
         sizes = np.bincount(self.clusters[self.clusters >= 0], minlength=max(self.names, default=0) + 1)
         wanted = {id: name or f"group {id}" for id, name in self.names.items()}
         labels = tell_apart(wanted, reserved=(UNSORTED,))
-        return tuple(Group(id, self.names[id], labels[id], int(sizes[id])) for id in self.names)
+        return tuple(ExportedGroup(id, self.names[id], labels[id], int(sizes[id])) for id in self.names)
 
     @cached_property
     def labels(self) -> dict[int, str]:
-        """The groups' labels by number; None's is ``unsorted``."""
+        """Label of each group by number; −1 is ``unsorted``."""
         return {**{group.id: group.label for group in self.groups}, NO_GROUP: UNSORTED}
 
     @cached_property
     def clusters(self) -> NDArray[np.int32]:
-        """Group of every line of the table, −1 for none."""
+        """Group of every row of the table, −1 for none."""
         clusters: NDArray[np.int32] = self.table["cluster"].to_numpy()
         return clusters
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """Yield the lines of the table, read in blocks."""
+        """Yield the rows of the table as dictionaries, read in blocks."""
         for batch in self.table.to_batches(max_chunksize=_BLOCK):
             yield from batch.to_pylist()

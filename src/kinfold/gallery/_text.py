@@ -1,11 +1,91 @@
-"""Numbers and names as a page shows them."""
+"""Numbers, names and the facts of a manifest as text for people."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _JOINERS = "\u200c\u200d"  # part of Persian words and of emoji
+
+_TITLES = {
+    "source": "Source",
+    "backbone": "Backbone",
+    "parameters": "Grouping",
+    "neighbors": "Neighbours",
+    "criteria": "Without labels",
+    "naming": "Names",
+    "metrics": "Against labels",
+    "timings": "Time",
+    "machine": "Machine",
+    "versions": "Versions",
+}
+_NAMES = {
+    "uri": "where",
+    "n_rows": "found",
+    "n_usable": "usable",
+    "n_skipped": "skipped",
+    "n_classes": "classes",
+    "n_groups": "groups",
+    "n_matched": "labeled images",
+    "n_without_label": "images without label",
+    "n_without_image": "labels without image",
+    "accuracy_majority": "accuracy, many to one",
+    "nmi": "NMI",
+    "ari": "ARI",
+    "n_named": "named groups",
+    "n_names": "words per group",
+    "n_candidates": "words looked at",
+    "n_rivals": "groups beside it",
+    "n_words": "nouns",
+    "min_separation": "least separation",
+    "n_init": "starts",
+    "n_epochs": "epochs",
+    "n_clusters": "groups",
+    "n_samples": "samples",
+    "n_heads": "heads",
+    "n_neighbors": "neighbours",
+    "neighbor_agreement": "agreement of neighbours",
+    "cross_validated_accuracy": "groups found again by a classifier",
+    "live_clusters": "groups with images",
+    "head_nmi": "NMI between heads",
+    "consensus_nmi": "NMI of groups and heads",
+    "best_head_loss": "loss of the best head",
+    "mean_head_loss": "mean loss of heads",
+    "random_state": "seed",
+    "memory_bytes": "memory",
+    "torch": "PyTorch",
+    "python": "Python",
+    "kinfold": "Kinfold",
+    "gpu": "GPU",
+    "dim": "dimension",
+}
+_HIDDEN = (
+    "fingerprint",
+    "hash",
+    "sha256",
+    "path",
+    "workers",
+    "spec",
+    "images",
+    "adapter",
+    "shape",
+    "has_text",
+)
+_TABLES = ("variants", "preprocessing", "classes")
+_FIRST = ("name", "method", "uri", "kind")
+_MOST_FACTS = 24
+
+# how the evaluation names its measures, and how a reader does
+METRICS = {
+    "accuracy": "accuracy",
+    "nmi": "NMI",
+    "ari": "ARI",
+    "ami": "AMI",
+    "f1": "F1",
+}
 
 
 def show_name(name: str, limit: int = 160) -> str:
@@ -62,3 +142,99 @@ def _visible(character: str) -> str:
         code = ord(character)
         return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 65536 else f"\\U{code:08x}"
     return character
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A name and a value, both ready to be shown."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True)
+class FactSet:
+    """Facts under one title."""
+
+    title: str
+    facts: list[Fact]
+
+
+def collect_facts(manifest: Mapping[str, Any]) -> list[FactSet]:
+    """Return the manifest's sections that a reader cares for, with readable names and values.
+
+    Unknown entries are shown under their own names, so a new stage needs no change here; hashes, paths of
+    caches and nested tables are left out.
+    """
+    sets = []
+    for section, title in _TITLES.items():
+        content = manifest.get(section)
+        if isinstance(content, Mapping):
+            facts = [
+                Fact(_show_key(key), text)
+                for key, value in _flatten(content)
+                if (text := _show_value(section, key, value))
+            ]
+            if facts:
+                sets.append(FactSet(title, facts[:_MOST_FACTS]))
+    return sets
+
+
+def collect_warnings(manifest: Mapping[str, Any]) -> list[str]:
+    """Return what the diagnosis and the stages warn of, each with its advice."""
+    found: list[str] = []
+    diagnosis = manifest.get("diagnosis")
+    for home in (diagnosis, manifest):
+        if isinstance(home, Mapping):
+            for name in ("messages", "warnings"):
+                listed = home.get(name)
+                if isinstance(listed, Sequence) and not isinstance(listed, str):
+                    found += [show_name(str(entry), 600) for entry in listed]
+    return list(dict.fromkeys(found))
+
+
+def collect_metrics(manifest: Mapping[str, Any]) -> list[Fact]:
+    """Return the measures against labels, where a run was evaluated: accuracy first."""
+    metrics = manifest.get("metrics")
+    if not isinstance(metrics, Mapping):
+        return []
+    return [
+        Fact(title, f"{float(metrics[name]):.3f}")
+        for name, title in METRICS.items()
+        if isinstance(metrics.get(name), (int, float))
+    ]
+
+
+def _flatten(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """List scalars, and those one level down whose names don't repeat."""
+    flat = dict(content)
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            flat.pop(key)
+            for inner, scalar in value.items() if key not in _TABLES else ():
+                flat.setdefault(inner if inner not in content else f"{key} {inner}", scalar)
+    return sorted(flat.items(), key=lambda item: _FIRST.index(item[0]) if item[0] in _FIRST else len(_FIRST))
+
+
+def _show_key(key: str) -> str:
+    return show_name(_NAMES.get(key, key.removesuffix("_seconds").replace("_", " ")), 40)
+
+
+def _show_value(section: str, key: str, value: Any) -> str:
+    if value is None or any(word in key for word in _HIDDEN):
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key.endswith("_bytes") and isinstance(value, int):
+        return f"{value / 2**30:.1f} GiB"
+    if isinstance(value, (int, float)) and (section == "timings" or key.endswith("seconds")):
+        return show_seconds(float(value))
+    if isinstance(value, int):
+        return str(value) if key in ("random_state", "seed") else show_count(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, str):
+        return show_name(value, 240)
+    if isinstance(value, Sequence) and value and all(isinstance(entry, (str, int, float)) for entry in value):
+        return show_name(", ".join(str(entry) for entry in value), 240)
+    return ""

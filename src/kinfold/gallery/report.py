@@ -1,25 +1,396 @@
-"""report.html: a run as one page that opens from disk, now and in ten years."""
+"""report.html: a run as one HTML file that opens from disk."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from kinfold.gallery._groups import MAX_SHEETS, Grouping, arrange_groups, plan_sheets
-from kinfold.gallery._html import render_template
-from kinfold.gallery._page import Page, build_page
-from kinfold.gallery._thumbnails import Thumbnail, make_thumbnails
+from kinfold._version import __version__
+from kinfold.gallery._groups import (
+    MAX_SHEETS,
+    Bar,
+    Grouping,
+    Sheet,
+    arrange_groups,
+    draw_confidence,
+    draw_sizes,
+    plan_sheets,
+    trace,
+)
+from kinfold.gallery._html import EmbeddedImage, embed_images, render_template
+from kinfold.gallery._text import (
+    FactSet,
+    collect_facts,
+    collect_metrics,
+    collect_warnings,
+    show_confidence,
+    show_count,
+    show_name,
+    show_share,
+)
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import atomic_file
 
 if TYPE_CHECKING:
     from kinfold.images import ImageSource
+    from kinfold.language import ClusterName, Name
     from kinfold.run import Run
+
+_NOUN_LIMIT = 60
+_PATH_LIMIT = 240
+
+_FIRST_SKIPPED = 50
+_MOST_REASONS = 20
+_LISTED_EMPTY = 40
+_NAME_LIMIT = 96
+_SECOND_FROM = 0.05
+_COMPACT = 10
+_ABSENT = (
+    "The images were not found where the run knows them, so their names stand here. "
+    "If they were moved: kinfold report RUN --source WHERE"
+)
+
+
+@dataclass(frozen=True)
+class WordView:
+    """A word of a group: how well it tells the group apart, and in the title what else is known of it."""
+
+    noun: str
+    separation: str
+    title: str
+
+
+@dataclass(frozen=True)
+class NameView:
+    """What a group is called: its words, the first one's path to the root; or why no name fits."""
+
+    words: list[WordView]
+    path: str
+    reason: str
+
+    @property
+    def noun(self) -> str:
+        """The name; empty where none fits."""
+        return self.words[0].noun if self.words else ""
+
+
+def view_name(names: Mapping[int, ClusterName], group: int, given: str | None = None) -> NameView | None:
+    """Return what a page says of a group's name; None where groups aren't named.
+
+    A name that was ``given`` to it, where it isn't the run's own, stands alone.
+    """
+    found = names.get(group)
+    if given and (found is None or found.noun != given):
+        return NameView([WordView(show_name(given, _NOUN_LIMIT), "", "")], "", "")
+    if found is None:
+        return None
+    words = [_view_word(name) for name in found.names]
+    path = " > ".join(found.names[0].path[1:]) if found.names else ""
+    return NameView(words, show_name(path, _PATH_LIMIT), show_name(found.reason, _PATH_LIMIT))
+
+
+def count_named(names: Mapping[int, str]) -> str:
+    """Return how many groups have a name: ``8 of 10``."""
+    return f"{sum(map(bool, names.values())):,} of {len(names):,}"
+
+
+def _view_word(name: Name) -> WordView:
+    title = f"separation {name.separation:.3f}, similarity {name.similarity:.3f}, score {name.score:.2f}"
+    return WordView(
+        show_name(name.noun, _NOUN_LIMIT),
+        f"{name.separation:.2f}",
+        f"{title}, {name.synset}" if name.synset else title,
+    )
+
+
+@dataclass(frozen=True)
+class SheetImage:
+    """One member of a group: its name, confidence and second choice, and its image where there is one."""
+
+    name: str
+    title: str
+    confidence: str
+    second: str
+    image: EmbeddedImage
+
+
+@dataclass(frozen=True)
+class SheetView:
+    """One group."""
+
+    group: int
+    n_members: int
+    size: str
+    share: str
+    mean: str
+    relative_size: float
+    trace: str
+    stands_for: str
+    name: NameView | None
+    top: list[SheetImage]
+    least: list[SheetImage]
+
+
+@dataclass(frozen=True)
+class KeyFigure:
+    """One of the large figures under the title; ``measured`` marks those that need labels."""
+
+    name: str
+    value: str
+    note: str = ""
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class SkippedItem:
+    """One image that was skipped."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SkippedReason:
+    """How many were skipped for one reason."""
+
+    name: str
+    count: str
+
+
+@dataclass(frozen=True)
+class SkippedView:
+    """What was skipped: counts by reason, and the first so many."""
+
+    total: str
+    reasons: list[SkippedReason]
+    first: list[SkippedItem]
+    more: str
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page; field by field what ``report.html.j2`` shows."""
+
+    title: str
+    place: str
+    words: list[str]
+    version: str
+    figures: list[KeyFigure]
+    warnings: list[str]
+    sizes_caption: str
+    size_bars: list[Bar]
+    confidence_bars: list[Bar]
+    sheets: list[SheetView]
+    with_images: bool
+    absent: str
+    compact: bool
+    noun: str
+    noun_one: str
+    left_out: str
+    outside: str
+    empty: str
+    skipped: SkippedView
+    facts: list[FactSet]
+    corrected: bool
+
+
+def build_page(
+    run: Run,
+    grouping: Grouping,
+    thumbnails: Mapping[int, EmbeddedImage] | None,
+    names: Mapping[int, str],
+    *,
+    corrected: bool = False,
+) -> Page:
+    """Put a page together.
+
+    Parameters
+    ----------
+    run : Run
+        The run to show.
+    grouping : Grouping
+        Its groups, counted and picked from.
+    thumbnails : mapping, optional
+        Row of the source to thumbnail, for every row shown; None where the source has no images.
+    names : mapping
+        What the groups are called; empty where one has no name.
+    corrected : bool
+        The groups are others than in ``assignments.parquet``.
+    """
+    manifest = run.manifest
+    n_rows = run.assignments.num_rows
+    images_known = thumbnails is not None or _look(manifest, "source", "images") is not None
+    noun, noun_one = ("images", "image") if images_known else ("samples", "sample")
+    n_groups = len(grouping.sizes)
+    sizes = grouping.sizes
+    return Page(
+        title=f"{show_count(n_rows)} {noun if n_rows != 1 else noun_one} in {show_count(n_groups)} "
+        f"group{'s' if n_groups != 1 else ''}",
+        place=show_name(_place(manifest) or run.path.name, 240),
+        words=_words(manifest),
+        version=__version__,
+        figures=_figures(grouping, run, names),
+        warnings=collect_warnings(manifest),
+        sizes_caption=f"{show_count(int(sizes.max()))} to {show_count(int(sizes.min()))}, "
+        f"median {show_count(int(np.median(sizes)))}",
+        size_bars=draw_sizes(sizes),
+        confidence_bars=draw_confidence(grouping.histogram),
+        sheets=_SheetWriter(run, thumbnails, sizes, names).write(grouping.sheets),
+        with_images=thumbnails is not None,
+        absent=_ABSENT if images_known and thumbnails is None else "",
+        compact=thumbnails is not None and max(map(_n_shown, grouping.sheets), default=0) <= _COMPACT,
+        noun=noun,
+        noun_one=noun_one,
+        left_out=_left_out(grouping.n_left_out),
+        outside=_outside(grouping.n_outside, noun, noun_one),
+        empty=_empty(grouping.empty),
+        skipped=_skipped(run.skipped),
+        facts=collect_facts(manifest),
+        corrected=corrected,
+    )
+
+
+def _place(manifest: Mapping[str, Any]) -> str:
+    """Return the end of the source's path; the whole stands among the facts."""
+    where = _look(manifest, "source", "images") or _look(manifest, "source", "uri") or ""
+    return "/".join(re.split(r"[/\\]", str(where).rstrip("/\\"))[-2:])
+
+
+class _SheetWriter:
+    """Turns sheets of positions into sheets of names and images, reading only the rows shown."""
+
+    def __init__(
+        self,
+        run: Run,
+        thumbnails: Mapping[int, EmbeddedImage] | None,
+        sizes: NDArray[np.int64],
+        given: Mapping[int, str],
+    ) -> None:
+        self._assignments = run.assignments
+        self._thumbnails = thumbnails or {}
+        self._names, self._given = run.names, given
+        self._classes = run.metrics.get("classes", {})
+        self._largest = max(int(sizes.max(initial=0)), 1)
+        self._total = max(int(sizes.sum()), 1)
+
+    def write(self, sheets: Sequence[Sheet]) -> list[SheetView]:
+        shown = [int(place) for sheet in sheets for place in (*sheet.top, *sheet.least)]
+        table = self._assignments.take(pa.array(shown, type=pa.int64()))
+        records = dict(zip(shown, table.to_pylist(), strict=True))
+        return [self._view(sheet, records) for sheet in sheets]
+
+    def _view(self, sheet: Sheet, records: Mapping[int, dict[str, Any]]) -> SheetView:
+        return SheetView(
+            group=sheet.group,
+            n_members=sheet.size,
+            size=show_count(sheet.size),
+            share=show_share(sheet.size / self._total),
+            mean=show_confidence(sheet.mean_confidence),
+            relative_size=round(max(100 * sheet.size / self._largest, 1), 1),
+            trace=trace(sheet.histogram),
+            stands_for=show_name(str(self._classes.get(str(sheet.group), "")), 60),
+            name=view_name(self._names, sheet.group, self._given[sheet.group]),
+            top=[self._item(records[int(place)]) for place in sheet.top],
+            least=[self._item(records[int(place)], sheet.group) for place in sheet.least],
+        )
+
+    def _item(self, record: Mapping[str, Any], group: int | None = None) -> SheetImage:
+        name = show_name(record["key"], _NAME_LIMIT)
+        confidence = show_confidence(record["confidence"] or 0.0)
+        second = "" if group is None else _second_choice(record, group, self._given)
+        image = self._thumbnails.get(record["row"], EmbeddedImage("", reason="no image"))
+        return SheetImage(name, f"{name}, confidence {confidence}", confidence, second, image)
+
+
+def _n_shown(sheet: Sheet) -> int:
+    return len(sheet.top) + len(sheet.least)
+
+
+def _second_choice(record: Mapping[str, Any], group: int, known: Collection[int]) -> str:
+    """Name the best of the other groups, where the model thinks of it at all."""
+    for cluster, probability in zip(record["top_clusters"], record["top_probabilities"], strict=True):
+        if cluster != group and cluster in known:
+            return f"or {cluster}" if probability >= _SECOND_FROM else ""
+    return ""
+
+
+def _look(manifest: Mapping[str, Any], section: str, name: str) -> Any:
+    content = manifest.get(section)
+    return content.get(name) if isinstance(content, Mapping) else None
+
+
+def _words(manifest: Mapping[str, Any]) -> list[str]:
+    """Name method, backbone and seed in the line under the title."""
+    method = _look(manifest, "parameters", "method")
+    card = _look(manifest, "backbone", "card")
+    backbone = card.get("name") if isinstance(card, Mapping) else None
+    seed = _look(manifest, "parameters", "random_state")
+    words = [
+        {"temi": "TEMI", "kmeans": "k\u2011means"}.get(str(method), str(method)) if method else "",
+        f"on {backbone}" if backbone else "",
+        f"seed {seed}" if seed is not None else "",
+    ]
+    return [show_name(word, 80) for word in words if word]
+
+
+def _figures(grouping: Grouping, run: Run, names: Mapping[int, str]) -> list[KeyFigure]:
+    figures = [
+        KeyFigure("mean confidence", show_confidence(grouping.mean_confidence)),
+        KeyFigure("largest group", show_count(int(grouping.sizes.max()))),
+        KeyFigure("smallest group", show_count(int(grouping.sizes.min()))),
+        KeyFigure("skipped", show_count(run.skipped.num_rows)),
+    ]
+    if any(names.values()):
+        figures.append(KeyFigure("named groups", count_named(names)))
+    measured = collect_metrics(run.manifest)
+    return figures + [KeyFigure(fact.name, fact.value, measured=True) for fact in measured]
+
+
+def _skipped(table: pa.Table) -> SkippedView:
+    """Count by the reason's first words, which come before the colon, and list the first so many."""
+    kinds = Counter(str(reason).split(":", 1)[0] for reason in table.column("reason").to_pylist())
+    first = table.slice(0, _FIRST_SKIPPED).to_pylist()
+    more = table.num_rows - len(first)
+    return SkippedView(
+        total=show_count(table.num_rows) if table.num_rows else "",
+        reasons=[
+            SkippedReason(show_name(name, 80), show_count(n)) for name, n in kinds.most_common(_MOST_REASONS)
+        ],
+        first=[
+            SkippedItem(show_name(entry["key"], 200), show_name(str(entry["reason"]), 200)) for entry in first
+        ],
+        more=f"and {show_count(more)} more in skipped.parquet" if more else "",
+    )
+
+
+def _left_out(n_left_out: int) -> str:
+    if not n_left_out:
+        return ""
+    return f"{show_count(n_left_out)} more groups are not shown, those of the lowest mean confidence."
+
+
+def _outside(n_outside: int, noun: str, noun_one: str) -> str:
+    if not n_outside:
+        return ""
+    marked = f"{show_count(n_outside)} {noun_one if n_outside == 1 else noun}"
+    return f"{marked} marked as wrong or as noise: in no group."
+
+
+def _empty(groups: Sequence[int]) -> str:
+    if not groups:
+        return ""
+    listed = ", ".join(str(group) for group in groups[:_LISTED_EMPTY])
+    rest = len(groups) - _LISTED_EMPTY
+    more = f" and {show_count(rest)} more" if rest > 0 else ""
+    return f"Empty: group{'s' if len(groups) > 1 else ''} {listed}{more}."
 
 
 @dataclass(frozen=True)
@@ -82,9 +453,9 @@ def write_report(
     plan = plan_sheets(min(len(shown.names), MAX_SHEETS))
     confidence = run.assignments.column("confidence").to_numpy()
     grouping = arrange_groups(shown.labels, confidence, shown.names, plan)
-    thumbnails: dict[int, Thumbnail] | None = None
+    thumbnails: dict[int, EmbeddedImage] | None = None
     if images is not None:
-        thumbnails = make_thumbnails(
+        thumbnails = embed_images(
             images, _rows_shown(run, grouping), plan.side, plan.max_bytes, progress=progress
         )
     text = render_page(build_page(run, grouping, thumbnails, shown.names, corrected=corrected))

@@ -9,8 +9,8 @@ from kinfold.gallery.explore._serve import Address, serve
 
 if TYPE_CHECKING:
     from kinfold.gallery.explore._app import create_app, create_trouble_app
-    from kinfold.gallery.explore._graph import find_graph
     from kinfold.gallery.explore._map import compute_map, read_map
+    from kinfold.gallery.explore._vectors import find_graph
 
 __all__ = [
     "Address",
@@ -26,7 +26,7 @@ _HOMES = {
     "compute_map": "_map",
     "create_app": "_app",
     "create_trouble_app": "_app",
-    "find_graph": "_graph",
+    "find_graph": "_vectors",
     "read_map": "_map",
 }
 

@@ -1,46 +1,97 @@
-"""The application: guard, routes, and what is done when it starts and ends."""
+"""The application: middleware, routes, the page's own files, start and end."""
 
 from __future__ import annotations
 
+import hashlib
 import html
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
 
 from kinfold.features import Features
-from kinfold.gallery.explore import (
-    _map_routes,
-    _routes_edits,
-    _routes_groups,
-    _routes_images,
-    _routes_pictures,
-    _routes_refine,
-    _routes_run,
-    _web,
-)
 from kinfold.gallery.explore._answers import fail, handle_errors
+from kinfold.gallery.explore._errors import NotFoundError
 from kinfold.gallery.explore._explorer import Explorer, Options
+from kinfold.gallery.explore._routes_groups import group_routes
+from kinfold.gallery.explore._routes_images import image_routes, map_routes, picture_routes
+from kinfold.gallery.explore._routes_run import edit_routes, refine_routes, run_routes
 from kinfold.gallery.explore._security import Guard
 from kinfold.images import ImageSource
 from kinfold.run import Run
 
+WEB_FOLDER = Path(__file__).with_name("web")
+_KINDS = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".woff2": "font/woff2",
+}
+
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 DEFAULT_LIMIT = 1 << 30
 _ROUTES = (
-    _routes_run,
-    _routes_groups,
-    _routes_images,
-    _routes_pictures,
-    _routes_edits,
-    _routes_refine,
-    _map_routes,
+    run_routes,
+    group_routes,
+    image_routes,
+    picture_routes,
+    edit_routes,
+    refine_routes,
+    map_routes,
 )
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WebFile:
+    """One of the page's files, in memory."""
+
+    content: bytes
+    kind: str
+    etag: str
+
+
+def list_files(folder: Path = WEB_FOLDER) -> Mapping[str, WebFile]:
+    """Return the page's files by name: regular files of known kinds directly in the folder, no links."""
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        kind = _KINDS.get(path.suffix)
+        if kind is not None and path.is_file() and not path.is_symlink():
+            content = path.read_bytes()
+            found[path.name] = WebFile(content, kind, f'"{hashlib.sha256(content).hexdigest()[:20]}"')
+    return found
+
+
+def web_routes(files: Mapping[str, WebFile]) -> APIRouter:
+    """Return the routes of the shell and of the files under ``/web/``."""
+    routes = APIRouter()
+
+    def give(name: str, request: Request) -> Response:
+        file = files.get(name)
+        if file is None:
+            raise NotFoundError("there is no such file")
+        headers = {"ETag": file.etag, "Cache-Control": "no-cache"}
+        if file.etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        return Response(file.content, headers={**headers, "Content-Type": file.kind})
+
+    @routes.api_route("/", methods=["GET", "HEAD"])
+    async def shell(request: Request) -> Response:
+        return give("index.html", request)
+
+    @routes.api_route("/web/{name}", methods=["GET", "HEAD"])
+    async def web(name: str, request: Request) -> Response:
+        return give(name, request)
+
+    return routes
 
 
 def create_app(
@@ -106,8 +157,8 @@ def create_app(
     app = _bare_app(lifespan)
     app.state.explorer = explorer
     for routes in _ROUTES:
-        app.include_router(routes.router(explorer))
-    app.include_router(_web.router(_web.list_files()))
+        app.include_router(routes(explorer))
+    app.include_router(web_routes(list_files()))
     handle_errors(app)
     app.add_middleware(Guard, hosts=hosts, token=token)
     return app

@@ -1,4 +1,4 @@
-"""Answers about groups."""
+"""Routes of groups: lists of them, one of them, and its neighbours."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from kinfold.errors import InputError
 from kinfold.gallery.explore._answers import answer, read_number
 from kinfold.gallery.explore._errors import UnavailableError
 from kinfold.gallery.explore._explorer import Explorer
+from kinfold.gallery.explore._lists import GroupSummary
 from kinfold.gallery.explore._routes_run import Limit, Offset
-from kinfold.gallery.explore._similarity import order_by_similarity
-from kinfold.gallery.explore._summaries import Summary
+from kinfold.gallery.explore._vectors import order_by_similarity
 
 _SORTS = ("size", "confidence", "name", "similarity", "number")
 _FALLING = ("size", "confidence")
@@ -24,10 +24,10 @@ Word = Annotated[str, Query(max_length=20)]
 Text = Annotated[str, Query(max_length=500)]
 
 
-def router(explorer: Explorer) -> APIRouter:
+def group_routes(explorer: Explorer) -> APIRouter:
     """Return the routes of groups."""
     routes = APIRouter(prefix="/api/groups")
-    groups = Groups(explorer)
+    groups = GroupLists(explorer)
 
     @routes.get("")
     def all_groups(
@@ -58,7 +58,7 @@ def router(explorer: Explorer) -> APIRouter:
     return routes
 
 
-class Groups:
+class GroupLists:
     """Lists of groups, as the page reads them.
 
     Parameters
@@ -158,7 +158,7 @@ class Groups:
 
     def _centres(self, state: State, summaries: Any, groups: list[int]) -> Any:
         """Return a direction for each group: of its features, or else of what it is confused with."""
-        shown: list[Summary] = [summaries[group] for group in groups]
+        shown: list[GroupSummary] = [summaries[group] for group in groups]
         try:
             return self._explorer.vectors.means([np.array(one.representatives, np.int64) for one in shown])
         except UnavailableError:

@@ -1,7 +1,9 @@
-"""Answers about images: lists of them, one of them, and what is like it."""
+"""Routes of images: lists, one image, similar ones, pictures, and the map."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,18 +13,36 @@ from starlette.concurrency import run_in_threadpool
 
 from kinfold.corrections import MARKS, State
 from kinfold.errors import InputError
-from kinfold.gallery.explore._answers import MOST_NUMBER, answer, read_number
+from kinfold.gallery.explore._answers import MOST_NUMBER, answer, fail, read_number
+from kinfold.gallery.explore._errors import NotFoundError
 from kinfold.gallery.explore._explorer import Explorer
-from kinfold.gallery.explore._listing import Asked
-from kinfold.gallery.explore._nearest import Found
+from kinfold.gallery.explore._lists import ImageQuery
+from kinfold.gallery.explore._map import Map
+from kinfold.gallery.explore._map_job import MapJob
+from kinfold.gallery.explore._pictures import SIDES
 from kinfold.gallery.explore._routes_groups import Text, Word
 from kinfold.gallery.explore._routes_run import Limit, Offset
+from kinfold.gallery.explore._vectors import SimilarImages
+from kinfold.images import sniff
 
-Group = Annotated[int | None, Query(ge=0, le=MOST_NUMBER)]
+GroupNumber = Annotated[int | None, Query(ge=0, le=MOST_NUMBER)]
 Count = Annotated[int, Query(ge=1, le=500)]
 
+_SHOWN_AS = {
+    "JPEG": "image/jpeg",
+    "PNG": "image/png",
+    "GIF": "image/gif",
+    "WEBP": "image/webp",
+    "BMP": "image/bmp",
+    "AVIF": "image/avif",
+}
+_KEEP = "private, no-cache"
 
-def router(explorer: Explorer) -> APIRouter:
+_MOST_ROWS = 500
+_FACTS = ("n_neighbors", "min_distance", "n_epochs", "random_state", "graph_of")
+
+
+def image_routes(explorer: Explorer) -> APIRouter:
     """Return the routes of images."""
     routes = APIRouter()
 
@@ -30,12 +50,12 @@ def router(explorer: Explorer) -> APIRouter:
         state = explorer.state
         if group is not None:
             explorer.check_group(state, group)
-        return state, explorer.listing.places(state, Asked(group, second, mark, q, sort, order))
+        return state, explorer.listing.places(state, ImageQuery(group, second, mark, q, sort, order))
 
     @routes.get("/api/images")
     def images(
-        group: Group = None,
-        second: Group = None,
+        group: GroupNumber = None,
+        second: GroupNumber = None,
         mark: Word = "",
         q: Text = "",
         sort: Word = "confidence",
@@ -49,8 +69,8 @@ def router(explorer: Explorer) -> APIRouter:
 
     @routes.get("/api/rows")
     def rows(
-        group: Group = None,
-        second: Group = None,
+        group: GroupNumber = None,
+        second: GroupNumber = None,
         mark: Word = "",
         q: Text = "",
         sort: Word = "row",
@@ -136,10 +156,134 @@ def describe_image(explorer: Explorer, place: int) -> dict[str, Any]:
     }
 
 
-def describe_found(explorer: Explorer, found: Found) -> dict[str, Any]:
+def describe_found(explorer: Explorer, found: SimilarImages) -> dict[str, Any]:
     """Return images with their similarity."""
     state = explorer.state
     images = describe_places(explorer, state, found.places)
     for image, similarity in zip(images, found.similarities.tolist(), strict=True):
         image["similarity"] = round(similarity, 4)
     return {"version": state.version, "images": images}
+
+
+def picture_routes(explorer: Explorer) -> APIRouter:
+    """Return the routes of pictures."""
+    routes = APIRouter()
+
+    @routes.get("/thumb/{number}")
+    async def thumb(number: str, request: Request, side: int = 128) -> Response:
+        row = read_number(number, "image")
+        explorer.place(row)
+        if side not in SIDES:
+            raise InputError(f"thumbnails have a side of {' or '.join(map(str, SIDES))} pixels")
+        return await _give(request, explorer.thumbnails.get(row, side), f'"{explorer.base}-{row}-{side}"')
+
+    @routes.get("/image/{number}")
+    async def original(number: str, request: Request) -> Response:
+        row = read_number(number, "image")
+        explorer.place(row)
+        try:
+            data = await run_in_threadpool(explorer.originals.read, row)
+        except NotFoundError as error:
+            return _gone(error)
+        kind = _SHOWN_AS.get(sniff(data) or "")
+        if kind is not None:
+            return Response(data, media_type=kind, headers={"Cache-Control": _KEEP})
+        return await _give(request, explorer.thumbnails.get_large(row), None)
+
+    return routes
+
+
+async def _give(request: Request, making: Coroutine[Any, Any, bytes], etag: str | None) -> Response:
+    """Return a picture, unless whoever asked has it or has gone; then it isn't made."""
+    headers = {"Cache-Control": _KEEP, **({"ETag": etag} if etag else {})}
+    if etag is not None and etag in request.headers.get("if-none-match", ""):
+        making.close()
+        return Response(status_code=304, headers=headers)
+    made, gone = asyncio.ensure_future(making), asyncio.ensure_future(_wait_until_gone(request))
+    try:
+        await asyncio.wait({made, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not made.done():
+            return Response(status_code=499)
+        return Response(made.result(), media_type="image/webp", headers=headers)
+    except NotFoundError as error:
+        return _gone(error)
+    finally:
+        gone.cancel()
+        made.cancel()
+
+
+async def _wait_until_gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _gone(error: NotFoundError) -> Response:
+    reason = " ".join(str(error).encode("ascii", "backslashreplace").decode("ascii").split())[:300]
+    return fail(404, str(error), **{"X-Reason": reason})
+
+
+def map_routes(explorer: Explorer) -> APIRouter:
+    """Return the routes under ``/api/map``."""
+    routes = APIRouter(prefix="/api/map")
+    job = explorer.map_job
+
+    def ready() -> Map:
+        if job.map is None:
+            raise NotFoundError("this run has no map yet")
+        return job.map
+
+    @routes.get("")
+    def where() -> Response:
+        return answer(describe_map(job))
+
+    @routes.post("")
+    def start() -> Response:
+        job.start()
+        return answer(describe_map(job))
+
+    @routes.get("/points")
+    def points() -> Response:
+        return send_array(ready().points)
+
+    @routes.get("/rows")
+    def rows() -> Response:
+        return send_array(narrow(ready().rows))
+
+    @routes.get("/groups")
+    def groups() -> Response:
+        version, labels = explorer.map_groups()
+        return send_array(labels, **{"X-Version": str(version)})
+
+    @routes.get("/images")
+    def images(rows: Annotated[str, Query(max_length=20 * _MOST_ROWS)]) -> Response:
+        numbers = [read_number(text, "image") for text in rows.split(",")]
+        if len(numbers) > _MOST_ROWS:
+            raise InputError(f"no more than {_MOST_ROWS} images can be asked for at once")
+        state = explorer.state
+        places = np.array([explorer.place(number) for number in numbers], np.int64)
+        return answer({"version": state.version, "images": describe_places(explorer, state, places)})
+
+    return routes
+
+
+def describe_map(job: MapJob) -> dict[str, Any]:
+    """Return where the map stands, as the page reads it."""
+    state, found = job.state, job.map
+    facts: dict[str, Any] = {"state": state.state, "progress": round(state.progress, 3), "text": state.text}
+    if found is not None:
+        kept = {name: found.facts[name] for name in _FACTS if name in found.facts}
+        facts |= {"n": len(found.rows), "bounds": found.bounds, "facts": kept}
+    return facts
+
+
+def send_array(values: NDArray[Any], **headers: str) -> Response:
+    """Return the bytes of an array, little-endian, row after row; the header ``X-Dtype`` says of what."""
+    content = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    named = {"Cache-Control": _KEEP, "X-Dtype": values.dtype.name, **headers}
+    return Response(content.tobytes(), headers=named, media_type="application/octet-stream")
+
+
+def narrow(rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Return row numbers as int32 where they fit."""
+    fits = not len(rows) or int(rows.max()) <= np.iinfo(np.int32).max
+    return rows.astype(np.int32) if fits else rows

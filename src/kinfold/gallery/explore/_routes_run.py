@@ -1,4 +1,4 @@
-"""Answers about the run as a whole: what it is, its charts, what was skipped, its table."""
+"""Routes of the run: what it is, charts, skipped images, tables, edits and refinement."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
 
 from kinfold.corrections import corrected_table
-from kinfold.gallery._facts import collect_facts
-from kinfold.gallery.explore._answers import MOST_NUMBER, answer
-from kinfold.gallery.explore._errors import NotFoundError
+from kinfold.gallery._text import collect_facts
+from kinfold.gallery.explore._answers import MOST_NUMBER, answer, client_of, read_json
+from kinfold.gallery.explore._errors import ForbiddenError, NotFoundError
 from kinfold.gallery.explore._explorer import Explorer
-from kinfold.gallery.explore._summaries import N_BINS
+from kinfold.gallery.explore._lists import N_BINS
 
 EXPORT_FORMATS = ("csv", "parquet")
 _KINDS = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
@@ -28,8 +29,10 @@ _KINDS = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.p
 Offset = Annotated[int, Query(ge=0, le=MOST_NUMBER)]
 Limit = Annotated[int, Query(ge=0, le=5000)]
 
+Version = Annotated[int | None, Query(ge=0, le=MOST_NUMBER)]
 
-def router(explorer: Explorer) -> APIRouter:
+
+def run_routes(explorer: Explorer) -> APIRouter:
     """Return the routes of the run."""
     routes = APIRouter(prefix="/api")
 
@@ -143,3 +146,88 @@ def _plain(name: str) -> str:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
+
+
+def edit_routes(explorer: Explorer) -> APIRouter:
+    """Return the routes of edits."""
+    routes = APIRouter(prefix="/api")
+
+    @routes.get("/history")
+    def history(request: Request, limit: Limit = 100, before: Version = None) -> Response:
+        client, corrections = client_of(request), explorer.corrections
+        entries = corrections.history(limit, before)
+        edits = [{**vars(entry), "mine": entry.client == client} for entry in entries]
+        return answer(
+            {
+                "version": explorer.state.version,
+                "edits": edits,
+                "can_undo": not explorer.read_only and corrections.can_undo(client),
+                "can_redo": not explorer.read_only and corrections.can_redo(client),
+            }
+        )
+
+    @routes.post("/edits")
+    async def edit(request: Request) -> Response:
+        content, client = await read_json(request), client_of(request)
+        return answer(await run_in_threadpool(explorer.edit, content, client))
+
+    @routes.post("/undo")
+    async def undo(request: Request) -> Response:
+        return answer(await run_in_threadpool(explorer.undo, client_of(request)))
+
+    @routes.post("/redo")
+    async def redo(request: Request) -> Response:
+        return answer(await run_in_threadpool(explorer.redo, client_of(request)))
+
+    return routes
+
+
+def refine_routes(explorer: Explorer) -> APIRouter:
+    """Return the routes of refinement."""
+    routes = APIRouter(prefix="/api/refine")
+
+    @routes.post("")
+    def start() -> Response:
+        if explorer.corrections.refusal is not None:
+            raise ForbiddenError(explorer.corrections.refusal)
+        explorer.refining.start()
+        return answer(describe_refinement(explorer, 0, 0))
+
+    @routes.get("")
+    def where(offset: Offset = 0, limit: Limit = 500) -> Response:
+        return answer(describe_refinement(explorer, offset, limit))
+
+    return routes
+
+
+def describe_refinement(explorer: Explorer, offset: int, limit: int) -> dict[str, Any]:
+    """Return where refinement stands, and some of the proposals that are left, the surest first."""
+    state, refining = explorer.state, explorer.refining
+    facts = {"version": state.version, "state": refining.state, "text": refining.text, "proposals": None}
+    proposals = refining.proposals()
+    if proposals is None:
+        return facts
+    left = refining.left(state)
+    pairs = np.stack([proposals.from_groups[left], proposals.groups[left]])
+    kinds, counts = np.unique(pairs, axis=1, return_counts=True)
+    changes = sorted(zip((-counts).tolist(), *kinds.tolist(), strict=True))
+    some = left[offset : offset + limit]
+    places = np.searchsorted(explorer.columns.rows, proposals.rows[some])
+    images = zip(
+        proposals.rows[some].tolist(),
+        explorer.columns.keys.take(places).to_pylist(),
+        proposals.from_groups[some].tolist(),
+        proposals.groups[some].tolist(),
+        proposals.confidences[some].tolist(),
+        strict=True,
+    )
+    facts["proposals"] = {
+        "total": len(left),
+        "by_change": [{"from": a, "to": b, "n": -n} for n, a, b in changes],
+        "images": [
+            {"row": row, "key": key, "from": a, "to": b, "confidence": round(sure, 4)}
+            for row, key, a, b, sure in images
+        ],
+        "facts": proposals.facts,
+    }
+    return facts

@@ -1,23 +1,86 @@
-"""The run's features, opened when something needs them: distances, neighbours, similarity of groups."""
+"""The features and the neighbour graph of a run: distances to centers, similar images, similar groups."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.corrections import State
-from kinfold.errors import KinfoldError
+from kinfold.errors import FormatError, InputError, KinfoldError
 from kinfold.features import Features, RowMatrix, let_go
 from kinfold.gallery.explore._errors import UnavailableError
+from kinfold.images import UnusableImage, decode_image
 from kinfold.run import Run
+
+if TYPE_CHECKING:
+    from kinfold.neighbors import NeighborGraph
+
+logger = logging.getLogger(__name__)
+
+_GRAPH_FOLDER = "neighbors"
 
 _BLOCK_BYTES = 32 << 20
 _KEPT = 4
+
+N_TOP = 5
+
+_MOST_AT_ONCE = 2_000
+_OPTIMAL = 150
+
+
+def find_graph(run: Run, features: Features | None = None) -> NeighborGraph | None:
+    """Return the graph of a run, mapped from disk; None where the method needed none, or it is gone.
+
+    Graphs are kept beside the features or in the run, under names made of their options. The run's own is
+    the one that describes itself as the manifest does; of several (``auto``) the first that is there.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    features : Features, optional
+        What it was made from; without them only the run's own folder is looked into.
+    """
+    from kinfold.neighbors import NeighborGraph  # brings PyTorch, which a gallery can begin without
+
+    wanted = _descriptions(run)
+    if not wanted:
+        return None
+    for path in _graph_folders(run, features):
+        try:
+            graph = NeighborGraph.open(path)
+        except FormatError as error:
+            logger.warning("a neighbour graph is left out: %s", error)
+            continue
+        if graph.n_samples == len(run.labels) and graph.describe() in wanted:
+            return graph
+    return None
+
+
+def _descriptions(run: Run) -> list[dict[str, Any]]:
+    """Return what the manifest says of the graph, or of each one where there are several."""
+    described = run.manifest.get("neighbors") or {}
+    if "n_samples" in described:
+        return [described]
+    return [one for one in described.values() if isinstance(one, dict)]
+
+
+def _graph_folders(run: Run, features: Features | None) -> Iterator[Path]:
+    homes = [run.path / _GRAPH_FOLDER]
+    if features is not None and features.neighbors_path is not None:
+        homes.insert(0, features.neighbors_path)
+    for home in homes:
+        yield from sorted(
+            path.parent for path in home.glob("*/graph.json") if not path.parent.name.startswith(".")
+        )
 
 
 class Vectors:
@@ -153,3 +216,180 @@ def _unit(rows: NDArray[np.generic]) -> NDArray[np.float32]:
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     units: NDArray[np.float32] = rows / np.where(norms > 0, norms, 1)
     return units
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarImages:
+    """Images like another one, nearest first.
+
+    Attributes
+    ----------
+    places : ndarray of int64
+        Where they are.
+    similarities : ndarray of float32
+        Their cosines.
+    top : list of (int, float)
+        Of a dropped image: the run's groups for it, with probabilities.
+    """
+
+    places: NDArray[np.int64]
+    similarities: NDArray[np.float32]
+    top: list[tuple[int, float]]
+
+
+class Nearest:
+    """Neighbours from the run's own graph, or by an exact search where it has none, or not enough of them.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    vectors : Vectors
+        Its features.
+    device : str
+        Where dropped images are embedded.
+    """
+
+    def __init__(self, run: Run, vectors: Vectors, *, device: str = "auto") -> None:
+        self._run = run
+        self._vectors = vectors
+        self._device = device
+        self._guard = threading.Lock()  # one search and one embedding at a time: each uses all cores
+        self._graph: NeighborGraph | None = None
+        self._looked = False
+        self._backbone: Any = None
+
+    @property
+    def can_embed(self) -> bool:
+        """Tell whether dropped images can be looked for, as far as the manifest tells."""
+        return bool(self._run.manifest.get("backbone")) and self._vectors.are_there
+
+    def of_image(self, place: int, n: int) -> SimilarImages:
+        """Return the neighbours of an image of the run.
+
+        Raises
+        ------
+        UnavailableError
+            The run has no graph, and its features aren't there.
+        """
+        graph = self._find_graph()
+        if graph is not None:
+            start, stop = int(graph.indptr[place]), int(graph.indptr[place + 1])
+            if stop - start >= n or not self._vectors.are_there:
+                stop = min(stop, start + n)
+                return SimilarImages(
+                    graph.indices[start:stop].astype(np.int64), np.array(graph.similarities[start:stop]), []
+                )
+        matrix = self._vectors.matrix()
+        found = self._search(matrix, np.asarray(matrix[np.array([place])]), min(n + 1, int(matrix.shape[0])))
+        other = found.places != place
+        return SimilarImages(found.places[other][:n], found.similarities[other][:n], [])
+
+    def of_file(self, data: bytes, n: int) -> SimilarImages:
+        """Return what is like an image file, and the groups that the run's model puts it into.
+
+        Raises
+        ------
+        InputError
+            It is no image that can be decoded.
+        UnavailableError
+            The features or the backbone aren't there.
+        """
+        matrix = self._vectors.matrix()
+        vector = self._embed(data)
+        if vector.shape[1] != matrix.shape[1]:
+            raise UnavailableError("the backbone gives vectors of another length than the run's")
+        found = self._search(matrix, vector, min(n, int(matrix.shape[0])))
+        return SimilarImages(found.places, found.similarities, self._predict(vector))
+
+    def _search(self, matrix: Any, queries: NDArray[np.generic], n: int) -> SimilarImages:
+        from kinfold.neighbors import nearest_rows  # brings PyTorch, which a gallery can begin without
+
+        with self._guard:
+            try:
+                places, similarities = nearest_rows(matrix, queries, n, device=self._device)
+            except InputError as error:
+                raise UnavailableError(f"the nearest images can't be found: {error}") from error
+            let_go(matrix)
+        return SimilarImages(places[0], similarities[0], [])
+
+    def _find_graph(self) -> NeighborGraph | None:
+        with self._guard:
+            if not self._looked:
+                try:
+                    features = self._vectors.open() if self._vectors.are_there else None
+                except UnavailableError:
+                    features = None
+                self._graph = find_graph(self._run, features)
+                self._looked = True
+            return self._graph
+
+    def _embed(self, data: bytes) -> NDArray[np.float32]:
+        with self._guard:
+            if self._backbone is None:
+                try:
+                    self._backbone = self._run.backbone(device=self._device)
+                except (KinfoldError, OSError) as error:
+                    raise UnavailableError(str(error)) from error
+            try:
+                image = decode_image(data, min_side=self._backbone.min_side)
+            except UnusableImage as error:
+                raise InputError(f"this can't be looked for: {error}") from error
+            variant = self._run.manifest["features"]["variant"]
+            batch = self._backbone.transform(image)[None]
+            vector: NDArray[np.float32] = self._backbone.embed(batch, (variant,))[variant]
+            if not np.isfinite(vector).all() or not vector.any():
+                raise InputError("this image gives no direction: it has no content that the backbone sees")
+            return vector
+
+    def _predict(self, vector: NDArray[np.float32]) -> list[tuple[int, float]]:
+        from kinfold.methods import predict_top
+
+        with self._guard:
+            top = predict_top(self._run.model, vector, n_top=N_TOP)
+        return [(int(g), float(p)) for g, p in zip(top.clusters[0], top.probabilities[0], strict=True)]
+
+
+def order_by_similarity(centres: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return an order of rows in which alike ones are beside each other.
+
+    The leaves of average linkage by cosine, turned so that neighbours
+    are as alike as the tree allows where there are few. Above 2,000 rows they are first halved along
+    their principal direction, again and again.
+
+    Parameters
+    ----------
+    centres : ndarray of float32, shape (n, d)
+        Rows of unit length; zeros for those of which nothing is known, which come last.
+    """
+    known = np.flatnonzero(np.linalg.norm(centres, axis=1) > 0)
+    unknown = np.setdiff1d(np.arange(len(centres)), known)
+    pieces = [known[piece] for piece in _halve(centres[known], np.arange(len(known)))]
+    ordered = [piece[_order_few(centres[piece])] for piece in pieces]
+    order: NDArray[np.int64] = np.concatenate([*ordered, unknown]).astype(np.int64)
+    return order
+
+
+def _halve(centres: NDArray[np.float32], places: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    if len(places) <= _MOST_AT_ONCE:
+        return [places]
+    some = centres[places] - centres[places].mean(axis=0)
+    direction = np.ones(some.shape[1], np.float32)
+    for _ in range(20):  # power iteration; nothing hangs on its last digit
+        direction = some.T @ (some @ direction)
+        direction /= max(float(np.linalg.norm(direction)), 1e-12)
+    ordered = places[np.argsort(some @ direction, kind="stable")]
+    middle = len(ordered) // 2
+    return [*_halve(centres, ordered[:middle]), *_halve(centres, ordered[middle:])]
+
+
+def _order_few(centres: NDArray[np.float32]) -> NDArray[np.int64]:
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    if len(centres) < 3:
+        return np.arange(len(centres))
+    distances = np.clip(1 - centres @ centres.T, 0, 2)
+    condensed = distances[np.triu_indices(len(centres), 1)].astype(np.float64)
+    tree = linkage(condensed, "average", optimal_ordering=len(centres) <= _OPTIMAL)
+    leaves: NDArray[np.int64] = leaves_list(tree).astype(np.int64)
+    return leaves

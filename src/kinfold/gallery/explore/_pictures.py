@@ -1,7 +1,8 @@
-"""Thumbnails kept beside a run: one SQLite file, never larger than its limit, thrown away when damaged."""
+"""Original images and thumbnails, with a cache of thumbnails beside the run."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import queue
@@ -9,12 +10,21 @@ import sqlite3
 import tempfile
 import threading
 import time
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
+
+from kinfold.errors import KinfoldError
+from kinfold.gallery.explore._errors import NotFoundError
+from kinfold.images import ImageSource, Thumbnail, ThumbnailMaker, UnusableImage, describe_image
+from kinfold.run import Run
+
+_log = logging.getLogger(__name__)
 
 CACHE_NAME = "thumbnails.sqlite"
 FORMAT_VERSION = 1
 
-_log = logging.getLogger(__name__)
 
 _BATCH = 64
 _PAGE = 4096  # SQLite's; a thumbnail fills its last one in part
@@ -28,6 +38,96 @@ CREATE INDEX IF NOT EXISTS oldest ON uses (used);
 """
 
 Name = tuple[int, int]
+
+
+SIDES = (128, 256)
+LARGE_SIDE = 3072
+"""Originals in formats that browsers don't show are re-encoded to fit into a square of this side."""
+
+_READERS = 4
+_REFUSED_SECONDS = 20.0  # so long an image that can't be had isn't tried again
+_MOST_REFUSED = 10_000
+
+
+class Originals:
+    """The images that a run was made from, as far as they are still there.
+
+    They are listed by a thread of its own, for listing a large folder takes a while.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    images : ImageSource or path, optional
+        They, or where they are now, if they were moved.
+    """
+
+    def __init__(self, run: Run, images: ImageSource | str | Path | None = None) -> None:
+        self._run = run
+        self._opened: Future[ImageSource | None] = Future()
+        self.trouble = ""
+        if isinstance(images, ImageSource):
+            self._opened.set_result(images)
+        elif images is None and run.manifest["source"].get("images") is None:
+            self.trouble = "this run was made from ready features: it knows of no images"
+            self._opened.set_result(None)
+        else:
+            threading.Thread(target=self._open, args=(images,), name="kinfold-listing", daemon=True).start()
+
+    @property
+    def are_there(self) -> bool:
+        """Tell whether there are images to show, as far as is known by now."""
+        return not self._opened.done() or self._opened.result() is not None
+
+    def source(self) -> ImageSource:
+        """Return the source, waiting until it is listed; raises :class:`NotFoundError`."""
+        source = self._opened.result()
+        if source is None:
+            raise NotFoundError(self.trouble)
+        return source
+
+    def read(self, row: int) -> bytes:
+        """Return an image's file; raises :class:`NotFoundError` with the reason."""
+        try:
+            return self.source().read(row)
+        except UnusableImage as error:
+            raise NotFoundError(str(error)) from error
+
+    def describe(self, row: int) -> dict[str, Any]:
+        """Return what is known of an image's file; ``missing`` says why, where nothing is."""
+        facts: dict[str, Any] = {
+            "path": None,
+            "width": None,
+            "height": None,
+            "n_bytes": None,
+            "format": None,
+            "metadata": {},
+            "missing": None,
+        }
+        try:
+            source = self.source()
+            path = source.path(row)
+            facts["path"] = str(path) if path is not None else None
+            data = source.read(row)
+            facts["n_bytes"] = len(data)
+            found = describe_image(data)
+        except (UnusableImage, NotFoundError) as error:
+            return {**facts, "missing": str(error)}
+        return {
+            **facts,
+            "width": found.width,
+            "height": found.height,
+            "format": found.format,
+            "metadata": dict(found.metadata),
+        }
+
+    def _open(self, images: str | Path | None) -> None:
+        try:
+            source = self._run.images(images)
+        except (KinfoldError, OSError) as error:
+            self.trouble, source = str(error), None
+            _log.warning("no pictures: %s", error)
+        self._opened.set_result(source)
 
 
 class ThumbnailCache:
@@ -73,7 +173,7 @@ class ThumbnailCache:
 
     def get(self, row: int, side: int) -> bytes | None:
         """Return a thumbnail; None where it isn't there."""
-        number = _number(row, side)
+        number = _thumbnail_id(row, side)
         with self._guard:
             fresh = self._fresh.get(number)
         if fresh is not None:
@@ -95,7 +195,7 @@ class ThumbnailCache:
             if self._closed:
                 return
             first = not self._fresh
-            self._fresh[_number(row, side)] = data
+            self._fresh[_thumbnail_id(row, side)] = data
         if first:
             self._queue.put(True)
 
@@ -215,5 +315,111 @@ class ThumbnailCache:
         return int((pages - free) * size)
 
 
-def _number(row: int, side: int) -> int:
+def _thumbnail_id(row: int, side: int) -> int:
     return row * 2 + (side > 128)
+
+
+class Thumbnails:
+    """What ``/thumb`` gives.
+
+    Parameters
+    ----------
+    originals : Originals
+        The images.
+    folder : Path or None
+        Where thumbnails are kept; None keeps them only while the server runs.
+    base : str
+        Which images these are.
+    limit : int
+        Bytes that kept thumbnails may take.
+    n_workers : int, optional
+        Processes that make them.
+    """
+
+    def __init__(
+        self, originals: Originals, folder: Path | None, base: str, limit: int, n_workers: int | None = None
+    ) -> None:
+        self._originals = originals
+        self._place = (folder, base, limit)
+        self._n_workers = n_workers
+        self._cache: ThumbnailCache | None = None
+        self._maker: ThumbnailMaker | None = None
+        self._refused: OrderedDict[tuple[int, int], tuple[float, str]] = OrderedDict()
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="kinfold-thumbs")
+        self._opening: asyncio.Future[None] | None = None
+
+    async def get(self, row: int, side: int) -> bytes:
+        """Return a thumbnail as a WebP file; cancelling the call takes it out of the queue.
+
+        Raises
+        ------
+        NotFoundError
+            The image can't be had; the text is the reason.
+        """
+        self._check_refused((row, side))
+        await self._open()
+        assert self._cache is not None
+        kept = await asyncio.get_running_loop().run_in_executor(self._readers, self._cache.get, row, side)
+        if kept is not None:
+            return kept
+        made = await self._make(row, side)
+        self._cache.put(row, side, made)
+        return made
+
+    async def get_large(self, row: int) -> bytes:
+        """Return an original re-encoded as WebP; it isn't kept. Raises as :meth:`get` does."""
+        await self._open()
+        return await self._make(row, LARGE_SIDE)
+
+    def close(self) -> None:
+        """End the processes and close the cache."""
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        if self._maker is not None:
+            self._maker.close()
+        if self._cache is not None:
+            self._cache.close()
+
+    async def _make(self, row: int, side: int) -> bytes:
+        assert self._maker is not None
+        made: Thumbnail = await asyncio.wrap_future(self._maker.make(row, side))
+        if not made.data:
+            self._refuse((row, side), made.reason)
+            raise NotFoundError(made.reason)
+        return made.data
+
+    async def _open(self) -> None:
+        """Open cache and workers once, beside the event loop."""
+        if self._maker is not None:
+            return
+        if self._opening is None:
+            loop = asyncio.get_running_loop()
+            self._opening = loop.run_in_executor(self._readers, self._open_now)
+        opening = self._opening
+        try:
+            await asyncio.shield(opening)
+        finally:
+            if opening.done() and self._maker is None:
+                self._opening = None
+
+    def _open_now(self) -> None:
+        source = self._originals.source()
+        folder, base, limit = self._place
+        try:
+            self._cache = ThumbnailCache(folder, base, limit)
+        except sqlite3.Error as error:
+            _log.warning("thumbnails can't be kept in %s: %s", folder, error)
+            self._cache = ThumbnailCache(None, base, limit)
+        self._maker = ThumbnailMaker(source, n_workers=self._n_workers)
+
+    def _check_refused(self, name: tuple[int, int]) -> None:
+        refused = self._refused.get(name)
+        if refused is None:
+            return
+        if time.monotonic() - refused[0] < _REFUSED_SECONDS:
+            raise NotFoundError(refused[1])
+        self._refused.pop(name, None)
+
+    def _refuse(self, name: tuple[int, int], reason: str) -> None:
+        self._refused[name] = (time.monotonic(), reason)
+        while len(self._refused) > _MOST_REFUSED:
+            self._refused.popitem(last=False)

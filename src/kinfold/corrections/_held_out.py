@@ -1,10 +1,10 @@
-"""What linear classifiers hold images for that they haven't learned from."""
+"""Held-out predictions of linear classifiers that are trained on folds of the images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,27 +15,30 @@ from kinfold.compute import resolve_device
 from kinfold.methods.linear import SoftmaxStack, StandardRows, deal_folds, train
 from kinfold.progress import SILENT, Progress
 
-N_FOLDS = 4
-LEARNING_RATE = 0.3
-_MOST_STEPS = 3000
-_MOST_BATCH = 1024
-_BLOCK_BYTES = 32 << 20
+if TYPE_CHECKING:
+    from kinfold.features import RowMatrix
+
+N_FOLDS = 4  # each classifier sees 3/4 of the images; more folds cost more and change little
+LEARNING_RATE = 0.3  # of standardized columns; it is the same for all folds, which share one training loop
+_MOST_STEPS = 3000  # a person waits for the proposals
+_MOST_BATCH = 1024  # larger batches mean fewer steps in the same time
+_BLOCK_BYTES = 32 << 20  # of logits and rows at a time, so that features may be larger than memory
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """What is learned: classes 0 … K−1 of N images.
+class TrainingSet:
+    """What is trained on: classes 0 … K−1 of N images.
 
     Attributes
     ----------
     n_classes : int
         K.
     learned : ndarray (N,) bool
-        Images that are learned from; there is one at least.
+        Images that are trained on; at least one.
     certain : ndarray (N,) bool
         Those of them whose class is certain.
     barred : ndarray (N,) bool
-        Images that are never held for their own class.
+        Images whose own class is never predicted, because they are marked "wrong".
     """
 
     n_classes: int
@@ -44,14 +47,14 @@ class Lesson:
     barred: NDArray[np.bool_]
 
 
-class Jury:
-    """Linear classifiers that each leave a fold of the images out.
+class FoldClassifiers:
+    """Linear classifiers that each leave out one fold of the images.
 
     Parameters
     ----------
     X : row matrix (N, D)
         Features, read in batches.
-    lesson : Lesson
+    training_set : TrainingSet
         What is learned.
     device : str
         Where to train.
@@ -59,39 +62,44 @@ class Jury:
         Shows steps.
     """
 
-    def __init__(self, X: Any, lesson: Lesson, *, device: str = "auto", progress: Progress = SILENT) -> None:
+    def __init__(
+        self, X: RowMatrix, training_set: TrainingSet, *, device: str = "auto", progress: Progress = SILENT
+    ) -> None:
         self._device = resolve_device(device)
         self._rows = StandardRows(X, self._device)
-        self._lesson = lesson
+        self._lesson = training_set
         self._progress = progress
 
-    def opinions(self, classes: NDArray[np.int64], seed: int, *, spare_certain: bool = True) -> Opinions:
-        """Train, and return what every image is held for by a classifier that hasn't learned from it.
+    def predict(self, classes: NDArray[np.int64], seed: int, *, spare_certain: bool = True) -> HeldOut:
+        """Train, and return the held-out predictions of every image.
 
-        Images whose class is certain are seen by all classifiers, which therefore agree with them. The only
-        image of a class keeps it: the classifier that hasn't learned from it doesn't know that class.
+        Images whose class is certain are in the training set of all classifiers, which therefore agree with
+        them. An image that is the only one of its class keeps it: the classifier that leaves it out doesn't
+        know that class.
 
         Parameters
         ----------
         classes : ndarray (N,) int64
-            What to learn.
+            Labels to train on.
         seed : int
-            Of folds and order.
+            Seed of folds and order.
         spare_certain : bool, default True
-            Have all classifiers learn from images whose class is certain. False leaves these out in turn too:
-            then it shows how many of them would have been found.
+            Train all classifiers on images whose class is certain. False leaves these out in turn too, to
+            measure the held-out accuracy on them.
         """
-        targets, lesson = torch.from_numpy(classes), self._lesson
+        targets, training_set = torch.from_numpy(classes), self._lesson
         n_folds = min(N_FOLDS, len(classes))
         folds = deal_folds(targets, n_folds, seed)
         if spare_certain:
-            folds[torch.from_numpy(lesson.certain)] = n_folds  # of no fold: all classifiers see them
-        seen = torch.from_numpy(lesson.learned)
-        counts = torch.zeros(n_folds + 1, lesson.n_classes, dtype=torch.int64)
+            folds[torch.from_numpy(training_set.certain)] = (
+                n_folds  # of no fold: all classifiers are trained on them
+            )
+        seen = torch.from_numpy(training_set.learned)
+        counts = torch.zeros(n_folds + 1, training_set.n_classes, dtype=torch.int64)
         counts.index_put_((folds[seen], targets[seen]), torch.tensor(1), accumulate=True)
         filled = counts.sum(dim=0) > counts[:n_folds]
         stack = SoftmaxStack([self._rows.dim], [LEARNING_RATE] * n_folds, filled, self._device)
-        members = torch.from_numpy(draw_members(lesson, classes))
+        members = torch.from_numpy(draw_members(training_set, classes))
         batch_size = min(_MOST_BATCH, max(32, len(classes) // 16), len(members))
         train(
             stack,
@@ -105,21 +113,23 @@ class Jury:
             progress=self._progress,
             title="Learning the corrections",
         )
-        listed = targets < lesson.n_classes
-        barred = torch.from_numpy(lesson.barred) & listed
+        listed = targets < training_set.n_classes
+        barred = torch.from_numpy(training_set.barred) & listed
         folds.clamp_(max=n_folds - 1)
-        known = filled[folds, targets.clamp(max=lesson.n_classes - 1)]
-        unheard = listed & ~known & ~barred  # the last image of its class: who hasn't learned it knows none
-        return Opinions(stack, self._rows, targets, folds, barred, unheard)
+        known = filled[folds, targets.clamp(max=training_set.n_classes - 1)]
+        only_one = (
+            listed & ~known & ~barred
+        )  # the only image of its class: its held-out classifier doesn't know the class
+        return HeldOut(stack, self._rows, targets, folds, barred, only_one)
 
 
-class Opinions:
-    """What the classifiers of one training hold images for.
+class HeldOut:
+    """Held-out predictions of the classifiers of one training.
 
     Attributes
     ----------
     classes : ndarray (N,) int64
-        The most probable class of every image, or its own where its classifier knows no other image of it.
+        Most probable class of every image, or its own where its classifier has seen no other image of it.
     """
 
     def __init__(
@@ -129,14 +139,14 @@ class Opinions:
         targets: Tensor,
         folds: Tensor,
         barred: Tensor,
-        unheard: Tensor,
+        only_one: Tensor,
     ) -> None:
         self._stack, self._rows, self._folds = stack, rows, folds
         self._targets, self._barred = targets, barred
         best = [
             self._probabilities(block).argmax(dim=1) for block in self._blocks(torch.arange(len(targets)))
         ]
-        self.classes: NDArray[np.int64] = torch.where(unheard, targets, torch.cat(best)).numpy()
+        self.classes: NDArray[np.int64] = torch.where(only_one, targets, torch.cat(best)).numpy()
 
     def probabilities(self, images: NDArray[np.int64], classes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the probability (n,) of one class for each of some images."""
@@ -158,15 +168,15 @@ class Opinions:
         return torch.softmax(own, dim=1)
 
 
-def draw_members(lesson: Lesson, classes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the images that batches are drawn from, certain ones several times.
+def draw_members(training_set: TrainingSet, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the indices that batches are drawn from, those of certain images repeated.
 
-    The certain images of a class together are there as often as a class has images on average, and each of
-    them once at least; all others once.
+    The certain images of a class together appear as often as an average class has images, and each at least
+    once; all others appear once.
     """
-    times = lesson.learned.astype(np.int64)
-    certain = np.flatnonzero(lesson.certain)
-    counts = np.bincount(classes[certain], minlength=lesson.n_classes)
-    average = lesson.learned.sum() / lesson.n_classes
+    times = training_set.learned.astype(np.int64)
+    certain = np.flatnonzero(training_set.certain)
+    counts = np.bincount(classes[certain], minlength=training_set.n_classes)
+    average = training_set.learned.sum() / training_set.n_classes
     times[certain] = np.maximum(1, np.rint(average / np.maximum(counts, 1)))[classes[certain]]
     return np.repeat(np.arange(len(classes)), times)
