@@ -15,7 +15,7 @@ import pytest
 
 from kinfold.errors import FormatError, InputError, NewerFormatError
 from kinfold.hierarchy import WordNet, load_wordnet
-from kinfold.hierarchy._data import PATH, read_nouns
+from kinfold.hierarchy._wordnet import PATH, read_nouns
 from scripts import make_wordnet
 
 DATABASE = Path("/usr/share/wordnet")

@@ -16,9 +16,7 @@ from kinfold.backbones import BackboneCard, list_cards
 from kinfold.backbones.model_files import fetch_model, hash_weights
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError, count_of, nearest_name
-from kinfold.language._open_clip import load_open_clip_tower
-from kinfold.language._tower import TextTower
-from kinfold.language._transformers import WORKING, load_text_tower
+from kinfold.language._towers import WORKING, TextTower, load_open_clip_tower, load_text_tower
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
 
