@@ -292,8 +292,8 @@ def test_what_does_not_fit_is_refused_by_name():
         ({"n_names": 0}, "n_names must be"),
         ({"n_candidates": 1.5}, "n_candidates must be"),
         ({"n_rivals": True}, "n_rivals must be"),
-        ({"min_separation": 1.2}, "min_separation must lie"),
-        ({"min_separation": float("nan")}, "min_separation must lie"),
+        ({"min_separation": 1.2}, "min_separation must be a number in .0, 1."),
+        ({"min_separation": float("nan")}, "min_separation must be a number in .0, 1."),
         ({"logit_scale": 0.0}, "logit_scale must be"),
     ]
     given = {"X": X, "labels": labels, "n_clusters": 6, "noun_features": features, "nouns": nouns}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from kinfold.errors import InputError, nearest_name
+from kinfold.validation import check_choice, check_integer
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -64,12 +65,8 @@ class Preprocessing:
     rescale: float = 1 / 255
 
     def __post_init__(self) -> None:
-        if self.interpolation not in INTERPOLATIONS:
-            raise InputError(
-                f"interpolation {self.interpolation!r} is unknown; use one of {', '.join(INTERPOLATIONS)}"
-            )
-        if min(self.height, self.width) < 1:
-            raise InputError(f"the input size must be positive, got {self.height} × {self.width}")
+        check_choice(tuple(INTERPOLATIONS), interpolation=self.interpolation)
+        check_integer(height=self.height, width=self.width)
         if self.resize is not None and self.resize < max(self.height, self.width):
             raise InputError(
                 f"the crop of {self.height} × {self.width} is larger than the resized side {self.resize}"

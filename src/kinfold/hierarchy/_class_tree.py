@@ -23,6 +23,7 @@ from kinfold.hierarchy._hierarchy import (
 )
 from kinfold.hierarchy._wordnet import WordNet, load_wordnet
 from kinfold.storage import hash_json
+from kinfold.validation import check_choice, check_integer
 
 CHILD, PARENT = "child", "parent"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -37,8 +38,8 @@ def link(parents: Parents, what: str) -> tuple[tuple[str, ...], Links]:
     Raises
     ------
     InputError
-        It is no mapping or empty, an id is no text or empty, a parent has no entry of its own, is the child
-        itself, or is named twice.
+        It is no mapping or empty, an id is not a non-empty string, or a parent has no entry of its own, is the
+        child itself, or is named twice.
     """
     if not isinstance(parents, Mapping):
         raise InputError(
@@ -72,13 +73,13 @@ def _named(child: str, above: str | Iterable[str] | None, what: str) -> list[str
     if above is None or isinstance(above, str):
         return [] if above is None else [above]
     if not isinstance(above, Iterable):
-        raise InputError(f"{what}: {child!r} has the parents {above!r}, which are no texts")
+        raise InputError(f"{what}: {child!r} has the parents {above!r}, which are not a list of strings")
     return list(above)
 
 
 def _check_id(child: object, what: str) -> None:
     if not isinstance(child, str) or not child:
-        raise InputError(f"{what}: ids must be texts that aren't empty, not {child!r}")
+        raise InputError(f"{what}: ids must be non-empty strings; got {child!r}")
 
 
 def read_parent_table(path: Path, child_column: str, parent_column: str) -> dict[str, list[str]]:
@@ -144,7 +145,7 @@ def _texts(path: Path, table: Any, name: str) -> list[str | None]:
         kind = kind.value_type
     known = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
     if not any(fits(kind) for fits in known):  # null: where no class has a parent
-        raise InputError(f"column {name!r} of {path} holds {kind}, not texts or whole numbers")
+        raise InputError(f"column {name!r} of {path} holds {kind}, not strings or integers")
     texts: list[str | None] = table[name].cast(pa.string()).to_pylist()
     return texts
 
@@ -174,8 +175,8 @@ class ClassTree(Hierarchy):
     Raises
     ------
     InputError
-        There is no class, an id is no text, a parent is unknown, named twice, or the class itself, or there
-        is a cycle.
+        There is no class, an id is not a string, a parent is unknown, named twice, or the class itself, or
+        there is a cycle.
 
     Examples
     --------
@@ -235,7 +236,7 @@ class ClassTree(Hierarchy):
             A CSV, TSV or Parquet file. A child with several parents has several rows; a root has one row with
             an empty parent. Classes keep the order of their first rows.
         child_column, parent_column : str, default "child" and "parent"
-            Names of the columns, of texts or (in Parquet) whole numbers.
+            Names of the columns, of strings or (in Parquet) integers.
 
         Raises
         ------
@@ -251,10 +252,9 @@ class ClassTree(Hierarchy):
 
     @classmethod
     def _below(cls, source: Hierarchy, links: Links, ids: Iterable[str], rule: Rule) -> ClassTree:
-        if rule not in RULES:
-            raise InputError(f"rule must be one of {', '.join(RULES)}, not {rule!r}")
+        check_choice(RULES, rule=rule)
         if isinstance(ids, str):
-            raise InputError(f"ids must be several ids, not the text {ids!r}")
+            raise InputError(f"ids must be a list of ids; got the single string {ids!r}")
         chosen = [str(node) for node in ids]
         rows = source.numbers(chosen).astype(np.int64)
         if not chosen:
@@ -347,10 +347,9 @@ class ClassTree(Hierarchy):
         Raises
         ------
         InputError
-            The depth isn't a whole number of 0 or more, or the choice is unknown.
+            The depth isn't an integer of at least 0, or the choice is unknown.
         """
-        if isinstance(depth, bool) or not isinstance(depth, (int, np.integer)) or depth < 0:
-            raise InputError(f"depth must be a whole number of 0 or more, not {depth!r}")
+        check_integer(0, depth=depth)
         main, depths = self.main_parents(choice), self.tree_depths(choice)
         stands = np.arange(len(self), dtype=np.int32)
         while len(deep := np.flatnonzero(depths[stands] > depth)):

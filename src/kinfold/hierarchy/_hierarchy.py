@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kinfold.errors import InputError, nearest_name
+from kinfold.validation import check_choice
 
 Numbers = NDArray[np.int32]
 
@@ -351,14 +352,14 @@ class Hierarchy:
             An id isn't in the hierarchy; the nearest right one is named.
         """
         if isinstance(ids, str):
-            raise InputError(f"ids must be several ids, not the text {ids!r}")
+            raise InputError(f"ids must be a list of ids; got the single string {ids!r}")
         known = self._number_of
         try:
             return np.array([known[node] for node in ids], dtype=np.int32)
         except KeyError as error:
             raise self._unknown(error.args[0]) from None
         except TypeError as error:
-            raise InputError(f"ids must be texts, one or more in a sequence: {error}") from None
+            raise InputError(f"ids must be a list of strings: {error}") from None
 
     def parents(self, node: str) -> tuple[str, ...]:
         """Return the nodes one step above, in their given order."""
@@ -499,8 +500,7 @@ class Hierarchy:
         ndarray of int32, shape (n_nodes,)
             Number of the parent, −1 at roots; read-only.
         """
-        if choice not in CHOICES:
-            raise InputError(f"choice must be one of {', '.join(CHOICES)}, not {choice!r}")
+        check_choice(CHOICES, choice=choice)
         if choice not in self._main:
             self._main[choice] = self._choose_parents(choice)
         return self._main[choice]

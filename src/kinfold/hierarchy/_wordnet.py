@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.hierarchy._hierarchy import Choice, Hierarchy, Links, breadth_first
 from kinfold.storage import check_format_version
+from kinfold.validation import check_integer
 
 PATH = Path(__file__).parent / "data" / "wordnet-3.0-nouns.npz"
 FORMAT_VERSION = 1
@@ -255,8 +256,8 @@ class WordNet(Hierarchy):
             Show at most so many names, 2 or more, the root among them; ``…`` stands for those left out.
         """
         names = [self.name(node) for node in self.path_to_root(synset, choice=choice)]
-        if max_names is not None and max_names < 2:
-            raise InputError(f"max_names must be 2 or more, not {max_names}")
+        if max_names is not None:
+            check_integer(2, max_names=max_names)
         if max_names is not None and len(names) > max_names:
             names = [*names[: max_names - 1], "…", names[-1]]
         return " > ".join(names)

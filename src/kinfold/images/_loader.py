@@ -20,6 +20,7 @@ from kinfold.images._decode import PIXEL_LIMIT
 from kinfold.images._pool import WorkerPool
 from kinfold.images._source import ImageSource, UnusableImage
 from kinfold.images._worker import Item, Outcome, Recipe, Slots, SlotShape, Task
+from kinfold.validation import check_integer
 
 _PER_TASK = 16  # images in one message at most
 _BATCHES_AHEAD = 2
@@ -237,8 +238,7 @@ class ImageLoader:
         RuntimeError
             Another iterator of this loader is still in use.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}; it must be 1 or more")
+        check_integer(batch_size=batch_size)
         if self._flow is not None and not self._finalizer.alive:
             raise RuntimeError("the loader is closed")
         if self._busy:
@@ -304,8 +304,8 @@ def count_workers(n_workers: int | None, n_images: int) -> int:
     InputError
         ``n_workers`` is negative.
     """
-    if n_workers is not None and n_workers < 0:
-        raise InputError(f"n_workers is {n_workers}; it must be 0 or more")
+    if n_workers is not None:
+        check_integer(0, n_workers=n_workers)
     wanted = min(cpu_count(), _MOST_WORKERS) if n_workers is None else n_workers
     return min(wanted, _WORKERS_PER_CORE * cpu_count(), max(1, n_images))
 

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 MANIFEST_NAME, WORDS_NAME, FEATURES_NAME, PARTS_NAME = "manifest.json", "words.json", "features.npy", "parts"
 
-_MANIFEST_TYPES: dict[str, Any] = {"model": str, "features_sha256": (str, type(None))}
+_HEADER_TYPES: dict[str, Any] = {"model": str, "features_sha256": (str, type(None))}
 _KEY_TYPES = {"words": str, "n_words": int, "dim": int, "chunk": int, "prompts": list}
 
 
@@ -74,11 +74,64 @@ class NounKey:
         return -(-self.n_words // self.chunk)
 
 
+@dataclass(frozen=True)
+class NounHeader:
+    """What ``manifest.json`` in an entry's folder says.
+
+    Parameters
+    ----------
+    model : str
+        The text encoder's name.
+    key : mapping of str to object
+        The fields of :class:`NounKey`, as JSON has them.
+    features_sha256 : str or None
+        SHA-256 of the file of features; None or empty while the entry is unfinished.
+    """
+
+    model: str
+    key: Mapping[str, Any]
+    features_sha256: str | None
+
+    @classmethod
+    def read(cls, folder: Path) -> NounHeader:
+        """Read the header in an entry's folder.
+
+        Raises
+        ------
+        FormatError
+            It is damaged, or written by a newer Kinfold.
+        FileNotFoundError
+            There is none.
+        """
+        file = folder / MANIFEST_NAME
+        content = read_json(file)
+        if not isinstance(content, dict):
+            raise FormatError(f"{file} is damaged: it isn't an object")
+        check_format_version(file, content.get("format_version"), FORMAT_VERSION)
+        key = content.get("key")
+        if not isinstance(key, dict) or not (_fits(content, _HEADER_TYPES) and _fits(key, _KEY_TYPES)):
+            raise FormatError(
+                f"{file} is damaged: entries are missing, or of another type than they should be"
+            )
+        return cls(content["model"], key, content["features_sha256"])
+
+    def write(self, folder: Path) -> None:
+        """Write the header into an entry's folder."""
+        content = {
+            "format": "kinfold noun features",
+            "format_version": FORMAT_VERSION,
+            "model": self.model,
+            "key": self.key,
+            "features_sha256": self.features_sha256,
+        }
+        write_json(folder / MANIFEST_NAME, content)
+
+
 class NounEntry:
     """One entry while it is looked up or written.
 
-    The manifest is written twice: when the entry begins, and as complete when all else is on the disk.
-    Between them features come in parts, each whole or not there; so a killed process loses one part.
+    The header is written twice: when the entry begins, and as complete when all else is on the disk.
+    Between them features come in parts, each whole or missing; so a killed process loses one part.
 
     Parameters
     ----------
@@ -100,11 +153,11 @@ class NounEntry:
             with lock_directory(self.path, wait=True):
                 for folder in (self.path, self.path / PARTS_NAME):
                     remove_partials(folder)
-                if self._manifest() is None:
+                if self._header() is None:
                     shutil.rmtree(self.path / PARTS_NAME, ignore_errors=True)
                     (self.path / FEATURES_NAME).unlink(missing_ok=True)
                     write_json(self.path / WORDS_NAME, list(words))
-                    self._write_manifest(model, None)
+                    NounHeader(model, _plain_key(self.key), None).write(self.path)
                 elif not self._has_words():
                     write_json(self.path / WORDS_NAME, list(words))
                 (self.path / PARTS_NAME).mkdir(exist_ok=True)
@@ -112,21 +165,21 @@ class NounEntry:
 
     def read(self) -> tuple[NDArray[np.float32], str] | None:
         """Return the features, mapped from disk, and their file's SHA-256; None unless complete and sound."""
-        manifest = self._manifest()
-        if manifest is None or not manifest["features_sha256"]:
+        header = self._header()
+        if header is None or not header.features_sha256:
             return None
         try:
-            _read_words(self.path, manifest["key"])
-            features = _read_features(self.path, self.key.n_words, self.key.dim, manifest["features_sha256"])
+            _read_words(self.path, header.key)
+            features = _read_features(self.path, self.key.n_words, self.key.dim, header.features_sha256)
         except FormatError as error:
             logger.warning("%s; it is made anew", error)
             return None
-        return features, manifest["features_sha256"]
+        return features, header.features_sha256
 
     def is_complete(self) -> bool:
-        """Tell whether the features are there, as far as the manifest knows."""
-        manifest = self._manifest()
-        return manifest is not None and bool(manifest["features_sha256"])
+        """Tell whether the features are there according to the header; their bytes aren't read."""
+        header = self._header()
+        return header is not None and bool(header.features_sha256)
 
     def has_part(self, number: int) -> bool:
         """Tell whether a part is there."""
@@ -143,13 +196,14 @@ class NounEntry:
 
     def finish(self, model: str) -> None:
         """Put the parts together and say that the entry is complete."""
-        header = {"descr": "<f4", "fortran_order": False, "shape": (self.key.n_words, self.key.dim)}
+        npy_header = {"descr": "<f4", "fortran_order": False, "shape": (self.key.n_words, self.key.dim)}
         with atomic_file(self.path / FEATURES_NAME) as partial, partial.open("wb") as stream:
             # By writes and no memory map, which would kill the process where the disk is full.
-            np.lib.format.write_array_header_1_0(stream, header)  # type: ignore[no-untyped-call]
+            np.lib.format.write_array_header_1_0(stream, npy_header)  # type: ignore[no-untyped-call]
             for number in range(self.key.n_parts):
                 stream.write(self._part(number).astype("<f4", copy=False).tobytes())
-        self._write_manifest(model, hash_file(self.path / FEATURES_NAME))
+        sha256 = hash_file(self.path / FEATURES_NAME)
+        NounHeader(model, _plain_key(self.key), sha256).write(self.path)
         shutil.rmtree(self.path / PARTS_NAME, ignore_errors=True)
 
     def _part(self, number: int) -> NDArray[np.float32]:
@@ -166,10 +220,10 @@ class NounEntry:
             return False
         return True
 
-    def _manifest(self) -> dict[str, Any] | None:
-        """Return the manifest; None if there is none, or it is damaged or of something else."""
+    def _header(self) -> NounHeader | None:
+        """Return the header; None if there is none, or it is damaged or of another key."""
         try:
-            manifest = read_manifest(self.path)
+            header = NounHeader.read(self.path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except NewerFormatError:
@@ -177,42 +231,11 @@ class NounEntry:
         except FormatError as error:
             logger.warning("%s; it is made anew", error)
             return None
-        return manifest if manifest["key"] == _plain_key(self.key) else None
-
-    def _write_manifest(self, model: str, sha256: str | None) -> None:
-        content = {
-            "format": "kinfold noun features",
-            "format_version": FORMAT_VERSION,
-            "model": model,
-            "key": _plain_key(self.key),
-            "features_sha256": sha256,
-        }
-        write_json(self.path / MANIFEST_NAME, content)
+        return header if header.key == _plain_key(self.key) else None
 
 
 def _plain_key(key: NounKey) -> dict[str, Any]:
     return {**asdict(key), "prompts": list(key.prompts)}
-
-
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest in an entry's folder.
-
-    Raises
-    ------
-    FormatError
-        It is damaged, or of a newer Kinfold.
-    FileNotFoundError
-        There is none.
-    """
-    file = folder / MANIFEST_NAME
-    manifest = read_json(file)
-    if not isinstance(manifest, dict):
-        raise FormatError(f"{file} is damaged: it isn't an object")
-    check_format_version(file, manifest.get("format_version"), FORMAT_VERSION)
-    key = manifest.get("key")
-    if not isinstance(key, dict) or not (_fits(manifest, _MANIFEST_TYPES) and _fits(key, _KEY_TYPES)):
-        raise FormatError(f"{file} is damaged: entries are missing, or of another type than they should be")
-    return manifest
 
 
 def read_entry(folder: Path) -> tuple[tuple[str, ...], NDArray[np.float32], str]:
@@ -224,15 +247,14 @@ def read_entry(folder: Path) -> tuple[tuple[str, ...], NDArray[np.float32], str]
         It is missing, unfinished or damaged.
     """
     try:
-        manifest = read_manifest(folder)
+        header = NounHeader.read(folder)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise FormatError(f"{folder} holds no noun features: {error.filename} is missing") from error
-    key = manifest["key"]
-    if not manifest["features_sha256"]:
+    if not header.features_sha256:
         raise FormatError(f"{folder} holds unfinished noun features; make them with `kinfold nouns build`")
-    words = _read_words(folder, key)
-    features = _read_features(folder, key["n_words"], key["dim"], manifest["features_sha256"])
-    return words, features, manifest["features_sha256"]
+    words = _read_words(folder, header.key)
+    features = _read_features(folder, header.key["n_words"], header.key["dim"], header.features_sha256)
+    return words, features, header.features_sha256
 
 
 def _read_words(folder: Path, key: Mapping[str, Any]) -> tuple[str, ...]:
@@ -425,17 +447,17 @@ def _is_entry(path: Path) -> bool:
 def _describe(path: Path) -> CachedNouns:
     size = sum(_size_of(file) for file in path.rglob("*"))
     try:
-        manifest = read_manifest(path)
+        header = NounHeader.read(path)
     except (FormatError, FileNotFoundError):
         return CachedNouns(path.name, "", 0, 0, 0, 0, size, path)
-    key = manifest["key"]
+    key = header.key
     n_words, chunk = int(key["n_words"]), int(key["chunk"])
     done = n_words
-    if not manifest["features_sha256"]:
+    if not header.features_sha256:
         parts = [int(file.stem) for file in (path / PARTS_NAME).glob("[0-9]*.npy")]
         done = sum(min(chunk, n_words - number * chunk) for number in parts)
     return CachedNouns(
-        path.name, manifest["model"], n_words, int(key["dim"]), done, len(key["prompts"]), size, path
+        path.name, header.model, n_words, int(key["dim"]), done, len(key["prompts"]), size, path
     )
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix, SelectedRows, as_row_matrix
 from kinfold.hierarchy import WordNet, load_wordnet
-from kinfold.language._choice import CLIP_LOGIT_SCALE
+from kinfold.language._choice import check_labels, check_logit_scale
 from kinfold.language._words import (
     Groups,
     SenseChooser,
@@ -27,6 +25,22 @@ from kinfold.language._words import (
 )
 from kinfold.language.space import unit_rows
 from kinfold.progress import SILENT, Progress
+from kinfold.validation import SEED, Constraint, Integer, Number, check
+
+N_NAMES = 5
+N_CANDIDATES = 64
+N_RIVALS = 5
+MIN_SEPARATION = 0.6
+
+_IMAGES_PER_GROUP = 256  # that separations are measured on
+_RULES: dict[str, Constraint] = {
+    "n_clusters": Integer(),
+    "n_names": Integer(),
+    "n_candidates": Integer(),
+    "n_rivals": Integer(),
+    "min_separation": Number(least=0, most=1),
+    "random_state": SEED,
+}
 
 _EMPTY = "it has no images"
 _NO_DIRECTION = "its images have no common direction"
@@ -219,14 +233,6 @@ def _give_away(found: Words, fitting: Mapping[int, Sequence[int]], nouns: Sequen
     return {place: fitting[place][asked[place]] for place in holder.values()}
 
 
-N_NAMES = 5
-N_CANDIDATES = 64
-N_RIVALS = 5
-MIN_SEPARATION = 0.6
-
-_IMAGES_PER_GROUP = 256  # that separations are measured on
-
-
 def name_clusters(
     X: ArrayLike | RowMatrix,
     labels: ArrayLike,
@@ -294,13 +300,19 @@ def name_clusters(
         Shapes or widths don't fit, a noun has no direction, a row isn't finite, or a parameter is out of
         range.
     """
-    scale = CLIP_LOGIT_SCALE if logit_scale is None else logit_scale
-    _check_parameters(n_clusters, n_names, n_candidates, n_rivals, scale, min_separation)
-    if isinstance(random_state, bool) or not isinstance(random_state, int | np.integer) or random_state < 0:
-        raise InputError(f"random_state must be a whole number of at least 0, not {random_state!r}")
+    check(
+        _RULES,
+        n_clusters=n_clusters,
+        n_names=n_names,
+        n_candidates=n_candidates,
+        n_rivals=n_rivals,
+        min_separation=min_separation,
+        random_state=random_state,
+    )
+    scale = check_logit_scale(logit_scale)
     where = resolve_device(device)
     matrix = as_row_matrix(X)
-    numbers = _check_labels(labels, int(matrix.shape[0]), n_clusters)
+    numbers = check_labels(labels, int(matrix.shape[0]), n_clusters).astype(np.int64)
     words, features = _distinct(nouns, as_row_matrix(noun_features))
     rows = unit_rows(features, where, name="nouns")
     if rows.dim != matrix.shape[1]:
@@ -317,13 +329,13 @@ def name_clusters(
         device=where,
         progress=progress,
     )
-    found = find_words(groups, matrix, rows, n_candidates, n_rivals, float(scale), progress)
+    found = find_words(groups, matrix, rows, n_candidates, n_rivals, scale, progress)
     chooser = SenseChooser(words, rows, wordnet or load_wordnet())
     parameters = {
         "n_names": n_names,
         "n_candidates": n_candidates,
         "n_rivals": n_rivals,
-        "logit_scale": float(scale),
+        "logit_scale": scale,
         "min_separation": float(min_separation),
         "random_state": random_state,
     }
@@ -342,30 +354,3 @@ def _distinct(nouns: Sequence[str], features: RowMatrix) -> tuple[tuple[str, ...
     if len(first) == len(nouns):
         return tuple(nouns), features
     return tuple(first), SelectedRows(features, np.fromiter(first.values(), np.int64))
-
-
-def _check_labels(labels: ArrayLike, n_rows: int, n_clusters: int) -> NDArray[np.int64]:
-    array = np.asarray(labels)
-    if array.shape != (n_rows,) or array.dtype.kind not in "iu":
-        raise InputError(f"labels must be {n_rows} integers, got {array.dtype} {array.shape}")
-    if not -1 <= array.min() <= array.max() < n_clusters:
-        raise InputError(f"labels must lie in -1 … {n_clusters - 1}, got {array.min()} … {array.max()}")
-    return array.astype(np.int64)
-
-
-def _check_parameters(
-    n_clusters: int, n_names: int, n_candidates: int, n_rivals: int, scale: Any, min_separation: Any
-) -> None:
-    counts = {
-        "n_clusters": n_clusters,
-        "n_names": n_names,
-        "n_candidates": n_candidates,
-        "n_rivals": n_rivals,
-    }
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
-    if isinstance(scale, bool) or not isinstance(scale, Real) or not 0 < float(scale) < math.inf:
-        raise InputError(f"logit_scale must be a positive number, not {scale!r}")
-    if not isinstance(min_separation, Real) or not 0 <= float(min_separation) <= 1:
-        raise InputError(f"min_separation must lie between 0 and 1, not {min_separation!r}")

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kinfold.compute import resolve_device
-from kinfold.errors import InputError, nearest_name
+from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix
 from kinfold.hierarchy import ClassTree, Links
 from kinfold.language._choice import (
@@ -24,6 +24,7 @@ from kinfold.language._choice import (
 )
 from kinfold.metrics import CalibrationCurve, calibration_curve
 from kinfold.progress import SILENT, Progress
+from kinfold.validation import check_choice
 
 
 @dataclass(frozen=True)
@@ -261,9 +262,7 @@ def relabel(
     >>> relabel([[0.1, 0.9]], np.array([0]), tree, [[0.7, 0.7], [1, 0], [0, 1]]).labels
     array([2], dtype=int32)
     """
-    if rule not in RELABEL_RULES:
-        hint = nearest_name(str(rule), list(RELABEL_RULES))
-        raise InputError(f"rule must be one of {', '.join(RELABEL_RULES)}, not {rule!r}{hint}")
+    check_choice(RELABEL_RULES, rule=rule)
     where = resolve_device(device)
     texts = unit_texts(class_features, len(tree), where)
     images = unit_images(X, int(texts.shape[1]), where)
@@ -446,9 +445,7 @@ def calibration(
     InputError
         As for :func:`~kinfold.language.relabel`; or no row has a label.
     """
-    if candidates not in CANDIDATES:
-        hint = nearest_name(str(candidates), list(CANDIDATES))
-        raise InputError(f"candidates must be one of {', '.join(CANDIDATES)}, not {candidates!r}{hint}")
+    check_choice(CANDIDATES, candidates=candidates)
     where = resolve_device(device)
     texts = unit_texts(class_features, len(tree), where)
     images = unit_images(X, int(texts.shape[1]), where)
