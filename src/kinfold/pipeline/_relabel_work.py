@@ -24,9 +24,8 @@ from kinfold.language import (
     calibration,
     walk_accuracy,
 )
-from kinfold.language.relabel import RelabelRule
+from kinfold.language.relabel import CANDIDATES, RelabelRule
 from kinfold.language.relabel import relabel as refine
-from kinfold.language.relabel_checks import CANDIDATES
 from kinfold.pipeline import _relabel_files as files
 from kinfold.pipeline._classes import Classes, LemmaRule, embed_class_names
 from kinfold.pipeline._source import Source

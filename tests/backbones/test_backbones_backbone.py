@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from kinfold.backbones import Preprocessing
-from kinfold.backbones._processor import parse_processor, read_preprocessing
+from kinfold.backbones._transformers import parse_processor, read_preprocessing
 from kinfold.errors import InputError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -1,18 +1,158 @@
-"""Text models of transformers: CLIP's and SigLIP's towers, and sentence encoders."""
+"""Text models: CLIP and SigLIP towers and sentence encoders of transformers, and open_clip."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import json
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from kinfold.backbones.model_files import load_weights, read_config, read_numbers
-from kinfold.errors import FormatError, InputError
-from kinfold.language._tokenizer import hash_tokenizer, load_tokenizer, make_tokenize, max_length
-from kinfold.language._tower import TextTower
-from kinfold.storage import read_json
+from kinfold.backbones.extras import create_open_clip
+from kinfold.backbones.model_files import (
+    has_tokenizer,
+    load_weights,
+    quiet_transformers,
+    read_config,
+    read_numbers,
+)
+from kinfold.errors import FormatError, InputError, MissingExtraError
+from kinfold.storage import hash_json, read_json
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """A text model and how to use it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    tokenize : callable
+        Texts → lists of token ids, special tokens in, cut to what the model takes.
+    read : callable
+        Token ids (B, T) and numbers of tokens (B,) → raw features (B, dim).
+    dim : int
+        Dimension of the features.
+    pad_id : int
+        What rows are filled up with, on the right.
+    length : int or None
+        Length that every row is padded to; None pads to the longest of the batch, which must not change
+        the features.
+    logit_scale, logit_bias : float or None
+        Learned with the model; None where it has none or its weights don't say.
+    identity : dict
+        Besides the weights, what the features depend on; JSON.
+    unread : frozenset of str
+        Names of weights that no feature depends on.
+    """
+
+    model: nn.Module
+    tokenize: Callable[[list[str]], list[list[int]]]
+    read: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    dim: int
+    pad_id: int
+    length: int | None = None
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+    identity: dict[str, Any] = field(default_factory=dict)
+    unread: frozenset[str] = frozenset()
+
+
+Tokenize = Callable[[list[str]], list[list[int]]]
+
+_SAMPLES = [
+    "a photo of the large Siamese cat.",
+    "itap of a 1960s pick-up truck, isn't it?",
+    "  Über  naïve façade: 東京 ½ № 🙂  ",
+    "antidisestablishmentarianism",
+]
+
+
+def load_tokenizer(folder: Path, vocab_size: int) -> Any:
+    """Load the tokenizer of a model with ``vocab_size`` tokens.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    FormatError
+        It is damaged, or knows more tokens than the model.
+    MissingExtraError
+        It needs sentencepiece.
+    """
+    from transformers import AutoTokenizer
+
+    if not has_tokenizer(folder):
+        raise InputError(
+            f"{folder} has no tokenizer: tokenizer.json (or vocab.json and merges.txt) must lie beside "
+            "config.json; copy it from the model, or write it with tokenizer.save_pretrained"
+        )
+    if (folder / "spiece.model").is_file() and not (folder / "tokenizer.json").is_file():
+        _check_sentencepiece(folder)
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers, JSON and transformers have no common base
+        raise FormatError(f"the tokenizer in {folder} can't be loaded: {error}") from error
+    if not 0 < tokenizer.vocab_size <= vocab_size:
+        raise FormatError(_say_mismatch(folder, tokenizer.vocab_size, vocab_size))
+    return tokenizer
+
+
+def make_tokenize(tokenizer: Any, folder: Path, *, length: int, vocab_size: int) -> Tokenize:
+    """Return the function that cuts texts into at most ``length`` tokens, special ones in.
+
+    It raises :class:`FormatError` for a token that a model with ``vocab_size`` tokens doesn't know.
+    """
+
+    def tokenize(texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = tokenizer(
+            texts, truncation=True, max_length=length, padding=False, return_attention_mask=False
+        )["input_ids"]
+        largest = max((max(row, default=0) for row in ids), default=0)
+        if largest >= vocab_size:
+            raise FormatError(_say_mismatch(folder, largest + 1, vocab_size))
+        return ids
+
+    return tokenize
+
+
+def max_length(tokenizer: Any, positions: int) -> int:
+    """Return how many tokens a text may have: by the tokenizer, and by the model's positions."""
+    return int(min(tokenizer.model_max_length, positions))
+
+
+def hash_tokenizer(tokenizer: Any, tokenize: Tokenize) -> str:
+    """Return the SHA-256 of a tokenizer's vocabulary and of what it makes of a few texts.
+
+    Not of its files: releases of transformers write them differently.
+    """
+    return hash_json({"vocabulary": tokenizer.get_vocab(), "samples": tokenize(_SAMPLES)})
+
+
+def _say_mismatch(folder: Path, n_tokens: int, vocab_size: int) -> str:
+    return (
+        f"the tokenizer in {folder} has {n_tokens:,} tokens or more, the model knows {vocab_size:,}: "
+        "it belongs to another model"
+    )
+
+
+def _check_sentencepiece(folder: Path) -> None:
+    for module, package in (("sentencepiece", "sentencepiece"), ("google.protobuf", "protobuf")):
+        try:
+            found = importlib.util.find_spec(module) is not None
+        except ModuleNotFoundError:  # the package around it is missing
+            found = False
+        if not found:
+            raise MissingExtraError(f"The tokenizer in {folder}", package, "sentencepiece")
+
 
 _CLIP, _SIGLIP = "CLIPTextModelWithProjection", {"siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
 _UNREAD = ("position_ids", "pooler.")
@@ -202,3 +342,51 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 def _exp(value: float | None) -> float | None:
     return None if value is None else math.exp(value)
+
+
+def load_open_clip_tower(spec: str) -> tuple[TextTower, str, str]:
+    """Return the text tower of an open_clip model, its name, and what loads it again.
+
+    Parameters
+    ----------
+    spec : str
+        ``ARCH/TAG``, ``ARCH/FILE`` or ``hf-hub:ORGANISATION/NAME``.
+    """
+    created = create_open_clip(spec, part="")
+    package, model = created.package, created.model
+    tokenizer = package.get_tokenizer(created.arch)
+    if hasattr(model, "visual"):
+        model.visual = torch.nn.Identity()  # the larger half, which no text needs
+
+    def tokenize(texts: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = tokenizer(texts).tolist()
+        return ids
+
+    def read(ids: torch.Tensor, _lengths: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = model.encode_text(ids)
+        return features
+
+    # Its tokenizers pad by themselves, each model's in its own way; every row has the same length.
+    rows = tokenize(["a photo of a cat.", "an origami dog."])
+    with torch.inference_mode():
+        dim = int(read(torch.tensor(rows[:1]), torch.tensor([len(rows[0])])).shape[1])
+    sample = hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    tower = TextTower(
+        model.eval(),
+        tokenize,
+        read,
+        dim,
+        pad_id=0,
+        length=len(rows[0]),
+        logit_scale=_number(model, "logit_scale", exp=True),
+        logit_bias=_number(model, "logit_bias"),
+        identity={"kind": "open_clip", "arch": created.arch, "sample": sample, "length": len(rows[0])},
+    )
+    return tower, f"open_clip:{created.arch}", created.spec
+
+
+def _number(model: Any, name: str, *, exp: bool = False) -> float | None:
+    value = getattr(model, name, None)
+    if value is None:
+        return None
+    return float(value.detach().exp() if exp else value.detach())

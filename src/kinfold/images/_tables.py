@@ -1,4 +1,4 @@
-"""Parquet files that hold the images themselves."""
+"""Images from tables: a column of paths (CSV, TSV, Parquet), or a column of images (Parquet)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,200 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.errors import InputError
-from kinfold.images._columns import (
-    choose_column,
-    column_types,
-    column_values,
-    has_field,
-    holds_images,
-    read_columns,
-    require_column,
-)
+from kinfold.errors import InputError, nearest_name
 from kinfold.images._folder import fingerprint_files
 from kinfold.images._keys import KeyList, different_keys, encode_key, natural_key, unique_keys
-from kinfold.images._reasons import SkipReason, UnusableImage
-from kinfold.images._source import FileReader, LocatedSource
+from kinfold.images._source import FileReader, LocatedSource, SkipReason, UnusableImage
+
+
+def column_types(path: str) -> dict[str, Any]:
+    """Return the columns of a CSV, TSV or Parquet file with their Arrow types (all text in a CSV)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if _is_csv(path):
+            from pyarrow import csv
+
+            with csv.open_csv(path, parse_options=_csv_options(path)) as reader:
+                return dict.fromkeys(reader.schema.names, pa.string())
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} can't be read as a table: {error}") from error
+    return dict(zip(schema.names, schema.types, strict=True))
+
+
+def holds_images(kind: Any) -> bool:
+    """Tell whether a column of this type can hold images: binary, or a struct with binary ``bytes``."""
+    import pyarrow as pa
+
+    if has_field(kind, "bytes"):
+        kind = kind.field("bytes").type
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def read_columns(path: str, columns: list[str]) -> dict[str, Any]:
+    """Return columns of a CSV, TSV or Parquet file as chunked arrays (all text from a CSV)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(column_types(path))
+    for column in columns:
+        require_column(path, column if column in names else column.rsplit(".", 1)[0], names)
+    try:
+        if _is_csv(path):
+            from pyarrow import csv
+
+            convert = csv.ConvertOptions(
+                include_columns=columns,
+                column_types=dict.fromkeys(columns, pa.string()),
+                strings_can_be_null=False,
+            )
+            table = csv.read_csv(path, parse_options=_csv_options(path), convert_options=convert)
+        else:
+            table = pq.ParquetFile(path).read(columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} can't be read as a table: {error}") from error
+    return {name: table[name] for name in table.column_names}
+
+
+def column_values(column: Any) -> Iterator[Any]:
+    """Yield the values of a chunked array, a few at a time in memory."""
+    for chunk in column.chunks:
+        for start in range(0, len(chunk), 65536):
+            yield from chunk.slice(start, 65536).to_pylist()
+
+
+def choose_column(uri: str, usual: Sequence[str], candidates: list[str]) -> str:
+    """Return the candidate with a usual name, or the only one; raise :class:`InputError` if there is none."""
+    lowered = {name.lower(): name for name in reversed(candidates)}
+    for name in usual:
+        if name in lowered:
+            return lowered[name]
+    if len(candidates) == 1:
+        return candidates[0]
+    columns = ", ".join(map(repr, candidates)) or "none that could"
+    raise InputError(
+        f"which column of {uri} holds the images? Name it (path_column or image_column); it has {columns}"
+    )
+
+
+def require_column(uri: str, column: str, names: list[str]) -> None:
+    """Raise :class:`InputError` with the nearest name if there is no such column."""
+    if column not in names:
+        raise InputError(f"{uri} has no column {column!r}{nearest_name(column, names)}")
+
+
+def _is_csv(path: str) -> bool:
+    return not path.lower().endswith((".parquet", ".pq"))
+
+
+def _csv_options(path: str) -> Any:
+    from pyarrow import csv
+
+    delimiter = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
+    return csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+
+
+def has_field(kind: Any, name: str) -> bool:
+    """Tell whether an Arrow type is a struct with this field."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_struct(kind) and kind.get_field_index(name) >= 0)
+
+
+def is_text(kind: Any) -> bool:
+    """Tell whether a column of this Arrow type holds text."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+_PATH_NAMES = (
+    "path",
+    "file_path",
+    "filepath",
+    "image_path",
+    "file",
+    "file_name",
+    "filename",
+    "image",
+    "img",
+    "key",
+)
+
+
+class PathTableSource(LocatedSource):
+    """Images whose paths stand in a column of a CSV, TSV or Parquet file, in the order of the table.
+
+    Relative paths begin at the table's folder. The key is the path as written, or the value of
+    ``key_column``. A path that occurs twice becomes the key ``path#2``; keys of a column of their own must
+    differ.
+
+    Parameters
+    ----------
+    path : str or Path
+        The table.
+    path_column, key_column : str, optional
+        Names of columns; without ``path_column`` a column with a usual name is taken, or the only one.
+
+    Raises
+    ------
+    InputError
+        The table can't be read, or has no such column, or keys occur twice.
+    """
+
+    kind = "table"
+
+    def __init__(
+        self, path: str | Path, *, path_column: str | None = None, key_column: str | None = None
+    ) -> None:
+        self.uri = os.path.abspath(path)
+        types = column_types(self.uri)
+        texts = [name for name, kind in types.items() if is_text(kind)]
+        column = path_column or choose_column(self.uri, _PATH_NAMES, texts)
+        require_column(self.uri, column, list(types))
+        if column not in texts:
+            raise InputError(f"column {column!r} of {self.uri} holds {types[column]}, not paths")
+        columns = read_columns(self.uri, [column] if key_column is None else [column, key_column])
+        self._paths = KeyList(value or "" for value in column_values(columns[column]))
+        self.keys = _keys_of(self.uri, self._paths, None if key_column is None else columns[key_column])
+        self._folder = os.fsencode(os.path.dirname(self.uri))
+        self._fingerprint: str | None = None
+
+    def path(self, row: int) -> Path | None:
+        """Return the file's path."""
+        return Path(os.fsdecode(self._path(row))) if self._paths[row] else None
+
+    def locate(self, row: int) -> bytes:
+        """Return the file's path as bytes; raises :class:`UnusableImage` where the table has none."""
+        if not self._paths[row]:
+            raise UnusableImage(SkipReason.MISSING, "the table has no path for it")
+        return self._path(row)
+
+    def reader(self) -> FileReader:
+        """Return a reader of paths."""
+        return FileReader()
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of keys, and of sizes and modification times of the files."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_files((key, self._path(row)) for row, key in enumerate(self.keys))
+        return self._fingerprint
+
+    def _path(self, row: int) -> bytes:
+        return os.path.join(
+            self._folder, os.path.expanduser(self._paths[row]).encode("utf-8", "surrogateescape")
+        )
+
+
+def _keys_of(uri: str, paths: KeyList, column: Any) -> KeyList:
+    if column is not None:
+        return different_keys((str(value) for value in column_values(column)), uri)
+    return unique_keys(path or f"row-{row}" for row, path in enumerate(paths))
+
 
 _IMAGE_NAMES = ("image", "img", "jpg", "png", "image_bytes", "bytes", "picture", "photo")
 _AHEAD = 32  # so many images of a row group are unpacked at a time

@@ -1,15 +1,18 @@
-"""What is known about a backbone before it is loaded: frozen data, no code that runs a model."""
+"""Backbones: what is known of each before it is loaded, how images are prepared, and the interface."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kinfold.errors import InputError
+from kinfold.errors import InputError, nearest_name
+from kinfold.validation import check_choice, check_integer
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -62,12 +65,8 @@ class Preprocessing:
     rescale: float = 1 / 255
 
     def __post_init__(self) -> None:
-        if self.interpolation not in INTERPOLATIONS:
-            raise InputError(
-                f"interpolation {self.interpolation!r} is unknown; use one of {', '.join(INTERPOLATIONS)}"
-            )
-        if min(self.height, self.width) < 1:
-            raise InputError(f"the input size must be positive, got {self.height} × {self.width}")
+        check_choice(tuple(INTERPOLATIONS), interpolation=self.interpolation)
+        check_integer(height=self.height, width=self.width)
         if self.resize is not None and self.resize < max(self.height, self.width):
             raise InputError(
                 f"the crop of {self.height} × {self.width} is larger than the resized side {self.resize}"
@@ -158,3 +157,87 @@ class BackboneCard:
     adapter: str = "transformers"
     shape: VitShape | None = None
     note: str = ""
+
+
+class Backbone(ABC):
+    """A frozen map from images to vectors.
+
+    ``transform`` runs in the loader's workers and turns a decoded RGB image into an array of a fixed shape;
+    ``embed`` takes stacks of such arrays.
+
+    Attributes
+    ----------
+    card : BackboneCard
+        What it is.
+    spec : str
+        What :func:`load_backbone` was given, with absolute paths: it loads the same backbone again.
+    variants : Mapping of str to int
+        The vectors that it can give, with their dimensions.
+    transform : callable
+        Picklable; Pillow image → array.
+    min_side : int or None
+        The shorter side that decoding must keep, in pixels (JPEGs may be decoded at a smaller scale);
+        None keeps all.
+    """
+
+    card: BackboneCard
+    spec: str
+    variants: Mapping[str, int]
+    transform: Callable[[Image.Image], NDArray[Any]]
+    min_side: int | None
+
+    @abstractmethod
+    def embed(self, images: NDArray[Any], variants: Sequence[str] = ("cls",)) -> dict[str, NDArray[Any]]:
+        """Return the vectors of a batch.
+
+        Parameters
+        ----------
+        images : array of shape (B, …)
+            Stacked outputs of ``transform``.
+        variants : sequence of str
+            Which vectors; all come from one pass.
+
+        Returns
+        -------
+        dict of str to array of shape (B, dim), float32
+            One entry per variant.
+
+        Raises
+        ------
+        InputError
+            A variant is not offered.
+        """
+
+    @abstractmethod
+    def find_batch_size(self) -> int:
+        """Return the number of images to embed at once: the same on every call on one machine."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of weights, preprocessing and precision, whatever the variant and device."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a manifest records, as JSON-ready data.
+
+        ``spec`` and ``precision`` load the same backbone again, ``fingerprint`` tells whether it is the same,
+        and ``batch_size`` is what :meth:`find_batch_size` gives; besides, ``card``, ``variants``, ``device``.
+        """
+        return {
+            "spec": self.spec,
+            "card": asdict(self.card),
+            "variants": dict(self.variants),
+            "precision": "float32",
+            "device": "cpu",
+            "batch_size": self.find_batch_size(),
+            "fingerprint": self.fingerprint(),
+        }
+
+    def check_variants(self, variants: Sequence[str]) -> None:
+        """Raise :class:`InputError` if one of ``variants`` is not offered."""
+        for name in variants:
+            if name not in self.variants:
+                offered = ", ".join(self.variants)
+                hint = nearest_name(name, list(self.variants))
+                raise InputError(
+                    f"backbone {self.card.name} has no variant {name!r}{hint}; it has: {offered}"
+                )
