@@ -221,6 +221,6 @@ def _ranks(top: NDArray[np.int32]) -> tuple[int, ...]:
 def _record(run: Run, evaluation: Evaluation) -> None:
     with lock_directory(run.path):
         manifest = read_manifest(run.path)
-        manifest["metrics"] = evaluation.as_dict()
+        manifest.metrics = evaluation.as_dict()
         write_manifest(run.path, manifest)
-    run.manifest["metrics"] = evaluation.as_dict()
+    run.manifest.metrics = evaluation.as_dict()

@@ -77,7 +77,7 @@ class JointSpace:
         """
         if self.backbone is None:
             moved = self.source if _is_features(self.run, self.source) else None
-            features, variant = self.run.features(moved), self.run.manifest["features"]["variant"]
+            features, variant = self.run.features(moved), self.run.manifest.features["variant"]
         else:
             assert self.images is not None
             variant = _JOINT_VARIANT
@@ -113,9 +113,9 @@ def find_joint_space(
     InputError
         The run's features don't lie in a joint space and no model, or no images, are given to mend that.
     """
-    own = run.manifest["features"]
-    dim, variant, recorded = int(own["dim"]), own["variant"], run.manifest.get("backbone") or {}
-    guided = ((run.manifest.get("language") or {}).get("text_encoder") or {}).get("spec")
+    own = run.manifest.features
+    dim, variant, recorded = int(own["dim"]), own["variant"], run.manifest.backbone or {}
+    guided = ((run.manifest.language or {}).get("text_encoder") or {}).get("spec")
 
     def serve_itself(spec: str) -> JointSpace:
         encoder = open_text_encoder(spec, dim=dim, device=device, precision=precision)
@@ -142,7 +142,7 @@ def find_joint_space(
 
 def _is_features(run: Run, source: str | Path | None) -> bool:
     """Tell whether ``source`` says where features are: so it is for runs that know of no images."""
-    return source is not None and run.manifest["source"].get("images") is None
+    return source is not None and run.manifest.source.get("images") is None
 
 
 def _labels_of(run: Run, features: Features) -> NDArray[np.int64]:

@@ -91,7 +91,7 @@ def name(
         X, labels, fingerprint = space.read(n_workers, progress)
         inputs = {
             "version": _VERSION,
-            "assign": stages.manifest["stages"]["assign"]["inputs"],
+            "assign": stages.manifest.stages["assign"]["inputs"],
             "features": fingerprint,
             "nouns": prepared.fingerprint,
             "n_names": n_names,

@@ -98,8 +98,8 @@ def _predict_images(
         out,
         images,
         backbone,
-        run.manifest["features"]["variant"],
-        batch_size=run.manifest["backbone"]["batch_size"],
+        run.manifest.features["variant"],
+        batch_size=(run.manifest.backbone or {})["batch_size"],
         n_workers=n_workers,
         progress=progress,
     ) as features:
@@ -108,7 +108,7 @@ def _predict_images(
 
 
 def _write(run: Run, model: Any, features: Features, out: Path) -> pa.Table:
-    matrix = features.matrix(run.manifest["features"]["variant"])
+    matrix = features.matrix(run.manifest.features["variant"])
     top = predict_top(model, matrix, n_top=1)
     tell_skipped(out, features)
     nouns = [run.names[cluster].noun for cluster in range(run.n_clusters)] if run.names else None
@@ -117,15 +117,15 @@ def _write(run: Run, model: Any, features: Features, out: Path) -> pa.Table:
 
 def _check_features(run: Run, features: Features) -> None:
     """Refuse features that the run's model can't take, as far as that can be seen."""
-    recorded = run.manifest["features"]
+    recorded = run.manifest.features
     variant = recorded["variant"]
     if variant not in features.variants:
         raise InputError(
             f"{features.path} has no variant {variant!r}, which {run.path} was made from; "
             f"it has {', '.join(features.variants)}"
         )
-    if isinstance(features, FeatureStore) and run.manifest.get("backbone"):
-        expected, found = run.manifest["backbone"], features.manifest
+    if isinstance(features, FeatureStore) and run.manifest.backbone:
+        expected, found = run.manifest.backbone, features.manifest
         if found.backbone_fingerprint != expected["fingerprint"]:
             raise InputError(
                 f"{features.path} was made with the backbone {found.backbone['card']['name']}, which isn't "

@@ -60,12 +60,12 @@ def run_report_stage(stages: Stages, progress: Progress, source: str | Path | No
     ``source`` is where the images are, if they were moved.
     """
     manifest = stages.manifest
-    recorded = manifest["stages"]
+    recorded = manifest.stages
     sections = ("metrics", "source", "backbone", "features", "parameters")
     inputs = {
         "assignments": recorded["assign"]["outputs"],
         **({"names": recorded["name"]["outputs"]} if "name" in recorded else {}),
-        **{name: manifest[name] for name in sections},
+        **{name: getattr(manifest, name) for name in sections},
     }
 
     def work() -> None:

@@ -117,7 +117,7 @@ class Work:
     def assign(self, features: Features) -> None:
         """Write the groups of all usable images, and what was skipped."""
         path = self.stages.path
-        fitted = self.stages.manifest["stages"]["fit"]["outputs"]
+        fitted = self.stages.manifest.stages["fit"]["outputs"]
         inputs = {"features": features.fingerprint(self.variant), "model": fitted, "n_top": N_TOP}
 
         def work() -> None:
@@ -130,10 +130,10 @@ class Work:
             write_assignments(path / ASSIGNMENTS_NAME, features.rows, keys, top)
             write_skipped(path / SKIPPED_NAME, features.skipped)
             found = diagnose(top.clusters[:, 0], self.method.n_clusters)
-            self.stages.manifest["diagnosis"] = _as_json(asdict(found))
+            self.stages.manifest.diagnosis = _as_json(asdict(found))
 
         self.stages.run("assign", inputs, (ASSIGNMENTS_NAME, SKIPPED_NAME), work)
-        for message in self.stages.manifest["diagnosis"].get("messages", ()):
+        for message in self.stages.manifest.diagnosis.get("messages", ()):
             logger.warning("%s", message)
 
     def report(self) -> None:
@@ -197,7 +197,8 @@ class Work:
     def _fit(self, features: Features, order: FitOrder) -> None:
         estimator = self.team.fit(order, features, self.progress)
         criteria = order.assess(estimator, features).as_dict()
-        self.stages.manifest |= {"criteria": criteria, "fit": describe_fit(estimator)}
+        self.stages.manifest.criteria = criteria
+        self.stages.manifest.fit = describe_fit(estimator)
         save_model(estimator, self.stages.path)
 
     def _clear_checkpoints(self, keep: Path | None = None) -> None:

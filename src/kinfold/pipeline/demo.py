@@ -192,7 +192,7 @@ def _draw(digit: NDArray[np.float64]) -> bytes:
 
 def _judge(method: str, run: Run, labels: Path, progress: Progress) -> DemoRow:
     """Evaluate a run, and write its page unless it is there with these figures."""
-    seconds = float(run.manifest["timings"]["total_seconds"])
+    seconds = float(run.manifest.timings["total_seconds"])
     known = run.metrics
     found = evaluate(run, labels)
     if known != found.as_dict() or not run.report_path.exists():
