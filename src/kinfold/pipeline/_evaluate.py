@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kinfold.errors import InputError
 from kinfold.hierarchy import ClassTree
+from kinfold.labels import Truth, join_truth
 from kinfold.metrics import (
     Agreement,
     LabelSets,
@@ -26,7 +27,6 @@ from kinfold.metrics import (
 )
 from kinfold.pipeline._classes import TreeLike, open_class_tree
 from kinfold.pipeline._evaluation import DepthAccuracy, Evaluation, SeveralLabels
-from kinfold.pipeline._truth import Truth, join_truth
 from kinfold.run import Run, lock_directory, read_manifest, write_manifest
 
 _RANKS = 5

@@ -14,6 +14,7 @@ from kinfold.backbones import Backbone
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError, nearest_name
 from kinfold.images import KeyList
+from kinfold.labels import JoinedLabels
 from kinfold.language.relabel import RELABEL_RULES, RelabelRule
 from kinfold.locks import lock_directory
 from kinfold.pipeline import _relabel_files as files
@@ -21,7 +22,6 @@ from kinfold.pipeline._backbone import as_backbone, as_spec, describe_backbone
 from kinfold.pipeline._classes import LEMMA_RULES, WORDNET, LemmaRule, Names, TreeLike, find_classes
 from kinfold.pipeline._embed import embed
 from kinfold.pipeline._estimate import Estimate
-from kinfold.pipeline._labels import JoinedLabels
 from kinfold.pipeline._relabel_work import RelabelWork
 from kinfold.pipeline._source import Source, SourceLike, resolve_source
 from kinfold.pipeline._text import open_text_encoder_of

@@ -16,6 +16,7 @@ from kinfold.backbones import Backbone
 from kinfold.errors import InputError, nearest_name
 from kinfold.features import Features
 from kinfold.hierarchy import load_wordnet
+from kinfold.labels import name_source, read_labels
 from kinfold.language import (
     TextEncoder,
     ZeroShotClassifier,
@@ -26,7 +27,6 @@ from kinfold.language import (
 from kinfold.methods import TopClusters
 from kinfold.pipeline._backbone import as_backbone
 from kinfold.pipeline._beside import embedded_beside, tell_skipped
-from kinfold.pipeline._labels import name_source, read_labels
 from kinfold.pipeline._nouns import WORDNET
 from kinfold.pipeline._place import check_table_place
 from kinfold.pipeline._source import SourceLike, resolve_source
