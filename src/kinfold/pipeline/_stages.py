@@ -14,7 +14,6 @@ from typing import Any
 
 from kinfold._version import __version__
 from kinfold.errors import InputError
-from kinfold.pipeline._place import check_place
 from kinfold.pipeline._source import Source
 from kinfold.run import (
     MANIFEST_NAME,
@@ -28,7 +27,7 @@ from kinfold.run import (
     stage_files,
     write_manifest,
 )
-from kinfold.storage import PARTIAL_PREFIX, hash_file, hash_json, remove_partials
+from kinfold.storage import PARTIAL_PREFIX, check_place, hash_file, hash_json, remove_partials
 
 logger = logging.getLogger(__name__)
 

@@ -18,11 +18,10 @@ from kinfold.pipeline._cluster import cluster
 from kinfold.pipeline._embed import embed
 from kinfold.pipeline._evaluate import evaluate
 from kinfold.pipeline._method import prepare_method
-from kinfold.pipeline._place import check_place
 from kinfold.pipeline._report import report
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run
-from kinfold.storage import atomic_directory, atomic_file, remove_partials
+from kinfold.storage import atomic_directory, atomic_file, check_place, remove_partials
 
 METHODS = ("kmeans", "temi", "icce")
 N_DIGITS = 10
