@@ -314,7 +314,7 @@ class Auto(BaseClusterer):
         )
 
     def facts(self) -> dict[str, Any]:
-        """Return what ``manifest["fit"]`` says of a fit: the chosen method's own, and why it was chosen."""
+        """Return what ``manifest.fit`` says of a fit: the chosen method's own, and why it was chosen."""
         return {"chosen": self.method_, "methods": self._describe_table(), **self.chosen_.facts()}
 
     def to_model(self) -> Model:

@@ -72,7 +72,7 @@ class BaseClusterer(ClusterMixin, BaseEstimator):
         return Needs()
 
     def facts(self) -> dict[str, Any]:
-        """Return what ``manifest["fit"]`` says of a fit: the tables by which it chose, JSON-ready."""
+        """Return what ``manifest.fit`` says of a fit: the tables by which it chose, JSON-ready."""
         history = getattr(self, "history_", None)
         return {} if history is None else {"n_rounds": len(history)}
 

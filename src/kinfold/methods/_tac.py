@@ -346,7 +346,7 @@ class TAC(BlockPredictor):
         return Cost(seconds, model_bytes=4 * n_weights)
 
     def facts(self) -> dict[str, Any]:
-        """Return what ``manifest["fit"]`` says of a fit: the nouns that were kept."""
+        """Return what ``manifest.fit`` says of a fit: the nouns that were kept."""
         shown = self.selected_nouns_[:_SHOWN_NOUNS].tolist()
         return {**super().facts(), "n_nouns": len(self.selected_nouns_), "nouns": shown}
 

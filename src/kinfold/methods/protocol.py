@@ -187,7 +187,7 @@ class Clusterer(Protocol):
         """Return what a fit is expected to take."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what ``manifest["fit"]`` says of a fit: the tables by which it chose, JSON-ready."""
+        """Return what ``manifest.fit`` says of a fit: the tables by which it chose, JSON-ready."""
 
     def to_model(self) -> Model:
         """Return what is saved."""
