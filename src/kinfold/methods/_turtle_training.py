@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinfold.heads.checkpoint import Checkpoint
+from kinfold.heads import Checkpoint
 from kinfold.methods._rows import numpy_blocks
 from kinfold.methods._task_encoder import (
     InnerClassifiers,
