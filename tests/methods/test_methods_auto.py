@@ -94,7 +94,7 @@ def test_each_candidate_is_what_it_would_be_alone():
         "kmeans": SphericalKMeans(n_clusters=3, random_state=3).fit(X),
         "temi": TEMI(n_clusters=3, random_state=3, **HEADS).fit(X),
     }
-    graph = knn_graph(X, **alone["temi"].graph_options(len(X)))
+    graph = knn_graph(X, **alone["temi"].needs(len(X)).graphs["temi"])
     expected = {name: assess(fitted, X, graph=graph, seed=3) for name, fitted in alone.items()}
     assert model.table_ == expected
     assert model.method_ == choose(expected)
@@ -123,7 +123,7 @@ def test_given_graphs_are_used(monkeypatch):
     X = blobs()
     options = {"n_clusters": 3, "parameters": FAST, "random_state": 0}
     expected = Auto(**options).fit(X)
-    wanted = expected.candidate_graphs(len(X))
+    wanted = expected.needs(len(X)).graphs
     assert set(wanted) == {"temi", "icce"}
     graphs = {name: knn_graph(X, **chosen) for name, chosen in wanted.items()}
     monkeypatch.setattr(module, "knn_graph", None)
@@ -133,7 +133,7 @@ def test_given_graphs_are_used(monkeypatch):
 
 def test_n_neighbors_reaches_all_candidates_that_learn_from_neighbours():
     model = Auto(n_clusters=3, n_neighbors=7)
-    assert {options["n_neighbors"] for options in model.candidate_graphs(500).values()} == {7}
+    assert {options["n_neighbors"] for options in model.needs(500).graphs.values()} == {7}
 
 
 def test_the_chosen_method_is_saved_as_itself_with_the_table(tmp_path):

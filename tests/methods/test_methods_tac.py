@@ -182,8 +182,8 @@ def test_prediction_is_of_each_row_alone(train, monkeypatch):
 def test_the_same_seed_gives_the_same_bytes_and_length_of_rows_does_not_matter(train):
     X, nouns, _ = made_space()
     first, second = (quick(nouns, train=train).fit(X) for _ in range(2))
-    for name, value in first.model_tensors().items():
-        np.testing.assert_array_equal(second.model_tensors()[name], value)
+    for name, value in first.to_model().tensors.items():
+        np.testing.assert_array_equal(second.to_model().tensors[name], value)
     stretched = X * np.random.default_rng(0).integers(1, 9, size=(len(X), 1)).astype(np.float32)
     np.testing.assert_array_equal(quick(3 * nouns, train=train).fit(stretched).labels_, first.labels_)
 
@@ -250,8 +250,8 @@ def test_an_interrupted_fit_ends_in_the_same_bytes(tmp_path, monkeypatch):
     resumed = quick(nouns, batch_size=64).fit(X, checkpoint=checkpoint)
     assert taken[0] == 15  # three steps an epoch
     np.testing.assert_array_equal(resumed.history_, expected.history_)
-    for name, value in expected.model_tensors().items():
-        np.testing.assert_array_equal(resumed.model_tensors()[name], value, err_msg=name)
+    for name, value in expected.to_model().tensors.items():
+        np.testing.assert_array_equal(resumed.to_model().tensors[name], value, err_msg=name)
 
 
 def test_checkpoints_of_other_nouns_are_not_continued_from(tmp_path, monkeypatch):

@@ -43,7 +43,7 @@ def fit_tac(seed, folder, train, centres):
         )
         model.fit(X, checkpoint=Path(folder) / "checkpoint")
     found = {name: getattr(model, name) for name in ("labels_", "selected_nouns_", "text_counterparts_")}
-    found |= {f"tensors/{name}": value for name, value in model.model_tensors().items()}
+    found |= {f"tensors/{name}": value for name, value in model.to_model().tensors.items()}
     found["history"] = getattr(model, "history_", np.zeros(1))
     return {**found, "probabilities": model.predict_proba(X), "steps": len(steps)}
 

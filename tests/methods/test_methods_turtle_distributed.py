@@ -34,7 +34,7 @@ def fit_turtle(seed, folder):
     found = {
         name: getattr(model, name) for name in ("labels_", "history_", "generalization_score_", "n_clusters_")
     }
-    found |= {f"tensors/{name}": value for name, value in model.model_tensors().items()}
+    found |= {f"tensors/{name}": value for name, value in model.to_model().tensors.items()}
     return {**found, "probabilities": model.predict_proba(made_rows()), "steps": len(steps)}
 
 

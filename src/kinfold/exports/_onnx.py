@@ -91,7 +91,8 @@ def build_model(method: str, estimator: Any, outputs: Outputs) -> Any:
     from onnx import TensorProto, helper
 
     graph, dim, k = Graph(), int(estimator.n_features_in_), len(outputs.column)
-    own = add_method(graph, method, estimator.model_config(), estimator.model_tensors(), "features")
+    model = estimator.to_model()
+    own = add_method(graph, method, model.config, model.tensors, "features")
     graph("Identity", own, out="cluster_probabilities")
     if outputs.is_plain:
         graph("Identity", own, out="probabilities")

@@ -14,19 +14,28 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from kinfold.compute import resolve_device, resolve_precision
+from kinfold.compute import Runtime, resolve_device, resolve_precision
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
-from kinfold.heads import MultiHeadNetwork, Objective, PairSampler, StudentTeacher, Trainer, Training
-from kinfold.methods._base import check_graph, check_n_clusters, check_positive, check_whole
+from kinfold.heads import (
+    MultiHeadNetwork,
+    Objective,
+    PairSampler,
+    StudentTeacher,
+    Trainer,
+    Training,
+    count_head_weights,
+)
+from kinfold.methods._base import BlockPredictor, check_positive, check_whole, own_graph
 from kinfold.methods._criteria import draw_rows, neighbor_agreement, weigh_agreement
 from kinfold.methods._diagnosis import warn_of_collapse
-from kinfold.methods._predicting import BlockPredictor
 from kinfold.methods._rows import check_rows, column_moments, refuse_beyond_float32
 from kinfold.methods._schedule import Plan, StopWhenLevel, default_n_neighbors, plan_training
+from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
+from kinfold.validation import check_n_clusters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -45,12 +54,11 @@ class HeadMethod(BlockPredictor):
 
     A subclass has the parameters ``n_clusters``, ``n_heads``, ``n_epochs``, ``batch_size``,
     ``learning_rate``, ``momentum``, ``tol``, ``head_choice``, ``device``, ``precision`` and
-    ``random_state``, and ``n_neighbors`` unless it has a :meth:`graph_options` of its own; what it calls
+    ``random_state``, and ``n_neighbors`` unless it has a :meth:`needs` of its own; what it calls
     ``batch_norm`` makes its networks normalise by the batch. It overrides
     :meth:`check_parameters`, ``_make_objective`` and ``_describe_objective``.
     """
 
-    needs_graph: ClassVar[bool] = True
     _learned: ClassVar[str] = "best_head_"
     batch_norm: Any = False
 
@@ -72,9 +80,10 @@ class HeadMethod(BlockPredictor):
         X: Any,
         y: Any = None,
         *,
-        graph: NeighborGraph | None = None,
+        graph: Graphs = None,
         progress: Progress = SILENT,
         checkpoint: Path | None = None,
+        runtime: Runtime | None = None,
     ) -> Self:
         """Train the heads on X (N, D).
 
@@ -99,10 +108,11 @@ class HeadMethod(BlockPredictor):
         X = check_rows(self, X, fitting=True)
         n_samples = int(X.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
+        graph = own_graph(self.name, graph, n_samples)
         self._check_fit(X, graph)
         self.n_clusters_ = int(self.n_clusters)
         if graph is None:
-            options = self.graph_options(n_samples)
+            options = self._graph_options(n_samples)
             graph = knn_graph(X, **options, zero_rows="isolate", device=self.device, progress=progress)
         drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
         seed = int(current_workers().broadcast(drawn))  # without a seed every process draws another
@@ -117,31 +127,47 @@ class HeadMethod(BlockPredictor):
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
-    def model_config(self) -> dict[str, Any]:
-        """Return what ``model.json`` holds."""
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__.lower()
+        super().__init_subclass__()
+
+    neighbors_parameter: ClassVar[str | None] = "n_neighbors"
+
+    def needs(self, n_samples: int) -> Needs:
+        return Needs({self.name: self._graph_options(n_samples)})
+
+    def cost(self, shape: Shape, machine: Machine) -> Cost:
+        n, dim = shape.n_samples, shape.n_features
+        plan = self._plan(n, dim)
+        n_seen = plan.schedule.n_epochs * plan.steps_per_epoch * plan.batch_size
+        weights = plan.n_heads * count_head_weights(dim, self.n_clusters)
+        seconds = 2 * 2 * (3 + self._count_targets()) * n_seen * weights / (0.6 * machine.rate)
+        return Cost(seconds, 4 * plan.n_heads * count_head_weights(dim, int(self.n_clusters)))
+
+    def to_model(self) -> Model:
+        return Model(self.name, int(self.n_features_in_), self._config(), self._tensors())
+
+    @classmethod
+    def from_model(cls, model: Model, *, device: str = "auto") -> Self:
+        config, tensors = dict(model.config), dict(model.tensors)
+        loaded = cls(n_clusters=config["n_clusters"], device=device)
+        loaded.head_losses_ = np.array(config["head_losses"], dtype=np.float32)
+        loaded.best_head_ = config["best_head"]
+        loaded.n_clusters_ = int(config["n_clusters"])
+        loaded.n_features_in_ = int(tensors["mean"].shape[0])
+        loaded._load(config, tensors)
+        return loaded
+
+    def _config(self) -> dict[str, Any]:
         return {
             "n_clusters": self.n_clusters_,
             "best_head": self.best_head_,
             "head_losses": [float(loss) for loss in self.head_losses_],
         }
 
-    def model_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return what ``model.safetensors`` holds: the best head alone."""
+    def _tensors(self) -> dict[str, NDArray[Any]]:
         state = self._network.state_dict()
         return {name.removeprefix("norm."): value.cpu().numpy() for name, value in state.items()}
-
-    @classmethod
-    def from_model(
-        cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]], *, device: str = "auto"
-    ) -> Self:
-        """Return an estimator that predicts, from a saved model."""
-        model = cls(n_clusters=config["n_clusters"], device=device)
-        model.head_losses_ = np.array(config["head_losses"], dtype=np.float32)
-        model.best_head_ = config["best_head"]
-        model.n_clusters_ = int(config["n_clusters"])
-        model.n_features_in_ = int(tensors["mean"].shape[0])
-        model._load(config, tensors)
-        return model
 
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
@@ -161,14 +187,13 @@ class HeadMethod(BlockPredictor):
             )
         resolve_precision(self.precision, resolve_device(self.device))
 
-    def graph_options(self, n_samples: int) -> dict[str, Any]:
+    def _graph_options(self, n_samples: int) -> dict[str, Any]:
         """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
         k = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
         return {"n_neighbors": k}
 
     def _check_fit(self, X: Any, graph: NeighborGraph | None) -> None:
         """Raise :class:`InputError` where checked rows don't go with the graph or the parameters."""
-        check_graph(graph, int(X.shape[0]))
         refuse_beyond_float32(X)
 
     def _may_stop(self) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from kinfold.methods._heads import HeadMethod, agreements
 from kinfold.methods._icce_checks import check_consensus, check_shares, check_threshold
 from kinfold.methods._schedule import default_min_neighbors
 from kinfold.methods._self_training import SelfTraining, check_dims, fit_self_training
+from kinfold.methods.protocol import Cost, Machine, Shape
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import Progress
 
@@ -206,7 +208,7 @@ class ICCE(HeadMethod):
         self.precision = precision
         self.random_state = random_state
 
-    def graph_options(self, n_samples: int) -> dict[str, Any]:
+    def _graph_options(self, n_samples: int) -> dict[str, Any]:
         """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
         least = self.min_neighbors or default_min_neighbors(n_samples, self.n_clusters)
         if self.similarity_threshold is None:
@@ -247,9 +249,35 @@ class ICCE(HeadMethod):
         check_consensus(self.consensus)
         check_shares(self.consensus_shares)
 
-    def model_config(self) -> dict[str, Any]:
+    neighbors_parameter: ClassVar[str | None] = "min_neighbors"
+
+    def facts(self) -> dict[str, Any]:
+        content = super().facts()
+        if (found := getattr(self, "consensus_", None)) is not None:
+            content["consensus"] = found.method
+            content["candidates"] = [asdict(candidate) for candidate in found.candidates]
+        if self._classifier is not None:
+            content["self_training"] = [
+                {"learning_rate": rate, "dims": list(dims), "agreement": agreement}
+                for rate, dims, agreement in self._classifier.table
+            ]
+        return content
+
+    def cost(self, shape: Shape, machine: Machine) -> Cost:
+        cost, n = super().cost(shape, machine), shape.n_samples
+        seconds, n_heads = cost.seconds, self._plan(n, shape.n_features).n_heads
+        if self.consensus is not False:
+            counts = {round(share * n_heads) for share in self.consensus_shares}
+            seconds += n * sum(count**2 / 2 * 5e-9 + count * 1e-6 for count in counts if count > 1)
+        if self.self_training:
+            batch = min(n, max(128, min(1024, n // 16)))
+            steps = self.self_training_iterations or min(12_500, 500 + 20 * (n // batch))
+            seconds += float(6 * 2 * 2 * steps * batch * shape.n_features * self.n_clusters / machine.rate)
+        return replace(cost, seconds=seconds)
+
+    def _config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds."""
-        content = super().model_config()
+        content = super()._config()
         if self._agreed:
             content["consensus"] = self._agreed
         if found := self._classifier:
@@ -260,10 +288,10 @@ class ICCE(HeadMethod):
             }
         return content
 
-    def model_tensors(self) -> dict[str, NDArray[Any]]:
+    def _tensors(self) -> dict[str, NDArray[Any]]:
         """Return what ``model.safetensors`` holds: the classifier, or the best head."""
         if self._classifier is None:
-            return super().model_tensors()
+            return super()._tensors()
         return {name: getattr(self._classifier, name) for name in _CLASSIFIER}
 
     def _load(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:

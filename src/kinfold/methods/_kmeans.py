@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from kinfold.compute import resolve_device, resolve_precision
+from kinfold.compute import Runtime, resolve_device, resolve_precision
 from kinfold.distributed import Workers, current_workers
-from kinfold.methods._base import check_n_clusters, check_positive, check_whole
+from kinfold.methods._base import SHARED_CONSTRAINTS, BaseClusterer
 from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._kmeans_assignment import Assigner
 from kinfold.methods._kmeans_lloyd import Lloyd, Start
 from kinfold.methods._kmeans_seeding import choose_seeds
 from kinfold.methods._rows import UnitBlocks, check_rows
+from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Rows, Shape
 from kinfold.progress import SILENT, Progress
+from kinfold.validation import Choice, Constraint, Either, Integer, Number, check_n_clusters
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+_EXPECTED_PASSES = 60  # of one start, for the cost: starts end by their own rule, at max_iter at the latest
+_READS_PER_PASS = 3  # of the matrix in memory: for the product, for its exact repeats, and for the sums
 
 
-class SphericalKMeans(ClusterMixin, BaseEstimator):
+class SphericalKMeans(BaseClusterer):
     """K-means on the unit sphere.
 
     Samples are scaled to unit length, similarity is the cosine, and centroids are scaled back to unit
@@ -88,7 +96,14 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
     (True, False)
     """
 
-    needs_graph: ClassVar[bool] = False
+    name: ClassVar[str] = "kmeans"
+    constraints: ClassVar[Mapping[str, Constraint]] = {
+        **SHARED_CONSTRAINTS,
+        "n_init": Either(Integer(), Choice(("auto",))),
+        "max_iter": Integer(),
+        "tol": Number(least=0),
+        "temperature": Number(above=0),
+    }
 
     def __init__(
         self,
@@ -113,13 +128,14 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
 
     def fit(
         self,
-        X: Any,
-        y: Any = None,
+        X: Rows,
+        y: object = None,
         *,
-        graph: Any = None,
+        graph: Graphs = None,
         progress: Progress = SILENT,
         checkpoint: Path | None = None,
-    ) -> SphericalKMeans:
+        runtime: Runtime | None = None,
+    ) -> Self:
         """Find the centroids of X (N, D).
 
         Parameters
@@ -130,23 +146,25 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
             Present for a common interface.
         progress : Progress
             Shows starts.
+        runtime : Runtime, optional
+            Wins over ``device``, ``precision`` and ``progress``.
 
         Returns
         -------
         self
         """
         self.check_parameters()
+        runtime = self._resolve_runtime(runtime, progress)
         X = check_rows(self, X, fitting=True)
         check_n_clusters(self.n_clusters, X.shape[0])
         workers = current_workers()
-        device = resolve_device(self.device)
-        rows = UnitBlocks(X, device, workers.share(X.shape[0]))
-        assigner = Assigner(rows, self.n_clusters, resolve_precision(self.precision, device))
+        rows = UnitBlocks(X, runtime.device, workers.share(X.shape[0]))
+        assigner = Assigner(rows, self.n_clusters, runtime.dtype)
         lloyd = Lloyd(rows, assigner, workers, max_iter=self.max_iter, tol=self.tol)
         random = _shared_random(self.random_state, workers)
         best: Start | None = None
         n_init = self._resolve_n_init(rows.n_samples)
-        with progress.task("k-means", n_init, "starts") as task:
+        with runtime.progress.task("k-means", n_init, "starts") as task:
             for _ in range(n_init):
                 seeds = choose_seeds(rows, self.n_clusters, np.random.RandomState(random.randint(2**31)))
                 start = lloyd.run(rows.take(workers.broadcast(seeds)))
@@ -161,24 +179,25 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         warn_of_collapse(self.labels_, self.n_clusters)
         return self
 
-    def check_parameters(self) -> None:
-        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
-        check_whole(max_iter=self.max_iter)
-        if self.n_init != "auto":
-            check_whole(n_init=self.n_init)
-        check_positive(temperature=self.temperature)
-        if self.tol != 0:
-            check_positive(tol=self.tol)
-        resolve_precision(self.precision, resolve_device(self.device))
+    def cost(self, shape: Shape, machine: Machine) -> Cost:
+        """Return what a fit is expected to take."""
+        n_values = shape.n_samples * shape.n_features
+        product = 2 * n_values * self.n_clusters / machine.rate
+        reading = _READS_PER_PASS * 4 * n_values / machine.bandwidth
+        starts = self._resolve_n_init(shape.n_samples)
+        return Cost(
+            seconds=float(starts * _EXPECTED_PASSES * (product + reading)),
+            model_bytes=4 * shape.n_features * int(self.n_clusters),
+        )
 
-    def predict(self, X: Any) -> NDArray[np.int32]:
+    def predict(self, X: Rows) -> NDArray[np.int32]:
         """Return the closest centroid of every row of X (N, D), int32."""
         check_is_fitted(self)
         rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
         centers = torch.from_numpy(self.cluster_centers_).to(resolve_device(self.device))
         return _labels(rows, centers, resolve_precision(self.precision, rows.device))
 
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+    def predict_proba(self, X: Rows) -> NDArray[np.float32]:
         """Return softmax(cosine similarity / temperature) of every row of X to every centroid, (N, K)."""
         check_is_fitted(self)
         rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
@@ -188,24 +207,28 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         ]
         return torch.cat(parts).numpy()
 
-    def model_config(self) -> dict[str, Any]:
-        """Return what ``model.json`` holds."""
-        return {"n_clusters": self.n_clusters_, "temperature": self.temperature, "objective": self.objective_}
-
-    def model_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return what ``model.safetensors`` holds."""
-        return {"cluster_centers": self.cluster_centers_}
+    def to_model(self) -> Model:
+        """Return what is saved: the centroids."""
+        return Model(
+            method=self.name,
+            n_features=int(self.n_features_in_),
+            config={
+                "n_clusters": self.n_clusters_,
+                "temperature": self.temperature,
+                "objective": self.objective_,
+            },
+            tensors={"cluster_centers": self.cluster_centers_},
+        )
 
     @classmethod
-    def from_model(
-        cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]], *, device: str = "auto"
-    ) -> SphericalKMeans:
-        """Return an estimator that predicts, from a saved model."""
-        model = cls(n_clusters=config["n_clusters"], temperature=config["temperature"], device=device)
-        model.cluster_centers_ = tensors["cluster_centers"]
-        model.n_clusters_, model.objective_ = int(config["n_clusters"]), config["objective"]
-        model.n_features_in_ = int(model.cluster_centers_.shape[1])
-        return model
+    def from_model(cls, model: Model, *, device: str = "auto") -> Self:
+        """Return an estimator that predicts, from what was saved."""
+        config = model.config
+        loaded = cls(n_clusters=config["n_clusters"], temperature=config["temperature"], device=device)
+        loaded.cluster_centers_ = model.tensors["cluster_centers"]
+        loaded.n_clusters_, loaded.objective_ = int(config["n_clusters"]), config["objective"]
+        loaded.n_features_in_ = int(loaded.cluster_centers_.shape[1])
+        return loaded
 
     def _resolve_n_init(self, n_samples: int) -> int:
         if self.n_init == "auto":

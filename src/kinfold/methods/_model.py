@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,17 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from kinfold.compute import resolve_device
-from kinfold.errors import FormatError
+from kinfold.compute import Runtime, resolve_device
+from kinfold.errors import FormatError, InputError, nearest_name
+from kinfold.features.matrix import RowMatrix
 from kinfold.methods._auto import Auto
-from kinfold.methods._base import fitted_clusters
+from kinfold.methods._base import RUN_PARAMETERS, fitted_clusters
+from kinfold.methods._presets import preset_parameters
 from kinfold.methods._table import SINGLE_METHODS, find_named
 from kinfold.methods._tac import TAC
+from kinfold.methods.protocol import Clusterer, Model
 from kinfold.storage import atomic_file, check_format_version, read_json, write_json
+from kinfold.validation import SEED, Choice, Integer, check, check_integer
 
 FORMAT = "kinfold-model"
 FORMAT_VERSION = 1
@@ -39,32 +44,115 @@ def get_method(name: str) -> type[Any]:
     return find_named(METHODS, name)
 
 
-def save_model(estimator: Any, directory: Path) -> None:
+def configure(
+    name: str,
+    *,
+    n_clusters: int,
+    random_state: int,
+    device: str = "auto",
+    precision: str = "auto",
+    n_neighbors: int | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+) -> Clusterer:
+    """Return the unfitted estimator that the options of a run describe, its parameters checked.
+
+    Parameters
+    ----------
+    name : str
+        As ``--method`` takes it.
+    n_clusters, random_state, device, precision
+        As every method takes them.
+    n_neighbors : int, optional
+        Least neighbours per sample, for methods that learn from a graph.
+    parameters : mapping of str to object, optional
+        The method's own parameters; they win over those of the preset and over ``n_neighbors``. None stands
+        for "none" where that is a choice: the command line can't tell them apart.
+    preset : str, optional
+        See :func:`preset_parameters`.
+
+    Raises
+    ------
+    InputError
+        The method, the preset or a parameter is unknown, or a value is impossible.
+    """
+    check({"n_clusters": Integer(), "random_state": SEED}, n_clusters=n_clusters, random_state=random_state)
+    Runtime.resolve(device, precision)
+    kind = get_method(name)
+    given = _read_parameters(kind, name, parameters or {})
+    if n_neighbors is not None:
+        check_integer(n_neighbors=n_neighbors)
+    values = {} if preset is None else _read_preset(kind, name, preset, given, n_neighbors)
+    values["precision"] = precision
+    if n_neighbors is not None and kind.neighbors_parameter is not None:
+        values[kind.neighbors_parameter] = n_neighbors
+    estimator = kind(
+        n_clusters=int(n_clusters), random_state=int(random_state), device=device, **{**values, **given}
+    )
+    estimator.check_parameters()
+    return estimator
+
+
+def _read_parameters(kind: type[Any], name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a method's own parameters as a run gives them, all of them known."""
+    elsewhere = (*RUN_PARAMETERS, *kind.noun_parameters)
+    known = list(kind().get_params(deep=False))
+    given = dict(parameters)
+    for key, value in parameters.items():
+        if key in elsewhere:
+            raise InputError(f"{key} can't be set through method_parameters; pass it as its own argument")
+        if key not in known:
+            free = [parameter for parameter in known if parameter not in elsewhere]
+            raise InputError(
+                f"method {name!r} has no parameter {key!r}{nearest_name(key, free)}; it has {', '.join(free)}"
+            )
+        rule = kind.constraints.get(key)
+        if value is None and isinstance(rule, Choice) and "none" in rule.options:
+            given[key] = "none"
+    return given
+
+
+def _read_preset(
+    kind: type[Any], name: str, preset: str, given: dict[str, Any], n_neighbors: int | None
+) -> dict[str, Any]:
+    """Return the preset's parameters; those of candidates are merged into what was given for them."""
+    if kind is not Auto:
+        return preset_parameters(name, preset)
+    own = Auto(**given)
+    own.check_candidates()
+    values = preset_parameters(name, preset, candidates=tuple(own.candidates))
+    merged = dict(own.parameters or {})
+    for candidate, named in values["parameters"].items():
+        # The number of neighbours that a run names wins over the preset's, as it does for a method alone.
+        replaced = () if n_neighbors is None else (get_method(candidate).neighbors_parameter,)
+        free = {key: value for key, value in named.items() if key not in replaced}
+        merged[candidate] = {**free, **merged.get(candidate, {})}
+    given["parameters"] = merged
+    return {}
+
+
+def save_model(estimator: Clusterer, directory: Path) -> None:
     """Write ``model.safetensors`` and ``model.json``, which together are enough to predict.
 
     Of :class:`~kinfold.methods.Auto` the chosen method is saved, under its own name, with the table of
     candidates that it was chosen by.
     """
-    chosen = {}
-    if isinstance(estimator, Auto):
-        chosen["chosen_from"] = {name: found.as_dict() for name, found in estimator.table_.items()}
-        estimator = estimator.chosen_
-    name = next(name for name, known in _SAVED.items() if type(estimator) is known)
-    tensors = {key: np.ascontiguousarray(value) for key, value in estimator.model_tensors().items()}
+    model = estimator.to_model()
+    tensors = {key: np.ascontiguousarray(value) for key, value in model.tensors.items()}
     with atomic_file(directory / "model.safetensors") as partial:
         partial.write_bytes(save(tensors))
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "method": name,
-        "n_features": int(estimator.n_features_in_),
-        "config": estimator.model_config(),
-        **chosen,
+        "method": model.method,
+        "n_features": model.n_features,
+        "config": model.config,
+        **model.extra,
     }
     write_json(directory / "model.json", content)
 
 
-def load_model(directory: Path, *, device: str = "auto") -> Any:
+def load_model(directory: Path, *, device: str = "auto") -> Clusterer:
     """Return the estimator saved in a directory, ready to predict.
 
     Raises
@@ -87,8 +175,14 @@ def load_model(directory: Path, *, device: str = "auto") -> Any:
         raise FormatError(f"{description} does not describe a model of Kinfold; {_MEND}")
     check_format_version(description, content.get("format_version"), FORMAT_VERSION)
     try:
-        tensors = load_file(weights)
-        return find_named(_SAVED, content["method"]).from_model(content["config"], tensors, device=device)
+        model = Model(
+            method=content["method"],
+            n_features=content["n_features"],
+            config=content["config"],
+            tensors=load_file(weights),
+        )
+        loaded: Clusterer = find_named(_SAVED, model.method).from_model(model, device=device)
+        return loaded
     except (SafetensorError, LookupError, TypeError, ValueError, OSError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FormatError(
@@ -112,7 +206,7 @@ class TopClusters:
     probabilities: NDArray[np.float32]
 
 
-def predict_top(estimator: Any, X: Any, n_top: int = 5) -> TopClusters:
+def predict_top(estimator: Clusterer, X: RowMatrix, n_top: int = 5) -> TopClusters:
     """Return the best ``n_top`` clusters (at most K) of every row of X, in blocks of bounded memory."""
     n_clusters = fitted_clusters(estimator)
     n_top = min(n_top, n_clusters)

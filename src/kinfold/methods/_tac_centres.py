@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
+from kinfold.compute import Runtime
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError
 from kinfold.features.unit_rows import UnitRows
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import numpy_blocks
 from kinfold.neighbors import NeighborGraph
-from kinfold.progress import SILENT, Progress
+from kinfold.progress import SILENT
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ GraphSource = Callable[[], NeighborGraph]
 
 
 def find_centres(
-    X: Any, how: str, n_centres: int, graph: GraphSource, *, seed: int, resolution: float, device: str
+    X: Any, how: str, n_centres: int, graph: GraphSource, *, seed: int, resolution: float, runtime: Runtime
 ) -> NDArray[np.float32]:
     """Return the unit-length mean of every group of images (k, D), on every process of a job.
 
@@ -51,7 +53,7 @@ def find_centres(
         Of what is random.
     resolution : float
         Louvain's.
-    device : str
+    runtime : Runtime
         Of k-means.
 
     Raises
@@ -61,8 +63,8 @@ def find_centres(
     """
     workers, found = current_workers(), None
     if how == "kmeans":
-        model = SphericalKMeans(n_clusters=n_centres, n_init=1, random_state=seed, device=device)
-        found = fit_quietly(model, X).cluster_centers_
+        model = SphericalKMeans(n_clusters=n_centres, n_init=1, random_state=seed)
+        found = fit_quietly(model, X, replace(runtime, progress=SILENT)).cluster_centers_
         found = found[np.linalg.norm(found, axis=1) > 0.5]  # rows without direction make one of length 0
     elif workers.is_first:
         found = mean_directions(X, _group(X, how, n_centres, graph, seed, resolution))
@@ -86,11 +88,11 @@ def _group(
     return _louvain(graph(), resolution, seed)
 
 
-def fit_quietly(model: SphericalKMeans, X: Any, progress: Progress = SILENT) -> SphericalKMeans:
+def fit_quietly(model: SphericalKMeans, X: Any, runtime: Runtime) -> SphericalKMeans:
     """Fit k-means without its warnings of empty or huge clusters, which are not those of the result."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(X, progress=progress)
+        return model.fit(X, runtime=runtime)
 
 
 def mean_directions(X: Any, labels: NDArray[np.int64]) -> NDArray[np.float32]:

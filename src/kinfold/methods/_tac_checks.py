@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 
-from kinfold.errors import InputError, nearest_name
+from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix, as_row_matrix
 from kinfold.features.unit_rows import UnitRows
-from kinfold.heads import DIRECTIONS
-from kinfold.methods._base import check_flags, check_positive, check_whole
-from kinfold.methods._tac_centres import CENTRES
 
 logger = logging.getLogger(__name__)
-
-
-def check_tac(parameters: Any) -> None:
-    """Raise :class:`InputError` for a parameter of TAC that is impossible whatever the data."""
-    for name in ("n_centres", "n_neighbors", "n_epochs", "batch_size"):
-        if (value := getattr(parameters, name)) is not None:
-            check_whole(**{name: value})
-    check_whole(nouns_per_centre=parameters.nouns_per_centre)
-    names = ("samples_per_centre", "resolution", "retrieval_temperature", "learning_rate")
-    check_positive(**{name: getattr(parameters, name) for name in names})
-    if parameters.temperature is not None:
-        check_positive(temperature=parameters.temperature)
-    check_flags(train=parameters.train, confidence=parameters.confidence)
-    weight = parameters.balance_weight
-    if not (isinstance(weight, Real) and not isinstance(weight, bool) and 0 <= float(weight) < math.inf):
-        raise InputError(f"balance_weight must be a number of at least 0; got {weight!r}")
-    _check_choice("centres", parameters.centres, CENTRES)
-    _check_choice("distillation", parameters.distillation, DIRECTIONS)
 
 
 def check_nouns(noun_features: Any, nouns: Sequence[str] | None, n_features: int) -> RowMatrix:
@@ -75,10 +52,3 @@ def _check_names(nouns: Any, n_features: int) -> None:
         raise InputError(f"nouns are {len(nouns)}, but noun_features have {n_features} rows")
     if twice := len(nouns) - len(set(nouns)):
         logger.warning("%d nouns are given more than once: they take places of others", twice)
-
-
-def _check_choice(name: str, value: Any, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise InputError(
-            f"{name} must be one of {', '.join(known)}, not {value!r}{nearest_name(str(value), list(known))}"
-        )

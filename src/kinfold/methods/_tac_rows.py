@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kinfold.compute import Runtime
 from kinfold.features.matrix import LazyMatrix
 from kinfold.features.unit_rows import UnitRows
 from kinfold.neighbors import NeighborGraph, knn_graph
-from kinfold.progress import Progress
 
 _CPU = torch.device("cpu")
 
@@ -69,10 +69,9 @@ class Neighbors:
     """The neighbours of images, found when they are first asked for, and those of texts."""
 
     def __init__(
-        self, X: Any, graph: NeighborGraph | None, options: dict[str, Any], device: str, progress: Progress
+        self, X: Any, graph: NeighborGraph | None, options: dict[str, Any], runtime: Runtime
     ) -> None:
-        self._X, self._graph = X, graph
-        self._options, self._device, self._progress = options, device, progress
+        self._X, self._graph, self._options, self._runtime = X, graph, options, runtime
 
     def __call__(self) -> NeighborGraph:
         """Return those of images."""
@@ -83,5 +82,9 @@ class Neighbors:
     def of(self, rows: Any) -> NeighborGraph:
         """Return those of other rows."""
         return knn_graph(
-            rows, **self._options, zero_rows="isolate", device=self._device, progress=self._progress
+            rows,
+            **self._options,
+            zero_rows="isolate",
+            device=self._runtime.device,
+            progress=self._runtime.progress,
         )

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from kinfold.compute import Runtime
 from kinfold.heads import DualBatches, DualHeads, DualSettings, DualTraining, PairSampler, Trainer
 from kinfold.methods._rows import fingerprint_columns
 from kinfold.neighbors import NeighborGraph
-from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
 
 MANY_CLUSTERS = 100
@@ -86,9 +86,7 @@ def train_dual(
     settings: DualSettings,
     *,
     seed: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    progress: Progress = SILENT,
+    runtime: Runtime,
     checkpoint: Path | None = None,
 ) -> DualTraining:
     """Train both heads, in this process alone.
@@ -107,14 +105,19 @@ def train_dual(
         The loss.
     seed : int
         Of initial weights and batches.
-    device, dtype
+    runtime : Runtime
         Where to train, and the type of matrix products.
-    progress, checkpoint
+    checkpoint : Path, optional
         As in :meth:`~kinfold.heads.Trainer.fit`.
     """
     samplers = [
         PairSampler(
-            rows, graph, batch_size=plan.batch_size, seed=seed + number, device=device, order_seed=seed + 2
+            rows,
+            graph,
+            batch_size=plan.batch_size,
+            seed=seed + number,
+            device=runtime.device,
+            order_seed=seed + 2,
         )
         for number, (rows, graph) in enumerate(zip((images, texts), graphs, strict=True))
     ]
@@ -125,8 +128,8 @@ def train_dual(
         n_epochs=plan.n_epochs,
         learning_rate=plan.learning_rate,
         generator=torch.Generator().manual_seed(seed),
-        device=device,
-        dtype=dtype,
+        device=runtime.device,
+        dtype=runtime.dtype,
     )
     identity = hash_json(
         {
@@ -137,4 +140,4 @@ def train_dual(
         }
     )
     trainer = Trainer(learner, identity=identity)
-    return trainer.fit(DualBatches(*samplers), progress=progress, checkpoint=checkpoint)
+    return trainer.fit(DualBatches(*samplers), progress=runtime.progress, checkpoint=checkpoint)

@@ -90,13 +90,13 @@ class TaskEncoder:
     generator : torch.Generator
         Of the initial values: PyTorch's for linear layers.
     device : torch.device
-        Where it lives.
+        Where it lives; also an attribute.
     """
 
     def __init__(
         self, widths: Sequence[int], n_clusters: int, generator: torch.Generator, device: torch.device
     ) -> None:
-        self.widths = tuple(widths)
+        self.widths, self.device = tuple(widths), device
         self.directions, self.gains, self.biases = [], [], []
         for width in self.widths:
             weight, bias = _linear_layer(width, n_clusters, generator)

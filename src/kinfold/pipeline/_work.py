@@ -15,7 +15,7 @@ from kinfold.errors import FormatError, InputError
 from kinfold.features import Features, extract_features, open_features
 from kinfold.methods import diagnose, load_model, predict_top, save_model
 from kinfold.pipeline._backbone import describe_backbone
-from kinfold.pipeline._fitting import FitOrder, describe_fit
+from kinfold.pipeline._fitting import FitOrder
 from kinfold.pipeline._graphs import GraphCache
 from kinfold.pipeline._method import Method
 from kinfold.pipeline._nouns import Guide
@@ -197,7 +197,7 @@ class Work:
     def _fit(self, features: Features, order: FitOrder) -> None:
         estimator = self.team.fit(order, features, self.progress)
         criteria = order.assess(estimator, features).as_dict()
-        self.stages.manifest |= {"criteria": criteria, "fit": describe_fit(estimator)}
+        self.stages.manifest |= {"criteria": criteria, "fit": estimator.facts()}
         save_model(estimator, self.stages.path)
 
     def _clear_checkpoints(self, keep: Path | None = None) -> None:
