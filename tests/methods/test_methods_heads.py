@@ -11,7 +11,7 @@ from kinfold import ICCE, SCAN, TEMI
 from kinfold.errors import InputError
 from kinfold.heads import PairSampler
 from kinfold.methods import load_model, save_model
-from kinfold.methods._schedule import StopWhenLevel
+from kinfold.methods._heads import StopWhenLevel
 from kinfold.metrics import adjusted_rand_index, clustering_accuracy
 from kinfold.neighbors import NeighborGraph, knn_graph, same_label_graph
 

@@ -127,11 +127,12 @@ class Trainer(Generic[Batch, Result]):
                     logger.info("stopped after epoch %d of %d", epoch, learner.n_epochs)
                     break
                 started = time.perf_counter()
-                total = None
+                total: Tensor | None = None
                 for step, batch in enumerate(batches.epoch(epoch), start=epoch * per_epoch):
                     losses = learner.step(batch, batches.batch_size, step, step / n_steps)
                     # Added up on the device, in the order of steps: to read each would wait for it.
                     total = losses if total is None else total + losses
+                assert total is not None
                 history.append(learner.workers.gather((total / per_epoch).cpu().numpy()))
                 rate = 1 / max(time.perf_counter() - started, 1e-9)
                 task.advance(1, loss=float(history[-1].min()), rate=f"{rate:.2f} epochs/s")

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kinfold.errors import InputError, nearest_name
-from kinfold.methods._schedule import PAPER_MOMENTUM
+from kinfold.methods._heads import PAPER_MOMENTUM
 from kinfold.methods._self_training import PAPER_ITERATIONS
 from kinfold.methods._turtle_training import PAPER_BATCH, PAPER_RATE, PAPER_STEPS
 

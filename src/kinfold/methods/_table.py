@@ -10,8 +10,7 @@ import numpy as np
 from kinfold.errors import InputError, nearest_name
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
-from kinfold.methods._scan import SCAN
-from kinfold.methods._temi import TEMI
+from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE
 
 SINGLE_METHODS: dict[str, type[Any]] = {
