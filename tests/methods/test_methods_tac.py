@@ -12,7 +12,7 @@ from kinfold.heads import DualHeads
 from kinfold.language.space import select_nouns, text_counterparts
 from kinfold.methods import load_model, predict_top, save_model
 from kinfold.methods._tac_centres import CENTRES, mean_directions
-from kinfold.methods._tac_training import plan_tac
+from kinfold.methods._tac_model import plan_tac
 from kinfold.metrics import clustering_accuracy
 from kinfold.neighbors import knn_graph
 
@@ -212,7 +212,7 @@ def test_a_graph_of_ones_own_is_used(monkeypatch):
     X, nouns, _ = made_space()
     made = []
     monkeypatch.setattr(
-        "kinfold.methods._tac_rows.knn_graph", lambda *a, **o: [made.append(o), knn_graph(*a, **o)][1]
+        "kinfold.methods._tac_model.knn_graph", lambda *a, **o: [made.append(o), knn_graph(*a, **o)][1]
     )
     graph = knn_graph(X, 5)
     quick(nouns).fit(X, graph=graph)
@@ -305,14 +305,14 @@ def test_images_without_any_direction_are_refused():
         ({"n_clusters": 201}, "more than n_samples"),
         ({"centres": "k-means"}, "did you mean 'kmeans'"),
         ({"distillation": "text-to-image"}, "did you mean 'text_to_image'"),
-        ({"train": "yes"}, "train must be true or false"),
-        ({"confidence": 1}, "confidence must be true or false"),
+        ({"train": "yes"}, "train must be True or False"),
+        ({"confidence": 1}, "confidence must be True or False"),
         ({"balance_weight": -1}, "balance_weight must be"),
-        ({"temperature": 0}, "temperature must be a positive"),
-        ({"retrieval_temperature": 0}, "retrieval_temperature must be a positive"),
-        ({"nouns_per_centre": 0}, "nouns_per_centre must be a positive whole"),
-        ({"n_centres": 0}, "n_centres must be a positive whole"),
-        ({"batch_size": 1.5}, "batch_size must be a positive whole"),
+        ({"temperature": 0}, "temperature must be .*a number above 0"),
+        ({"retrieval_temperature": 0}, "retrieval_temperature must be .*a number above 0"),
+        ({"nouns_per_centre": 0}, "nouns_per_centre must be .*an integer of at least 1"),
+        ({"n_centres": 0}, "n_centres must be .*an integer of at least 1"),
+        ({"batch_size": 1.5}, "batch_size must be .*an integer of at least 1"),
     ],
 )
 def test_what_can_not_work_is_refused_by_name(parameters, words):

@@ -8,14 +8,16 @@ from sklearn.utils.estimator_checks import check_estimator
 from kinfold import TURTLE
 from kinfold.errors import InputError
 from kinfold.methods import load_model, save_model
-from kinfold.methods._task_encoder import (
+from kinfold.methods._turtle_training import (
     InnerClassifiers,
     TaskEncoder,
+    TurtleTraining,
     adam_state,
     classifier_gradient,
     labeling_loss,
+    levelled_off,
+    plan_turtle,
 )
-from kinfold.methods._turtle_training import TurtleTraining, levelled_off, plan_turtle
 from kinfold.metrics import adjusted_rand_index, clustering_accuracy
 
 CPU = torch.device("cpu")

@@ -8,14 +8,15 @@ from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._model import (
     METHODS,
+    PRESETS,
     TopClusters,
     configure,
     get_method,
     load_model,
     predict_top,
+    preset_parameters,
     save_model,
 )
-from kinfold.methods._presets import PRESETS, preset_parameters
 from kinfold.methods._tac import TAC
 from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE

@@ -222,8 +222,8 @@ class StopWhenLevel:
 
 def default_n_neighbors(n_samples: int, n_clusters: int) -> int:
     """Return the papers' 50 neighbours, or fewer where half an average cluster is smaller."""
-    # Neighbours must be able to be of one kind, which a whole cluster of another size might not allow; but not
-    # below 5, however small clusters are: fewer pairs are hardly a graph.
+    # Neighbours must be able to be of one kind, which a whole cluster of another size might not allow; but
+    # not below 5, however small clusters are: fewer pairs are hardly a graph.
     return max(1, min(_PAPER_NEIGHBORS, max(5, n_samples // (2 * n_clusters)), n_samples - 1))
 
 

@@ -1,16 +1,19 @@
-"""Lloyd's iteration on the unit sphere, over the rows of all processes."""
+"""Lloyd's iteration on the unit sphere, and the assignment of every row to its closest centroid."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
+from kinfold.compute import available_memory, sampled_products
 from kinfold.distributed import Workers
-from kinfold.methods._kmeans_assignment import Assigned, Assigner
 from kinfold.methods._rows import UnitBlocks
 
 _SUM_ROWS = 512
@@ -195,3 +198,293 @@ def _first_of_equal(rows: NDArray[np.float32]) -> NDArray[np.int64]:
     for place, row in enumerate(rows):
         seen.setdefault(row.tobytes(), place)
     return np.fromiter(seen.values(), dtype=np.int64, count=len(seen))
+
+
+MIN_CLUSTERS_FOR_BOUNDS = 32
+_CHUNK_ELEMENTS = 1 << 20  # of products or bounds: they stay in a shared cache
+_DENSE_SHARE = 1 / 12  # so many dot products one by one cost as much as all of them at once
+_RERANKED = 4
+
+
+@dataclass(frozen=True)
+class Assigned:
+    """The rows of one block after an assignment.
+
+    Attributes
+    ----------
+    block : Tensor (n, D)
+        Unit rows.
+    labels, previous : Tensor (n,) int64
+        Closest centroids, now and before; the lower index on ties.
+    similarities : Tensor (n,) float32
+        Cosine similarities to the closest centroids.
+    """
+
+    block: Tensor
+    labels: Tensor
+    previous: Tensor | None
+    similarities: Tensor
+
+
+class Assigner:
+    """Assigns the same rows again and again to centroids that move less and less.
+
+    On CPUs, from 32 clusters on and while a quarter of the free memory holds them, an upper bound on the
+    similarity of every row to every centroid is kept (Elkan's idea), and only centroids whose bound
+    reaches the similarity to the row's own centroid are compared. Bounds follow the centroids' steps
+    (:class:`Step`). A whole product makes the bounds of a block tight again once the comparisons since
+    the last one have cost as much.
+
+    Parameters
+    ----------
+    rows : UnitBlocks
+        The rows.
+    n_clusters : int
+        K.
+    dtype : torch.dtype
+        Of whole matrix products.
+    keep_bounds : bool or None, default None
+        Whether bounds are kept; None decides by shape.
+    """
+
+    def __init__(
+        self, rows: UnitBlocks, n_clusters: int, dtype: torch.dtype, *, keep_bounds: bool | None = None
+    ) -> None:
+        self._rows, self._dtype = rows, dtype
+        if keep_bounds is None:
+            n_rows = rows.part.stop - rows.part.start
+            n_bytes = 4 * n_clusters * (n_rows + 2 * n_clusters)
+            keep_bounds = n_clusters >= MIN_CLUSTERS_FOR_BOUNDS and n_bytes <= available_memory() // 4
+        self._keeps_bounds = keep_bounds and rows.device.type == "cpu"
+        self._states: dict[int, _BlockState] = {}
+        self._centers: Tensor | None = None
+
+    def restart(self) -> None:
+        """Forget labels and centroids, for another start; memory is used again."""
+        self._centers = None
+        for state in self._states.values():
+            state.labels = None
+
+    def assign(self, centers: Tensor) -> Iterator[Assigned]:
+        """Yield the blocks of rows with their closest centroids (K, D)."""
+        step = None
+        if self._keeps_bounds and self._centers is not None:
+            step = Step(self._centers, centers)
+        self._centers = centers
+        for start, block in self._rows.blocks():
+            state = self._states.setdefault(start, _BlockState())
+            previous = state.labels
+            if block.device.type != "cpu":
+                state.labels, state.similarities = _closest_on_accelerator(block, centers, self._dtype)
+            elif step is None or not self._assign_by_bounds(state, block, step):
+                self._assign_by_product(state, block, centers)
+            assert state.labels is not None
+            yield Assigned(block, state.labels, previous, state.similarities)
+
+    def _assign_by_product(self, state: _BlockState, block: Tensor, centers: Tensor) -> None:
+        size = len(block) if self._keeps_bounds else max(1, _CHUNK_ELEMENTS // len(centers))
+        labels, similarities = [], []
+        for chunk in torch.split(block, size):
+            bounds, label, similarity = self._closest(chunk, centers, self._dtype, state.bounds)
+            labels.append(label)
+            similarities.append(similarity)
+            if self._keeps_bounds:
+                state.bounds, state.spent = bounds.scatter_(1, label[:, None], -torch.inf), 0
+        state.labels, state.similarities = torch.cat(labels), torch.cat(similarities)
+
+    def _closest(
+        self, rows: Tensor, centers: Tensor, dtype: torch.dtype, out: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return upper bounds on all similarities, and every row's closest centroid and similarity."""
+        slack = _slack(dtype, rows.shape[1])
+        products = _product(rows, centers, dtype, out)
+        largest = products.amax(dim=1)
+        candidates = _above(products, largest - 2 * slack, len(rows) + int(_DENSE_SHARE * products.numel()))
+        if candidates is None and dtype != torch.float32:
+            return self._closest(rows, centers, torch.float32, products)
+        if candidates is None:  # nearly everything ties, and the products decide
+            label = products.argmax(dim=1)
+        else:
+            label = torch.empty(len(rows), dtype=torch.int64).index_copy_(0, *candidates)
+            if not self._keeps_bounds and dtype == torch.float32:
+                candidates = _drop_single(candidates, len(rows))  # in float32 its similarity is known already
+            largest[candidates[0]] = -torch.inf
+            largest, label, _ = _decide(rows, centers, candidates, largest, label)
+        return products.add_(slack), label, largest
+
+    def _assign_by_bounds(self, state: _BlockState, block: Tensor, step: Step) -> bool:
+        """Assign a block by its bounds, unless a product is due: then return False."""
+        bounds, labels = state.bounds, state.labels
+        assert bounds is not None
+        assert labels is not None
+        slack = _slack(torch.float32, block.shape[1])
+        own = state.similarities.clone()
+        stale = torch.nonzero(step.moved[labels])[:, 0]
+        own[stale] = _dots(block, step.centers, torch.stack([stale, labels[stale]]))
+        budget = int(_DENSE_SHARE * bounds.numel()) - state.spent
+        candidates = step.follow(state, own, slack, budget)
+        if candidates is None:
+            return False
+        state.similarities, state.labels, found = _decide(block, step.centers, candidates, own, labels)
+        state.spent += candidates.shape[1]
+        changed = torch.nonzero(state.labels != labels)[:, 0]
+        bounds[candidates[0], candidates[1]] = found + slack
+        bounds[changed, labels[changed]] = own[changed] + slack
+        bounds[changed, state.labels[changed]] = -torch.inf
+        return True
+
+
+class _BlockState:
+    """What is known of a block.
+
+    Its labels and similarities, upper bounds on all similarities, and how many have been computed one by
+    one since the bounds were made. A row's own centroid has the bound −∞: it needs no comparison.
+    """
+
+    labels: Tensor | None = None
+    similarities: Tensor = torch.empty(0)
+    bounds: Tensor | None = None
+    spent: int = 0
+
+
+class Step:
+    """A step of all centroids, and what it can change.
+
+    Write a row as x = a·c + r·u with its own centroid c and a unit vector u at right angles to c. When
+    another centroid moves by δ, x·δ is at most a·(c·δ) + r·‖δ − (c·δ) c‖, for which a row of two K × K
+    tables suffices. This is several times tighter than ‖δ‖, since rows are far from their centroids.
+
+    Parameters
+    ----------
+    before, centers : Tensor (K, D)
+        Centroids.
+    """
+
+    def __init__(self, before: Tensor, centers: Tensor) -> None:
+        self.centers = centers
+        step = centers - before
+        squares = step.double().square().sum(dim=1).float()
+        self.moved = squares > 0
+        columns = torch.nonzero(self.moved)[:, 0]
+        self._raises = before.new_zeros(2, len(before), len(before))
+        along, across = self._raises
+        along.index_copy_(1, columns, before @ step[columns].T)
+        across.copy_(squares * (1 + 1e-5)).addcmul_(along, along, value=-1).clamp_min_(0).sqrt_()
+        along += 8 * torch.finfo(torch.float32).eps * self.moved
+
+    def follow(self, state: _BlockState, own: Tensor, slack: float, budget: int) -> Tensor | None:
+        """Raise the bounds of a block; return the (row, centroid) pairs, (2, n), that reach ``own``.
+
+        None when there are more than ``budget``; bounds are then only partly raised.
+        """
+        bounds, labels = state.bounds, state.labels
+        assert bounds is not None
+        assert labels is not None
+        n_clusters = bounds.shape[1]
+        along = state.similarities
+        across = (1 - along.square()).clamp_min_(0).add_(2 * slack).sqrt_()
+        places = torch.stack([labels, labels + n_clusters], dim=1)
+        weights = torch.stack([along, across], dim=1)
+        raises = self._raises.view(2 * n_clusters, n_clusters)
+        size = max(1, _CHUNK_ELEMENTS // n_clusters)
+        found, n_found = [torch.empty(2, 0, dtype=torch.int64)], 0
+        for start in range(0, len(bounds), size):
+            rows = slice(start, start + size)
+            raised = embedding_bag(places[rows], raises, per_sample_weights=weights[rows], mode="sum")
+            part = bounds[rows].add_(raised)
+            found.append(_reaching(part, own[rows], start, raised))
+            n_found += found[-1].shape[1]
+            if n_found > budget:
+                return None
+        return torch.cat(found, dim=1)
+
+
+def _product(block: Tensor, centers: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+    if dtype == torch.float32:
+        return torch.mm(block, centers.T, out=out)
+    return torch.mm(block.to(dtype), centers.to(dtype).T).float()
+
+
+def _slack(dtype: torch.dtype, dim: int) -> float:
+    """Return how far a product of unit vectors may be from its true value.
+
+    Rounding both factors and the result costs at most three units in the last place of the narrower
+    type; adding up in float32 grows like the square root of the number of terms, here with a factor of 2.
+    """
+    adding: float = 2 * torch.finfo(torch.float32).eps * math.sqrt(dim)
+    return adding if dtype == torch.float32 else adding + 2 * float(torch.finfo(dtype).eps)
+
+
+def _above(products: Tensor, thresholds: Tensor, limit: int) -> Tensor | None:
+    """Return the (row, column) pairs, (2, n), where products reach thresholds; None beyond a limit."""
+    size = max(1, _CHUNK_ELEMENTS // products.shape[1])
+    scratch = products.new_empty(min(size, len(products)), products.shape[1])
+    found, n_found = [], 0
+    for start in range(0, len(products), size):
+        part = products[start : start + size]
+        found.append(_reaching(part, thresholds[start : start + size], start, scratch[: len(part)]))
+        n_found += found[-1].shape[1]
+        if n_found > limit:
+            return None
+    return torch.cat(found, dim=1)
+
+
+def _reaching(values: Tensor, thresholds: Tensor, first: int, scratch: Tensor) -> Tensor:
+    """Return the (row, column) pairs of one chunk, (2, n), sorted; rows are counted from ``first``.
+
+    ``scratch`` is overwritten; it has the shape of ``values``.
+    """
+    # PyTorch compares to float and narrows that in half the time in which it compares to bool; NumPy, though
+    # it has one thread, finds few true values in many about ten times as fast as PyTorch does.
+    reaches = torch.ge(values, thresholds[:, None], out=scratch).to(torch.int8)
+    flat = torch.from_numpy(np.flatnonzero(reaches.numpy().view(np.bool_)))
+    rows = flat // values.shape[1]
+    return torch.stack([rows + first, flat - rows * values.shape[1]])
+
+
+def _drop_single(candidates: Tensor, n_rows: int) -> Tensor:
+    """Leave out the rows that have one candidate: nothing is to be decided."""
+    return candidates[:, torch.bincount(candidates[0], minlength=n_rows)[candidates[0]] > 1]
+
+
+def _decide(
+    block: Tensor, centers: Tensor, candidates: Tensor, similarities: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compare candidates with what every row has: the closest wins, the lower index on ties.
+
+    Returns the similarity and the label of every row, and the candidates' similarities.
+    """
+    rows, columns = candidates
+    found = _dots(block, centers, candidates)
+    best = similarities.scatter_reduce(0, rows, found, "amax")
+    winning = found == best[rows]
+    keeping = torch.where(similarities == best, labels, len(centers))
+    return best, keeping.scatter_reduce(0, rows[winning], columns[winning], "amin"), found
+
+
+def _dots(block: Tensor, centers: Tensor, pairs: Tensor) -> Tensor:
+    """Return the dot products of the given (row, centroid) pairs, sorted by rows: (n,) float32."""
+    rows, columns = pairs
+    starts = torch.zeros(len(block) + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(rows, minlength=len(block)), dim=0, out=starts[1:])
+    return sampled_products(block, centers, starts, columns)
+
+
+def _closest_on_accelerator(block: Tensor, centers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return labels and similarities, decided in float32: a product in ``dtype`` only proposes candidates.
+
+    Rows for which a centroid beyond the candidates may be the closest, within the rounding of ``dtype``, are
+    compared with all centroids again.
+    """
+    if dtype == torch.float32 or len(centers) <= _RERANKED:
+        similarities, labels = (block @ centers.T).max(dim=1)
+        return labels, similarities
+    rough = (block.to(dtype) @ centers.to(dtype).T).topk(_RERANKED + 1, dim=1)
+    nearest = rough.indices[:, :_RERANKED].sort(dim=1).values  # sorted: ties go to the lower index
+    exact = torch.stack([(block * centers[column]).sum(dim=1) for column in nearest.T], dim=1)
+    similarities, place = exact.max(dim=1)
+    labels = nearest.gather(1, place[:, None])[:, 0]
+    beyond = rough.values[:, _RERANKED].float() + _slack(dtype, block.shape[1])
+    open_rows = torch.nonzero(beyond >= similarities)[:, 0]
+    similarities[open_rows], labels[open_rows] = (block[open_rows] @ centers.T).max(dim=1)
+    return labels, similarities

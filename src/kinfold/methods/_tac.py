@@ -22,16 +22,27 @@ from kinfold.methods._heads import default_n_neighbors
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
 from kinfold.methods._tac_centres import CENTRES, find_centres, fit_quietly
-from kinfold.methods._tac_checks import check_nouns
-from kinfold.methods._tac_model import TacModel, name_head
-from kinfold.methods._tac_rows import JointMatrix, Neighbors, unit_matrix
-from kinfold.methods._tac_training import TacPlan, plan_tac, train_dual
+from kinfold.methods._tac_model import (
+    JointMatrix,
+    Neighbors,
+    TacModel,
+    TacPlan,
+    name_head,
+    plan_tac,
+    train_dual,
+    unit_matrix,
+)
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.progress import SILENT, Progress
 from kinfold.validation import Choice, Constraint, Either, Flag, Integer, Nothing, Number, check_n_clusters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+from kinfold.errors import InputError
+from kinfold.features.matrix import RowMatrix, as_row_matrix
+from kinfold.features.unit_rows import UnitRows
 
 logger = logging.getLogger(__name__)
 
@@ -257,7 +268,7 @@ class TAC(BlockPredictor):
         n_samples = int(X.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
         graph = own_graph(self.name, graph, n_samples)
-        features = check_nouns(self.noun_features, self.nouns, self.n_features_in_)
+        features = check_nouns(self._read_nouns(), self.nouns, self.n_features_in_)
         self.n_clusters_ = int(self.n_clusters)
         seed = int(current_workers().broadcast(int(check_random_state(self.random_state).randint(2**31 - 8))))
         neighbors = Neighbors(X, graph, self._graph_options(n_samples), runtime)
@@ -336,6 +347,10 @@ class TAC(BlockPredictor):
         """Return what ``manifest["fit"]`` says of a fit: the nouns that were kept."""
         shown = self.selected_nouns_[:_SHOWN_NOUNS].tolist()
         return {**super().facts(), "n_nouns": len(self.selected_nouns_), "nouns": shown}
+
+    def _read_nouns(self) -> Any:
+        """Return the features of nouns; a subclass may make those that go with the width of X."""
+        return self.noun_features
 
     def _graph_options(self, n_samples: int) -> dict[str, Any]:
         """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
@@ -434,3 +449,44 @@ class TAC(BlockPredictor):
 
     def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
         return self._model.probabilities(X)
+
+
+logger = logging.getLogger(__name__)
+
+
+def check_nouns(noun_features: Any, nouns: Sequence[str] | None, n_features: int) -> RowMatrix:
+    """Return the features of nouns as a row matrix, or say what is wrong with them.
+
+    Raises
+    ------
+    InputError
+        They are missing, of another width than the images, without a direction, or not as many as ``nouns``.
+    """
+    if noun_features is None:
+        raise InputError(
+            "TAC needs noun_features: the features of nouns in the space of X, made by the same "
+            "vision-language model (kinfold.language.embed_nouns makes those of WordNet)"
+        )
+    try:
+        features = as_row_matrix(noun_features)
+        UnitRows(features, torch.device("cpu")).check()
+    except InputError as error:
+        raise InputError(f"noun_features: {error}") from error
+    if features.shape[1] != n_features:
+        raise InputError(
+            f"noun_features have {features.shape[1]} dimensions, but X has {n_features}: both must come from "
+            "the same vision-language model"
+        )
+    if nouns is not None:
+        _check_names(nouns, int(features.shape[0]))
+    return features
+
+
+def _check_names(nouns: Any, n_features: int) -> None:
+    listed = isinstance(nouns, Sequence | np.ndarray) and not isinstance(nouns, str)
+    if not listed or not all(isinstance(noun, str) for noun in nouns):
+        raise InputError(f"nouns must be a list of words, not {type(nouns).__name__}")
+    if len(nouns) != n_features:
+        raise InputError(f"nouns are {len(nouns)}, but noun_features have {n_features} rows")
+    if twice := len(nouns) - len(set(nouns)):
+        logger.warning("%d nouns are given more than once: they take places of others", twice)

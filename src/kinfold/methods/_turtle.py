@@ -18,8 +18,8 @@ from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor
 from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._rows import check_rows, fingerprint_columns, numpy_blocks, refuse_beyond_float32
 from kinfold.methods._self_training import check_dims, cross_validated_agreement
-from kinfold.methods._task_encoder import TaskEncoder
 from kinfold.methods._turtle_training import (
+    TaskEncoder,
     TurtlePlan,
     TurtleTraining,
     column_factors,
