@@ -133,7 +133,7 @@ def test_every_part_of_stage_1_can_be_switched_on_alone(change):
 )
 def test_a_checkpoint_of_another_switch_is_not_continued(change, tmp_path, monkeypatch, caplog):
     X, _ = blobs()
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     bare().fit(X, checkpoint=tmp_path / "checkpoint")
     other = bare(**change).fit(X, checkpoint=tmp_path / "checkpoint")
     assert "made with other parameters" in caplog.text
@@ -371,7 +371,7 @@ def test_a_saved_model_tells_how_it_was_found(stages, tmp_path):
 def test_a_fit_that_is_killed_in_a_later_stage_continues_to_the_same_bytes(stage, tmp_path, monkeypatch):
     X, _ = blobs()
     expected = quick().fit(X)
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     with monkeypatch.context() as patched:
         patched.setattr(icce_module, stage, lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
