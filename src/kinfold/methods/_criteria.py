@@ -1,4 +1,4 @@
-"""What can be told of a fit without any label: how far its heads agree, how well its groups hold together."""
+"""Criteria of a fit without labels: neighbour label agreement, held-out accuracy, agreement of heads."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ from kinfold.neighbors import NeighborGraph, closest_rows
 from kinfold.validation import check_integer
 
 ASSESS_SECONDS = 1.0  # expected for one call of assess: its samples are bounded whatever N is
+# Neighbours per sample whose labels are compared: the closest ones, whatever the graph of a fit holds, so
+# methods with wide and narrow graphs compare.
 N_CLOSEST = 10
-N_FOLDS = 5
+N_FOLDS = 5  # of the cross-validation, all trained at once: twice as many would take twice the memory
 MOST_DEAD = 0.1  # share of dead clusters beyond which a fit counts as collapsed
-_FOLD_ROWS = 5_000  # at most, for the cross-validation; more where clusters are many
+# Samples of the cross-validation: enough for a share that is right to a percent, at least ten per cluster, so
+# that a fold of two remains to test each cluster.
+_FOLD_ROWS = 5_000
 _FOLD_ROWS_PER_CLUSTER = 10
-_SEARCH_PRODUCTS = 100_000_000_000  # of numbers, at most, where neighbours have to be found
-_FEWEST_ROWS = 500
+_SEARCH_PRODUCTS = 100_000_000_000  # of numbers, where neighbours have to be found: a few seconds of a core
+_FEWEST_ROWS = 500  # whose neighbours are found however long it takes: fewer tell nothing of many clusters
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def assess(
         raise InputError(f"the estimator was fitted on {len(labels)} samples, but X has {X.shape[0]} rows")
     check_graph(graph, len(labels))
     n_clusters = fitted_clusters(estimator)
-    drawn = draw_rows(len(labels), max_rows, seed)
+    drawn = draw_rows(len(labels), max_rows, seed)  # the same for every fit, so that their figures compare
     found = diagnose(labels, n_clusters)
     fold_rows = min(max_rows, max(_FOLD_ROWS, _FOLD_ROWS_PER_CLUSTER * n_clusters))
     accuracy = cross_validated_agreement(
@@ -171,6 +175,7 @@ def neighbor_agreement(
         (a − Σ p²) / (1 − Σ p²), see :class:`Criteria`.
     """
     rows = np.arange(len(labels)) if rows is None else rows
+    # The closest come first in a graph's lists; all places are made at once, as lists differ in length.
     starts = np.asarray(graph.indptr)[rows]
     counts = np.minimum(np.asarray(graph.indptr)[rows + 1] - starts, n_closest)
     places = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(
@@ -198,6 +203,7 @@ def _beyond_chance(
     labels: NDArray[np.integer], owners: NDArray[np.int64], others: NDArray[np.integer]
 ) -> float:
     """Return the share of pairs with the same label, less what chance would give, see :class:`Criteria`."""
+    # Two samples drawn at random share a label so often: large clusters would else look good by their size.
     chance = float(np.sum((np.bincount(labels) / len(labels)) ** 2))
     if not len(owners) or chance >= 1:
         return 0.0
