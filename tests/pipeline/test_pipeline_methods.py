@@ -155,7 +155,7 @@ def test_checkpoints_of_parts_and_of_processes_are_kept_for_the_next_start(
         seen.append({path.name.removeprefix(first.name) for path in first.parent.glob("checkpoint-*")})
         raise InputError("stopped")
 
-    monkeypatch.setattr("kinfold.pipeline._fitting.FitOrder.run", look)
+    monkeypatch.setattr("kinfold.pipeline._method.FitOrder.run", look)
     (tmp_path / "out" / "checkpoint-0123456789ab.temi").write_bytes(b"")
     for _ in range(2):
         with pytest.raises(InputError, match="stopped"):

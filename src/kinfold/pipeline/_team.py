@@ -14,7 +14,7 @@ from torch import distributed
 from kinfold.distributed import Workers
 from kinfold.errors import KinfoldError
 from kinfold.features import Features
-from kinfold.pipeline._fitting import FitOrder
+from kinfold.pipeline._method import FitOrder
 from kinfold.progress import SILENT, Progress
 
 
