@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kinfold import __version__
 from kinfold.benchmark import read_order
 from kinfold.compute import describe_machine, has_bfloat16_units, resolve_device
-from kinfold.heads.training import Training
+from kinfold.heads import Training
 from kinfold.neighbors import NeighborGraph, knn_graph, same_label_graph
 from studies.cells import Row
 from studies.criteria import purity

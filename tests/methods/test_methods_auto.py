@@ -8,7 +8,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from kinfold import TEMI, SphericalKMeans
 from kinfold.errors import InputError
-from kinfold.heads import checkpoint as checkpoint_module
+from kinfold.heads import trainer as trainer_module
 from kinfold.methods import Auto, Criteria, assess, choose, load_model, save_model
 from kinfold.methods import _auto as module
 from kinfold.neighbors import knn_graph
@@ -149,7 +149,7 @@ def test_the_chosen_method_is_saved_as_itself_with_the_table(tmp_path):
 
 
 def test_a_stopped_fit_goes_on_in_every_candidate(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_module, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN", 0.0)
     X = blobs()
     options = {"n_clusters": 3, "parameters": FAST, "random_state": 0}
     whole = Auto(**options).fit(X)

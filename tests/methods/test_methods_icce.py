@@ -133,7 +133,7 @@ def test_every_part_of_stage_1_can_be_switched_on_alone(change):
 )
 def test_a_checkpoint_of_another_switch_is_not_continued(change, tmp_path, monkeypatch, caplog):
     X, _ = blobs()
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     bare().fit(X, checkpoint=tmp_path / "checkpoint")
     other = bare(**change).fit(X, checkpoint=tmp_path / "checkpoint")
     assert "made with other parameters" in caplog.text
@@ -371,7 +371,7 @@ def test_a_saved_model_tells_how_it_was_found(stages, tmp_path):
 def test_a_fit_that_is_killed_in_a_later_stage_continues_to_the_same_bytes(stage, tmp_path, monkeypatch):
     X, _ = blobs()
     expected = quick().fit(X)
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     with monkeypatch.context() as patched:
         patched.setattr(icce_module, stage, lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -392,31 +392,49 @@ def test_one_head_has_a_consensus_with_itself():
 @pytest.mark.parametrize(
     ("parameters", "words"),
     [
-        ({"similarity_threshold": 1.5}, "similarity_threshold must be a cosine"),
-        ({"similarity_threshold": "automatic"}, "similarity_threshold must be a cosine"),
-        ({"similarity_threshold": True}, "similarity_threshold must be a cosine"),
-        ({"min_neighbors": 0}, "min_neighbors must be a positive whole"),
-        ({"max_neighbors": 2.5}, "max_neighbors must be a positive whole"),
+        (
+            {"similarity_threshold": 1.5},
+            r"similarity_threshold must be a number in \[-1, 1\] or",
+        ),
+        (
+            {"similarity_threshold": "automatic"},
+            r"similarity_threshold must be a number in \[-1, 1\] or",
+        ),
+        (
+            {"similarity_threshold": True},
+            r"similarity_threshold must be a number in \[-1, 1\] or",
+        ),
+        ({"min_neighbors": 0}, "min_neighbors must be an integer of at least 1"),
+        ({"max_neighbors": 2.5}, "max_neighbors must be an integer of at least 1"),
         ({"min_neighbors": 20, "max_neighbors": 10}, r"max_neighbors \(10\) is below min_neighbors \(20\)"),
-        ({"beta": 0}, "beta must be a positive"),
-        ({"beta": 1.1}, "beta must be in"),
-        ({"weighted": "yes"}, "weighted must be true or false"),
-        ({"sinkhorn": 1}, "sinkhorn must be true or false"),
-        ({"batch_norm": None}, "batch_norm must be true or false"),
-        ({"self_training": "no"}, "self_training must be true or false"),
-        ({"teacher_temperature": 0}, "teacher_temperature must be a positive"),
-        ({"cross_entropy_weight": -1}, "cross_entropy_weight must be 0 or"),
-        ({"cross_entropy_weight": "some"}, "cross_entropy_weight must be 0 or"),
-        ({"cross_entropy_weight": float("nan")}, "cross_entropy_weight must be 0 or"),
-        ({"smoothing_neighbors": 0}, "smoothing_neighbors must be a positive whole"),
-        ({"self_training_iterations": 0}, "self_training_iterations must be a positive whole"),
+        ({"beta": 0}, r"beta must be a number in \(0, 1\]"),
+        ({"beta": 1.1}, r"beta must be a number in \(0, 1\]"),
+        ({"weighted": "yes"}, "weighted must be True or False"),
+        ({"sinkhorn": 1}, "sinkhorn must be True or False"),
+        ({"batch_norm": None}, "batch_norm must be True or False"),
+        ({"self_training": "no"}, "self_training must be True or False"),
+        ({"teacher_temperature": 0}, "teacher_temperature must be a number above 0"),
+        ({"cross_entropy_weight": -1}, "cross_entropy_weight must be a number of at least 0"),
+        ({"cross_entropy_weight": "some"}, "cross_entropy_weight must be a number of at least 0"),
+        ({"cross_entropy_weight": float("nan")}, "cross_entropy_weight must be a number of at least 0"),
+        ({"smoothing_neighbors": 0}, "smoothing_neighbors must be an integer of at least 1"),
+        ({"self_training_iterations": 0}, "self_training_iterations must be an integer of at least 1"),
         ({"head_choice": "los"}, "head_choice must be one of.*did you mean 'loss'"),
-        ({"consensus_shares": ()}, "consensus_shares must be numbers"),
-        ({"consensus_shares": (1.0, 1.5)}, "consensus_shares must be numbers"),
-        ({"consensus_shares": 0.5}, "consensus_shares must be numbers"),
-        ({"consensus": "mlca"}, "consensus must be true.*did you mean 'mcla'"),
-        ({"consensus": 3}, "consensus must be true"),
-        ({"consensus": None}, "consensus must be true"),
+        (
+            {"consensus_shares": ()},
+            r"consensus_shares must be a list of .*, each a number in \[0, 1\]",
+        ),
+        (
+            {"consensus_shares": (1.0, 1.5)},
+            r"consensus_shares must be a list of .*, each a number in \[0, 1\]",
+        ),
+        (
+            {"consensus_shares": 0.5},
+            r"consensus_shares must be a list of .*, each a number in \[0, 1\]",
+        ),
+        ({"consensus": "mlca"}, "consensus must be True or False or one of.*did you mean 'mcla'"),
+        ({"consensus": 3}, "consensus must be True or False or one of"),
+        ({"consensus": None}, "consensus must be True or False or one of"),
     ],
 )
 def test_impossible_parameters_are_refused_by_name(parameters, words):

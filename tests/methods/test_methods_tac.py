@@ -226,7 +226,7 @@ def test_a_graph_of_ones_own_is_used(monkeypatch):
 
 
 def test_an_interrupted_fit_ends_in_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     X, nouns, _ = made_space()
     expected = quick(nouns, batch_size=64).fit(X)
     whole, taken = DualHeads.step, []
@@ -255,7 +255,7 @@ def test_an_interrupted_fit_ends_in_the_same_bytes(tmp_path, monkeypatch):
 
 
 def test_checkpoints_of_other_nouns_are_not_continued_from(tmp_path, monkeypatch):
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     X, nouns, _ = made_space()
     quick(nouns).fit(X, checkpoint=tmp_path / "checkpoint")
     others = nouns + 0.3 * np.random.default_rng(1).normal(size=nouns.shape)

@@ -251,7 +251,7 @@ def test_a_resumed_fit_gives_the_same_bytes(inner_start, tmp_path, monkeypatch):
     X, _ = blobs(spread=1.0)
     options = {**QUICK, "n_clusters": 3, "batch_size": 100, "n_steps": 125, "inner_start": inner_start}
     expected = TURTLE(**options).fit(X)
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     whole = TurtleTraining.step
     monkeypatch.setattr(TurtleTraining, "step", lambda self, n: whole(self, n) if n != 120 else 1 / 0)
     with pytest.raises(ZeroDivisionError):

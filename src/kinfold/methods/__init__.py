@@ -3,6 +3,7 @@
 from kinfold.methods._auto import Auto, choose
 from kinfold.methods._criteria import ASSESS_SECONDS, Criteria, assess, neighbor_agreement
 from kinfold.methods._diagnosis import Diagnosis, diagnose
+from kinfold.methods._heads import Plan, default_n_neighbors, plan_training
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._model import (
@@ -16,10 +17,8 @@ from kinfold.methods._model import (
     preset_parameters,
     save_model,
 )
-from kinfold.methods._scan import SCAN
-from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
 from kinfold.methods._tac import TAC
-from kinfold.methods._temi import TEMI
+from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE
 from kinfold.methods._turtle_training import turtle_batch_size
 

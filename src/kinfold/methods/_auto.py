@@ -24,8 +24,7 @@ from kinfold.methods._diagnosis import warn_of_collapse
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
-from kinfold.methods._scan import SCAN
-from kinfold.methods._temi import TEMI
+from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE
 from kinfold.methods.protocol import Clusterer, Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph

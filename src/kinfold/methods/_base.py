@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -125,37 +123,6 @@ def own_graph(name: str, graph: Graphs, n_samples: int) -> NeighborGraph | None:
     return own
 
 
-def check_positive(**parameters: Any) -> None:
-    """Raise :class:`InputError` for the first parameter that is not a positive, finite number."""
-    for name, value in parameters.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
-            raise InputError(f"{name} must be a positive number, not {value!r}")
-
-
-def check_exponent(**parameters: Any) -> None:
-    """Raise :class:`InputError` for the first parameter that is not in (0, 1]."""
-    check_positive(**parameters)
-    for name, value in parameters.items():
-        if value > 1:
-            raise InputError(f"{name} must be in (0, 1]; got {value!r}")
-
-
-def check_whole(**parameters: Any) -> None:
-    """Raise :class:`InputError` for the first parameter that is not a positive whole number."""
-    for name, value in parameters.items():
-        if not _is_whole(value):
-            raise InputError(f"{name} must be a positive whole number, not {value!r}")
-
-
-def read_widths(widths: Any, *, name: str) -> tuple[int, ...]:
-    """Return widths of blocks of columns, one or several; :class:`InputError` unless they are positive."""
-    several = isinstance(widths, Sequence | np.ndarray) and not isinstance(widths, str)
-    blocks = tuple(widths) if several else (widths,)
-    if not blocks or not all(_is_whole(width) for width in blocks):
-        raise InputError(f"{name} must be positive whole numbers, like [8, 8], not {widths!r}")
-    return tuple(int(width) for width in blocks)
-
-
 def check_graph(graph: Any, n_samples: int) -> None:
     """Raise :class:`InputError` unless it is a graph of N samples, or None."""
     if graph is None:
@@ -172,14 +139,3 @@ def check_graph(graph: Any, n_samples: int) -> None:
 def fitted_clusters(estimator: Any) -> int:
     """Return K as an estimator was fitted, whatever its parameter says by now."""
     return int(getattr(estimator, "n_clusters_", estimator.n_clusters))
-
-
-def check_flags(**parameters: Any) -> None:
-    """Raise :class:`InputError` for the first parameter that is neither true nor false."""
-    for name, value in parameters.items():
-        if not isinstance(value, bool | np.bool_):
-            raise InputError(f"{name} must be true or false, not {value!r}")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1

@@ -1,4 +1,4 @@
-"""Collapse, seen and explained."""
+"""Signs of a collapsed clustering: empty clusters, or one that holds most samples."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+# A cluster is a giant when it holds more than this share of all samples and so many times its equal share:
+# real kinds may be uneven, and of two or three clusters one may well hold more than half.
 GIANT_SHARE = 0.5
+_GIANT_TIMES = 3
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """How healthy a grouping looks, without labels.
+    """Empty clusters and the largest one of a clustering.
 
     Attributes
     ----------
@@ -27,7 +30,7 @@ class Diagnosis:
     largest_share : float
         Its share of all samples, in [0, 1].
     messages : tuple of str
-        What is wrong and what to try; empty when nothing is.
+        What is wrong and what to try; empty when nothing is wrong.
     """
 
     n_clusters: int
@@ -40,12 +43,13 @@ class Diagnosis:
 def warn_of_collapse(labels: NDArray[np.integer], n_clusters: int) -> None:
     """Warn (:class:`~sklearn.exceptions.ConvergenceWarning`) of dead clusters and of a giant one."""
     for message in diagnose(labels, n_clusters).messages:
+        # Level 3 is the caller of fit: the line that a person can change.
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
 
 
 def is_giant(share: float, n_clusters: int) -> bool:
     """Tell whether a cluster of this share of all samples is a giant, see :func:`diagnose`."""
-    return n_clusters > 1 and share > GIANT_SHARE and share > 3 / n_clusters
+    return n_clusters > 1 and share > GIANT_SHARE and share > _GIANT_TIMES / n_clusters
 
 
 def diagnose(labels: NDArray[np.integer], n_clusters: int) -> Diagnosis:

@@ -17,7 +17,7 @@ from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.features.matrix import RowMatrix
 from kinfold.methods._auto import SINGLE_METHODS, Auto, check_names, find_named
 from kinfold.methods._base import RUN_PARAMETERS, fitted_clusters
-from kinfold.methods._schedule import PAPER_MOMENTUM
+from kinfold.methods._heads import PAPER_MOMENTUM
 from kinfold.methods._self_training import PAPER_ITERATIONS
 from kinfold.methods._tac import TAC
 from kinfold.methods._turtle_training import PAPER_BATCH, PAPER_RATE, PAPER_STEPS

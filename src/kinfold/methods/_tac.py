@@ -18,9 +18,9 @@ from kinfold.heads import DIRECTIONS, DualSettings
 from kinfold.language.space import count_centres, select_nouns, text_counterparts
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
 from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._heads import default_n_neighbors
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
-from kinfold.methods._schedule import default_n_neighbors
 from kinfold.methods._tac_centres import CENTRES, find_centres, fit_quietly
 from kinfold.methods._tac_model import (
     JointMatrix,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import linear
 
-from kinfold.heads.checkpoint import Checkpoint
+from kinfold.heads import Checkpoint
 from kinfold.methods._rows import numpy_blocks
 from kinfold.methods.linear import FloatRows
 from kinfold.progress import SILENT, Progress

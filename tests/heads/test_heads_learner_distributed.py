@@ -17,7 +17,7 @@ from kinfold.heads import (
     TemiObjective,
     Trainer,
 )
-from kinfold.heads import checkpoint as checkpoint_module
+from kinfold.heads import trainer as trainer_module
 from kinfold.neighbors import NeighborGraph
 from support.torchrun import run_together
 
@@ -84,7 +84,7 @@ def after_two_epochs(history):
 
 def resume(folder):
     """Be killed twice, the second time between the renaming of one process's file and the other's."""
-    checkpoint_module.SECONDS_BETWEEN = 0.0
+    trainer_module.SECONDS_BETWEEN = 0.0
     path = Path(folder) / "checkpoint"
     train(checkpoint=path, stop_before=2)
     second = Path(folder) / "checkpoint.1-of-2"
@@ -174,7 +174,7 @@ def test_more_processes_than_heads_are_refused(jobs):
 
 @pytest.mark.parametrize("stop_before", [1, 3])
 def test_a_resumed_training_stops_where_the_whole_one_does(tmp_path, monkeypatch, stop_before):
-    monkeypatch.setattr(checkpoint_module, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN", 0.0)
     expected = train(stop=lambda history: len(history) >= 3)
     train(checkpoint=tmp_path / "checkpoint", stop_before=stop_before)
     resumed = train(checkpoint=tmp_path / "checkpoint", stop=lambda history: len(history) >= 3)
