@@ -1,20 +1,22 @@
-"""Criteria of a fit without labels: neighbour label agreement, held-out accuracy, agreement of heads."""
+"""Criteria of a fit without labels: collapse, neighbour label agreement, held-out accuracy, NMI of heads."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.consensus import mean_nmi, pairwise_nmi
 from kinfold.errors import InputError
+from kinfold.features.matrix import RowMatrix
 from kinfold.methods._base import check_graph, fitted_clusters
-from kinfold.methods._diagnosis import diagnose, is_giant
 from kinfold.methods._self_training import cross_validated_agreement
-from kinfold.methods.protocol import Clusterer, Rows
+from kinfold.methods.protocol import Clusterer
 from kinfold.neighbors import NeighborGraph, closest_rows
 from kinfold.validation import check_integer
 
@@ -23,6 +25,10 @@ ASSESS_SECONDS = 1.0  # expected for one call of assess: its samples are bounded
 # methods with wide and narrow graphs compare.
 N_CLOSEST = 10
 N_FOLDS = 5  # of the cross-validation, all trained at once: twice as many would take twice the memory
+# A cluster is a giant when it holds more than this share of all samples and so many times its equal share:
+# real kinds may be uneven, and of two or three clusters one may well hold more than half.
+GIANT_SHARE = 0.5
+_GIANT_TIMES = 3
 MOST_DEAD = 0.1  # share of dead clusters beyond which a fit counts as collapsed
 # Samples of the cross-validation: enough for a share that is right to a percent, at least ten per cluster, so
 # that a fold of two remains to test each cluster.
@@ -84,7 +90,7 @@ class Criteria:
 
 def assess(
     estimator: Clusterer,
-    X: Rows,
+    X: RowMatrix,
     *,
     graph: NeighborGraph | None = None,
     seed: int = 0,
@@ -227,3 +233,71 @@ def _judge_heads(
         "head_nmi": float(pairs.mean()) if len(pairs) else None,
         "consensus_nmi": mean_nmi(some, agreed[rows]),
     }
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Empty clusters and the largest one of a clustering.
+
+    Attributes
+    ----------
+    n_clusters : int
+        K that was asked for.
+    dead : tuple of int
+        Clusters without a member.
+    largest : int
+        The largest cluster.
+    largest_share : float
+        Its share of all samples, in [0, 1].
+    messages : tuple of str
+        What is wrong and what to try; empty when nothing is wrong.
+    """
+
+    n_clusters: int
+    dead: tuple[int, ...]
+    largest: int
+    largest_share: float
+    messages: tuple[str, ...]
+
+
+def warn_of_collapse(labels: NDArray[np.integer], n_clusters: int) -> None:
+    """Warn (:class:`~sklearn.exceptions.ConvergenceWarning`) of dead clusters and of a giant one."""
+    for message in diagnose(labels, n_clusters).messages:
+        # Level 3 is the caller of fit: the line that a person can change.
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+
+def is_giant(share: float, n_clusters: int) -> bool:
+    """Tell whether a cluster of this share of all samples is a giant, see :func:`diagnose`."""
+    return n_clusters > 1 and share > GIANT_SHARE and share > _GIANT_TIMES / n_clusters
+
+
+def diagnose(labels: NDArray[np.integer], n_clusters: int) -> Diagnosis:
+    """Look for dead clusters and for one giant cluster.
+
+    A cluster is a giant when it holds more than half of all samples and more than three times its equal
+    share.
+
+    Parameters
+    ----------
+    labels : ndarray (N,)
+        Clusters in 0 … K−1.
+    n_clusters : int
+        K.
+    """
+    sizes = np.bincount(np.asarray(labels, dtype=np.int64), minlength=n_clusters)
+    dead = tuple(np.flatnonzero(sizes == 0).tolist())
+    largest = int(sizes.argmax())
+    share = float(sizes[largest] / max(1, sizes.sum()))
+    messages = []
+    if dead:
+        messages.append(
+            f"{len(dead)} of {n_clusters} clusters are empty. Ask for fewer clusters, or try another method "
+            "or backbone: the features may not hold that many kinds."
+        )
+    if is_giant(share, n_clusters):
+        messages.append(
+            f"Cluster {largest} holds {share:.0%} of all samples. If the kinds are not that uneven, try a "
+            "stronger backbone, more clusters, or another seed."
+        )
+    return Diagnosis(n_clusters, dead, largest, share, tuple(messages))

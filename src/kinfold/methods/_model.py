@@ -224,7 +224,7 @@ def configure(
     values["precision"] = precision
     if n_neighbors is not None and kind.neighbors_parameter is not None:
         values[kind.neighbors_parameter] = n_neighbors
-    estimator = kind(
+    estimator: Clusterer = kind(
         n_clusters=int(n_clusters), random_state=int(random_state), device=device, **{**values, **given}
     )
     estimator.check_parameters()
