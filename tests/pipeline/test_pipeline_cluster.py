@@ -357,7 +357,7 @@ class TestRefusals:
     def test_a_folder_of_something_else_is_left_alone(self, photos, tmp_path):
         (tmp_path / "thesis").mkdir()
         (tmp_path / "thesis" / "chapter.txt").write_text("precious")
-        with pytest.raises(InputError, match="is no run of Kinfold; it was left as it is"):
+        with pytest.raises(InputError, match="is no part of a run of Kinfold; it was left as it is"):
             cluster(photos, 3, out=tmp_path / "thesis", **KMEANS)
         assert snapshot(tmp_path / "thesis") == {"chapter.txt": b"precious"}
 

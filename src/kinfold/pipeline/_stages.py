@@ -27,16 +27,17 @@ from kinfold.run import (
     stage_files,
     write_manifest,
 )
-from kinfold.storage import PARTIAL_PREFIX, check_place, hash_file, hash_json, remove_partials
+from kinfold.storage import PARTIAL_PREFIX, check_folder, hash_file, hash_json, remove_partials
 
 logger = logging.getLogger(__name__)
 
 STAGES = ("embed", "nouns", "neighbors", "fit", "assign", "name", "report")
+# Part of every hash of inputs: raise it when a stage computes something else from the same inputs, and all
+# stages of older runs are repeated.
 STAGE_VERSION = 1
-"""Part of every inputs' hash; a new number makes every stage of older runs run again."""
 
 _LIBRARIES = ("numpy", "pyarrow", "pillow", "safetensors", "scikit-learn", "scipy", "torch", "transformers")
-_RESULT = STAGES.index("fit")
+_RESULT = STAGES.index("fit")  # forgetting an earlier stage keeps the result: the same inputs give the same
 _OURS = (MANIFEST_NAME, ".lock", f"{PARTIAL_PREFIX}{MANIFEST_NAME}")
 
 
@@ -227,18 +228,11 @@ def _remove_if_nothing_was_done(stages: Stages) -> None:
 
 
 def _check_free(out: Path) -> None:
-    check_place(out)
-    if not out.exists():
+    if is_run(out):
         return
-    if not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder for the run (out=, --out)")
-    if any(file.name not in _OURS[1:] for file in out.iterdir()) and not is_run(out):
-        if (out / MANIFEST_NAME).is_file():
-            read_manifest(out)
-        raise InputError(
-            f"{out} exists, isn't empty and is no run of Kinfold; it was left as it is. "
-            "Choose another folder (out=, --out) or an empty one"
-        )
+    if (out / MANIFEST_NAME).is_file():
+        read_manifest(out)  # says what is wrong with it
+    check_folder(out, "a run of Kinfold", _OURS[1:].__contains__)
 
 
 def _check_same_source(out: Path, recorded: Mapping[str, Any], described: Mapping[str, Any]) -> None:
