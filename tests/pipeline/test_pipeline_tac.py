@@ -183,7 +183,7 @@ def test_models_without_texts_or_of_another_space_are_refused_before_anything_is
         ({"model": models["clip"], "text_model": tmp_path / "dino"}, "text tower"),
         ({"model": models["clip"], "nouns": []}, "no words"),
         ({"model": models["clip"], "nouns": tmp_path / "missing.txt"}, "can't be read"),
-        ({"model": models["clip"], "method_parameters": {"noun_features": [1]}}, "no parameter to be set"),
+        ({"model": models["clip"], "method_parameters": {"noun_features": [1]}}, "as its own argument"),
     ):
         with pytest.raises((InputError, FormatError), match=words):
             group(photos, out, **options)

@@ -85,6 +85,7 @@ def choose(criteria: Mapping[str, Criteria], *, by: str = "neighbor_agreement") 
             f"fits can't be chosen by {by!r}{nearest_name(str(by), known)}: it must be one of "
             f"{', '.join(known)}, and known of all of them"
         )
+    # Collapse comes first: few large clusters hold neighbours together without telling kinds apart.
     sound = {name: found for name, found in criteria.items() if not found.collapsed}
     if not sound:
         most = max(found.live_clusters for found in criteria.values())
@@ -223,6 +224,7 @@ class Auto(BaseClusterer):
         judge = next(iter(graphs.values()), None)
         fitted, table = {}, {}
         for name, estimator in self.build(seed).items():
+            # A file each: a stop in one candidate must not cost what others have trained.
             file = checkpoint.with_name(f"{checkpoint.name}.{name}") if checkpoint else None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # only that of the chosen one matters
@@ -328,6 +330,7 @@ class Auto(BaseClusterer):
 
     def _seed(self) -> int:
         """Return the candidates' seed: a given integer itself, so that each is what it would be alone."""
+        # A generator draws once for all: candidates that draw in turn would depend on their order.
         if isinstance(self.random_state, int | np.integer):
             return int(self.random_state)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))

@@ -320,6 +320,7 @@ class TAC(BlockPredictor):
 
     def needs(self, n_samples: int) -> Needs:
         """Return what a fit of N samples takes besides the rows: neighbours, where it goes by them."""
+        # Heads learn from neighbours, and all other ways to find centres read the graph.
         if self.train or self.centres not in ("kmeans", "none"):
             return Needs({self.name: self._graph_options(n_samples)})
         return Needs()
@@ -342,6 +343,7 @@ class TAC(BlockPredictor):
             joint = SphericalKMeans(n_clusters=self.n_clusters)
             seconds = float(products / machine.rate)
             seconds += joint.cost(Shape(n_samples, 2 * n_features), machine).seconds
+        # Of either head a square hidden layer and the last one; and the kept nouns.
         n_weights = n_features * (2 * (n_features + int(self.n_clusters)) + int(n_kept))
         return Cost(seconds, model_bytes=4 * n_weights)
 
@@ -357,6 +359,7 @@ class TAC(BlockPredictor):
     def _graph_options(self, n_samples: int) -> dict[str, Any]:
         """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
         wanted = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
+        # A single sample has no neighbour: knn_graph still takes 1, and makes a graph without edges.
         return {"n_neighbors": max(1, min(wanted, n_samples - 1))}
 
     def plan(self, n_samples: int) -> TacPlan:
@@ -392,8 +395,10 @@ class TAC(BlockPredictor):
                 progress=runtime.progress,
             ).indices
         logger.info("%d of %d nouns are kept", len(kept), features.shape[0])
+        # Unit length, as counterparts are made of them: a noun's norm says nothing about images.
         self.selected_features_: NDArray[np.float32] = unit_matrix(np.asarray(features[kept]))
         self.selected_nouns_ = kept if self.nouns is None else np.array([self.nouns[j] for j in kept])
+        # Kept apart from the parameter: a model predicts as it was fitted, whatever is set afterwards.
         self._retrieval_temperature = float(self.retrieval_temperature)
 
     def count_centres(self, n_samples: int) -> int:

@@ -228,7 +228,7 @@ class TURTLE(BlockPredictor):
         self, X: Any, widths: Sequence[int], seed: int, runtime: Runtime, checkpoint: Path | None
     ) -> None:
         """Learn everything that is fitted."""
-        self._factors = self._make_factors(X, widths)
+        self._factors = self._make_factors(X, widths)  # part of the model: new rows are scaled as these
         training = TurtleTraining(
             X,
             widths,
@@ -318,8 +318,10 @@ class TURTLE(BlockPredictor):
         if self.feature_scale != "rms":
             return np.full(len(widths), self.feature_scale, dtype=np.float32)
         sizes = space_sizes(X, widths)
+        # A space of zeros stays as it is: there is nothing to scale, and no size to divide by.
         return (1 / np.where(sizes > 0, sizes, 1.0)).astype(np.float32)
 
     def _identity(self, X: Any, widths: Sequence[int]) -> str:
+        # What a checkpoint must share beside plan, seed and precision to be resumed from.
         parameters = [self.n_clusters_, list(widths), [float(f) for f in self._factors]]
         return hash_json({"parameters": parameters, "columns": fingerprint_columns(X)})
