@@ -89,7 +89,7 @@ def refine(
     if isinstance(random_state, bool) or not isinstance(random_state, int) or random_state < 0:
         raise InputError(f"random_state must be a whole number of 0 or more, not {random_state!r}")
     classes = _Classes.of(state)
-    matrix = run.features(source).matrix(run.manifest["features"]["variant"])
+    matrix = run.features(source).matrix(run.manifest.features["variant"])
     if matrix.shape[0] != len(state.labels):
         raise InputError(f"the features have {matrix.shape[0]} rows, but the run {len(state.labels)} images")
     from kinfold.corrections._opinions import Jury, Lesson

@@ -55,7 +55,7 @@ def split_group(run: Run, state: State, edit: Split, *, source: str | Path | Non
     places = np.flatnonzero((state.labels == group.id) & (state.marks == 0))
     if len(places) < n_parts:
         raise InputError(f"group {group.id} has {len(places)} images; it can't become {n_parts} groups")
-    matrix = run.features(source).matrix(run.manifest["features"]["variant"])
+    matrix = run.features(source).matrix(run.manifest.features["variant"])
     parts = _cluster(matrix, places, n_parts)
     if parts.max() == 0:
         raise InputError(f"the images of group {group.id} are too much alike to be split")

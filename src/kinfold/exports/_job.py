@@ -95,7 +95,7 @@ class Job:
         Above ten thousand images they are in subfolders of so many. Yields the line of the table, the place
         below ``folder``, and the image.
         """
-        n_rows = int(self.takeaway.run.manifest["source"]["n_rows"])
+        n_rows = int(self.takeaway.run.manifest.source["n_rows"])
         width, part_width = (len(str(max(n_rows - 1, 0) // step)) for step in (1, _SHARD))
         rows = self.takeaway.table["row"].to_numpy()
 

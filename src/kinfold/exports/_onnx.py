@@ -172,14 +172,13 @@ def _metadata(takeaway: Takeaway, method: str, outputs: Outputs) -> dict[str, st
         "corrections": takeaway.version,
         "method": method,
         "run": takeaway.run.path.name,
-        "features": {name: manifest["features"].get(name) for name in ("variant", "dim")},
-        "backbone": _backbone(manifest),
+        "features": {name: manifest.features.get(name) for name in ("variant", "dim")},
+        "backbone": _backbone(manifest.backbone),
     }
     return {f"kinfold.{name}": json.dumps(value, default=as_plain) for name, value in content.items()}
 
 
-def _backbone(manifest: Mapping[str, Any]) -> Any:
-    backbone = manifest.get("backbone")
+def _backbone(backbone: Mapping[str, Any] | None) -> Any:
     return {name: backbone.get(name) for name in ("card", "fingerprint")} if backbone else None
 
 

@@ -19,8 +19,7 @@ from kinfold.compute import Runtime
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
 from kinfold.methods._base import RUN_PARAMETERS, SHARED_CONSTRAINTS, BaseClusterer, check_graph
-from kinfold.methods._criteria import Criteria, assess, weigh_agreement
-from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._criteria import Criteria, assess, warn_of_collapse, weigh_agreement
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
@@ -30,79 +29,31 @@ from kinfold.methods.protocol import Clusterer, Cost, Graphs, Machine, Model, Ne
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
-from kinfold.validation import Constraint, Either, Integer, Nothing, check_n_clusters, check_parameters
+from kinfold.validation import (
+    Constraint,
+    Either,
+    Integer,
+    Listed,
+    Nothing,
+    Rule,
+    check,
+    check_n_clusters,
+    check_parameters,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-SINGLE_METHODS: dict[str, type[Any]] = {
-    "icce": ICCE,
-    "kmeans": SphericalKMeans,
-    "scan": SCAN,
-    "temi": TEMI,
-    "turtle": TURTLE,
-}
-
-_EXAMPLE = '{"icce": {"n_heads": 32}}'
-
-
-def find_named(table: dict[str, type[Any]], name: str) -> type[Any]:
-    """Return the estimator class of a name.
-
-    Raises
-    ------
-    InputError
-        The name is unknown; the error names the nearest one.
-    """
-    if name not in table:
-        raise InputError(
-            f"method {name!r} is unknown{nearest_name(str(name), list(table))}; known: {', '.join(table)}"
-        )
-    return table[name]
-
-
-def check_candidates(candidates: Any, parameters: Any) -> None:
-    """Raise :class:`InputError` unless candidates are methods, each once, and parameters are for them.
-
-    Parameters
-    ----------
-    candidates : sequence of str
-        Names of methods.
-    parameters : mapping of str to mapping, or None
-        Candidate → parameters.
-    """
-    _check_names(candidates)
-    if parameters is not None and not isinstance(parameters, Mapping):
-        raise InputError(f"parameters must be a mapping of candidates, like {_EXAMPLE}, not {parameters!r}")
-    for name, own in (parameters or {}).items():
-        if name not in candidates:
-            raise InputError(
-                f"parameters are given for {name!r}, which is no candidate"
-                f"{nearest_name(str(name), list(candidates))}; candidates are {', '.join(candidates)}"
-            )
-        if not isinstance(own, Mapping):
-            raise InputError(f"parameters of {name!r} must be a mapping, as in {_EXAMPLE}, not {own!r}")
-
-
-def _check_names(candidates: Any) -> None:
-    """Raise :class:`InputError` unless these are the names of methods, each once."""
-    listed = isinstance(candidates, Sequence | np.ndarray) and not isinstance(candidates, str)
-    names = list(candidates) if listed else []
-    if not names or not all(isinstance(name, str) for name in names):
-        raise InputError(
-            f"candidates must be a list of methods, like ['kmeans', 'icce'], not {candidates!r}; "
-            f"known: {', '.join(SINGLE_METHODS)}"
-        )
-    for number, name in enumerate(names):
-        find_named(SINGLE_METHODS, name)
-        if name in names[:number]:
-            raise InputError(f"candidates name {name!r} more than once; every method is fitted once")
-
-
 logger = logging.getLogger(__name__)
 
+# The methods that find clusters of images alone. TAC needs nouns, which differ from run to run: it can't be
+# compared with others on equal terms.
+SINGLE_METHODS: dict[str, type[Any]] = {
+    method.name: method for method in (ICCE, SphericalKMeans, SCAN, TEMI, TURTLE)
+}
 _COUNTS = ("n_clusters", "live_clusters", "largest_share")  # criteria whose high values are not good as such
+_EXAMPLE = '{"icce": {"n_heads": 32}}'
 
 
 def choose(criteria: Mapping[str, Criteria], *, by: str = "neighbor_agreement") -> str:
@@ -128,6 +79,7 @@ def choose(criteria: Mapping[str, Criteria], *, by: str = "neighbor_agreement") 
     if not criteria:
         raise InputError("there is no fit to choose from; give the criteria of one at least")
     known = [name for name in next(iter(criteria.values())).as_dict() if name not in _COUNTS]
+    # A criterion that only methods with heads have would choose among those alone.
     if by not in known or any(getattr(found, by) is None for found in criteria.values()):
         raise InputError(
             f"fits can't be chosen by {by!r}{nearest_name(str(by), known)}: it must be one of "
@@ -137,11 +89,12 @@ def choose(criteria: Mapping[str, Criteria], *, by: str = "neighbor_agreement") 
     if not sound:
         most = max(found.live_clusters for found in criteria.values())
         sound = {name: found for name, found in criteria.items() if found.live_clusters == most}
-    return max(sound, key=lambda name: _value(sound[name], by))
 
+    def value(name: str) -> float:
+        found = sound[name]
+        return weigh_agreement(float(getattr(found, by)), found.live_clusters, found.n_clusters)
 
-def _value(found: Criteria, by: str) -> float:
-    return weigh_agreement(float(getattr(found, by)), found.live_clusters, found.n_clusters)
+    return max(sound, key=value)
 
 
 class Auto(BaseClusterer):
@@ -200,7 +153,7 @@ class Auto(BaseClusterer):
     name: ClassVar[str] = "auto"
     constraints: ClassVar[Mapping[str, Constraint]] = {
         **SHARED_CONSTRAINTS,
-        "n_neighbors": Either(Nothing(), Integer()),
+        "n_neighbors": Either(Integer(), Nothing()),
     }
     neighbors_parameter: ClassVar[str | None] = "n_neighbors"
 
@@ -259,22 +212,23 @@ class Auto(BaseClusterer):
         self.check_parameters()
         given = runtime
         runtime = self._resolve_runtime(runtime, progress)
-        X = check_rows(self, X, fitting=True)
-        refuse_beyond_float32(X)
-        n_samples = int(X.shape[0])
+        rows = check_rows(self, X, fitting=True)
+        refuse_beyond_float32(rows)
+        n_samples = int(rows.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
         self._check_graphs(graph, n_samples)
         seed = self._seed()
-        graphs = self._make_graphs(X, graph, runtime)
+        graphs = self._make_graphs(rows, graph, runtime)
+        # One graph judges all candidates: agreements on different ones don't compare.
         judge = next(iter(graphs.values()), None)
         fitted, table = {}, {}
         for name, estimator in self.build(seed).items():
             file = checkpoint.with_name(f"{checkpoint.name}.{name}") if checkpoint else None
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # told of the chosen one alone
-                estimator.fit(X, graph=graphs.get(name), progress=progress, checkpoint=file, runtime=given)
+                warnings.simplefilter("ignore", ConvergenceWarning)  # only that of the chosen one matters
+                estimator.fit(rows, graph=graphs.get(name), progress=progress, checkpoint=file, runtime=given)
             fitted[name] = estimator
-            table[name] = _assess(estimator, X, judge, seed, runtime)
+            table[name] = _assess(estimator, rows, judge, seed, runtime)
             logger.info("%s: %s", name, table[name])
         self.table_, self.method_ = table, choose(table)
         self.chosen_, self.criteria_ = fitted[self.method_], table[self.method_]
@@ -304,11 +258,36 @@ class Auto(BaseClusterer):
 
     def check_candidates(self) -> None:
         """Raise :class:`InputError` unless candidates are methods, each once, and parameters are for them."""
-        check_candidates(self.candidates, self.parameters)
+        names = _read_names(self.candidates)
+        if self.parameters is not None and not isinstance(self.parameters, Mapping):
+            raise InputError(
+                f"parameters must be a mapping of candidates, like {_EXAMPLE}; got {self.parameters!r}"
+            )
+        for name, own in (self.parameters or {}).items():
+            if name not in names:
+                raise InputError(
+                    f"parameters are given for {name!r}, which is no candidate"
+                    f"{nearest_name(str(name), names)}; candidates are {', '.join(names)}"
+                )
+            if not isinstance(own, Mapping):
+                raise InputError(f"parameters of {name!r} must be a mapping, as in {_EXAMPLE}; got {own!r}")
 
     def build(self, seed: int) -> dict[str, Clusterer]:
-        """Return the candidates, not fitted, by name and in order."""
-        return {name: self._build_one(name, seed) for name in self.candidates}
+        """Return the candidates, not fitted, by name and in order.
+
+        Each is what it would be alone: its own parameters win over ``precision`` and ``n_neighbors``.
+        """
+        built: dict[str, Clusterer] = {}
+        for name in self.candidates:
+            method = find_named(SINGLE_METHODS, name)
+            own = (self.parameters or {}).get(name, {})
+            check_names(method, own, left_out=RUN_PARAMETERS)
+            values: dict[str, Any] = {"precision": self.precision}
+            if method.neighbors_parameter is not None and self.n_neighbors is not None:
+                values[method.neighbors_parameter] = self.n_neighbors
+            values |= own
+            built[name] = method(n_clusters=self.n_clusters, random_state=seed, device=self.device, **values)
+        return built
 
     def needs(self, n_samples: int) -> Needs:
         """Return what the candidates' fits of N samples take besides the rows."""
@@ -318,7 +297,10 @@ class Auto(BaseClusterer):
         )
 
     def cost(self, shape: Shape, machine: Machine) -> Cost:
-        """Return what all candidates are expected to take, one after another."""
+        """Return what all candidates are expected to take, one after another.
+
+        Their weights are in memory one after another, but each keeps a checkpoint of its own on disk.
+        """
         costs = [candidate.cost(shape, machine) for candidate in self.build(0).values()]
         sizes = [cost.model_bytes for cost in costs]
         return Cost(
@@ -330,38 +312,22 @@ class Auto(BaseClusterer):
 
     def facts(self) -> dict[str, Any]:
         """Return what ``manifest["fit"]`` says of a fit: the chosen method's own, and why it was chosen."""
-        criteria = {name: found.as_dict() for name, found in self.table_.items()}
-        return {"chosen": self.method_, "methods": criteria, **self.chosen_.facts()}
+        return {"chosen": self.method_, "methods": self._describe_table(), **self.chosen_.facts()}
 
     def to_model(self) -> Model:
         """Return the chosen candidate's model, with the table of candidates that it was chosen by."""
-        criteria = {name: found.as_dict() for name, found in self.table_.items()}
-        return replace(self.chosen_.to_model(), extra={"chosen_from": criteria})
+        return replace(self.chosen_.to_model(), extra={"chosen_from": self._describe_table()})
 
     @classmethod
     def from_model(cls, model: Model, *, device: str = "auto") -> Self:
         """Raise :class:`InputError`: what is saved is the chosen candidate's own model."""
         raise InputError(f"a model of {model.method!r} is read by {model.method!r} itself, not by 'auto'")
 
-    def _build_one(self, name: str, seed: int) -> Clusterer:
-        method = find_named(SINGLE_METHODS, name)
-        known = list(method().get_params())
-        values: dict[str, Any] = {"precision": self.precision}
-        if method.neighbors_parameter is not None and self.n_neighbors is not None:
-            values[method.neighbors_parameter] = self.n_neighbors
-        for key, value in (self.parameters or {}).get(name, {}).items():
-            if key not in known or key in RUN_PARAMETERS:
-                free = [parameter for parameter in known if parameter not in RUN_PARAMETERS]
-                raise InputError(
-                    f"method {name!r} has no parameter {key!r}{nearest_name(str(key), free)}; "
-                    f"it has {', '.join(free)}"
-                )
-            values[key] = value
-        built: Clusterer = method(n_clusters=self.n_clusters, random_state=seed, device=self.device, **values)
-        return built
+    def _describe_table(self) -> dict[str, dict[str, Any]]:
+        return {name: found.as_dict() for name, found in self.table_.items()}
 
     def _seed(self) -> int:
-        """Return the candidates' seed: the one given, so that each is what it would be alone."""
+        """Return the candidates' seed: a given integer itself, so that each is what it would be alone."""
         if isinstance(self.random_state, int | np.integer):
             return int(self.random_state)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -389,7 +355,7 @@ class Auto(BaseClusterer):
             elif given is not None and name in given:
                 graphs[name] = given[name]
             else:
-                key = hash_json(options)
+                key = hash_json(options)  # the same neighbours are searched for once, which takes longest
                 if key not in made:
                     made[key] = knn_graph(
                         X, **options, zero_rows="isolate", device=runtime.device, progress=runtime.progress
@@ -406,3 +372,42 @@ def _assess(
     found = assess(estimator, X, graph=graph, seed=seed, device=runtime.device) if workers.is_first else None
     criteria: Criteria = workers.broadcast(found)
     return criteria
+
+
+def find_named(table: dict[str, type[Any]], name: str) -> type[Any]:
+    """Return the estimator class of a name.
+
+    Raises
+    ------
+    InputError
+        The name is unknown; the error names the nearest one.
+    """
+    if name not in table:
+        raise InputError(
+            f"method {name!r} is unknown{nearest_name(str(name), list(table))}; known: {', '.join(table)}"
+        )
+    return table[name]
+
+
+def check_names(method: type[Any], given: Mapping[str, Any], *, left_out: Sequence[str]) -> None:
+    """Raise :class:`InputError` for the first name that is no parameter of a method, or is left out here."""
+    free = [name for name in method().get_params(deep=False) if name not in left_out]
+    for name in given:
+        if name not in free:
+            raise InputError(
+                f"method {method.name!r} has no parameter {name!r}{nearest_name(str(name), free)}; "
+                f"it has {', '.join(free)}"
+            )
+
+
+def _read_names(candidates: Any) -> list[str]:
+    """Return the names of candidates; :class:`InputError` unless they are those of methods, each once."""
+    known = f"the name of a method ({', '.join(SINGLE_METHODS)})"
+    rule = Listed(Rule(lambda value: isinstance(value, str), known), example="['kmeans', 'icce']")
+    check({"candidates": rule}, candidates=candidates)
+    names = list(candidates)
+    for number, name in enumerate(names):
+        find_named(SINGLE_METHODS, name)
+        if name in names[:number]:
+            raise InputError(f"candidates name {name!r} more than once; every method is fitted once")
+    return names

@@ -29,8 +29,7 @@ from kinfold.heads import (
 )
 from kinfold.heads.objectives import TEMPERATURE
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
-from kinfold.methods._criteria import draw_rows, neighbor_agreement, weigh_agreement
-from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._criteria import draw_rows, neighbor_agreement, warn_of_collapse, weigh_agreement
 from kinfold.methods._rows import check_rows, column_moments, refuse_beyond_float32
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from kinfold.compute import Runtime, resolve_device, resolve_precision
 from kinfold.distributed import Workers, current_workers
 from kinfold.methods._base import SHARED_CONSTRAINTS, BaseClusterer
-from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._kmeans_lloyd import Assigner, Lloyd, Start
 from kinfold.methods._rows import UnitBlocks, check_rows
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Rows, Shape
@@ -26,11 +26,28 @@ from kinfold.validation import Choice, Constraint, Either, Integer, Number, chec
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# Seeds are chosen from so many rows per cluster, and at least from so many: with 2 or 4 per cluster, seeds
+# overfit the sample and the objective ends below that of random seeds (docs/methods.md, spherical k-means).
+SAMPLE_PER_CLUSTER = 8
+MIN_SAMPLE = 8192
+_MAX_TABLE = 16384  # rows up to which all similarities are tabulated: 1 GiB of float32
+# Products for several steps at once pay from this many steps per sampled row on: before, centroids are so few
+# that every step lowers the distances of most rows, and candidates drawn earlier would mostly be rejected.
+_STEPS_PER_ROW = 1 / 64
+_TABLE_COST = 0.6  # of all similarities, relative to computing both halves: each pair is computed once
+_BLOCK = 512  # points per product: its result and the points stay in cache
+_POOLED_STEPS = 16  # steps that a pool serves at most: a larger one is out of date before it is used up
+_ZERO_DISTANCE = 1e-6  # rounding of a float32 cosine between equal rows: such rows are no candidates
+# For the cost: a start ends by its own rule, at ``max_iter`` at the latest; and each pass reads the matrix
+# for the product, for the exact comparisons and for the sums.
+_EXPECTED_PASSES = 60
+_READS_PER_PASS = 3
+# Below so many samples × clusters ten starts take seconds; beyond, three leave little to gain by more.
+_MANY_STARTS_PAIRS = 1_000_000
+_MANY_STARTS, _FEW_STARTS = 10, 3
 
-from collections.abc import Callable
-
-_EXPECTED_PASSES = 60  # of one start, for the cost: starts end by their own rule, at max_iter at the latest
-_READS_PER_PASS = 3  # of the matrix in memory: for the product, for its exact repeats, and for the sums
+Distances = NDArray[np.float32]
+Similarities = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
 class SphericalKMeans(BaseClusterer):
@@ -156,10 +173,10 @@ class SphericalKMeans(BaseClusterer):
         """
         self.check_parameters()
         runtime = self._resolve_runtime(runtime, progress)
-        X = check_rows(self, X, fitting=True)
-        check_n_clusters(self.n_clusters, X.shape[0])
+        matrix = check_rows(self, X, fitting=True)
+        check_n_clusters(self.n_clusters, matrix.shape[0])
         workers = current_workers()
-        rows = UnitBlocks(X, runtime.device, workers.share(X.shape[0]))
+        rows = UnitBlocks(matrix, runtime.device, workers.share(matrix.shape[0]))
         assigner = Assigner(rows, self.n_clusters, runtime.dtype)
         lloyd = Lloyd(rows, assigner, workers, max_iter=self.max_iter, tol=self.tol)
         random = _shared_random(self.random_state, workers)
@@ -167,9 +184,10 @@ class SphericalKMeans(BaseClusterer):
         n_init = self._resolve_n_init(rows.n_samples)
         with runtime.progress.task("k-means", n_init, "starts") as task:
             for _ in range(n_init):
+                # A generator of its own for every start: how many numbers one draws must not move the next.
                 seeds = choose_seeds(rows, self.n_clusters, np.random.RandomState(random.randint(2**31)))
                 start = lloyd.run(rows.take(workers.broadcast(seeds)))
-                if best is None or start.objective > best.objective:
+                if best is None or start.objective > best.objective:  # the earlier one on ties
                     best = start
                 task.advance(1, similarity=best.objective)
         assert best is not None
@@ -193,16 +211,15 @@ class SphericalKMeans(BaseClusterer):
 
     def predict(self, X: Rows) -> NDArray[np.int32]:
         """Return the closest centroid of every row of X (N, D), int32."""
-        check_is_fitted(self)
-        rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
-        centers = torch.from_numpy(self.cluster_centers_).to(resolve_device(self.device))
-        return _labels(rows, centers, resolve_precision(self.precision, rows.device))
+        rows, centers = self._place(X)
+        dtype = resolve_precision(self.precision, rows.device)
+        # One pass is all: bounds, which spare later ones, would only take memory.
+        assigner = Assigner(rows, len(centers), dtype, keep_bounds=False)
+        return _to_numpy(torch.cat([assigned.labels for assigned in assigner.assign(centers)]))
 
     def predict_proba(self, X: Rows) -> NDArray[np.float32]:
         """Return softmax(cosine similarity / temperature) of every row of X to every centroid, (N, K)."""
-        check_is_fitted(self)
-        rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
-        centers = torch.from_numpy(self.cluster_centers_).to(resolve_device(self.device))
+        rows, centers = self._place(X)
         parts = [
             torch.softmax(block @ centers.T / self.temperature, dim=1).cpu() for _, block in rows.blocks()
         ]
@@ -231,16 +248,22 @@ class SphericalKMeans(BaseClusterer):
         loaded.n_features_in_ = int(loaded.cluster_centers_.shape[1])
         return loaded
 
+    def _place(self, X: Rows) -> tuple[UnitBlocks, Tensor]:
+        """Return rows to predict for and the centroids, on the device."""
+        check_is_fitted(self)
+        rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
+        return rows, torch.from_numpy(self.cluster_centers_).to(rows.device)
+
     def _resolve_n_init(self, n_samples: int) -> int:
         if self.n_init == "auto":
-            return 10 if n_samples * self.n_clusters <= 1_000_000 else 3
+            return _MANY_STARTS if n_samples * self.n_clusters <= _MANY_STARTS_PAIRS else _FEW_STARTS
         return int(self.n_init)
 
 
 def _shared_random(
     random_state: int | np.random.RandomState | None, workers: Workers
 ) -> np.random.RandomState:
-    """Return a generator that is in the same state in every process."""
+    """Return a generator that is in the same state in every process, also where no seed is given."""
     random: np.random.RandomState = check_random_state(random_state)
     if workers.size > 1:
         state = workers.broadcast(random.get_state())
@@ -249,34 +272,20 @@ def _shared_random(
     return random
 
 
-def _labels(rows: UnitBlocks, centers: Tensor, dtype: torch.dtype) -> NDArray[np.int32]:
-    assigner = Assigner(rows, len(centers), dtype, keep_bounds=False)
-    return _to_numpy(torch.cat([assigned.labels for assigned in assigner.assign(centers)]))
-
-
 def _to_numpy(labels: Tensor) -> NDArray[np.int32]:
     return labels.to(torch.int32).cpu().numpy()
 
 
-MIN_SAMPLE = 8192
-SAMPLE_PER_CLUSTER = 8
-_MAX_TABLE = 16384
-_STEPS_PER_ROW = 1 / 64  # products for several steps at once pay from this many steps on
-_TABLE_COST = 0.6  # of computing the similarities of all rows to all: each pair is computed once
-_BLOCK = 512
-_POOLED_STEPS = 16
-
-Distances = NDArray[np.float32]
-Similarities = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-
-
 def choose_seeds(rows: UnitBlocks, n_clusters: int, random: np.random.RandomState) -> NDArray[np.int64]:
-    """Return K rows that lie apart, as numbers.
+    """Return the indices of K rows that lie apart: greedy k-means++ on the distance 1 − cosine.
 
-    Greedy k-means++ on the distance 1 − cosine: of 2 + log K rows drawn in proportion to their distance
-    from the rows chosen so far, the one that lowers the sum of distances most is next. Drawn from, and
-    summed over, a random sample of 8 K rows and at least 8,192; all rows where there are no more.
-    Fewer rows per cluster overfit: they end below a random start.
+    Of 2 + log K rows drawn in proportion to their distance from the rows chosen so far, the one that lowers
+    the sum of distances most is next. Drawn from, and summed over, a random sample of 8 K rows and at least
+    8,192; all rows where there are no more.
+
+    References
+    ----------
+    Arthur & Vassilvitskii (2007), "k-means++", and its greedy variant.
     """
     size = min(rows.n_samples, max(MIN_SAMPLE, SAMPLE_PER_CLUSTER * n_clusters))
     sample: NDArray[np.int64] = np.arange(rows.n_samples)
@@ -300,10 +309,11 @@ def _n_trials(n_clusters: int) -> int:
 
 def _choose(source: _Single | _Pool, first: int, n_clusters: int) -> NDArray[np.int64]:
     chosen = [first]
-    distance = _distances(source.similarities, np.array(chosen))[0]
+    distance = _distances(source.similarities, np.array(chosen))[0]  # to the closest of those chosen
     while len(chosen) < n_clusters:
         candidates, distances = source.draw(distance, _n_trials(n_clusters), len(chosen))
         closer = np.minimum(distance, distances)
+        # float64: sums over thousands of points differ by less than float32 tells apart.
         best = int(np.argmin(closer.sum(axis=1, dtype=np.float64)))
         chosen.append(int(candidates[best]))
         distance = closer[best]
@@ -327,7 +337,6 @@ class _Pool:
 
     A step accepts a candidate with the share of its distance at drawing that is left: distances only
     fall, so what is accepted is distributed as if it had been drawn for the step (rejection sampling).
-    The more centroids are chosen the less one changes, and the more steps a pool serves.
     """
 
     def __init__(self, similarities: Similarities, random: np.random.RandomState) -> None:
@@ -341,6 +350,7 @@ class _Pool:
         distances: list[Distances] = []
         while len(accepted) < n_trials:
             if self._place == len(self._candidates):
+                # The more are chosen, the less a step changes distances, and the longer a pool lasts.
                 self._fill(distance, n_trials * min(_POOLED_STEPS, 2 + n_chosen // 4))
             candidate = int(self._candidates[self._place])
             if self._levels[self._place] <= distance[candidate]:
@@ -362,15 +372,16 @@ def _draw(distance: Distances, size: int, random: np.random.RandomState) -> NDAr
     if cumulative[-1] <= 0:
         return np.asarray(random.randint(len(distance), size=size))
     draws = random.uniform(size=size) * cumulative[-1]
+    # "right": a point of distance 0 is never drawn. Rounding may lift a draw to the total itself: hence clip.
     found: NDArray[np.int64] = np.searchsorted(cumulative, draws, side="right").clip(max=len(distance) - 1)
     return found
 
 
 def _distances(similarities: Similarities, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return 1 − cosine of the chosen points to all, rounding errors at 0 removed."""
-    distances = similarities(chosen)  # always a new array
+    distances = similarities(chosen)  # always a new array, so that it may be overwritten
     np.subtract(1, distances, out=distances)
-    np.copyto(distances, 0, where=distances < 1e-6)
+    np.copyto(distances, 0, where=distances < _ZERO_DISTANCE)
     return distances
 
 
@@ -392,12 +403,12 @@ def _similarities_of_many(points: Tensor, chosen: NDArray[np.int64]) -> NDArray[
 
 
 def _all_similarities(points: Tensor) -> NDArray[np.float32]:
-    """Return the products of all points, each pair computed once."""
+    """Return the products of all points, each pair computed once and mirrored."""
     table = points.new_empty(len(points), len(points))
     for start in range(0, len(points), _BLOCK):
         rows = slice(start, start + _BLOCK)
         torch.mm(points[rows], points[: rows.stop].T, out=table[rows, : rows.stop])
-        for first in range(0, start, _BLOCK):  # small squares: they stay in cache
+        for first in range(0, start, _BLOCK):  # squares: transposing whole rows would leave the cache
             columns = slice(first, first + _BLOCK)
             table[columns, rows] = table[rows, columns].T
     values: NDArray[np.float32] = table.cpu().numpy()

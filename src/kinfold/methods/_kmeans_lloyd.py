@@ -1,4 +1,10 @@
-"""Lloyd's iteration on the unit sphere, and the assignment of every row to its closest centroid."""
+"""Lloyd's iteration on the unit sphere, and the assignment of every row to its closest centroid.
+
+Assignment computes all products at first, then only those that can matter. On CPUs, a matrix product never
+decides: it bounds the similarities from above, and every centroid that may be the closest is compared again
+by a dot product whose rounding depends on nothing but its two vectors. Labels are therefore the same with any
+number of threads, blocks and processes, in float32 or bfloat16, with bounds kept or not.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
@@ -16,10 +21,21 @@ from kinfold.compute import available_memory, sampled_products
 from kinfold.distributed import Workers
 from kinfold.methods._rows import UnitBlocks
 
-_SUM_ROWS = 512
-_VANISHED = 1e-12
-_AT_ITS_CENTROID = 1e-6
+_SUM_ROWS = 512  # that are added to the sums at once: their float64 copy stays small beside a block
+_VANISHED = 1e-12  # length of a sum whose rows cancel out: its direction would be rounding noise
+_AT_ITS_CENTROID = 1e-6  # rounding of a float32 cosine: a row this close to its centroid fits perfectly
+# Candidates for each empty cluster: equal rows count once, so more are looked at than are wanted.
 _WORST_PER_CLUSTER = 4
+# With fewer clusters a whole product costs less than keeping and following bounds.
+MIN_CLUSTERS_FOR_BOUNDS = 32
+_BOUNDS_PART = 4  # one part in so many of the free memory may hold bounds, 4 N K bytes: the rows need it too
+_CHUNK_ELEMENTS = 1 << 20  # of products or bounds: 4 MiB, which stay in a shared cache
+_DENSE_SHARE = 1 / 12  # so many dot products one by one cost as much as all of them at once
+_RERANKED = 4  # candidates of a bfloat16 product on an accelerator that are compared again in float32
+# Adding up in float32 grows like the square root of the number of terms; 2 leaves room for unlucky orders.
+_SUM_SLACK = 2
+_ROUNDING_UNITS = 8  # of float32 that the bound of a step along a centroid is raised by, for its own rounding
+_SQUARES_SLACK = 1e-5  # relative: a squared step must not come out below its part along the centroid
 
 
 @dataclass(frozen=True)
@@ -75,7 +91,7 @@ class Lloyd:
         for n_iter in range(1, self._max_iter + 1):
             found = self._assign(centers, sums)
             stands = found.n_changed == 0 or found.objective - objective < self._tol
-            if stands and not repaired:
+            if stands and not repaired:  # a repaired cluster needs a pass to gather its rows
                 return Start(centers, found.labels, found.objective, n_iter)
             objective = found.objective
             centers, repaired = self._update(centers, found)
@@ -96,6 +112,7 @@ class Lloyd:
     def _update(self, centers: Tensor, found: _Assignment) -> tuple[Tensor, bool]:
         """Return new unit-length centroids, and whether empty clusters took rows that fit badly."""
         norms = found.sums.norm(dim=1, keepdim=True)
+        # An empty cluster, or one whose rows cancel out, has no direction of its own: it keeps its centroid.
         fresh = (found.sums / norms.clamp_min(_VANISHED)).to(centers)
         stays = (found.counts[:, None] == 0) | (norms < _VANISHED)
         fresh = torch.where(stays.to(centers.device), centers, fresh)
@@ -109,13 +126,17 @@ class Lloyd:
     def _worst_rows(self, similarities: Tensor, n_rows: int) -> Tensor:
         """Return up to ``n_rows`` different rows, of all processes', that fit their centroids worst."""
         own = similarities.cpu().numpy()
+        # Each process sends its own worst; those of all are ordered again, so that their number is no matter.
         order = np.argsort(own, kind="stable")[: _WORST_PER_CLUSTER * n_rows]
         order = order[own[order] < 1 - _AT_ITS_CENTROID]
         values = self._workers.gather(own[order])
-        numbers = self._workers.gather(order + self._rows.part.start)
-        worst = numbers[np.argsort(values, kind="stable")][: _WORST_PER_CLUSTER * n_rows]
+        indices = self._workers.gather(order + self._rows.part.start)
+        worst = indices[np.argsort(values, kind="stable")][: _WORST_PER_CLUSTER * n_rows]
         rows = self._rows.take(worst)
-        return rows[_first_of_equal(rows.cpu().numpy())[:n_rows].tolist()]
+        seen: dict[bytes, int] = {}  # equal rows would become equal centroids, of which one stays empty
+        for place, row in enumerate(rows.cpu().numpy()):
+            seen.setdefault(row.tobytes(), place)
+        return rows[list(seen.values())[:n_rows]]
 
 
 @dataclass(frozen=True)
@@ -161,7 +182,8 @@ class _Sums:
         labels, previous, sums = assigned.labels, assigned.previous, self._sums
         ones = torch.ones(len(labels), device=labels.device)
         changed = ones if previous is None else (labels != previous).float()
-        extra = torch.stack([changed.sum(), assigned.similarities.sum(dtype=_widest(labels.device))])
+        widest = torch.float32 if labels.device.type == "mps" else torch.float64  # MPS has no float64
+        extra = torch.stack([changed.sum(), assigned.similarities.sum(dtype=widest)])
         self._extra += extra.to(sums)
         if self._changes_only:
             self._counts += torch.bincount(labels, minlength=len(sums))
@@ -173,6 +195,7 @@ class _Sums:
 
     def total(self, workers: Workers) -> tuple[Tensor, Tensor, int, float]:
         """Return sums, counts, rows that changed and the sum of similarities over all processes."""
+        # One message instead of four: all of it is float64, which counts exactly up to 2⁵³.
         packed = torch.cat([self._sums.flatten(), self._counts, self._extra])
         workers.sum_(packed)
         n_clusters = len(self._counts)
@@ -186,24 +209,6 @@ class _Sums:
             self._sums.index_add_(0, assigned.labels[rows], part)
             if assigned.previous is not None:
                 self._sums.index_add_(0, assigned.previous[rows], part, alpha=-1)
-
-
-def _widest(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
-
-
-def _first_of_equal(rows: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the first place of every different row, in order."""
-    seen: dict[bytes, int] = {}
-    for place, row in enumerate(rows):
-        seen.setdefault(row.tobytes(), place)
-    return np.fromiter(seen.values(), dtype=np.int64, count=len(seen))
-
-
-MIN_CLUSTERS_FOR_BOUNDS = 32
-_CHUNK_ELEMENTS = 1 << 20  # of products or bounds: they stay in a shared cache
-_DENSE_SHARE = 1 / 12  # so many dot products one by one cost as much as all of them at once
-_RERANKED = 4
 
 
 @dataclass(frozen=True)
@@ -254,7 +259,8 @@ class Assigner:
         if keep_bounds is None:
             n_rows = rows.part.stop - rows.part.start
             n_bytes = 4 * n_clusters * (n_rows + 2 * n_clusters)
-            keep_bounds = n_clusters >= MIN_CLUSTERS_FOR_BOUNDS and n_bytes <= available_memory() // 4
+            affordable = n_bytes <= available_memory() // _BOUNDS_PART
+            keep_bounds = n_clusters >= MIN_CLUSTERS_FOR_BOUNDS and affordable
         self._keeps_bounds = keep_bounds and rows.device.type == "cpu"
         self._states: dict[int, _BlockState] = {}
         self._centers: Tensor | None = None
@@ -299,16 +305,19 @@ class Assigner:
         slack = _slack(dtype, rows.shape[1])
         products = _product(rows, centers, dtype, out)
         largest = products.amax(dim=1)
+        # The largest product and another one may be off by the slack in opposite directions: hence twice.
         candidates = _above(products, largest - 2 * slack, len(rows) + int(_DENSE_SHARE * products.numel()))
-        if candidates is None and dtype != torch.float32:
+        if candidates is None and dtype != torch.float32:  # float32 leaves fewer ties
             return self._closest(rows, centers, torch.float32, products)
         if candidates is None:  # nearly everything ties, and the products decide
             label = products.argmax(dim=1)
         else:
             label = torch.empty(len(rows), dtype=torch.int64).index_copy_(0, *candidates)
             if not self._keeps_bounds and dtype == torch.float32:
-                candidates = _drop_single(candidates, len(rows))  # in float32 its similarity is known already
-            largest[candidates[0]] = -torch.inf
+                # Of a row with one candidate nothing is to be decided, and its similarity is known already.
+                counts = torch.bincount(candidates[0], minlength=len(rows))
+                candidates = candidates[:, counts[candidates[0]] > 1]
+            largest[candidates[0]] = -torch.inf  # so that the dot product replaces the product
             largest, label, _ = _decide(rows, centers, candidates, largest, label)
         return products.add_(slack), label, largest
 
@@ -319,6 +328,7 @@ class Assigner:
         assert labels is not None
         slack = _slack(torch.float32, block.shape[1])
         own = state.similarities.clone()
+        # Of a centroid that has moved, the similarity to its own rows is known no longer.
         stale = torch.nonzero(step.moved[labels])[:, 0]
         own[stale] = _dots(block, step.centers, torch.stack([stale, labels[stale]]))
         budget = int(_DENSE_SHARE * bounds.numel()) - state.spent
@@ -363,14 +373,14 @@ class Step:
     def __init__(self, before: Tensor, centers: Tensor) -> None:
         self.centers = centers
         step = centers - before
-        squares = step.double().square().sum(dim=1).float()
+        squares = step.double().square().sum(dim=1).float()  # float64: small steps must not round to none
         self.moved = squares > 0
         columns = torch.nonzero(self.moved)[:, 0]
         self._raises = before.new_zeros(2, len(before), len(before))
         along, across = self._raises
         along.index_copy_(1, columns, before @ step[columns].T)
-        across.copy_(squares * (1 + 1e-5)).addcmul_(along, along, value=-1).clamp_min_(0).sqrt_()
-        along += 8 * torch.finfo(torch.float32).eps * self.moved
+        across.copy_(squares * (1 + _SQUARES_SLACK)).addcmul_(along, along, value=-1).clamp_min_(0).sqrt_()
+        along += _ROUNDING_UNITS * torch.finfo(torch.float32).eps * self.moved
 
     def follow(self, state: _BlockState, own: Tensor, slack: float, budget: int) -> Tensor | None:
         """Raise the bounds of a block; return the (row, centroid) pairs, (2, n), that reach ``own``.
@@ -382,6 +392,7 @@ class Step:
         assert labels is not None
         n_clusters = bounds.shape[1]
         along = state.similarities
+        # r = √(1 − a²), with the slack of a added so that it is never too small.
         across = (1 - along.square()).clamp_min_(0).add_(2 * slack).sqrt_()
         places = torch.stack([labels, labels + n_clusters], dim=1)
         weights = torch.stack([along, across], dim=1)
@@ -390,6 +401,7 @@ class Step:
         found, n_found = [torch.empty(2, 0, dtype=torch.int64)], 0
         for start in range(0, len(bounds), size):
             rows = slice(start, start + size)
+            # Row by row a·along + r·across of its own centroid, in one pass over the two tables.
             raised = embedding_bag(places[rows], raises, per_sample_weights=weights[rows], mode="sum")
             part = bounds[rows].add_(raised)
             found.append(_reaching(part, own[rows], start, raised))
@@ -409,9 +421,9 @@ def _slack(dtype: torch.dtype, dim: int) -> float:
     """Return how far a product of unit vectors may be from its true value.
 
     Rounding both factors and the result costs at most three units in the last place of the narrower
-    type; adding up in float32 grows like the square root of the number of terms, here with a factor of 2.
+    type; to that comes what adding up in float32 may lose.
     """
-    adding: float = 2 * torch.finfo(torch.float32).eps * math.sqrt(dim)
+    adding: float = _SUM_SLACK * torch.finfo(torch.float32).eps * math.sqrt(dim)
     return adding if dtype == torch.float32 else adding + 2 * float(torch.finfo(dtype).eps)
 
 
@@ -440,11 +452,6 @@ def _reaching(values: Tensor, thresholds: Tensor, first: int, scratch: Tensor) -
     flat = torch.from_numpy(np.flatnonzero(reaches.numpy().view(np.bool_)))
     rows = flat // values.shape[1]
     return torch.stack([rows + first, flat - rows * values.shape[1]])
-
-
-def _drop_single(candidates: Tensor, n_rows: int) -> Tensor:
-    """Leave out the rows that have one candidate: nothing is to be decided."""
-    return candidates[:, torch.bincount(candidates[0], minlength=n_rows)[candidates[0]] > 1]
 
 
 def _decide(
@@ -484,6 +491,7 @@ def _closest_on_accelerator(block: Tensor, centers: Tensor, dtype: torch.dtype) 
     exact = torch.stack([(block * centers[column]).sum(dim=1) for column in nearest.T], dim=1)
     similarities, place = exact.max(dim=1)
     labels = nearest.gather(1, place[:, None])[:, 0]
+    # What no candidate reached is at most the fifth product, give or take its rounding.
     beyond = rough.values[:, _RERANKED].float() + _slack(dtype, block.shape[1])
     open_rows = torch.nonzero(beyond >= similarities)[:, 0]
     similarities[open_rows], labels[open_rows] = (block[open_rows] @ centers.T).max(dim=1)

@@ -1,4 +1,4 @@
-"""Every method by its name: its class, its presets, its options, and its fitted model on disk."""
+"""Every method by its name: its class, its presets, the options of a run, and fitted models on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save
 from kinfold.compute import Runtime, resolve_device
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.features.matrix import RowMatrix
-from kinfold.methods._auto import SINGLE_METHODS, Auto, find_named
+from kinfold.methods._auto import SINGLE_METHODS, Auto, check_names, find_named
 from kinfold.methods._base import RUN_PARAMETERS, fitted_clusters
 from kinfold.methods._heads import PAPER_MOMENTUM
 from kinfold.methods._self_training import PAPER_ITERATIONS
@@ -25,18 +25,30 @@ from kinfold.methods.protocol import Clusterer, Model
 from kinfold.storage import atomic_file, check_format_version, read_json, write_json
 from kinfold.validation import SEED, Choice, Integer, check, check_integer
 
-_RATE = 1e-4 / 256  # per sample of a batch
+FORMAT = "kinfold-model"
+FORMAT_VERSION = 1
+_SAVED: dict[str, type[Any]] = {**SINGLE_METHODS, "tac": TAC}
+METHODS: dict[str, type[Any]] = {**_SAVED, "auto": Auto}  # of "auto" the chosen method is saved
+
+_BLOCK_VALUES = 16 << 20  # of float32 per block, 64 MiB: of rows, or of probabilities where K is larger
+_MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
+
+_RATE = 1e-4 / 256  # per sample of a batch: the papers scale the rate with the batch
 
 
-def _train(n_heads: int, n_epochs: int, batch_size: int) -> dict[str, Any]:
-    """Return what all methods with heads share."""
+def _train_heads(n_heads: int, n_epochs: int, batch_size: int) -> dict[str, Any]:
+    """Return what the presets of all methods with heads share.
+
+    The papers' warm-up (20 epochs, a tenth of shorter trainings) and frozen first epoch are those of
+    :func:`~kinfold.methods.plan_training` anyway.
+    """
     return {
         "n_heads": n_heads,
         "n_epochs": n_epochs,
         "batch_size": batch_size,
         "learning_rate": _RATE * batch_size,
         "momentum": PAPER_MOMENTUM,
-        "tol": 0,
+        "tol": 0,  # the papers make all epochs
         "head_choice": "loss",
     }
 
@@ -44,12 +56,13 @@ def _train(n_heads: int, n_epochs: int, batch_size: int) -> dict[str, Any]:
 def _icce(n_epochs: int, batch_size: int) -> dict[str, Any]:
     """Return ICCE's settings: section 4.2 and Table 1 with all components.
 
-    Lost: the rate (here TEMI's), the weight of the cross-entropy (here 1, so that the term is there), the
-    teacher's temperature and the number of neighbours in smoothing (here our defaults), the rates of
-    self-training (here our grid). Enrichment of the features is a matter of the features: ``cls+patches``.
+    Values that the paper doesn't give: the rate (here TEMI's), the weight of the cross-entropy (here 1, so
+    that the term is there), the teacher's temperature and the number of neighbours in smoothing (here our
+    defaults), the rates of self-training (here our grid). Enriched features are chosen by the variant,
+    ``cls+patches``.
     """
     return {
-        **_train(50, n_epochs, batch_size),
+        **_train_heads(50, n_epochs, batch_size),
         "similarity_threshold": 0.3,
         "min_neighbors": 50,
         "max_neighbors": 2000,
@@ -84,9 +97,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "kmeans": {"paper": {"tol": 0}},
     "scan": {
-        "paper": {**_SCAN, **_train(32, 50, 4096)},
-        "imagenet1k": {**_SCAN, **_train(32, 50, 4096)},
-        "imagenet21k": {**_SCAN, **_train(32, 25, 4096)},
+        "paper": {**_SCAN, **_train_heads(32, 50, 4096)},
+        "imagenet1k": {**_SCAN, **_train_heads(32, 50, 4096)},
+        "imagenet21k": {**_SCAN, **_train_heads(32, 25, 4096)},
     },
     "tac": {
         "paper": {**_TAC, "n_epochs": 20, "batch_size": 512, "temperature": 0.5},
@@ -94,9 +107,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "imagenet1k": {**_TAC, "n_epochs": 100, "batch_size": 8192, "temperature": 5.0},
     },
     "temi": {
-        "paper": {**_TEMI, **_train(50, 200, 512)},
-        "imagenet1k": {**_TEMI, **_train(32, 50, 512)},
-        "imagenet21k": {**_TEMI, **_train(32, 25, 512)},
+        "paper": {**_TEMI, **_train_heads(50, 200, 512)},
+        "imagenet1k": {**_TEMI, **_train_heads(32, 50, 512)},
+        "imagenet21k": {**_TEMI, **_train_heads(32, 25, 512)},
     },
     "turtle": {
         "paper": {
@@ -117,6 +130,17 @@ trains it on ImageNet-1K, ICCE, TAC (its five classic data sets and DTD), TURTLE
 no label changes. ``imagenet1k`` and ``imagenet21k`` of TEMI and SCANv2 are the scaling paper's, which tells
 SCANv2's batch for ImageNet-1K alone: it stands for both.
 """
+
+
+def get_method(name: str) -> type[Any]:
+    """Return the estimator class behind a method's name.
+
+    Raises
+    ------
+    InputError
+        The name is unknown; the error names the nearest one.
+    """
+    return find_named(METHODS, name)
 
 
 def preset_parameters(
@@ -158,26 +182,6 @@ def preset_parameters(
     )
 
 
-FORMAT = "kinfold-model"
-FORMAT_VERSION = 1
-_SAVED: dict[str, type[Any]] = {**SINGLE_METHODS, "tac": TAC}
-METHODS: dict[str, type[Any]] = {**_SAVED, "auto": Auto}  # of "auto" the chosen method is saved
-
-_BLOCK_VALUES = 16 << 20
-_MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
-
-
-def get_method(name: str) -> type[Any]:
-    """Return the estimator class behind a method's name.
-
-    Raises
-    ------
-    InputError
-        The name is unknown; the error names the nearest one.
-    """
-    return find_named(METHODS, name)
-
-
 def configure(
     name: str,
     *,
@@ -213,33 +217,29 @@ def configure(
     check({"n_clusters": Integer(), "random_state": SEED}, n_clusters=n_clusters, random_state=random_state)
     Runtime.resolve(device, precision)
     kind = get_method(name)
-    given = _read_parameters(kind, name, parameters or {})
+    given = _read_parameters(kind, parameters or {})
     if n_neighbors is not None:
         check_integer(n_neighbors=n_neighbors)
     values = {} if preset is None else _read_preset(kind, name, preset, given, n_neighbors)
     values["precision"] = precision
     if n_neighbors is not None and kind.neighbors_parameter is not None:
         values[kind.neighbors_parameter] = n_neighbors
-    estimator = kind(
+    estimator: Clusterer = kind(
         n_clusters=int(n_clusters), random_state=int(random_state), device=device, **{**values, **given}
     )
     estimator.check_parameters()
     return estimator
 
 
-def _read_parameters(kind: type[Any], name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _read_parameters(kind: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return a method's own parameters as a run gives them, all of them known."""
     elsewhere = (*RUN_PARAMETERS, *kind.noun_parameters)
-    known = list(kind().get_params(deep=False))
-    given = dict(parameters)
-    for key, value in parameters.items():
+    for key in parameters:
         if key in elsewhere:
             raise InputError(f"{key} can't be set through method_parameters; pass it as its own argument")
-        if key not in known:
-            free = [parameter for parameter in known if parameter not in elsewhere]
-            raise InputError(
-                f"method {name!r} has no parameter {key!r}{nearest_name(key, free)}; it has {', '.join(free)}"
-            )
+    check_names(kind, parameters, left_out=elsewhere)
+    given = dict(parameters)
+    for key, value in parameters.items():
         rule = kind.constraints.get(key)
         if value is None and isinstance(rule, Choice) and "none" in rule.options:
             given[key] = "none"
@@ -296,7 +296,7 @@ def load_model(directory: Path, *, device: str = "auto") -> Clusterer:
     InputError
         There is no such device.
     """
-    resolve_device(device)
+    resolve_device(device)  # a wrong device is no damage to the model: it is told before files are read
     description, weights = directory / "model.json", directory / "model.safetensors"
     for path in (description, weights):
         if not path.is_file():
@@ -315,9 +315,11 @@ def load_model(directory: Path, *, device: str = "auto") -> Clusterer:
             config=content["config"],
             tensors=load_file(weights),
         )
+        # A model that was edited may lack anything: whatever its class misses there is damage.
         loaded: Clusterer = find_named(_SAVED, model.method).from_model(model, device=device)
         return loaded
     except (SafetensorError, LookupError, TypeError, ValueError, OSError, RuntimeError) as error:
+        # Only the first line: PyTorch lists every tensor that doesn't fit.
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FormatError(
             f"{weights} is damaged or does not fit {description.name} ({reason}); {_MEND}"
@@ -348,7 +350,7 @@ def predict_top(estimator: Clusterer, X: RowMatrix, n_top: int = 5) -> TopCluste
     clusters, probabilities = [], []
     for start in range(0, X.shape[0], size):
         block = estimator.predict_proba(X[start : start + size])
-        order = np.argsort(-block, axis=1, kind="stable")[:, :n_top]
+        order = np.argsort(-block, axis=1, kind="stable")[:, :n_top]  # stable: the lower id first on ties
         clusters.append(order.astype(np.int32))
         probabilities.append(np.take_along_axis(block, order, axis=1))
     return TopClusters(np.concatenate(clusters), np.concatenate(probabilities))

@@ -1,4 +1,4 @@
-"""TAC: clusters that the nouns of a joint space guide."""
+"""Text-aided clustering (TAC): nouns of a joint space of images and texts guide the clusters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kinfold.distributed import current_workers
 from kinfold.heads import DIRECTIONS, DualSettings
 from kinfold.language.space import count_centres, select_nouns, text_counterparts
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
-from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._heads import default_n_neighbors
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
@@ -159,18 +159,18 @@ class TAC(BlockPredictor):
         **SHARED_CONSTRAINTS,
         "train": Flag(),
         "centres": Choice(CENTRES),
-        "n_centres": Either(Nothing(), Integer()),
+        "n_centres": Either(Integer(), Nothing()),
         "samples_per_centre": Number(above=0),
         "resolution": Number(above=0),
         "nouns_per_centre": Integer(),
         "retrieval_temperature": Number(above=0),
-        "n_neighbors": Either(Nothing(), Integer()),
+        "n_neighbors": Either(Integer(), Nothing()),
         "distillation": Choice(DIRECTIONS),
         "confidence": Flag(),
         "balance_weight": Number(least=0),
-        "temperature": Either(Nothing(), Number(above=0)),
-        "n_epochs": Either(Nothing(), Integer()),
-        "batch_size": Either(Nothing(), Integer()),
+        "temperature": Either(Number(above=0), Nothing()),
+        "n_epochs": Either(Integer(), Nothing()),
+        "batch_size": Either(Integer(), Nothing()),
         "learning_rate": Number(above=0),
     }
     neighbors_parameter: ClassVar[str | None] = "n_neighbors"
@@ -263,28 +263,30 @@ class TAC(BlockPredictor):
         """
         self.check_parameters()
         runtime = self._resolve_runtime(runtime, progress)
-        X = check_rows(self, X, fitting=True)
-        refuse_beyond_float32(X)
-        n_samples = int(X.shape[0])
+        rows = check_rows(self, X, fitting=True)
+        refuse_beyond_float32(rows)
+        n_samples = int(rows.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
-        graph = own_graph(self.name, graph, n_samples)
+        given = own_graph(self.name, graph, n_samples)
         features = check_nouns(self._read_nouns(), self.nouns, self.n_features_in_)
         self.n_clusters_ = int(self.n_clusters)
+        # Less than 2³¹ − 1, since training derives seeds of its own by adding to it. Of several processes
+        # without a seed each would draw another one.
         seed = int(current_workers().broadcast(int(check_random_state(self.random_state).randint(2**31 - 8))))
-        neighbors = Neighbors(X, graph, self._graph_options(n_samples), runtime)
-        self._select(X, features, neighbors, seed, runtime)
+        neighbors = Neighbors(rows, given, self._graph_options(n_samples), runtime)
+        self._select(rows, features, neighbors, seed, runtime)
         self.text_counterparts_ = text_counterparts(
-            X,
+            rows,
             self.selected_features_,
             temperature=self.retrieval_temperature,
             device=str(runtime.device),
             progress=runtime.progress,
         )
         if self.train:
-            self._train(X, neighbors, seed, runtime, checkpoint)
+            self._train(rows, neighbors, seed, runtime, checkpoint)
         else:
-            self._join(X, seed, runtime)
-        self.labels_ = self._labels(X)
+            self._join(rows, seed, runtime)
+        self.labels_ = self._labels(rows)
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
@@ -334,7 +336,7 @@ class TAC(BlockPredictor):
             n_seen = plan.n_epochs * plan.steps_per_epoch * plan.batch_size
             # Two heads, two views of each sample, forward and twice backward.
             training = 2.0 * 2 * 2 * 3 * n_seen * (n_features + self.n_clusters) * n_features
-            neighbors = 4.0 * n_samples * n_samples * n_features  # among texts
+            neighbors = 4.0 * n_samples * n_samples * n_features  # among texts, which fit finds itself
             seconds = float((products + training / _TRAINING_SHARE + neighbors) / machine.rate)
         else:
             joint = SphericalKMeans(n_clusters=self.n_clusters)
@@ -407,14 +409,19 @@ class TAC(BlockPredictor):
         self.plan_ = self.plan(int(X.shape[0]))
         logger.info("training plan: %s", self.plan_)
         workers, found = current_workers(), None
-        if workers.is_first:
+        if workers.is_first:  # the first one trains for all, so that all end with the same bytes
             training = train_dual(
                 unit_matrix(X),
                 self.text_counterparts_,
                 (neighbors(), neighbors.of(self.text_counterparts_)),
                 self.n_clusters_,
                 self.plan_,
-                self._settings(),
+                DualSettings(
+                    temperature=self.plan_.temperature,
+                    balance_weight=float(self.balance_weight),
+                    confidence=bool(self.confidence),
+                    distillation=self.distillation,
+                ),
                 seed=seed,
                 runtime=runtime,
                 checkpoint=checkpoint,
@@ -422,14 +429,6 @@ class TAC(BlockPredictor):
             found = training.history, name_head(training.image)
         self.history_, tensors = workers.broadcast(found)
         self._adopt(tensors, runtime.device)
-
-    def _settings(self) -> DualSettings:
-        return DualSettings(
-            temperature=self.plan_.temperature,
-            balance_weight=float(self.balance_weight),
-            confidence=bool(self.confidence),
-            distillation=self.distillation,
-        )
 
     def _join(self, X: Any, seed: int, runtime: Runtime) -> None:
         """Find centroids of images and their counterparts side by side."""
@@ -449,9 +448,6 @@ class TAC(BlockPredictor):
 
     def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
         return self._model.probabilities(X)
-
-
-logger = logging.getLogger(__name__)
 
 
 def check_nouns(noun_features: Any, nouns: Sequence[str] | None, n_features: int) -> RowMatrix:

@@ -23,6 +23,13 @@ from kinfold.methods._rows import fingerprint_columns
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.storage import hash_json
 
+MANY_CLUSTERS = 100  # from here on the paper's second setting: between its DTD (47) and UCF-101 (101)
+# Steps of training at least: the paper's smallest data sets have 100 to 180, a folder of 300 images had 20.
+_LEAST_STEPS = 500
+_BLOCK_BYTES = 8 << 20  # of rows or logits at once: small blocks stay in cache between their few products
+# Of probabilities where centroids predict; the same as SphericalKMeans' default, so that both read alike.
+_KMEANS_TEMPERATURE = 0.1
+_HEAD = "image."  # begins the names of the head's tensors in a saved model
 _CPU = torch.device("cpu")
 
 
@@ -70,13 +77,26 @@ class JointMatrix(LazyMatrix):
 
 def unit_matrix(X: Any) -> Any:
     """Return the rows of X at unit length, float32: in memory where X is, else scaled as they are read."""
+    # Training reads every row in every epoch: what fits in memory once is not scaled again and again.
     rows = UnitMatrix(X)
     in_memory = isinstance(X, np.ndarray) and not isinstance(X, np.memmap)
     return rows[:] if in_memory else rows
 
 
 class Neighbors:
-    """The neighbours of images, found when they are first asked for, and those of texts."""
+    """The neighbours of images, found when they are first asked for, and those of texts.
+
+    Parameters
+    ----------
+    X : row matrix (N, D)
+        Images.
+    graph : NeighborGraph or None
+        Theirs, where it is known already.
+    options : dict
+        How :func:`~kinfold.neighbors.knn_graph` finds neighbours.
+    runtime : Runtime
+        Where, and whom to tell.
+    """
 
     def __init__(
         self, X: Any, graph: NeighborGraph | None, options: dict[str, Any], runtime: Runtime
@@ -94,14 +114,10 @@ class Neighbors:
         return knn_graph(
             rows,
             **self._options,
-            zero_rows="isolate",
+            zero_rows="isolate",  # check_rows has warned of them: they are no reason to stop a fit
             device=self._runtime.device,
             progress=self._runtime.progress,
         )
-
-
-MANY_CLUSTERS = 100
-_LEAST_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -194,6 +210,7 @@ def train_dual(
     checkpoint : Path, optional
         As in :meth:`~kinfold.heads.Trainer.fit`.
     """
+    # Both samplers draw the same samples in the same order, but a neighbour of each by a seed of their own.
     samplers = [
         PairSampler(
             rows,
@@ -225,11 +242,6 @@ def train_dual(
     )
     trainer = Trainer(learner, identity=identity)
     return trainer.fit(DualBatches(*samplers), progress=runtime.progress, checkpoint=checkpoint)
-
-
-_BLOCK_BYTES = 8 << 20
-_KMEANS_TEMPERATURE = 0.1
-_HEAD = "image."
 
 
 @dataclass(frozen=True)
@@ -282,6 +294,7 @@ class TacModel:
 
     def probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
         """Yield the probabilities (n, K) of blocks of rows that were checked already."""
+        # Without a head every row meets all kept nouns, which may be many more than columns or clusters.
         widest = max(self.n_clusters, X.shape[1], 0 if self.head is not None else len(self.nouns))
         size = max(1, _BLOCK_BYTES // (4 * widest))
         rows = unit_matrix(X)
@@ -293,7 +306,7 @@ class TacModel:
 
     def _logits(self, unit: Tensor) -> Tensor:
         if self.head is not None:
-            return self.head.logits(unit)
+            return self.head.logits(unit)  # nouns are only needed to train the head
         assert self.centroids is not None
         joint = torch.cat([unit, retrieve(unit, self.nouns, self.temperature)], dim=1)
         return functional.normalize(joint, dim=1) @ self.centroids.T / _KMEANS_TEMPERATURE

@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from kinfold.compute import Runtime, resolve_device
 from kinfold.distributed import current_workers
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor
-from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._rows import check_rows, fingerprint_columns, numpy_blocks, refuse_beyond_float32
 from kinfold.methods._self_training import check_dims, cross_validated_agreement
 from kinfold.methods._turtle_training import (
@@ -25,7 +25,6 @@ from kinfold.methods._turtle_training import (
     column_factors,
     plan_turtle,
     space_sizes,
-    turtle_batch_size,
 )
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Rows, Shape
 from kinfold.progress import SILENT, Progress
@@ -46,8 +45,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PREDICT_BYTES = 8 << 20
-_EXPECTED_STEPS = 1500  # for the cost, where training ends by its own rule
+_PREDICT_BYTES = 8 << 20  # of rows at once: small blocks stay in cache between their few products
+# For the cost, where training ends by its own rule: 850 to 1,150 steps on the data sets of docs/methods.md,
+# and more where clusters are many.
+_EXPECTED_STEPS = 1500
 
 
 class TURTLE(BlockPredictor):
@@ -131,11 +132,11 @@ class TURTLE(BlockPredictor):
         "space_dims": Either(Nothing(), Integer(), Listed(Integer(), example="[8, 8]")),
         "inner_start": Choice(("cold", "warm")),
         "n_inner_steps": Integer(),
-        "n_steps": Either(Nothing(), Integer()),
-        "batch_size": Either(Nothing(), Integer()),
+        "n_steps": Either(Integer(), Nothing()),
+        "batch_size": Either(Integer(), Nothing()),
         "gamma": Number(above=0),
-        "learning_rate": Either(Nothing(), Number(above=0)),
-        "inner_learning_rate": Either(Nothing(), Number(above=0)),
+        "learning_rate": Either(Number(above=0), Nothing()),
+        "inner_learning_rate": Either(Number(above=0), Nothing()),
         "feature_scale": Either(Number(above=0), Choice(("rms",))),
     }
     _learned: ClassVar[str] = "_encoder"
@@ -205,20 +206,20 @@ class TURTLE(BlockPredictor):
         """
         self.check_parameters()
         runtime = self._resolve_runtime(runtime, progress)
-        X = check_rows(self, X, fitting=True)
-        refuse_beyond_float32(X)
-        check_n_clusters(self.n_clusters, int(X.shape[0]))
+        rows = check_rows(self, X, fitting=True)
+        refuse_beyond_float32(rows)
+        check_n_clusters(self.n_clusters, int(rows.shape[0]))
         self.n_clusters_ = int(self.n_clusters)
         widths = check_dims(self.space_dims, self.n_features_in_, name="space_dims")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.plan_ = self._plan(int(X.shape[0]), widths)
+        self.plan_ = self._plan(int(rows.shape[0]), widths)
         logger.info("training plan: %s", self.plan_)
         workers, found = current_workers(), None
         if workers.is_first:
-            self._train(X, widths, seed, runtime, checkpoint)
+            self._train(rows, widths, seed, runtime, checkpoint)
             found = self.history_, self.labels_, self.to_model()
         self.history_, self.labels_, model = workers.broadcast(found)
-        if not workers.is_first:
+        if not workers.is_first:  # so that predictions of all processes come from the same bytes
             self._adopt(model, runtime.device)
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
@@ -280,13 +281,12 @@ class TURTLE(BlockPredictor):
 
     def cost(self, shape: Shape, machine: Machine) -> Cost:
         """Return what a fit is expected to take."""
-        n_samples, n_features = shape.n_samples, shape.n_features
-        batch = min(n_samples, self.batch_size or turtle_batch_size(n_samples, self.n_clusters))
-        steps = self.n_steps or _EXPECTED_STEPS
-        # An inner step multiplies the batch forward and backward, an outer one both players' once more.
-        products = 2 * self.n_inner_steps + 4
-        product = 2 * batch * n_features * self.n_clusters / machine.rate
-        reading = 4 * batch * n_features / machine.bandwidth
+        plan, n_features = self._plan(shape.n_samples, (shape.n_features,)), shape.n_features
+        steps = _EXPECTED_STEPS if self.n_steps is None else plan.n_steps
+        # An inner step multiplies the batch forward and backward, an outer one by encoder and classifiers.
+        products = 2 * plan.n_inner_steps + 4
+        product = 2 * plan.batch_size * n_features * self.n_clusters / machine.rate
+        reading = 4 * plan.batch_size * n_features / machine.bandwidth
         return Cost(
             seconds=float(steps * products * (product + reading)),
             model_bytes=4 * n_features * int(self.n_clusters),

@@ -20,11 +20,27 @@ from kinfold.methods._rows import numpy_blocks
 from kinfold.methods.linear import FloatRows
 from kinfold.progress import SILENT, Progress
 
-_TINY = 1e-30
+logger = logging.getLogger(__name__)
+
+PAPER_STEPS, PAPER_BATCH, PAPER_RATE = 6000, 10_000, 1e-3
+ROUND = 50  # steps between looks at the objective: each look waits for the device
+# Rounds compared with as many before them: the objective of one batch is too noisy to tell a level by.
+PATIENCE = 4
+# By how much a mean objective must fall to go on, per space; docs/methods.md shows where this ends.
+_TOLERANCE = 0.02
+# Adam moves every weight by about its rate, and so a logit by about rate · D, on entries of size 1. From this
+# width on the paper's rate is right; narrower spaces get more, at most what 64 columns get, as in the digits.
+_WIDE, _MOST_FASTER = 1280, 20
+# Samples of an outer step: the score rises with them (docs/methods.md), and so does the time of a step. With
+# fewer than ten per cluster, the entropy of a batch would be that of its sampling.
+_BATCH, _PER_CLUSTER = 2500, 10
+_READ_BYTES = 8 << 20  # of X in memory at once
+_TINY = 1e-30  # keeps the slope of the entropy finite where a label dies out
+_LEAST_NORM = 1e-12  # of a weight's direction: a zero vector must not divide by zero
 
 
 def labeling_loss(log_classified: Sequence[Tensor], proposed: Sequence[Tensor], gamma: float) -> Tensor:
-    """Return what the task encoder minimises.
+    """Return what the task encoder minimizes.
 
     ``Σ_s −mean_b Σ_k τ(k|b) log p_s(k|b) − γ Σ_s H(mean_b l_s(·|b))`` with ``τ = mean_s l_s``: labels should
     be learnable in every space, and all of them in use.
@@ -47,12 +63,12 @@ def labeling_loss(log_classified: Sequence[Tensor], proposed: Sequence[Tensor], 
     ----------
     Gadetsky et al., "Let Go of Your Labels with Unsupervised Transfer" (ICML 2024).
     """
-    labels = torch.stack(list(proposed)).mean(dim=0)
+    labels = torch.stack(list(proposed)).mean(dim=0)  # with its gradient: each error teaches all spaces
     loss = labels.new_zeros(())
     for log_p, part in zip(log_classified, proposed, strict=True):
         used = part.mean(dim=0)
         error = -(labels * log_p.detach()).sum(dim=1).mean()
-        entropy = -(used * used.clamp_min(_TINY).log()).sum()  # its slope stays finite where a label dies out
+        entropy = -(used * used.clamp_min(_TINY).log()).sum()
         loss = loss + error - gamma * entropy
     return loss
 
@@ -133,13 +149,17 @@ class TaskEncoder:
         proposed = []
         for space, part in enumerate(split_columns(rows, self.widths)):
             direction = self.directions[space]
-            weight = self.gains[space] * direction / direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            weight = (
+                self.gains[space] * direction / direction.norm(dim=1, keepdim=True).clamp_min(_LEAST_NORM)
+            )
             proposed.append(torch.softmax(product(part, weight) + self.biases[space], dim=1))
         return proposed
 
 
 class InnerClassifiers:
     """One linear classifier per space, which learns soft labels by Adam with gradients in closed form.
+
+    The closed form spares autograd's graph of ten steps, through which no gradient flows.
 
     Parameters
     ----------
@@ -163,7 +183,7 @@ class InnerClassifiers:
         self._moments = list(adam_state(self.optimizer, "").values())
 
     def restart(self, generator: torch.Generator) -> None:
-        """Draw the classifiers afresh, and forget the moments."""
+        """Draw the classifiers afresh, and set Adam's moments to zero, all in place."""
         for weight, bias in zip(self.weights, self.biases, strict=True):
             for live, drawn in zip(
                 (weight, bias), _linear_layer(weight.shape[1], len(bias), generator), strict=True
@@ -198,7 +218,7 @@ def adam_state(optimizer: torch.optim.Adam, prefix: str) -> dict[str, Tensor]:
     live: dict[str, Tensor] = {}
     for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         moments = optimizer.state[parameter]
-        if not moments:
+        if not moments:  # Adam makes them in its first step, but a checkpoint restores before it
             moments["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
             moments["exp_avg"] = torch.zeros_like(parameter)
             moments["exp_avg_sq"] = torch.zeros_like(parameter)
@@ -209,21 +229,11 @@ def adam_state(optimizer: torch.optim.Adam, prefix: str) -> dict[str, Tensor]:
 def _linear_layer(width: int, n_clusters: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return weight (K, width) and bias (K,) drawn as PyTorch draws a linear layer's."""
     bound = 1 / math.sqrt(width)
+    # On the CPU, and moved by the caller: the same seed gives the same values on every device.
     weight, bias = torch.empty(n_clusters, width), torch.empty(n_clusters)
     return weight.uniform_(-bound, bound, generator=generator), bias.uniform_(
         -bound, bound, generator=generator
     )
-
-
-logger = logging.getLogger(__name__)
-
-ROUND = 50  # steps between looks at the objective
-PATIENCE = 4  # rounds compared with as many before them
-PAPER_STEPS, PAPER_BATCH, PAPER_RATE = 6000, 10_000, 1e-3
-_WIDE = 1280
-_BATCH, _PER_CLUSTER = 2500, 10
-_TOLERANCE = 0.02  # of the objective, per space
-_READ_BYTES = 8 << 20
 
 
 @dataclass(frozen=True)
@@ -288,7 +298,7 @@ def plan_turtle(
     n_inner_steps, warm, gamma
         As in :class:`TurtlePlan`.
     """
-    rate = PAPER_RATE * float(np.clip(_WIDE / max(widths), 1, 20))
+    rate = PAPER_RATE * float(np.clip(_WIDE / max(widths), 1, _MOST_FASTER))
     return TurtlePlan(
         n_steps=PAPER_STEPS if n_steps is None else int(n_steps),
         batch_size=min(int(batch_size), n_samples)
@@ -351,6 +361,7 @@ class TurtleTraining:
         self.plan, self._seed, self._dtype = plan, seed, dtype
         self._rows = FloatRows(X, device)
         self._factors = column_factors(factors, widths).to(device)
+        # A batch of all samples is the same in every step: it is read and scaled once.
         everything = plan.batch_size >= self._rows.n_rows
         self._whole = self._prepare(torch.arange(self._rows.n_rows)) if everything else None
         generator = torch.Generator().manual_seed(seed)
@@ -393,6 +404,7 @@ class TurtleTraining:
         spaces = split_columns(rows, self.encoder.widths)
         proposed = self.encoder(rows)
         if not self.plan.warm:
+            # From the step's number, not from a running generator: a resumed training draws the same.
             self._inner.restart(torch.Generator().manual_seed(_derive(self._seed, number, 1)))
         labels = torch.stack([part.detach() for part in proposed]).mean(dim=0)
         self._inner.learn(spaces, labels, self.plan.n_inner_steps)
@@ -413,7 +425,7 @@ class TurtleTraining:
     def _draw(self, number: int) -> Tensor:
         random = np.random.default_rng(_derive(self._seed, number, 0))
         drawn = random.choice(self._rows.n_rows, self.plan.batch_size, replace=False, shuffle=False)
-        return torch.from_numpy(np.sort(drawn))
+        return torch.from_numpy(np.sort(drawn))  # in order: rows on disk are read in one sweep
 
     def _prepare(self, numbers: Tensor) -> Tensor:
         return self._rows.take(numbers).mul_(self._factors).to(self._dtype)

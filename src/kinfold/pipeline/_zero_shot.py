@@ -1,4 +1,4 @@
-"""Classes by their names alone: the baseline beside clusters, and labels where the names are known."""
+"""Zero-shot classification: images into classes by the names of these alone."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinfold.backbones import Backbone
+from kinfold.compute import Runtime
 from kinfold.errors import InputError, nearest_name
 from kinfold.features import Features
 from kinfold.hierarchy import load_wordnet
+from kinfold.labels import name_source, read_labels
 from kinfold.language import (
     TextEncoder,
     ZeroShotClassifier,
@@ -24,19 +26,15 @@ from kinfold.language import (
     read_words,
 )
 from kinfold.methods import TopClusters
-from kinfold.pipeline._backbone import as_backbone
-from kinfold.pipeline._beside import embedded_beside, tell_skipped
-from kinfold.pipeline._labels import name_source, read_labels
-from kinfold.pipeline._nouns import WORDNET
-from kinfold.pipeline._place import check_table_place
-from kinfold.pipeline._source import SourceLike, resolve_source
-from kinfold.pipeline._text import open_text_encoder_of
+from kinfold.pipeline._language import WORDNET, open_text_encoder_of
+from kinfold.pipeline._predict import check_table_place, embedded_beside, tell_skipped
+from kinfold.pipeline._source import SourceLike, as_backbone, resolve_source
 from kinfold.progress import SILENT, Progress
 from kinfold.run import is_predictions, write_predictions
 
-DEFAULT_BACKBONE = "clip-vit-b32"
-VARIANT = "cls"
-_SYNSET = re.compile(r"n\d{8}")
+DEFAULT_BACKBONE = "clip-vit-b32"  # the fastest CLIP of the catalogue
+VARIANT = "cls"  # the one that lies in the joint space
+_SYNSET = re.compile(r"n\d{8}")  # an id of WordNet's nouns
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def zero_shot(
 ) -> ZeroShot:
     """Put every image into the class whose name is closest to it in the space of a vision-language model.
 
-    Nothing is learned from the images. A killed call is gone on with by the same one.
+    Nothing is learned from the images. A killed call is resumed by the same one.
 
     Parameters
     ----------
@@ -124,24 +122,23 @@ def zero_shot(
     out, names = Path(out), _read_classes(classes)
     check_table_place(out, is_predictions, "zeroshot")
     opened = resolve_source(source, source_options)
-    loaded = as_backbone(backbone, device, precision) if opened.images is not None else None
-    encoder = open_text_encoder_of(opened, loaded, VARIANT, text_model, device=device, precision=precision)
+    runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
+    loaded = as_backbone(backbone, runtime) if opened.images is not None else None
+    encoder = open_text_encoder_of(opened, loaded, VARIANT, text_model, runtime)
     if loaded is None:
         assert opened.features is not None
         return _classify(opened.features, names, encoder, labels, out, progress)
     assert opened.images is not None
-    with embedded_beside(
-        out, opened.images, loaded, VARIANT, batch_size=None, n_workers=n_workers, progress=progress
-    ) as features:
+    with embedded_beside(out, opened.images, loaded, VARIANT, runtime) as features:
         return _classify(features, names, encoder, labels, out, progress)
 
 
 def _read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
     found = read_words(classes) if isinstance(classes, str | Path) else tuple(classes)
     if strange := [name for name in found if not isinstance(name, str)]:
-        raise InputError(f"classes are texts, got {strange[0]!r}")
+        raise InputError(f"classes must be strings; got {strange[0]!r}")
     if len(found) < 2:
-        raise InputError(f"zero-shot classification needs two classes or more, got {len(found)}")
+        raise InputError(f"zero-shot classification needs two classes or more; got {len(found)}")
     if len(set(found)) < len(found):
         twice = next(name for name in found if found.count(name) > 1)
         raise InputError(f"the class {twice!r} is named twice")

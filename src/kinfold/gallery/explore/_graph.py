@@ -50,7 +50,7 @@ def find_graph(run: Run, features: Features | None = None) -> NeighborGraph | No
 
 def _descriptions(run: Run) -> list[dict[str, Any]]:
     """Return what the manifest says of the graph, or of each one where there are several."""
-    described = run.manifest.get("neighbors") or {}
+    described = run.manifest.neighbors or {}
     if "n_samples" in described:
         return [described]
     return [one for one in described.values() if isinstance(one, dict)]

@@ -67,7 +67,7 @@ class Nearest:
     @property
     def can_embed(self) -> bool:
         """Tell whether dropped images can be looked for, as far as the manifest tells."""
-        return bool(self._run.manifest.get("backbone")) and self._vectors.are_there
+        return bool(self._run.manifest.backbone) and self._vectors.are_there
 
     def of_image(self, place: int, n: int) -> Found:
         """Return the neighbours of an image of the run.
@@ -140,7 +140,7 @@ class Nearest:
                 image = decode_image(data, min_side=self._backbone.min_side)
             except UnusableImage as error:
                 raise InputError(f"this can't be looked for: {error}") from error
-            variant = self._run.manifest["features"]["variant"]
+            variant = self._run.manifest.features["variant"]
             batch = self._backbone.transform(image)[None]
             vector: NDArray[np.float32] = self._backbone.embed(batch, (variant,))[variant]
             if not np.isfinite(vector).all() or not vector.any():

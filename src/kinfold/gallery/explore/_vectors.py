@@ -47,10 +47,10 @@ class Vectors:
             return True
         if self._is_other:
             return False
-        recorded = self._run.manifest["features"].get("path")
+        recorded = self._run.manifest.features.get("path")
         if self._given is None and not recorded:
             return False
-        where = Path(self._given) if self._given is not None else self._run.path / recorded
+        where = Path(self._given) if self._given is not None else self._run.path / str(recorded)
         return where.exists()
 
     def open(self) -> Features:
@@ -74,7 +74,7 @@ class Vectors:
 
     def matrix(self) -> RowMatrix:
         """Return the vectors, one per place; raises as :meth:`open` does."""
-        return self.open().matrix(self._run.manifest["features"]["variant"])
+        return self.open().matrix(self._run.manifest.features["variant"])
 
     def distances(self, state: State, group: int | None) -> NDArray[np.float32]:
         """Return how far images are from the centre of their group: 1 − cosine.

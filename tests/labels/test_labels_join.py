@@ -10,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinfold.errors import InputError
-from kinfold.pipeline._label_rows import LabelRows
-from kinfold.pipeline._labels import JoinedLabels, read_labels
-from kinfold.pipeline._truth import join_truth
+from kinfold.labels import JoinedLabels, LabelRows, join_truth, read_labels
 
 KEYS = [f"{number}.png" for number in range(8)]
 keys = st.sampled_from([*KEYS, "elsewhere.png", "nowhere.png"])
@@ -109,7 +107,7 @@ def test_keys_of_a_mapping_that_become_one_text_must_agree():
 def test_labels_that_are_no_label_are_refused():
     with pytest.raises(InputError, match="can't be compared"):
         join_truth({"a": {"b": 1}}, arrow(["a"]), several=False, where="x")
-    with pytest.raises(InputError, match="no Unicode text"):
+    with pytest.raises(InputError, match="no Unicode string"):
         join_truth({"\ud800": "b"}, arrow(["a"]), several=False, where="x")
 
 

@@ -1,10 +1,10 @@
-"""The Parquet files of a run: same content, same bytes."""
+"""The Parquet files of a run: assignments, predictions, skipped images, names; equal content, equal bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,12 @@ from kinfold.errors import FormatError
 from kinfold.storage import atomic_file
 
 if TYPE_CHECKING:
+    from kinfold.language import ClusterNames
     from kinfold.methods import TopClusters
 
 ASSIGNMENTS_NAME = "assignments.parquet"
 SKIPPED_NAME = "skipped.parquet"
+NAMES_NAME = "names.parquet"
 
 ASSIGNMENTS_SCHEMA = pa.schema(
     [
@@ -34,9 +36,22 @@ ASSIGNMENTS_SCHEMA = pa.schema(
 PREDICTIONS_SCHEMA = pa.schema([ASSIGNMENTS_SCHEMA.field(i) for i in range(4)])
 NAMED_PREDICTIONS_SCHEMA = PREDICTIONS_SCHEMA.append(ASSIGNMENTS_SCHEMA.field("name"))
 SKIPPED_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
+NAMES_SCHEMA = pa.schema(
+    [
+        ("cluster", pa.int32()),
+        ("place", pa.int32()),
+        ("noun", pa.string()),
+        ("score", pa.float64()),
+        ("similarity", pa.float64()),
+        ("separation", pa.float64()),
+        ("synset", pa.string()),
+        ("path", pa.list_(pa.string())),
+        ("reason", pa.string()),
+    ]
+)
 
 _LATER = ("name",)  # columns that files of older versions don't have
-_ROW_GROUP_SIZE = 1 << 17
+_ROW_GROUP_SIZE = 1 << 17  # fixed, since it is part of the bytes; large enough to compress well
 
 
 def write_assignments(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: TopClusters) -> None:
@@ -118,6 +133,56 @@ def read_table(path: Path, schema: pa.Schema, mend: str) -> pa.Table:
         raise FormatError(f"{path} is damaged ({str(error).splitlines()[0]}); {mend}") from error
 
 
+def write_names(path: Path, names: ClusterNames) -> None:
+    """Write the names of all groups: a line per name, the best first, or one with the reason for none."""
+    lines: list[dict[str, Any]] = []
+    for one in names.clusters:
+        if not one.names:
+            lines.append({"cluster": one.cluster, "reason": one.reason})
+        for place, name in enumerate(one.names):
+            lines.append({"cluster": one.cluster, "place": place, **vars(name), "path": list(name.path)})
+    write_table(path, pa.Table.from_pylist(lines, schema=NAMES_SCHEMA))
+
+
+def read_names(path: Path, n_clusters: int, parameters: Mapping[str, Any], mend: str) -> ClusterNames:
+    """Read what :func:`write_names` wrote.
+
+    Raises
+    ------
+    FormatError
+        The file is missing or damaged; ``mend`` says what to do.
+    """
+    from kinfold.language import ClusterName, ClusterNames, Name
+
+    names: list[list[Name]] = [[] for _ in range(n_clusters)]
+    reasons = [""] * n_clusters
+    for line in read_table(path, NAMES_SCHEMA, mend).to_pylist():
+        cluster, place, reason = line.pop("cluster"), line.pop("place"), line.pop("reason")
+        if cluster is None or not 0 <= cluster < n_clusters:
+            raise FormatError(f"{path} is damaged: it names a group {cluster!r} of {n_clusters}; {mend}")
+        if place is None:
+            reasons[cluster] = reason or ""
+        else:
+            names[cluster].append(Name(**{**line, "path": tuple(line["path"] or ())}))
+    clusters = (
+        ClusterName(cluster, tuple(found), reason)
+        for cluster, (found, reason) in enumerate(zip(names, reasons, strict=True))
+    )
+    return ClusterNames(tuple(clusters), parameters)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table, whole or not at all."""
+    with atomic_file(path) as partial:
+        pq.write_table(
+            table,
+            partial,
+            compression="zstd",
+            row_group_size=_ROW_GROUP_SIZE,
+            store_schema=False,
+        )
+
+
 def is_predictions(path: Path) -> bool:
     """Tell whether ``path`` is a file that :func:`write_predictions` may have written, by its columns."""
     return _has_columns(path, PREDICTIONS_SCHEMA) or _has_columns(path, NAMED_PREDICTIONS_SCHEMA)
@@ -157,15 +222,3 @@ def _as_lists(matrix: NDArray[np.generic]) -> pa.ListArray:
     return pa.ListArray.from_arrays(
         pa.array(offsets.astype(np.int32)), pa.array(np.ascontiguousarray(matrix).reshape(-1))
     )
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    """Write a table, whole or not at all."""
-    with atomic_file(path) as partial:
-        pq.write_table(
-            table,
-            partial,
-            compression="zstd",
-            row_group_size=_ROW_GROUP_SIZE,
-            store_schema=False,
-        )

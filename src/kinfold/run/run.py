@@ -1,8 +1,7 @@
-"""Reading a run back."""
+"""A finished run, read back from its directory."""
 
 from __future__ import annotations
 
-import logging
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +11,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, KinfoldError
-from kinfold.run._manifest import read_manifest
-from kinfold.run._names import NAMES_NAME, read_names
-from kinfold.run._replacing import locate_file
-from kinfold.run._tables import (
+from kinfold.run.manifest import MANIFEST_NAME, Manifest, locate_file, read_manifest
+from kinfold.run.tables import (
     ASSIGNMENTS_NAME,
     ASSIGNMENTS_SCHEMA,
+    NAMES_NAME,
     SKIPPED_NAME,
     SKIPPED_SCHEMA,
+    read_names,
     read_table,
 )
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from kinfold.features import Features
     from kinfold.images import ImageSource
     from kinfold.language import ClusterName
-
-logger = logging.getLogger(__name__)
 
 _MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
 _RENAME = "name the groups anew: `kinfold name`"
@@ -47,13 +44,13 @@ class Run:
     ----------
     path : Path
         The run directory.
-    manifest : dict
-        What ``manifest.json`` says; see docs/formats.md.
+    manifest : Manifest
+        What ``manifest.json`` says, a section per attribute; see docs/formats.md.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
         self.path = path
-        self.manifest = manifest
+        self.manifest = Manifest.of(manifest)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -68,7 +65,7 @@ class Run:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        stages = manifest["stages"]
+        stages = manifest.stages
         if "assign" not in stages:
             done = ", ".join(stages) or "none"
             raise InputError(
@@ -80,10 +77,10 @@ class Run:
                 if not locate_file(path, manifest, name).exists():
                     raise FormatError(f"{path / name} is missing; {_MEND}")
         try:
-            int(manifest["parameters"]["n_clusters"])
+            int(manifest.parameters["n_clusters"])
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(
-                f"{path / 'manifest.json'} is damaged: it names no n_clusters; {_MEND}"
+                f"{path / MANIFEST_NAME} is damaged: it names no n_clusters; {_MEND}"
             ) from error
         return cls(path, manifest)
 
@@ -100,10 +97,10 @@ class Run:
         Of a named run all groups are there; where no word fits, ``names[group].noun`` is None and
         ``names[group].reason`` says why.
         """
-        if "name" not in self.manifest["stages"]:
+        if "name" not in self.manifest.stages:
             return {}
         path = locate_file(self.path, self.manifest, NAMES_NAME)
-        parameters = self.manifest.get("naming", {}).get("parameters", {})
+        parameters = (self.manifest.naming or {}).get("parameters", {})
         return read_names(path, self.n_clusters, parameters, _RENAME)
 
     @cached_property
@@ -121,12 +118,12 @@ class Run:
     @property
     def n_clusters(self) -> int:
         """Number of groups that was asked for; some may be empty."""
-        return int(self.manifest["parameters"]["n_clusters"])
+        return int(self.manifest.parameters["n_clusters"])
 
     @property
     def metrics(self) -> dict[str, Any]:
         """Agreement with known labels, as last evaluated; empty if that never happened."""
-        return dict(self.manifest["metrics"])
+        return dict(self.manifest.metrics)
 
     @property
     def report_path(self) -> Path:
@@ -155,7 +152,7 @@ class Run:
         """
         from kinfold.features import open_features
 
-        recorded = self.manifest["features"]
+        recorded = self.manifest.features
         path = Path(source) if source is not None else self.path / recorded["path"]
         try:
             features = open_features(path, column=recorded.get("column"))
@@ -185,7 +182,7 @@ class Run:
         """
         from kinfold.images import open_source
 
-        recorded = self.manifest["source"]
+        recorded = self.manifest.source
         where = source if source is not None else recorded.get("images")
         if where is None:
             return None
@@ -220,7 +217,7 @@ class Run:
         """
         from kinfold.backbones import Backbone, load_backbone
 
-        recorded = self.manifest.get("backbone")
+        recorded = self.manifest.backbone
         if not recorded:
             raise InputError(
                 f"{self.path} was made from ready features, so how to embed images isn't known; "
@@ -252,7 +249,7 @@ class Run:
 
     def _fits(self, images: ImageSource) -> bool:
         """Tell whether ``images`` has the run's rows under the run's keys."""
-        if len(images) != self.manifest["source"]["n_rows"]:
+        if len(images) != self.manifest.source["n_rows"]:
             return False
         rows = self.assignments["row"].to_numpy()
         keys = self.assignments["key"]
@@ -260,5 +257,5 @@ class Run:
         return all(images.keys[int(rows[i])] == keys[int(i)].as_py() for i in some)
 
     def __repr__(self) -> str:
-        method = self.manifest["parameters"].get("method", "?")
+        method = self.manifest.parameters.get("method", "?")
         return f"Run({str(self.path)!r}: {self.n_clusters} groups by {method})"
