@@ -107,6 +107,7 @@ def _predict_images(
         backbone,
         run.manifest.features["variant"],
         runtime,
+        # As for the run: the size of a batch changes the last bits of a vector, and with them a close group.
         batch_size=(run.manifest.backbone or {})["batch_size"],
     ) as features:
         _check_features(run, features)
@@ -116,6 +117,7 @@ def _predict_images(
 def _write(run: Run, model: Any, features: Features, out: Path) -> pa.Table:
     matrix = features.matrix(run.manifest.features["variant"])
     top = predict_top(model, matrix, n_top=1)
+    # The list of skipped images first: whoever finds the predictions finds also what is missing in them.
     tell_skipped(out, features)
     nouns = [run.names[cluster].noun for cluster in range(run.n_clusters)] if run.names else None
     return write_predictions(out, features.rows, features.keys.take(pa.array(features.rows)), top, nouns)

@@ -60,7 +60,8 @@ class Stages:
         record = self.manifest.stages.get(name)
         if not record or record["inputs"] != _hash_inputs(name, inputs):
             return False
-        return all(_is_whole(self.path / file, sha) for file, sha in record["outputs"].items())
+        files = ((self.path / name, sha) for name, sha in record["outputs"].items())
+        return all(file.is_file() and hash_file(file) == sha for file, sha in files)
 
     def run(
         self, name: str, inputs: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], object]
@@ -86,7 +87,7 @@ class Stages:
         if self.is_current(name, inputs):
             logger.info("stage %s: up to date", name)
             return False
-        self.forget(name)
+        self.forget(name)  # first: after a kill in the midst of the work nothing claims its files
         logger.info("stage %s: starts", name)
         started = time.monotonic()
         work()
@@ -121,6 +122,7 @@ class Stages:
         stages = self.manifest.stages
         for later in STAGES[STAGES.index(name) :]:
             stages.pop(later, None)
+        # Files of earlier stages that are written anew (assignments get names) stay theirs, with a new hash.
         for record in stages.values():
             record["outputs"] |= {file: hashes.pop(file) for file in record["outputs"] if file in hashes}
         self.manifest.update(sections)
@@ -149,7 +151,7 @@ class Stages:
         if "name" in gone and self.manifest.pop("naming", None):
             logger.warning("the names of the groups are dropped; `kinfold name` finds new ones")
         self.save()
-        if "name" in gone:
+        if "name" in gone:  # after the manifest: a reader must not be told of a file that isn't there
             (self.path / NAMES_NAME).unlink(missing_ok=True)
 
     def save(self) -> None:
@@ -173,7 +175,7 @@ class Stages:
 
 @contextmanager
 def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
-    """Open the run directory ``out`` for work, new or to go on with, and lock it.
+    """Open the run directory ``out`` for work, new or to be resumed, and lock it.
 
     Raises
     ------
@@ -185,7 +187,7 @@ def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with lock_directory(out):
-            _check_free(out)
+            _check_free(out)  # again: another process may have written here before the lock was ours
             described = source.describe(variant)
             if (out / MANIFEST_NAME).exists():
                 finish_replacing(out)
@@ -199,7 +201,9 @@ def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
             try:
                 yield stages
             finally:
-                _remove_if_nothing_was_done(stages)
+                # A run that was refused before its first stage left anything leaves no folder behind.
+                if not stages.manifest.stages and {file.name for file in out.iterdir()} <= set(_OURS):
+                    (out / MANIFEST_NAME).unlink()
     finally:
         if new and not any(out.iterdir()):
             out.rmdir()
@@ -219,12 +223,6 @@ def open_run_stages(path: Path) -> Iterator[Stages]:
         finish_replacing(path)
         remove_partials(path)
         yield Stages(path, read_manifest(path))
-
-
-def _remove_if_nothing_was_done(stages: Stages) -> None:
-    """Remove the manifest of a run that was refused before its first stage left anything."""
-    if not stages.manifest.stages and {file.name for file in stages.path.iterdir()} <= set(_OURS):
-        (stages.path / MANIFEST_NAME).unlink()
 
 
 def _check_free(out: Path) -> None:
@@ -256,7 +254,3 @@ def _library_versions() -> Mapping[str, str]:
 
 def _hash_inputs(name: str, inputs: Mapping[str, Any]) -> str:
     return hash_json({"stage": name, "version": STAGE_VERSION, **inputs})
-
-
-def _is_whole(file: Path, sha: str) -> bool:
-    return file.is_file() and hash_file(file) == sha
