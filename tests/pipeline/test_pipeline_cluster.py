@@ -306,9 +306,12 @@ class TestRefusals:
             ({"method_parameters": {"temperature": 0}}, "temperature must be a number above 0"),
             ({"method_parameters": {"temperature": float("nan")}}, "temperature must be a number above 0"),
             ({"method_parameters": {"temperature": float("inf")}}, "temperature must be a number above 0"),
-            ({"method": "temi", "method_parameters": {"n_heads": 0}}, "n_heads must be a positive whole"),
-            ({"method": "temi", "method_parameters": {"momentum": "x"}}, "momentum must be in"),
-            ({"method": "temi", "method_parameters": {"weighted": "no"}}, "weighted must be true or false"),
+            (
+                {"method": "temi", "method_parameters": {"n_heads": 0}},
+                "n_heads must be an integer of at least 1",
+            ),
+            ({"method": "temi", "method_parameters": {"momentum": "x"}}, "momentum must be a number in"),
+            ({"method": "temi", "method_parameters": {"weighted": "no"}}, "weighted must be True or False"),
             (
                 {"method": "temi", "method_parameters": {"precision": "half"}},
                 "precision must be one of .*; got 'half'",
