@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -137,6 +137,36 @@ def check_place(out: Path) -> None:
                     f"{out} can't be written: {parent} is no folder; choose another place (out=, --out)"
                 )
             return
+
+
+def check_folder(out: Path, kind: str, is_ours: Callable[[str], bool]) -> None:
+    """Refuse a folder to write to that is a file, or that holds what isn't ours.
+
+    Parameters
+    ----------
+    out : Path
+        The folder; there may be nothing yet.
+    kind : str
+        What it will be, with its article, for the message: "a run".
+    is_ours : callable
+        Tells by the name of an entry of the folder whether it may be there.
+
+    Raises
+    ------
+    InputError
+        It names what is there.
+    """
+    check_place(out)
+    if not (out.exists() or out.is_symlink()):
+        return
+    if not out.is_dir():
+        raise InputError(f"{out} is a file; give a folder for {kind} (out=, --out)")
+    foreign = sorted(entry.name for entry in out.iterdir() if not is_ours(entry.name))
+    if foreign:
+        raise InputError(
+            f"{out} holds {foreign[0]!r}, which is no part of {kind}; it was left as it is. "
+            "Choose another folder (out=, --out) or an empty one"
+        )
 
 
 def as_plain(value: Any) -> Any:

@@ -111,4 +111,4 @@ def test_words_for_a_method_without_nouns_are_refused(kinfold, photos, tmp_path,
         "cluster", photos / "photos", "-k", 3, "-b", "pixels", "--nouns", words, "--out", tmp_path / "run"
     )
     assert result.exit_code == 2
-    assert "reads no words" in result.stderr
+    assert "applies to method 'tac' only" in result.stderr

@@ -1,6 +1,8 @@
-"""What all methods that train heads share, claimed of each of them."""
+"""What all methods that train heads share, claimed of each of them, and how their trainings are planned."""
 
 import functools
+import json
+import math
 
 import numpy as np
 import pytest
@@ -8,12 +10,15 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.estimator_checks import check_estimator
 
 from kinfold import ICCE, SCAN, TEMI
+from kinfold.compute import Runtime
 from kinfold.errors import InputError
-from kinfold.heads import PairSampler
-from kinfold.methods import load_model, save_model
+from kinfold.heads import PairSampler, count_head_weights
+from kinfold.methods import load_model, plan_training, save_model
 from kinfold.methods._heads import StopWhenLevel
+from kinfold.methods.protocol import Machine, Shape
 from kinfold.metrics import adjusted_rand_index, clustering_accuracy
 from kinfold.neighbors import NeighborGraph, knn_graph, same_label_graph
+from kinfold.progress import SilentProgress
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -268,19 +273,19 @@ def test_a_graph_without_a_single_pair_holds_samples_against_themselves(method):
     ("parameters", "words"),
     [
         ({"n_clusters": 241}, "n_clusters=241 is more than n_samples=240"),
-        ({"n_clusters": 0}, "n_clusters must be"),
-        ({"n_clusters": 2.5}, "n_clusters must be"),
-        ({"n_heads": 0}, "n_heads must be a positive"),
-        ({"n_heads": True}, "n_heads must be a positive"),
-        ({"n_epochs": -1}, "n_epochs must be a positive"),
-        ({"n_epochs": 2.5}, "n_epochs must be a positive"),
-        ({"batch_size": 0}, "batch_size must be a positive"),
-        ({"learning_rate": 0}, "learning_rate must be a positive"),
-        ({"learning_rate": float("nan")}, "learning_rate must be a positive"),
-        ({"momentum": 1.0}, "momentum must be in"),
-        ({"momentum": "slow"}, "momentum must be in"),
-        ({"tol": 1}, "tol must be in"),
-        ({"tol": None}, "tol must be in"),
+        ({"n_clusters": 0}, "n_clusters must be an integer of at least 1"),
+        ({"n_clusters": 2.5}, "n_clusters must be an integer of at least 1"),
+        ({"n_heads": 0}, "n_heads must be an integer of at least 1"),
+        ({"n_heads": True}, "n_heads must be an integer of at least 1"),
+        ({"n_epochs": -1}, "n_epochs must be an integer of at least 1"),
+        ({"n_epochs": 2.5}, "n_epochs must be an integer of at least 1"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
+        ({"learning_rate": 0}, "learning_rate must be a number above 0"),
+        ({"learning_rate": float("nan")}, "learning_rate must be a number above 0"),
+        ({"momentum": 1.0}, r"momentum must be a number in \[0, 1\)"),
+        ({"momentum": "slow"}, r"momentum must be a number in \[0, 1\)"),
+        ({"tol": 1}, r"tol must be a number in \[0, 1\)"),
+        ({"tol": None}, r"tol must be a number in \[0, 1\)"),
         ({"precision": "half"}, "precision must be one of .*; got 'half'"),
         ({"device": "tpu"}, "device must be one of .*; got 'tpu'"),
     ],
@@ -348,9 +353,94 @@ def test_collapse_is_told_with_advice(method):
 
 
 @METHODS
+def test_a_runtime_wins_over_device_precision_and_progress(method):
+    X, _ = blobs()
+    told = []
+
+    class Told(SilentProgress):
+        def task(self, description, total, unit=""):
+            told.append(description)
+            return super().task(description, total, unit)
+
+    of_parameters = quick(method, precision="bfloat16", device="cpu").fit(X)
+    model = quick(method, precision="float32", device="cuda")
+    model.fit(X, runtime=Runtime.resolve("cpu", "bfloat16", progress=Told()))
+    np.testing.assert_array_equal(model.history_, of_parameters.history_)
+    np.testing.assert_array_equal(model.predict_proba(X), of_parameters.predict_proba(X))
+    assert "Training heads" in told
+
+
+@METHODS
+def test_the_cost_follows_the_plan_of_the_fit(method):
+    X, _ = blobs()
+    model, machine = quick(method, n_heads=3), Machine(rate=1e9, bandwidth=1e9)
+    cost = model.cost(Shape(*X.shape), machine)
+    plan = model.fit(X).plan_
+    weights = model.head_labels_.shape[0] * count_head_weights(X.shape[1], 3)
+    assert cost.model_bytes == 4 * weights
+    n_seen = plan.schedule.n_epochs * plan.steps_per_epoch * plan.batch_size
+    assert cost.seconds >= 2 * 2 * 4 * n_seen * weights / machine.rate
+    longer = quick(method, n_heads=3, n_epochs=8, **HEADS_ONLY.get(method, {}))
+    shorter = quick(method, n_heads=3, n_epochs=4, **HEADS_ONLY.get(method, {}))
+    costs = [one.cost(Shape(*X.shape), machine).seconds for one in (longer, shorter)]
+    assert costs[0] == pytest.approx(2 * costs[1])
+
+
+@METHODS
+def test_a_fit_needs_the_graph_that_it_makes_where_it_gets_none(method):
+    X, _ = blobs()
+    ((name, options),) = quick(method).needs(len(X)).graphs.items()
+    assert name == method.name
+    given = quick(method).fit(X, graph={name: knn_graph(X, **options), "another": knn_graph(X, 2)})
+    np.testing.assert_array_equal(given.history_, fitted(method).history_)
+
+
+@METHODS
+def test_facts_tell_the_rounds_and_what_was_chosen_from(method):
+    facts = fitted(method).facts()
+    assert facts["n_rounds"] == 4
+    later = {"consensus", "candidates", "self_training"} if method is ICCE else set()
+    assert set(facts) == {"n_rounds"} | later
+    assert json.loads(json.dumps(facts)) == facts
+
+
+@METHODS
 def test_numbers_of_numpy_are_numbers(method, tmp_path):
     X, _ = blobs()
     plain = quick(method, n_epochs=3, batch_size=32, learning_rate=0.5**10).fit(X)
     of_numpy = {"n_epochs": np.int64(3), "batch_size": np.int32(32), "learning_rate": np.float32(0.5**10)}
     model = quick(method, **of_numpy).fit(X, checkpoint=tmp_path / "checkpoint")
     np.testing.assert_array_equal(model.labels_, plain.labels_)
+
+
+def test_heads_are_many_where_they_are_cheap_and_never_more_than_the_samples_feed():
+    n_heads = {
+        (n, dim): plan_training(n, dim, 10).n_heads for n in (30, 700, 2_000, 50_000) for dim in (64, 1_280)
+    }
+    assert {n_heads[30, 64], n_heads[30, 1_280]} == {12}
+    assert n_heads[700, 64] == 700 // 20
+    assert 40 <= n_heads[2_000, 64] <= 50
+    assert 12 < n_heads[2_000, 1_280] < n_heads[2_000, 64]
+    assert n_heads[50_000, 1_280] == 12
+    assert plan_training(30, 64, 10, n_heads=80).n_heads == 80
+
+
+def test_whole_epochs_hold_the_wanted_steps_but_where_one_more_would_be_a_tenth_too_long():
+    for n in range(5_000, 2_000_000, 9_973):
+        plan = plan_training(n, 64, 10)
+        wanted = 500 * math.sqrt(n / 5000) / plan.steps_per_epoch
+        assert plan.schedule.n_epochs - wanted < 1
+        assert wanted - plan.schedule.n_epochs < 0.1 * wanted
+        if wanted > 10:
+            assert plan.schedule.n_epochs >= wanted - 1e-3
+    assert plan_training(50_000, 1_280, 10).schedule.n_epochs == 8  # of 195 steps; 1,582 are wanted
+
+
+def test_the_plan_keeps_steps_while_n_grows_and_never_exceeds_n():
+    for n in (2, 50, 200, 1_000, 10_000, 100_000, 1_300_000):
+        plan = plan_training(n, 64, 10)
+        assert plan.batch_size <= n
+        assert plan.steps_per_epoch == n // plan.batch_size
+        assert plan.schedule.n_epochs * plan.steps_per_epoch >= 300
+        assert 0 <= plan.schedule.momentum <= 0.996
+        assert plan.schedule.warmup_steps < plan.schedule.n_epochs * plan.steps_per_epoch

@@ -220,11 +220,14 @@ def test_degenerate_input_ends_in_finite_numbers(X, labels, n_clusters):
     ("parameters", "words"),
     [
         ({"dims": (4, 4)}, "add up to 8, but X has 12 features"),
-        ({"dims": (12, 0)}, "dims must be positive whole"),
-        ({"learning_rates": ()}, "holds nothing"),
-        ({"learning_rates": (1.0, -1.0)}, "learning_rates must be a positive"),
-        ({"n_iterations": 0}, "n_iterations must be a positive"),
-        ({"batch_size": 0}, "batch_size must be a positive"),
+        ({"dims": (12, 0)}, "dims must be .*a list of 1 or more values, each an integer of at least 1"),
+        ({"learning_rates": ()}, "learning_rates must be None or a list of 1 or more"),
+        (
+            {"learning_rates": (1.0, -1.0)},
+            "learning_rates must be .* each a number above 0",
+        ),
+        ({"n_iterations": 0}, "n_iterations must be an integer of at least 1"),
+        ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
     ],
 )
 def test_impossible_parameters_are_refused(parameters, words):

@@ -287,25 +287,31 @@ class TestRefusals:
         ("arguments", "words"),
         [
             ({"n_clusters": 46}, "n_clusters is 46, but there are only 45"),
-            ({"n_clusters": 0}, "n_clusters must be a whole number"),
-            ({"n_clusters": 2.5}, "n_clusters must be a whole number"),
+            ({"n_clusters": 0}, "n_clusters must be an integer of at least 1"),
+            ({"n_clusters": 2.5}, "n_clusters must be an integer of at least 1"),
             ({"method": "temmi"}, "did you mean 'temi'"),
             ({"variant": "patches"}, "variant"),
             ({"backbone": "pixel"}, "did you mean 'pixels'"),
-            ({"random_state": None}, "random_state must be a whole number"),
-            ({"random_state": 2**32}, "random_state must be at most 4294967295"),
-            ({"n_neighbors": 0, "method": "temi"}, "n_neighbors must be a whole number"),
+            ({"random_state": None}, "random_state must be an integer from 0 to 4294967295; got None"),
+            ({"random_state": 2**32}, "random_state must be an integer from 0 to 4294967295"),
+            ({"n_neighbors": 0, "method": "temi"}, "n_neighbors must be an integer of at least 1"),
             ({"method_parameters": {"max_iters": 3}}, "did you mean 'max_iter'"),
-            ({"method_parameters": {"n_clusters": 3}}, "given by itself"),
-            ({"method_parameters": {"n_init": "abc"}}, "n_init must be a positive whole number, not 'abc'"),
-            ({"method_parameters": {"max_iter": 2.5}}, "max_iter must be a positive whole number"),
-            ({"method_parameters": {"tol": "x"}}, "tol must be a positive number"),
-            ({"method_parameters": {"temperature": 0}}, "temperature must be a positive number"),
-            ({"method_parameters": {"temperature": float("nan")}}, "temperature must be a positive number"),
-            ({"method_parameters": {"temperature": float("inf")}}, "temperature must be a positive number"),
-            ({"method": "temi", "method_parameters": {"n_heads": 0}}, "n_heads must be a positive whole"),
-            ({"method": "temi", "method_parameters": {"momentum": "x"}}, "momentum must be in"),
-            ({"method": "temi", "method_parameters": {"weighted": "no"}}, "weighted must be true or false"),
+            ({"method_parameters": {"n_clusters": 3}}, "pass it as its own argument"),
+            (
+                {"method_parameters": {"n_init": "abc"}},
+                "n_init must be an integer of at least 1 or .*; got 'abc'",
+            ),
+            ({"method_parameters": {"max_iter": 2.5}}, "max_iter must be an integer of at least 1"),
+            ({"method_parameters": {"tol": "x"}}, "tol must be a number of at least 0"),
+            ({"method_parameters": {"temperature": 0}}, "temperature must be a number above 0"),
+            ({"method_parameters": {"temperature": float("nan")}}, "temperature must be a number above 0"),
+            ({"method_parameters": {"temperature": float("inf")}}, "temperature must be a number above 0"),
+            (
+                {"method": "temi", "method_parameters": {"n_heads": 0}},
+                "n_heads must be an integer of at least 1",
+            ),
+            ({"method": "temi", "method_parameters": {"momentum": "x"}}, "momentum must be a number in"),
+            ({"method": "temi", "method_parameters": {"weighted": "no"}}, "weighted must be True or False"),
             (
                 {"method": "temi", "method_parameters": {"precision": "half"}},
                 "precision must be one of .*; got 'half'",
@@ -354,7 +360,7 @@ class TestRefusals:
     def test_a_folder_of_something_else_is_left_alone(self, photos, tmp_path):
         (tmp_path / "thesis").mkdir()
         (tmp_path / "thesis" / "chapter.txt").write_text("precious")
-        with pytest.raises(InputError, match="is no run of Kinfold; it was left as it is"):
+        with pytest.raises(InputError, match="is no part of a run of Kinfold; it was left as it is"):
             cluster(photos, 3, out=tmp_path / "thesis", **KMEANS)
         assert snapshot(tmp_path / "thesis") == {"chapter.txt": b"precious"}
 

@@ -114,7 +114,9 @@ def test_a_disk_that_is_too_small_is_told_before_the_work(tmp_path):
 def test_unreadable_images_do_not_stop_the_estimate(photos):
     for file in photos.rglob("*.png"):
         file.write_bytes(b"")
-    assert estimate(photos, 3, backbone="pixels", method="kmeans").seconds >= 0
+    embed, *others = estimate(photos, 3, backbone="pixels", method="kmeans").stages
+    assert (embed.name, [stage.name for stage in others]) == ("embed", ["fit", "assign"])
+    assert 0 < embed.seconds < 60  # the time to find out that each is unreadable
 
 
 @pytest.mark.parametrize("n_clusters", [91, 10_000])

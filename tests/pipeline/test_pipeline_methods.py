@@ -59,7 +59,8 @@ def test_every_fit_is_judged_without_labels(features_file, tmp_path, method, wor
     assert found.n_clusters == 3
     assert found.live_clusters == len(set(run.labels.tolist()))
     assert -1 <= found.neighbor_agreement <= 1
-    assert ("n_heads" in QUICK[method]) == (found.head_nmi is not None) or method == "auto"
+    fitted = run.manifest["fit"].get("chosen", method)
+    assert (fitted in ("icce", "scan", "temi")) == (found.head_nmi is not None)
     titles = [facts.title for facts in collect_facts(run.manifest)]
     assert "Without labels" in titles
 
@@ -154,7 +155,7 @@ def test_checkpoints_of_parts_and_of_processes_are_kept_for_the_next_start(
         seen.append({path.name.removeprefix(first.name) for path in first.parent.glob("checkpoint-*")})
         raise InputError("stopped")
 
-    monkeypatch.setattr("kinfold.pipeline._fitting.FitOrder.run", look)
+    monkeypatch.setattr("kinfold.pipeline._method.FitOrder.run", look)
     (tmp_path / "out" / "checkpoint-0123456789ab.temi").write_bytes(b"")
     for _ in range(2):
         with pytest.raises(InputError, match="stopped"):
@@ -229,7 +230,12 @@ def test_every_method_is_estimated(features_file, method, words):
     graph = ["neighbors"] if prepare(method).graphs(500) else []
     nouns = ["nouns"] if prepare(method).needs_nouns else []
     assert [stage.name for stage in found.stages] == [*nouns, *graph, "fit", "assign"]
-    assert 0 < found.seconds < 3600
+    few, many = (
+        estimate(features_file, n_clusters, method=method, **words(method)).stages[-2]
+        for n_clusters in (3, 30)
+    )
+    assert 0 < few.seconds < many.seconds
+    assert few.disk_bytes < many.disk_bytes
 
 
 def test_presets_and_more_candidates_are_expected_to_take_longer(features_file):

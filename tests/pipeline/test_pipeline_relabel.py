@@ -240,7 +240,7 @@ def test_kills_at_any_step_leave_the_same_bytes(animals, clip, tmp_path):
 def test_nothing_else_is_overwritten(store, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "photo.jpg").write_bytes(b"mine")
-    with pytest.raises(InputError, match="didn't write"):
+    with pytest.raises(InputError, match="is no part of a result of `kinfold relabel`"):
         refined(store, tmp_path / "mine")
     (tmp_path / "mine" / "report.json").write_text("{}", "utf-8")
     with pytest.raises(InputError, match="was not written by `kinfold relabel`"):

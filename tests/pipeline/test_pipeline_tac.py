@@ -183,7 +183,7 @@ def test_models_without_texts_or_of_another_space_are_refused_before_anything_is
         ({"model": models["clip"], "text_model": tmp_path / "dino"}, "text tower"),
         ({"model": models["clip"], "nouns": []}, "no words"),
         ({"model": models["clip"], "nouns": tmp_path / "missing.txt"}, "can't be read"),
-        ({"model": models["clip"], "method_parameters": {"noun_features": [1]}}, "no parameter to be set"),
+        ({"model": models["clip"], "method_parameters": {"noun_features": [1]}}, "as its own argument"),
     ):
         with pytest.raises((InputError, FormatError), match=words):
             group(photos, out, **options)
@@ -194,7 +194,7 @@ def test_models_without_texts_or_of_another_space_are_refused_before_anything_is
 
 @pytest.mark.parametrize("given", [{"nouns": NOUNS}, {"text_model": "clip-vit-b32"}])
 def test_words_for_a_method_that_reads_none_are_refused(features_file, tmp_path, given):
-    with pytest.raises(InputError, match="'kmeans' reads no words"):
+    with pytest.raises(InputError, match="applies to method 'tac' only; method 'kmeans' takes no nouns"):
         cluster(features_file, 3, method="kmeans", out=tmp_path / "run", **given)
 
 

@@ -137,7 +137,7 @@ def test_ids_and_words_stand_beside_each_other_and_unknown_ids_are_refused(vecto
     assert found.texts == ("dog", "red ship")
     with pytest.raises(InputError, match="'n99999999' is no id of the nouns of WordNet"):
         classify(vectors, ["n99999999", "ship"], tmp_path / "out.parquet", text_model=clip)
-    with pytest.raises(InputError, match="classes are texts, got 3"):
+    with pytest.raises(InputError, match="classes must be strings; got 3"):
         classify(vectors, ["ship", 3], tmp_path / "out.parquet", text_model=clip)
 
 

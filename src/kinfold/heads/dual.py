@@ -23,24 +23,19 @@ from torch.optim.adam import adam
 
 from kinfold.distributed import Workers
 from kinfold.heads._tiles import Scratch
+from kinfold.heads.network import SHORTEST
+from kinfold.heads.objectives import LEAST_PROBABILITY
 
 DIRECTIONS = ("both", "text_to_image", "image_to_text", "none")
 
 # Which pairs of columns are compared, see _add_distillation: 0 is L(P, Q^N), 1 is L(Q, P^N).
 _PAIRS = {"both": [0, 1], "text_to_image": [0], "image_to_text": [1], "none": []}
 
-# Least length that a column is divided by: an empty cluster's column is 0, and its cosines are then 0, not
-# NaN.
-SHORTEST = 1e-12
-
-# Least probability before a logarithm, for the same reason: a batch mean of float32 softmaxes can be 0.
-TINY = 1e-30
-
-# PyTorch's defaults for batch normalisation, which the paper's code takes over.
+# PyTorch's defaults for batch normalisation; the paper names none.
 _NORM_EPSILON = 1e-5  # of the batch's variance
 _NORM_MOMENTUM = 0.1  # of the running averages
 
-BETAS = (0.9, 0.99)  # of Adam; PyTorch's second is 0.999, a memory longer than many of these trainings
+_BETAS = (0.9, 0.99)  # of Adam, TAC's; PyTorch's second one, 0.999, averages over ten times as many steps
 _ADAM_EPSILON = 1e-8  # PyTorch's default
 
 
@@ -86,6 +81,7 @@ def distillation_loss(a: Tensor, b: Tensor, *, temperature: float) -> Tensor:
     Tensor ()
     """
     n_clusters = a.shape[1]
+    # The column of an empty cluster is 0, and so are its cosines: SHORTEST keeps them from being NaN.
     columns = functional.normalize(torch.cat([a, b], dim=1), dim=0, eps=SHORTEST)
     similarities = columns.T @ columns / temperature
     own = torch.eye(2 * n_clusters, dtype=torch.bool, device=a.device)
@@ -107,7 +103,7 @@ def balance_loss(p: Tensor, q: Tensor) -> Tensor:
     Li et al. 2024, equations 13 and 14. ``p``, ``q``: probabilities (B, K).
     """
     means = torch.stack([p.mean(dim=0), q.mean(dim=0)])
-    return (means * means.clamp_min(TINY).log()).sum()
+    return (means * means.clamp_min(LEAST_PROBABILITY).log()).sum()
 
 
 def dual_loss(p: Tensor, q: Tensor, p_neighbor: Tensor, q_neighbor: Tensor, settings: DualSettings) -> Tensor:
@@ -166,7 +162,7 @@ def dual_loss_gradient(logits: Tensor, settings: DualSettings) -> tuple[Tensor, 
         loss = loss + _add_distillation(p, gradient, pairs, settings.temperature)
     if settings.balance_weight > 0:
         means = own.mean(dim=2, keepdim=True)  # (2, K, 1)
-        log_means = means.clamp_min(TINY).log()
+        log_means = means.clamp_min(LEAST_PROBABILITY).log()
         loss = loss + settings.balance_weight * (means * log_means).sum()
         gradient[:, :, :n_samples].add_(log_means, alpha=settings.balance_weight / n_samples)
     # From probabilities to logits, through the softmax.
@@ -462,8 +458,8 @@ class DualHeads:
             [torch.full((), step, dtype=torch.float32, device=self._device) for _ in self.weights],
             fused=True,
             amsgrad=False,
-            beta1=BETAS[0],
-            beta2=BETAS[1],
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
             lr=self.learning_rate,
             weight_decay=0.0,
             eps=_ADAM_EPSILON,

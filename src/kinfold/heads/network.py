@@ -10,13 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-HIDDEN = 512
-BOTTLENECK = 256
-SHORTEST = 1e-12  # what shorter vectors are divided by
-_TINY = 1e-24
+HIDDEN = 512  # width of the first layer, as in TEMI
+BOTTLENECK = 256  # width of the second, whose outputs are the code that clusters are compared with
+
+# Least length that a vector is divided by, and its square: a vector of zeros then stays one instead of NaN.
+SHORTEST = 1e-12
+_SHORTEST_SQUARED = 1e-24
+
+# PyTorch's defaults for batch normalisation; ICCE names none.
 _NORM_MOMENTUM = 0.1
 _NORM_EPSILON = 1e-5
-_FREE_SHIFT, _MOST_SHIFT = 20, 100  # binary orders of magnitude
+
+# Features whose deviation is within 2^±20 of 1 are squared as they are, far from the ends of float32 at
+# 2^±126. Others are scaled by a power of two, which rounds nothing, of at most 2^±100, which is itself a
+# float32 number.
+_FREE_SHIFT, _MOST_SHIFT = 20, 100
 
 
 class HeadWeights(NamedTuple):
@@ -49,16 +57,16 @@ def head_logits(x: Tensor, weights: HeadWeights) -> Tensor:
     code = torch.baddbmm(weights.bias2, hidden, weights.weight2)
     prototypes = weights.gain * functional.normalize(weights.direction, dim=2)
     # Dividing K logits by the code's length is cheaper than dividing its 256 entries.
-    length = code.square().sum(dim=2, keepdim=True).clamp_min(_TINY).sqrt()
+    length = code.square().sum(dim=2, keepdim=True).clamp_min(_SHORTEST_SQUARED).sqrt()
     return torch.bmm(code, prototypes.transpose(1, 2)) / length
 
 
 class InputNorm(nn.Module):
-    """What stands between features and heads: (x − mean) · scale.
+    """Normalisation of the features before all heads: (x − mean) · scale.
 
-    Fixed, it standardises with the mean and the deviation of the training set. As batch normalisation
+    By default it standardises with the mean and the deviation of the training set. As batch normalisation
     it uses those of each batch in training, and their running averages in prediction. It has no learned
-    scale and shift: the first layer of every head can hold them.
+    scale and shift, since the first layer of every head can learn both.
 
     Parameters
     ----------
@@ -79,10 +87,10 @@ class InputNorm(nn.Module):
         self.register_buffer("scale", torch.ones(n_features))
 
     def set(self, mean: Tensor, deviation: Tensor) -> None:
-        """Take mean and deviation (D,) of the training set; constant columns are only centred."""
+        """Set mean and deviation (D,) to those of the training set; constant columns are only centred."""
         self.mean.copy_(mean)
         spread = float(deviation.double().square().mean().sqrt()) or 1.0
-        # Squares of what lies far from 1 leave float32: batches are measured in a power of two near it.
+        # Squares of very large or small features leave float32: they are measured in a power of two instead.
         exponent = max(-_MOST_SHIFT, min(_MOST_SHIFT, -round(math.log2(spread))))
         self.unit = 1.0 if abs(exponent) < _FREE_SHIFT else 2.0**exponent
         # Relative to the features' own variance, so that features of any scale are treated alike.
@@ -94,12 +102,14 @@ class InputNorm(nn.Module):
         return (x - self.mean) * self.scale
 
     def normalize_batch(self, x: Tensor, n_counted: int, out: Tensor | None = None) -> Tensor:
-        """Return normalised inputs, as in training; the first ``n_counted`` rows make the batch's moments."""
+        """Return normalised inputs, as in training, by the moments of the first ``n_counted`` rows."""
         if not self.batch_norm:
             return torch.sub(x, self.mean, out=out).mul_(self.scale)
         if self.unit != 1:
             x = torch.mul(x, self.unit, out=out)
         variance, mean = torch.var_mean(x[:n_counted], dim=0, correction=0)
+        # The running variance is read back off the scale, so that one buffer holds it in training and
+        # prediction.
         running = ((self.unit / self.scale).square() - self.epsilon).clamp_min(0)
         running.lerp_(variance, _NORM_MOMENTUM)
         self.mean.lerp_(mean / self.unit, _NORM_MOMENTUM)
@@ -108,7 +118,7 @@ class InputNorm(nn.Module):
 
 
 def count_head_weights(n_features: int, n_clusters: int) -> int:
-    """Return how many numbers the matrices of one head hold: what a sample is multiplied with."""
+    """Return the number of entries in the matrices of one head, the multiplications for one sample."""
     return n_features * HIDDEN + HIDDEN * BOTTLENECK + BOTTLENECK * n_clusters
 
 
@@ -168,7 +178,8 @@ class MultiHeadNetwork(nn.Module):
         return select_heads(HeadWeights(*(getattr(self, name) for name in HeadWeights._fields)), heads)
 
     def part(self, heads: slice) -> MultiHeadNetwork:
-        """Return a network of some of the heads: a copy."""
+        """Return a copy with some of the heads."""
+        # deepcopy gets the chosen weights, so that it never copies those of the other heads.
         tensors = {name: value.detach().clone() for name, value in self.weights(heads)._asdict().items()}
         part = copy.deepcopy(self, {id(getattr(self, name)): nn.Parameter(t) for name, t in tensors.items()})
         part.n_heads = len(part.weight2)

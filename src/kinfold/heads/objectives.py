@@ -27,7 +27,7 @@ TEMPERATURE = 0.1
 
 # Least probability before a logarithm: a mean of float32 softmaxes can be exactly 0, and 0 · log 0 is NaN.
 # Any normal float32 number far below a probability that matters will do.
-_TINY = 1e-30
+LEAST_PROBABILITY = 1e-30
 
 # Rows of the loss are taken in blocks whose temporaries, of this size each, stay in a CPU core's cache: the
 # four or five passes over a block then don't wait for main memory.
@@ -252,7 +252,7 @@ def _mean_prediction(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor
         parts = [torch.softmax(view[:, rows] / temperature, dim=2).sum(dim=1) for rows in _row_blocks(view)]
         sums.append(torch.stack(parts).sum(dim=0))
     mean = torch.stack(sums, dim=1) / n_pairs
-    log_mean = mean.clamp_min(_TINY).log()
+    log_mean = mean.clamp_min(LEAST_PROBABILITY).log()
     return log_mean, 0.5 * (mean * log_mean).sum(dim=(1, 2))
 
 

@@ -1,4 +1,4 @@
-"""Pairs of neighbours, drawn without a loop over samples and without state between epochs."""
+"""Batches of pairs of neighbours, each epoch drawn at once from its number and the seed alone."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from torch import Tensor
 from kinfold.features.resident import resident_rows
 from kinfold.neighbors import NeighborGraph
 
+# Batches that are read from disk while one is trained on: one being read, one ready. More would only take
+# memory, since a single thread reads them in order.
 _BATCHES_AHEAD = 2
 
 
@@ -38,7 +40,8 @@ class PairSampler:
     device : torch.device
         Where batches are delivered.
     n_targets : int, default 1
-        Neighbours whose teacher outputs make one target: the pair's other member and n_targets − 1 more.
+        Neighbours whose teacher outputs are averaged to one target: the pair's other member and n_targets − 1
+        more.
     order_seed : int, optional
         Seed of the order of samples alone: samplers that share it go through the samples together, each
         with draws of its own. By default the order follows from ``seed`` too.
@@ -74,6 +77,7 @@ class PairSampler:
         Rows: B samples, a neighbour of each, then further neighbours of the samples and of their
         neighbours, by turns.
         """
+        # Of all batches at once: one transfer to a GPU instead of one per step.
         rows = torch.from_numpy(self._draw(number))
         if self._tensor is None:
             yield from self._read_ahead(rows)
@@ -89,6 +93,7 @@ class PairSampler:
         n_steps, n_pairs, n_draws = self.steps_per_epoch, self.batch_size, 2 * self._n_targets - 1
         ordering = generator if self._order_seed is None else _make_generator(self._order_seed, number)
         order = torch.randperm(len(self._starts), generator=ordering)
+        # In float64: a draw times the degree, rounded to float32, could be the degree, which is no neighbour.
         draws = torch.rand((n_steps, n_draws, n_pairs), generator=generator, dtype=torch.float64).numpy()
         anchors = order[: n_steps * n_pairs].numpy().reshape(n_steps, n_pairs)
         partners = self._pick(anchors, draws[:, 0])
@@ -101,6 +106,7 @@ class PairSampler:
         """Return a neighbour of every sample, by draws in [0, 1); the sample itself where it has none."""
         degrees = self._degrees[samples]
         position = self._starts[samples] + (draws * degrees).astype(np.int64)
+        # The position of a sample without neighbours may lie behind the last edge; it isn't used below.
         position = np.minimum(position, len(self._neighbors) - 1)
         if not len(self._neighbors):
             return samples
@@ -151,5 +157,6 @@ class DualBatches:
 
 
 def _make_generator(seed: int, number: int) -> torch.Generator:
+    # Hashed together: seed + number would give epoch 1 of seed 0 the draws of epoch 0 of seed 1.
     drawn = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(drawn >> np.uint64(1)))

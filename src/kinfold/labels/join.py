@@ -70,6 +70,7 @@ class LabelRows:
         column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
         encoded = column.dictionary_encode()
         owners = encoded.indices.to_numpy(zero_copy_only=False)
+        # Where no key is repeated, the column itself is the list of keys: no second copy of all the strings.
         distinct = column if len(encoded.dictionary) == len(column) else encoded.dictionary
         return cls(distinct, owners if counts is None else np.repeat(owners, counts), codes, values)
 
@@ -119,13 +120,14 @@ class LabelRows:
         """Return all labels of the keys at some places, each label once and in the order given."""
         order = slice(None) if (np.diff(self.owners) >= 0).all() else np.argsort(self.owners, kind="stable")
         counts = np.bincount(self.owners, minlength=len(self.keys))
-        return make_sets(self.values, counts, self.codes[order], places)
+        return _make_sets(self.values, counts, self.codes[order], places)
 
 
-def make_sets(
+def _make_sets(
     values: tuple[Any, ...], counts: NDArray[np.int64], codes: NDArray[np.int32], places: NDArray[np.int32]
 ) -> LabelSets:
     """Return the sets at ``places`` of many, which are ``counts`` codes each, one after the other."""
+    # Leave out what no image needs before anything is sorted: labels of a million images for a run of ten.
     wanted = np.zeros(len(counts), dtype=bool)
     wanted[places] = True
     if not wanted.all():
@@ -137,7 +139,7 @@ def make_sets(
     return LabelSets.from_codes(labels, counts, numbers[codes], places)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Matching:
     """How well keys with labels and images fit one another.
 
@@ -220,7 +222,7 @@ def name_source(labels: LabelsLike) -> str:
     return "the mapping" if isinstance(labels, Mapping) else str(labels)
 
 
-def no_label_fits(rows: LabelRows, labeled: NDArray[np.bool_], keys: pa.Array, where: str) -> str:
+def _no_label_fits(rows: LabelRows, labeled: NDArray[np.bool_], keys: pa.Array, where: str) -> str:
     """Return the message that keys of labels and of images have nothing in common."""
     known = show_examples(rows.keys.filter(pa.array(labeled)))
     return f"no label is about an image of {where}: labels are for {known}, images are {show_examples(keys)}"
@@ -304,7 +306,7 @@ class JoinedLabels:
             )
         self._places = self._rows.places_of(keys)
         if not len(Matching.of(self._labeled, self._rows, self._places).rows):
-            raise InputError(no_label_fits(self._rows, self._labeled, keys, where))
+            raise InputError(_no_label_fits(self._rows, self._labeled, keys, where))
         texts = LabelNumbers()
         numbers = texts.of(map(str, self._rows.values), len(self._rows.values))
         used = np.zeros(len(texts.labels), dtype=bool)
@@ -333,13 +335,11 @@ class JoinedLabels:
 
 
 @dataclass(frozen=True, eq=False)
-class Truth:
+class Truth(Matching):
     """Labels beside the images of a run.
 
     Attributes
     ----------
-    rows : ndarray (n_matched,) int64
-        Places of the images that have a label.
     classes : tuple
         The different labels, sorted where they can be.
     codes : ndarray (n_matched,) int32, or None
@@ -347,19 +347,11 @@ class Truth:
         the first.
     sets : LabelSets or None
         All labels of each; None where one label is all.
-    n_without_label, n_without_image : int
-        Images without a label, and labels without an image.
-    labels_without_image : tuple of str
-        The first few keys of such labels.
     """
 
-    rows: NDArray[np.int64]
     classes: tuple[Any, ...]
     codes: NDArray[np.int32] | None
     sets: LabelSets | None
-    n_without_label: int
-    n_without_image: int
-    labels_without_image: tuple[str, ...]
 
 
 def join_truth(labels: LabelsLike, keys: pa.Array, *, several: bool, where: str) -> Truth:
@@ -403,7 +395,7 @@ def join_truth(labels: LabelsLike, keys: pa.Array, *, several: bool, where: str)
         )
     found = Matching.of(labeled, rows, rows.places_of(keys))
     if not len(found.rows):
-        raise InputError(no_label_fits(rows, labeled, keys, where))
+        raise InputError(_no_label_fits(rows, labeled, keys, where))
     sets = rows.sets(found.places) if several else None
     classes, codes = (sets.labels if sets else ()), None
     if first is not None:
@@ -412,15 +404,7 @@ def join_truth(labels: LabelsLike, keys: pa.Array, *, several: bool, where: str)
         codes = numbers[known]
         if file is not None and "labels" in file.lists:
             sets = _with_lists(rows, first, _read_lists(rows, file), found)
-    return Truth(
-        rows=found.rows,
-        classes=classes,
-        codes=codes,
-        sets=sets,
-        n_without_label=found.n_without_label,
-        n_without_image=found.n_without_image,
-        labels_without_image=found.labels_without_image,
-    )
+    return Truth(**vars(found), classes=classes, codes=codes, sets=sets)
 
 
 def _read_lists(rows: LabelRows, file: LabelFile) -> LabelRows:
@@ -438,9 +422,10 @@ def _with_lists(rows: LabelRows, first: NDArray[np.int32], lists: LabelRows, fou
     number_of = {label: number for number, label in enumerate(values)}
     numbers = np.array([number_of[label] for label in lists.values], dtype=np.int32)
     counts = np.bincount(lists.owners, minlength=len(rows.keys)) + 1
+    # Rows of a file mostly come in the order of their keys; then nothing is sorted.
     order = slice(None) if (np.diff(lists.owners) >= 0).all() else np.argsort(lists.owners, kind="stable")
     codes = np.empty(len(lists) + len(counts), dtype=np.int32)
     own = np.zeros(len(codes), dtype=bool)
     own[np.cumsum(counts) - counts] = True
     codes[own], codes[~own] = first, numbers[lists.codes[order]]
-    return make_sets(values, counts, codes, found.places)
+    return _make_sets(values, counts, codes, found.places)

@@ -145,6 +145,7 @@ class LabelFile:
         blank = [""] * len(place)
         next(lines)
         while piece := list(islice(lines, _PIECE)):
+            # As spreadsheets save them: trailing empty cells may be missing, blank lines are no rows.
             full = [line if len(line) >= len(self.names) else line + blank for line in piece if line]
             columns = [pa.array([line[place[name]] for line in full], pa.large_string()) for name in names]
             yield pa.RecordBatch.from_arrays(columns, list(names))
@@ -186,6 +187,7 @@ def label_by_folder(keys: pa.Array, where: str) -> tuple[pa.DictionaryArray, pa.
     InputError
         No image lies in a folder that names its class.
     """
+    # By folder, not by image: a million images lie in a thousand folders, and these are read in Python.
     above = pc.replace_substring_regex(keys, r"(?s)(^|/)[^/]*$", "").dictionary_encode()
     folders = [_folder_parts(folder) for folder in above.dictionary.to_pylist()]
     # train/, car/ and dog/ side by side are classes; train/ and val/ are splits, with folders inside or not.

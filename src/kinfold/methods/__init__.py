@@ -1,8 +1,14 @@
 """The methods: one estimator per file, one table of their names."""
 
 from kinfold.methods._auto import Auto, choose
-from kinfold.methods._criteria import ASSESS_SECONDS, Criteria, assess, neighbor_agreement
-from kinfold.methods._diagnosis import Diagnosis, diagnose
+from kinfold.methods._criteria import (
+    ASSESS_SECONDS,
+    Criteria,
+    Diagnosis,
+    assess,
+    diagnose,
+    neighbor_agreement,
+)
 from kinfold.methods._heads import Plan, default_n_neighbors, plan_training
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans

@@ -19,8 +19,7 @@ from kinfold.compute import Runtime
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
 from kinfold.methods._base import RUN_PARAMETERS, SHARED_CONSTRAINTS, BaseClusterer, check_graph
-from kinfold.methods._criteria import Criteria, assess, weigh_agreement
-from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._criteria import Criteria, assess, warn_of_collapse, weigh_agreement
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
@@ -86,6 +85,7 @@ def choose(criteria: Mapping[str, Criteria], *, by: str = "neighbor_agreement") 
             f"fits can't be chosen by {by!r}{nearest_name(str(by), known)}: it must be one of "
             f"{', '.join(known)}, and known of all of them"
         )
+    # Collapse comes first: few large clusters hold neighbours together without telling kinds apart.
     sound = {name: found for name, found in criteria.items() if not found.collapsed}
     if not sound:
         most = max(found.live_clusters for found in criteria.values())
@@ -154,7 +154,7 @@ class Auto(BaseClusterer):
     name: ClassVar[str] = "auto"
     constraints: ClassVar[Mapping[str, Constraint]] = {
         **SHARED_CONSTRAINTS,
-        "n_neighbors": Either(Nothing(), Integer()),
+        "n_neighbors": Either(Integer(), Nothing()),
     }
     neighbors_parameter: ClassVar[str | None] = "n_neighbors"
 
@@ -213,24 +213,24 @@ class Auto(BaseClusterer):
         self.check_parameters()
         given = runtime
         runtime = self._resolve_runtime(runtime, progress)
-        X = check_rows(self, X, fitting=True)
-        refuse_beyond_float32(X)
-        n_samples = int(X.shape[0])
+        rows = check_rows(self, X, fitting=True)
+        refuse_beyond_float32(rows)
+        n_samples = int(rows.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
         self._check_graphs(graph, n_samples)
         seed = self._seed()
-        graphs = self._make_graphs(X, graph, runtime)
-        judge = next(
-            iter(graphs.values()), None
-        )  # one graph for all: agreements on different ones don't compare
+        graphs = self._make_graphs(rows, graph, runtime)
+        # One graph judges all candidates: agreements on different ones don't compare.
+        judge = next(iter(graphs.values()), None)
         fitted, table = {}, {}
         for name, estimator in self.build(seed).items():
+            # A file each: a stop in one candidate must not cost what others have trained.
             file = checkpoint.with_name(f"{checkpoint.name}.{name}") if checkpoint else None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # only that of the chosen one matters
-                estimator.fit(X, graph=graphs.get(name), progress=progress, checkpoint=file, runtime=given)
+                estimator.fit(rows, graph=graphs.get(name), progress=progress, checkpoint=file, runtime=given)
             fitted[name] = estimator
-            table[name] = _assess(estimator, X, judge, seed, runtime)
+            table[name] = _assess(estimator, rows, judge, seed, runtime)
             logger.info("%s: %s", name, table[name])
         self.table_, self.method_ = table, choose(table)
         self.chosen_, self.criteria_ = fitted[self.method_], table[self.method_]
@@ -329,7 +329,8 @@ class Auto(BaseClusterer):
         return {name: found.as_dict() for name, found in self.table_.items()}
 
     def _seed(self) -> int:
-        """Return the candidates' seed: the one given, so that each is what it would be alone."""
+        """Return the candidates' seed: a given integer itself, so that each is what it would be alone."""
+        # A generator draws once for all: candidates that draw in turn would depend on their order.
         if isinstance(self.random_state, int | np.integer):
             return int(self.random_state)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))

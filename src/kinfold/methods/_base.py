@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from kinfold.methods.protocol import Graphs, Needs, Rows
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import Progress
 from kinfold.validation import SEED, Choice, Constraint, Either, Integer, Nothing, Rule, check_parameters
+
+if TYPE_CHECKING:
+    from kinfold.methods._criteria import Criteria
 
 # Parameters that a run tells by themselves, beside the method's own: they are no part of its description.
 RUN_PARAMETERS = ("n_clusters", "random_state", "device")
@@ -43,7 +46,8 @@ class BaseClusterer(ClusterMixin, BaseEstimator):
     constraints: ClassVar[Mapping[str, Constraint]] = SHARED_CONSTRAINTS
     neighbors_parameter: ClassVar[str | None] = None
     noun_parameters: ClassVar[tuple[str, ...]] = ()
-    criteria_: Any = None
+    # On the class, so that a method which compares nothing has an answer before and after its fit.
+    criteria_: Criteria | None = None
 
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""

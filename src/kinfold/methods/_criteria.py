@@ -1,31 +1,41 @@
-"""What can be told of a fit without any label: how far its heads agree, how well its groups hold together."""
+"""Criteria of a fit without labels: collapse, neighbour label agreement, held-out accuracy, NMI of heads."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.consensus import mean_nmi, pairwise_nmi
 from kinfold.errors import InputError
+from kinfold.features.matrix import RowMatrix
 from kinfold.methods._base import check_graph, fitted_clusters
-from kinfold.methods._diagnosis import diagnose, is_giant
 from kinfold.methods._self_training import cross_validated_agreement
-from kinfold.methods.protocol import Clusterer, Rows
+from kinfold.methods.protocol import Clusterer
 from kinfold.neighbors import NeighborGraph, closest_rows
 from kinfold.validation import check_integer
 
 ASSESS_SECONDS = 1.0  # expected for one call of assess: its samples are bounded whatever N is
+# Neighbours per sample whose labels are compared: the closest ones, whatever the graph of a fit holds, so
+# methods with wide and narrow graphs compare.
 N_CLOSEST = 10
-N_FOLDS = 5
+N_FOLDS = 5  # of the cross-validation, all trained at once: twice as many would take twice the memory
+# A cluster is a giant when it holds more than this share of all samples and so many times its equal share:
+# real kinds may be uneven, and of two or three clusters one may well hold more than half.
+GIANT_SHARE = 0.5
+_GIANT_TIMES = 3
 MOST_DEAD = 0.1  # share of dead clusters beyond which a fit counts as collapsed
-_FOLD_ROWS = 5_000  # at most, for the cross-validation; more where clusters are many
+# Samples of the cross-validation: enough for a share that is right to a percent, at least ten per cluster, so
+# that a fold of two remains to test each cluster.
+_FOLD_ROWS = 5_000
 _FOLD_ROWS_PER_CLUSTER = 10
-_SEARCH_PRODUCTS = 100_000_000_000  # of numbers, at most, where neighbours have to be found
-_FEWEST_ROWS = 500
+_SEARCH_PRODUCTS = 100_000_000_000  # of numbers, where neighbours have to be found: a few seconds of a core
+_FEWEST_ROWS = 500  # whose neighbours are found however long it takes: fewer tell nothing of many clusters
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ class Criteria:
 
 def assess(
     estimator: Clusterer,
-    X: Rows,
+    X: RowMatrix,
     *,
     graph: NeighborGraph | None = None,
     seed: int = 0,
@@ -123,7 +133,7 @@ def assess(
         raise InputError(f"the estimator was fitted on {len(labels)} samples, but X has {X.shape[0]} rows")
     check_graph(graph, len(labels))
     n_clusters = fitted_clusters(estimator)
-    drawn = draw_rows(len(labels), max_rows, seed)
+    drawn = draw_rows(len(labels), max_rows, seed)  # the same for every fit, so that their figures compare
     found = diagnose(labels, n_clusters)
     fold_rows = min(max_rows, max(_FOLD_ROWS, _FOLD_ROWS_PER_CLUSTER * n_clusters))
     accuracy = cross_validated_agreement(
@@ -171,6 +181,7 @@ def neighbor_agreement(
         (a − Σ p²) / (1 − Σ p²), see :class:`Criteria`.
     """
     rows = np.arange(len(labels)) if rows is None else rows
+    # The closest come first in a graph's lists; all places are made at once, as lists differ in length.
     starts = np.asarray(graph.indptr)[rows]
     counts = np.minimum(np.asarray(graph.indptr)[rows + 1] - starts, n_closest)
     places = np.repeat(starts - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts) + np.arange(
@@ -198,6 +209,7 @@ def _beyond_chance(
     labels: NDArray[np.integer], owners: NDArray[np.int64], others: NDArray[np.integer]
 ) -> float:
     """Return the share of pairs with the same label, less what chance would give, see :class:`Criteria`."""
+    # Two samples drawn at random share a label so often: large clusters would else look good by their size.
     chance = float(np.sum((np.bincount(labels) / len(labels)) ** 2))
     if not len(owners) or chance >= 1:
         return 0.0
@@ -221,3 +233,71 @@ def _judge_heads(
         "head_nmi": float(pairs.mean()) if len(pairs) else None,
         "consensus_nmi": mean_nmi(some, agreed[rows]),
     }
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Empty clusters and the largest one of a clustering.
+
+    Attributes
+    ----------
+    n_clusters : int
+        K that was asked for.
+    dead : tuple of int
+        Clusters without a member.
+    largest : int
+        The largest cluster.
+    largest_share : float
+        Its share of all samples, in [0, 1].
+    messages : tuple of str
+        What is wrong and what to try; empty when nothing is wrong.
+    """
+
+    n_clusters: int
+    dead: tuple[int, ...]
+    largest: int
+    largest_share: float
+    messages: tuple[str, ...]
+
+
+def warn_of_collapse(labels: NDArray[np.integer], n_clusters: int) -> None:
+    """Warn (:class:`~sklearn.exceptions.ConvergenceWarning`) of dead clusters and of a giant one."""
+    for message in diagnose(labels, n_clusters).messages:
+        # Level 3 is the caller of fit: the line that a person can change.
+        warnings.warn(message, ConvergenceWarning, stacklevel=3)
+
+
+def is_giant(share: float, n_clusters: int) -> bool:
+    """Tell whether a cluster of this share of all samples is a giant, see :func:`diagnose`."""
+    return n_clusters > 1 and share > GIANT_SHARE and share > _GIANT_TIMES / n_clusters
+
+
+def diagnose(labels: NDArray[np.integer], n_clusters: int) -> Diagnosis:
+    """Look for dead clusters and for one giant cluster.
+
+    A cluster is a giant when it holds more than half of all samples and more than three times its equal
+    share.
+
+    Parameters
+    ----------
+    labels : ndarray (N,)
+        Clusters in 0 … K−1.
+    n_clusters : int
+        K.
+    """
+    sizes = np.bincount(np.asarray(labels, dtype=np.int64), minlength=n_clusters)
+    dead = tuple(np.flatnonzero(sizes == 0).tolist())
+    largest = int(sizes.argmax())
+    share = float(sizes[largest] / max(1, sizes.sum()))
+    messages = []
+    if dead:
+        messages.append(
+            f"{len(dead)} of {n_clusters} clusters are empty. Ask for fewer clusters, or try another method "
+            "or backbone: the features may not hold that many kinds."
+        )
+    if is_giant(share, n_clusters):
+        messages.append(
+            f"Cluster {largest} holds {share:.0%} of all samples. If the kinds are not that uneven, try a "
+            "stronger backbone, more clusters, or another seed."
+        )
+    return Diagnosis(n_clusters, dead, largest, share, tuple(messages))

@@ -27,9 +27,9 @@ from kinfold.heads import (
     Training,
     count_head_weights,
 )
+from kinfold.heads.objectives import TEMPERATURE
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
-from kinfold.methods._criteria import draw_rows, neighbor_agreement, weigh_agreement
-from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._criteria import draw_rows, neighbor_agreement, warn_of_collapse, weigh_agreement
 from kinfold.methods._rows import check_rows, column_moments, refuse_beyond_float32
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
@@ -42,9 +42,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PAPER_MOMENTUM = 0.996  # of the teacher, in the papers
+# The papers' own settings: momentum of the teacher, neighbours per sample, epochs of warm-up out of 200
+# (shorter trainings warm up for a tenth of their steps).
+PAPER_MOMENTUM = 0.996
 _PAPER_NEIGHBORS = 50
-PAPER_WARMUP_EPOCHS = 20  # of the papers' 200; shorter trainings warm up for a tenth of their steps
+PAPER_WARMUP_EPOCHS = 20
 
 # Length of a training in time constants of the teacher's moving average, 1 / (1 − momentum) steps each. With
 # fewer, the teacher still holds much of its random start at the end (docs/methods.md: a loss of −0.41 against
@@ -56,8 +58,8 @@ EMA_TIME_CONSTANTS = 60
 _STEPS = 500
 _FEW_SAMPLES = 5000
 
-# Heads where their number is not given. Twelve are enough for the best of them to be good and for a
-# consensus; 50 are the papers'.
+# Heads where their number is not given: 50 are the papers'. docs/methods.md shows what more than twelve are
+# worth: a little, for many times the work.
 FEWEST_HEADS, MOST_HEADS = 12, 50
 
 # Products of samples and weights that all heads together may make while there are more than the fewest: some
@@ -67,8 +69,7 @@ _HEAD_WORK = 9e11
 # Few samples feed few heads: more would only choose between the same solutions.
 _SAMPLES_PER_HEAD = 20
 
-# A step on fewer samples takes as long, since reading the weights takes its time; no batch is planned
-# smaller.
+# No batch is planned smaller: a step on fewer samples takes as long, since it still reads all weights.
 _LEAST_BATCH = 128
 
 # Larger batches make fewer steps of the same work; up to 256 the steps are worth more, and beyond it are only
@@ -85,9 +86,6 @@ HEAD_CHOICES = ("agreement", "loss")
 
 # Samples on whose neighbours heads are compared: the error of a share of 200,000 pairs is about 0.001.
 _JUDGED_ROWS = 20_000
-
-# Softmax temperature of prediction, the one of training.
-TEMPERATURE = 0.1
 
 # Size of a block of rows in prediction, and of its logits: large for matrix products, small beside the
 # features.
@@ -407,7 +405,7 @@ class HeadMethod(BlockPredictor):
                 yield torch.softmax(self._logits(rows), dim=1).cpu().numpy()
 
     def _logits(self, rows: Tensor) -> Tensor:
-        """Return the logits (n, K) of what predicts; probabilities are their plain softmax."""
+        """Return the logits (n, K) of what predicts, at the temperature of training."""
         logits: Tensor = self._network(rows)[0] / TEMPERATURE
         return logits
 

@@ -52,7 +52,7 @@ class ICCE(HeadMethod):
     n_clusters : int, default 8
         K, at most the number of samples.
     n_heads : int, optional
-        H; the paper trains 50. By default 12, or up to 50 where that takes but minutes, see
+        H; the paper trains 50. By default 12, or up to 50 where that takes only minutes, see
         :func:`~kinfold.methods.plan_training`.
     similarity_threshold : float, "auto" or None, default "auto"
         Cosine similarity from which on samples are neighbours. The paper's 0.3 suits DINOv2; "auto" takes
@@ -79,14 +79,14 @@ class ICCE(HeadMethod):
     smoothing_neighbors : int, default 2
         m: a target is the mean of the teacher's outputs on so many random neighbours.
     head_choice : {"agreement", "loss"}, default "agreement"
-        Which head is the best one: that whose clusters hold close neighbours together best, or that of the
-        lowest training loss, as in the paper.
+        Which head is the best one: that with the highest neighbour label agreement, or that with the lowest
+        training loss, as in the paper.
     consensus : bool or str, default True
         Stage 2: False for none (the best head's labels go on), True or "auto" for the best of all functions,
         or the name of one: "cspa", "hgpa", "mcla", "alignment".
     consensus_shares : sequence of float, default (1.0, 0.5, 0.25, 0.0)
-        Shares of the heads, in [0, 1], of which a consensus is made, those heads first that hold close
-        neighbours together best (0 is the best head alone). The consensus that does so best goes on. The
+        Shares of the heads, in [0, 1], of which a consensus is made, those with the highest neighbour label
+        agreement first (0 is the best head alone). The consensus with the highest agreement goes on. The
         paper's is that of all heads, (1.0,).
     self_training : bool, default True
         Stage 3. Without it, the best head predicts.
@@ -358,6 +358,7 @@ class ICCE(HeadMethod):
         for name in ("consensus_", "consensus_labels_", "self_training_"):
             if hasattr(self, name):  # left by an earlier fit
                 delattr(self, name)
+        # One process, so that consensus and classifier are the same whatever their number.
         workers = current_workers()
         found = None
         if workers.is_first:
@@ -376,6 +377,7 @@ class ICCE(HeadMethod):
         """Return of the consensuses of each share of the heads the one with the best neighbour agreement."""
         if not self.consensus:
             return None
+        # Stable, so that equal heads keep their order on every machine.
         order = np.argsort(-self.head_agreements_, kind="stable")
         sizes = sorted({max(1, round(share * len(order))) for share in self.consensus_shares}, reverse=True)
         found = [

@@ -16,7 +16,7 @@ from torch import Tensor
 from kinfold.compute import Runtime, resolve_device, resolve_precision
 from kinfold.distributed import Workers, current_workers
 from kinfold.methods._base import SHARED_CONSTRAINTS, BaseClusterer
-from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._kmeans_lloyd import Assigner, Lloyd, Start
 from kinfold.methods._rows import UnitBlocks, check_rows
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Rows, Shape
@@ -173,10 +173,10 @@ class SphericalKMeans(BaseClusterer):
         """
         self.check_parameters()
         runtime = self._resolve_runtime(runtime, progress)
-        X = check_rows(self, X, fitting=True)
-        check_n_clusters(self.n_clusters, X.shape[0])
+        matrix = check_rows(self, X, fitting=True)
+        check_n_clusters(self.n_clusters, matrix.shape[0])
         workers = current_workers()
-        rows = UnitBlocks(X, runtime.device, workers.share(X.shape[0]))
+        rows = UnitBlocks(matrix, runtime.device, workers.share(matrix.shape[0]))
         assigner = Assigner(rows, self.n_clusters, runtime.dtype)
         lloyd = Lloyd(rows, assigner, workers, max_iter=self.max_iter, tol=self.tol)
         random = _shared_random(self.random_state, workers)

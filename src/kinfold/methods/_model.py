@@ -224,7 +224,7 @@ def configure(
     values["precision"] = precision
     if n_neighbors is not None and kind.neighbors_parameter is not None:
         values[kind.neighbors_parameter] = n_neighbors
-    estimator = kind(
+    estimator: Clusterer = kind(
         n_clusters=int(n_clusters), random_state=int(random_state), device=device, **{**values, **given}
     )
     estimator.check_parameters()
@@ -315,7 +315,7 @@ def load_model(directory: Path, *, device: str = "auto") -> Clusterer:
             config=content["config"],
             tensors=load_file(weights),
         )
-        # A model of another version, or an edited one, may lack anything: whatever its class misses is damage.
+        # A model that was edited may lack anything: whatever its class misses there is damage.
         loaded: Clusterer = find_named(_SAVED, model.method).from_model(model, device=device)
         return loaded
     except (SafetensorError, LookupError, TypeError, ValueError, OSError, RuntimeError) as error:

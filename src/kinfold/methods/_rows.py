@@ -1,4 +1,4 @@
-"""Feature rows as the methods read them: checked once, in blocks, on the device."""
+"""Feature rows as the methods read them: checked before a fit, read in blocks, scaled on the device."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from kinfold.storage import hash_array, hash_json
 
 logger = logging.getLogger(__name__)
 
-BLOCK_BYTES = 64 << 20
-_READ_BYTES = 8 << 20
+BLOCK_BYTES = 64 << 20  # of float32 rows per block: long enough for fast products, little beside the features
+_READ_BYTES = 8 << 20  # of rows in statistics and scaling, which make float64 copies of them
+# float32 ends at 3.4e38: up to here, differences and small multiples of values stay within it.
 _HUGE = 1e37
-_CONSTANT = 1e-6  # deviation beside the mean, below which a column varies by rounding alone
+_CONSTANT = 1e-6  # deviation beside the mean, below which a column varies by float32 rounding alone
+_DTYPES = [np.float32, np.float64, np.float16, np.uint8]  # kept as they are; others become the first
 
 
 def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
@@ -38,7 +40,7 @@ def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
     InputError
         Rows that are not finite; the error names the first of them.
     """
-    if _stays_on_disk(X):
+    if _stays_on_disk(X):  # scikit-learn's validation would read all of it into memory
         if not fitting and X.shape[1] != estimator.n_features_in_:
             raise InputError(
                 f"X has {X.shape[1]} features, but {type(estimator).__name__} was fitted on "
@@ -61,11 +63,8 @@ def _stays_on_disk(X: Any) -> bool:
     return numbers and X.ndim == 2 and X.shape[1] > 0
 
 
-_DTYPES = [np.float32, np.float64, np.float16, np.uint8]
-
-
 def zero_rows(X: Any) -> NDArray[np.int64]:
-    """Return the numbers of the all-zero rows; :class:`InputError` names rows that are not finite."""
+    """Return the indices of the all-zero rows; :class:`InputError` names rows that are not finite."""
     reasons = unusable_rows(X)
     bad = _rows_with(NOT_FINITE, reasons)
     if len(bad):
@@ -77,7 +76,7 @@ def zero_rows(X: Any) -> NDArray[np.int64]:
 
 
 def refuse_beyond_float32(X: Any) -> None:
-    """Raise :class:`InputError` for values that float32 can't standardise: scaling them mends it."""
+    """Raise :class:`InputError` for values that float32 can't standardize, which a constant factor mends."""
     if X.dtype.itemsize < np.dtype(np.float32).itemsize:
         return  # narrower types can't hold such values: no need to read them all
     largest = np.concatenate([np.abs(block).max(axis=1) for _, block in numpy_blocks(X)])
@@ -95,8 +94,8 @@ def _rows_with(reason: str, reasons: dict[int, str]) -> NDArray[np.int64]:
 
 
 def _name(rows: NDArray[np.int64]) -> str:
-    numbers = f"({', '.join(map(str, rows[:5]))}{', …' if len(rows) > 5 else ''})"
-    return f"{len(rows)} row{'s' if len(rows) != 1 else ''} {numbers}"
+    shown = f"({', '.join(map(str, rows[:5]))}{', …' if len(rows) > 5 else ''})"
+    return f"{len(rows)} row{'s' if len(rows) != 1 else ''} {shown}"
 
 
 def numpy_blocks(X: Any, n_bytes: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
@@ -120,6 +119,8 @@ def column_moments(X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     ----------
     Chan, Golub & LeVeque (1983), "Algorithms for computing the sample variance": joining blocks.
     """
+    # Block by block around the block's own mean: a sum of squares less the squared sum would lose all digits
+    # of columns that lie far from zero.
     count, mean, squares = 0, np.zeros(X.shape[1]), np.zeros(X.shape[1])
     for _, block in numpy_blocks(X, _READ_BYTES):
         rows = block.astype(np.float64)
@@ -173,6 +174,7 @@ class UnitBlocks:
         self.part = slice(0, self.n_samples) if part is None else part
         self._size = block_rows(X)
         self._kept: list[Tensor] | None = None
+        # Half: products, bounds and the caller's own features need the rest.
         if 4 * (self.part.stop - self.part.start) * self._rows.dim <= _free_bytes(device) // 2:
             self._kept = [block for _, block in self._read()]
 

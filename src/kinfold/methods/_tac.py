@@ -17,7 +17,7 @@ from kinfold.distributed import current_workers
 from kinfold.heads import DIRECTIONS, DualSettings
 from kinfold.language.space import count_centres, select_nouns, text_counterparts
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
-from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._heads import default_n_neighbors
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
@@ -159,18 +159,18 @@ class TAC(BlockPredictor):
         **SHARED_CONSTRAINTS,
         "train": Flag(),
         "centres": Choice(CENTRES),
-        "n_centres": Either(Nothing(), Integer()),
+        "n_centres": Either(Integer(), Nothing()),
         "samples_per_centre": Number(above=0),
         "resolution": Number(above=0),
         "nouns_per_centre": Integer(),
         "retrieval_temperature": Number(above=0),
-        "n_neighbors": Either(Nothing(), Integer()),
+        "n_neighbors": Either(Integer(), Nothing()),
         "distillation": Choice(DIRECTIONS),
         "confidence": Flag(),
         "balance_weight": Number(least=0),
-        "temperature": Either(Nothing(), Number(above=0)),
-        "n_epochs": Either(Nothing(), Integer()),
-        "batch_size": Either(Nothing(), Integer()),
+        "temperature": Either(Number(above=0), Nothing()),
+        "n_epochs": Either(Integer(), Nothing()),
+        "batch_size": Either(Integer(), Nothing()),
         "learning_rate": Number(above=0),
     }
     neighbors_parameter: ClassVar[str | None] = "n_neighbors"
@@ -263,30 +263,30 @@ class TAC(BlockPredictor):
         """
         self.check_parameters()
         runtime = self._resolve_runtime(runtime, progress)
-        X = check_rows(self, X, fitting=True)
-        refuse_beyond_float32(X)
-        n_samples = int(X.shape[0])
+        rows = check_rows(self, X, fitting=True)
+        refuse_beyond_float32(rows)
+        n_samples = int(rows.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
-        graph = own_graph(self.name, graph, n_samples)
+        given = own_graph(self.name, graph, n_samples)
         features = check_nouns(self._read_nouns(), self.nouns, self.n_features_in_)
         self.n_clusters_ = int(self.n_clusters)
         # Less than 2³¹ − 1, since training derives seeds of its own by adding to it. Of several processes
         # without a seed each would draw another one.
         seed = int(current_workers().broadcast(int(check_random_state(self.random_state).randint(2**31 - 8))))
-        neighbors = Neighbors(X, graph, self._graph_options(n_samples), runtime)
-        self._select(X, features, neighbors, seed, runtime)
+        neighbors = Neighbors(rows, given, self._graph_options(n_samples), runtime)
+        self._select(rows, features, neighbors, seed, runtime)
         self.text_counterparts_ = text_counterparts(
-            X,
+            rows,
             self.selected_features_,
             temperature=self.retrieval_temperature,
             device=str(runtime.device),
             progress=runtime.progress,
         )
         if self.train:
-            self._train(X, neighbors, seed, runtime, checkpoint)
+            self._train(rows, neighbors, seed, runtime, checkpoint)
         else:
-            self._join(X, seed, runtime)
-        self.labels_ = self._labels(X)
+            self._join(rows, seed, runtime)
+        self.labels_ = self._labels(rows)
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
@@ -320,6 +320,7 @@ class TAC(BlockPredictor):
 
     def needs(self, n_samples: int) -> Needs:
         """Return what a fit of N samples takes besides the rows: neighbours, where it goes by them."""
+        # Heads learn from neighbours, and all other ways to find centres read the graph.
         if self.train or self.centres not in ("kmeans", "none"):
             return Needs({self.name: self._graph_options(n_samples)})
         return Needs()
@@ -342,6 +343,7 @@ class TAC(BlockPredictor):
             joint = SphericalKMeans(n_clusters=self.n_clusters)
             seconds = float(products / machine.rate)
             seconds += joint.cost(Shape(n_samples, 2 * n_features), machine).seconds
+        # Of either head a square hidden layer and the last one; and the kept nouns.
         n_weights = n_features * (2 * (n_features + int(self.n_clusters)) + int(n_kept))
         return Cost(seconds, model_bytes=4 * n_weights)
 
@@ -357,6 +359,7 @@ class TAC(BlockPredictor):
     def _graph_options(self, n_samples: int) -> dict[str, Any]:
         """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
         wanted = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
+        # A single sample has no neighbour: knn_graph still takes 1, and makes a graph without edges.
         return {"n_neighbors": max(1, min(wanted, n_samples - 1))}
 
     def plan(self, n_samples: int) -> TacPlan:
@@ -392,8 +395,10 @@ class TAC(BlockPredictor):
                 progress=runtime.progress,
             ).indices
         logger.info("%d of %d nouns are kept", len(kept), features.shape[0])
+        # Unit length, as counterparts are made of them: a noun's norm says nothing about images.
         self.selected_features_: NDArray[np.float32] = unit_matrix(np.asarray(features[kept]))
         self.selected_nouns_ = kept if self.nouns is None else np.array([self.nouns[j] for j in kept])
+        # Kept apart from the parameter: a model predicts as it was fitted, whatever is set afterwards.
         self._retrieval_temperature = float(self.retrieval_temperature)
 
     def count_centres(self, n_samples: int) -> int:

@@ -15,16 +15,16 @@ from kinfold.validation import Constraint, Either, Flag, Integer, Nothing, Numbe
 class TEMI(HeadMethod):
     """Teacher-weighted pointwise mutual information between neighbours, maximised by many heads.
 
-    A sample and a random one of its nearest neighbours should get the same cluster. H independent heads
-    learn this together, each against a slowly following teacher; the head whose clusters hold close
-    neighbours together best, a choice without labels, gives the clusters.
+    A sample and a random one of its nearest neighbours should get the same cluster. H independent heads learn
+    this together, each from a teacher that is its own moving average; the head with the highest neighbour
+    label agreement, a choice without known classes, gives the clusters.
 
     Parameters
     ----------
     n_clusters : int, default 8
         K, at most the number of samples.
     n_heads : int, optional
-        H; the paper trains 50. By default 12, or up to 50 where that takes but minutes, see
+        H; the paper trains 50. By default 12, or up to 50 where that takes only minutes, see
         :func:`~kinfold.methods.plan_training`.
     n_neighbors : int, optional
         Neighbours per sample where ``fit`` makes the graph itself; by default the paper's 50, or fewer in
@@ -42,11 +42,11 @@ class TEMI(HeadMethod):
     momentum : float, optional
         Of the teacher, in [0, 1); by default the paper's 0.996 in long trainings, less in short ones.
     tol : float, default 0.01
-        Training ends early when the mean loss has levelled off: when in the last eighth of the planned
-        epochs it fell by less than this share of all that it fell; 0 never ends early.
+        Training ends early when the mean loss has levelled off: when over the last eighth of the planned
+        epochs it fell by less than this share of its whole fall; 0 never ends early.
     head_choice : {"agreement", "loss"}, default "agreement"
-        Which head is the best one: that whose clusters hold close neighbours together best, or that of the
-        lowest training loss, as in the paper.
+        Which head is the best one: that with the highest neighbour label agreement, or that with the lowest
+        training loss, as in the paper.
     device : str, default "auto"
         "cpu", "cuda", "mps", or the best there is.
     precision : str, default "auto"
@@ -141,6 +141,7 @@ class TEMI(HeadMethod):
         return TemiObjective(n_heads, self.n_clusters, beta=self.beta, weighted=bool(self.weighted))
 
     def _describe_objective(self) -> list[Any]:
+        # A checkpoint of other values must not be resumed from.
         return [self.beta, bool(self.weighted)]
 
 
@@ -156,7 +157,7 @@ class SCAN(HeadMethod):
     n_clusters : int, default 8
         K, at most the number of samples.
     n_heads : int, optional
-        H; the paper trains 32. By default 12, or up to 50 where that takes but minutes, see
+        H; the paper trains 32. By default 12, or up to 50 where that takes only minutes, see
         :func:`~kinfold.methods.plan_training`.
     n_neighbors : int, optional
         Neighbours per sample where ``fit`` makes the graph itself; by default the paper's 50, or fewer in
@@ -176,8 +177,8 @@ class SCAN(HeadMethod):
         Training ends early when the mean loss has levelled off, see :class:`~kinfold.TEMI`; 0 never ends
         early.
     head_choice : {"agreement", "loss"}, default "agreement"
-        Which head is the best one: that whose clusters hold close neighbours together best, or that of the
-        lowest training loss, as in the paper.
+        Which head is the best one: that with the highest neighbour label agreement, or that with the lowest
+        training loss, as in the paper.
     device : str, default "auto"
         "cpu", "cuda", "mps", or the best there is.
     precision : str, default "auto"

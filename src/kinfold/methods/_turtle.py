@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from kinfold.compute import Runtime, resolve_device
 from kinfold.distributed import current_workers
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor
-from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._rows import check_rows, fingerprint_columns, numpy_blocks, refuse_beyond_float32
 from kinfold.methods._self_training import check_dims, cross_validated_agreement
 from kinfold.methods._turtle_training import (
@@ -132,11 +132,11 @@ class TURTLE(BlockPredictor):
         "space_dims": Either(Nothing(), Integer(), Listed(Integer(), example="[8, 8]")),
         "inner_start": Choice(("cold", "warm")),
         "n_inner_steps": Integer(),
-        "n_steps": Either(Nothing(), Integer()),
-        "batch_size": Either(Nothing(), Integer()),
+        "n_steps": Either(Integer(), Nothing()),
+        "batch_size": Either(Integer(), Nothing()),
         "gamma": Number(above=0),
-        "learning_rate": Either(Nothing(), Number(above=0)),
-        "inner_learning_rate": Either(Nothing(), Number(above=0)),
+        "learning_rate": Either(Number(above=0), Nothing()),
+        "inner_learning_rate": Either(Number(above=0), Nothing()),
         "feature_scale": Either(Number(above=0), Choice(("rms",))),
     }
     _learned: ClassVar[str] = "_encoder"
@@ -206,17 +206,17 @@ class TURTLE(BlockPredictor):
         """
         self.check_parameters()
         runtime = self._resolve_runtime(runtime, progress)
-        X = check_rows(self, X, fitting=True)
-        refuse_beyond_float32(X)
-        check_n_clusters(self.n_clusters, int(X.shape[0]))
+        rows = check_rows(self, X, fitting=True)
+        refuse_beyond_float32(rows)
+        check_n_clusters(self.n_clusters, int(rows.shape[0]))
         self.n_clusters_ = int(self.n_clusters)
         widths = check_dims(self.space_dims, self.n_features_in_, name="space_dims")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        self.plan_ = self._plan(int(X.shape[0]), widths)
+        self.plan_ = self._plan(int(rows.shape[0]), widths)
         logger.info("training plan: %s", self.plan_)
         workers, found = current_workers(), None
         if workers.is_first:
-            self._train(X, widths, seed, runtime, checkpoint)
+            self._train(rows, widths, seed, runtime, checkpoint)
             found = self.history_, self.labels_, self.to_model()
         self.history_, self.labels_, model = workers.broadcast(found)
         if not workers.is_first:  # so that predictions of all processes come from the same bytes
@@ -228,7 +228,7 @@ class TURTLE(BlockPredictor):
         self, X: Any, widths: Sequence[int], seed: int, runtime: Runtime, checkpoint: Path | None
     ) -> None:
         """Learn everything that is fitted."""
-        self._factors = self._make_factors(X, widths)
+        self._factors = self._make_factors(X, widths)  # part of the model: new rows are scaled as these
         training = TurtleTraining(
             X,
             widths,
@@ -318,8 +318,10 @@ class TURTLE(BlockPredictor):
         if self.feature_scale != "rms":
             return np.full(len(widths), self.feature_scale, dtype=np.float32)
         sizes = space_sizes(X, widths)
+        # A space of zeros stays as it is: there is nothing to scale, and no size to divide by.
         return (1 / np.where(sizes > 0, sizes, 1.0)).astype(np.float32)
 
     def _identity(self, X: Any, widths: Sequence[int]) -> str:
+        # What a checkpoint must share beside plan, seed and precision to be resumed from.
         parameters = [self.n_clusters_, list(widths), [float(f) for f in self._factors]]
         return hash_json({"parameters": parameters, "columns": fingerprint_columns(X)})

@@ -15,9 +15,9 @@ from kinfold.features.resident import resident_rows
 from kinfold.methods._rows import column_moments
 from kinfold.progress import SILENT, Progress
 
-MOMENTUM = 0.9
+MOMENTUM = 0.9  # of stochastic gradient descent, as in the linear evaluations that the rates come from
 CLOSED = -1e4  # bias of a class without members: its probability is exactly 0, so it never moves
-_READ_BYTES = 8 << 20
+_READ_BYTES = 8 << 20  # of rows and logits at once, where agreement is counted
 
 
 class FloatRows:
@@ -61,11 +61,11 @@ class StandardRows(FloatRows):
         self._inverse = torch.from_numpy(1 / self.scale).to(device)
 
     def take(self, rows: Tensor) -> Tensor:
-        """Return the standardised rows of the given numbers (B,) as a new (B, D)."""
+        """Return the standardized rows of the given numbers (B,) as a new (B, D)."""
         return super().take(rows).sub_(self._mean).mul_(self._inverse)
 
     def standardise(self, rows: NDArray[Any]) -> Tensor:
-        """Return other rows (B, D) standardised as these are, on the device."""
+        """Return other rows (B, D) standardized as these are, on the device."""
         there = torch.from_numpy(np.array(rows, dtype=np.float32)).to(self._mean.device)
         return there.sub_(self._mean).mul_(self._inverse)
 
@@ -74,7 +74,7 @@ class SoftmaxStack:
     """Linear classifiers of the same K classes: S on each of V leading parts of the columns.
 
     All start at zero and follow stochastic gradient descent with momentum 0.9. A learning rate is meant for
-    rows of squared length 1: on standardised columns, weights follow ``rate / width`` and biases ``rate``, so
+    rows of squared length 1: on standardized columns, weights follow ``rate / width`` and biases ``rate``, so
     that a rate means the same for every width.
 
     Parameters
@@ -116,18 +116,19 @@ class SoftmaxStack:
         self._rates = torch.tensor(list(rates), device=device).repeat_interleave(self.n_classes)
         # Momentum makes a steady gradient count 1 / (1 − momentum) times; decay is to count as often.
         shrink = [rate * decay / (1 - MOMENTUM) for rate, decay in zip(rates, decays or (), strict=False)]
+        # Empty where nothing decays: a step then skips the pass over all weights.
         self._shrink = torch.tensor(shrink, device=device).repeat_interleave(self.n_classes)
         self._weight_speeds = [torch.zeros_like(weight) for weight in self.weights]
         self._bias_speeds = [torch.zeros_like(bias) for bias in self.biases]
 
     def logits(self, rows: Tensor) -> Iterator[Tensor]:
-        """Yield, for every part, the logits (B, S, K) of standardised rows (B, D)."""
+        """Yield, for every part, the logits (B, S, K) of standardized rows (B, D)."""
         for width, weight, bias in zip(self.widths, self.weights, self.biases, strict=True):
             flat = torch.nn.functional.linear(rows[:, :width], weight, bias)
             yield flat.view(len(rows), self.n_settings, self.n_classes)
 
     def step(self, rows: Tensor, labels: Tensor, factor: float, kept: Tensor | None = None) -> None:
-        """Make one step on standardised rows (B, D) with labels (B,) int64.
+        """Make one step on standardized rows (B, D) with labels (B,) int64.
 
         Parameters
         ----------
@@ -139,6 +140,7 @@ class SoftmaxStack:
             Which rows each classifier of a part learns from; by default all.
         """
         for part, logits in enumerate(self.logits(rows)):
+            # Written out: autograd would keep the logits of all parts until the last one is done.
             pull = cross_entropy_gradient(logits, labels, kept).view(len(rows), -1)
             width = self.widths[part]
             speed, bias_speed = self._weight_speeds[part], self._bias_speeds[part]
@@ -214,6 +216,7 @@ def train(
         for step, batch in enumerate(_batches(members, batch_size, n_iterations, seed)):
             there = batch.to(labels.device)
             kept = None if folds is None else folds[there][:, None] != folds_of
+            # Half a cosine: large steps first, small ones to settle, without a length to tune.
             factor = 0.5 * (1 + math.cos(math.pi * step / n_iterations))
             stack.step(rows.take(batch), labels[there], factor, kept)
             task.advance()
@@ -232,7 +235,10 @@ def agreements(stack: SoftmaxStack, rows: StandardRows, labels: Tensor, members:
 
 
 def deal_folds(labels: Tensor, n_folds: int, seed: int) -> Tensor:
-    """Return the fold (N,) of every sample: shuffled within its class, then dealt in turn."""
+    """Return the fold (N,) of every sample: shuffled within its class, then dealt in turn.
+
+    Classes lie one after another in the dealing, so that every fold holds its share of each.
+    """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     order = shuffled[torch.argsort(labels[shuffled], stable=True)]
     folds = torch.empty_like(labels)
@@ -242,7 +248,7 @@ def deal_folds(labels: Tensor, n_folds: int, seed: int) -> Tensor:
 
 def _batches(members: Tensor, batch_size: int, n_batches: int, seed: int) -> Iterator[Tensor]:
     """Yield batches of samples: pass after pass in a new order, a function of the seed alone."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU: the same order on every device
     done = 0
     while done < n_batches:
         order = members[torch.randperm(len(members), generator=generator)]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from kinfold.pipeline._cluster import cluster
 from kinfold.pipeline._embed import embed
-from kinfold.pipeline._estimate import Estimate, estimate
-from kinfold.pipeline._estimate_fit import StageEstimate
+from kinfold.pipeline._estimate import Estimate, StageEstimate, estimate
 from kinfold.pipeline._evaluate import DepthAccuracy, Evaluation, SeveralLabels, evaluate
 from kinfold.pipeline._name import name
 from kinfold.pipeline._predict import predict

@@ -1,4 +1,4 @@
-"""The classes that labels name: their tree, their names, and what these names are in a joint space."""
+"""The classes that labels name: their tree, their names, and the text features of these names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kinfold.progress import Progress
 WORDNET = "wordnet"
 WORDNET_TITLE = "WordNet 3.0"
 _ID, _NAME = "id", "name"
-_N_EXAMPLES = 3
+_N_EXAMPLES = 3  # ids in a message
 
 TreeLike: TypeAlias = str | Path | ClassTree
 Names: TypeAlias = Mapping[str, str | Sequence[str]]
@@ -152,7 +152,7 @@ def embed_class_names(
 ) -> tuple[tuple[str, ...], NDArray[np.float32]]:
     """Return the name that stands for each class, and its text feature.
 
-    Features of all names are kept in ``folder`` while they are made, so that a killed call is gone on with;
+    Features of all names are kept in ``folder`` while they are made, so that a killed call can be resumed;
     what belongs to other names or another model there is removed.
     """
     names = [several[:1] for several in classes.names] if rule == "first" else classes.names

@@ -18,10 +18,9 @@ from kinfold.errors import FormatError, InputError
 from kinfold.features import Features, extract_features, open_features
 from kinfold.methods import diagnose, load_model, predict_top, save_model
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
-from kinfold.pipeline._fitting import FitOrder
 from kinfold.pipeline._graphs import GraphCache
 from kinfold.pipeline._language import Guide, NounsLike, prepare_guide
-from kinfold.pipeline._method import DEFAULT_METHOD, Method, check_n_samples, prepare_method
+from kinfold.pipeline._method import DEFAULT_METHOD, FitOrder, Method, check_n_samples, prepare_method
 from kinfold.pipeline._report import REPORT_NAME, run_report_stage
 from kinfold.pipeline._source import (
     Source,
@@ -39,9 +38,10 @@ from kinfold.run import ASSIGNMENTS_NAME, SKIPPED_NAME, Run, write_assignments, 
 from kinfold.storage import hash_json
 
 logger = logging.getLogger(__name__)
+
 FEATURES_NAME = "features"
 MODEL_FILES = ("model.json", "model.safetensors")
-N_TOP = 5
+N_TOP = 5  # groups kept per image: what the page offers as a second choice, and top-5 accuracy needs
 
 
 def cluster(
@@ -68,7 +68,7 @@ def cluster(
 ) -> Run:
     """Sort images into ``n_clusters`` groups and write a run directory.
 
-    The work goes on where it was interrupted: call it again with the same arguments. With the same seed
+    Interrupted work is resumed: call it again with the same arguments. With the same seed
     on the same machine the result is the same to the byte, interrupted or not.
 
     Started by ``torchrun``, the first process does the work and writes, and all join for the fit; each gets

@@ -37,7 +37,7 @@ def embed(
     source : path or ImageSource
         A folder, a glob pattern, a zip or tar archive, or a table of images.
     out : path
-        The feature store. One that was left unfinished is gone on with.
+        The feature store. An unfinished one is resumed.
     backbone : str, path or Backbone, default "dinov2-small"
         A card's name, a model's directory, or a loaded backbone.
     variants : sequence of str, default ("cls",)

@@ -28,9 +28,9 @@ from kinfold.metrics import (
 from kinfold.pipeline._classes import TreeLike, open_class_tree
 from kinfold.run import Run, lock_directory, read_manifest, write_manifest
 
-_RANKS = 5
-_N_DRAWS = 50
-_NOTHING = -1
+_RANKS = 5  # top-1 to top-5 accuracy: a run keeps no more groups per image
+_N_DRAWS = 50  # one map of groups is a coin toss among equally right labels; the mean of many is not
+_NOTHING = -1  # no label is numbered so, hence it equals none
 
 
 @dataclass(frozen=True)

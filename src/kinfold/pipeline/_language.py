@@ -25,12 +25,14 @@ from kinfold.pipeline._method import Method
 from kinfold.pipeline._source import Source, describe_backbone
 from kinfold.run import Run
 
-_JOINT_VARIANT = "cls"  # of backbones that have a joint space
-WORDNET = "WordNet 3.0"
-_SAMPLE_WORDS = 64
 NounsLike: TypeAlias = "str | Path | Sequence[str] | None"
-logger = logging.getLogger(__name__)
+WORDNET = "WordNet 3.0"
 LANGUAGE_FEATURES_NAME = "language-features"
+
+logger = logging.getLogger(__name__)
+
+_JOINT_VARIANT = "cls"  # the one that two-tower models project into their joint space
+_SAMPLE_WORDS = 64  # timed before all are read: about a batch, spread over the list since lengths differ
 _ADVICE = (
     "Groups of any run of images can be named: give a vision-language model, for instance "
     "--text-model clip-vit-b32 or a model's directory, and the images are embedded with it beside the run"
@@ -160,17 +162,19 @@ def prepare_guide(
     variant: str,
     runtime: Runtime,
 ) -> Guide | None:
-    """Find the words and load the text tower of a method that needs them; None for one that doesn't.
+    """Find the nouns and load the text encoder of a method that needs them; None for one that doesn't.
 
     Raises
     ------
     InputError
-        Words are given to a method that reads none, or there is no text tower for these features.
+        Nouns are given to a method that takes none, or no text encoder fits these features.
     """
     if not method.needs_nouns:
         for name, value in (("nouns", nouns), ("text_model", text_model)):
             if value is not None:
-                raise InputError(f"method {method.name!r} reads no words: {name} is for 'tac'")
+                raise InputError(
+                    f"{name} applies to method 'tac' only; method {method.name!r} takes no nouns"
+                )
         return None
     words, origin = read_nouns(nouns)
     encoder = open_text_encoder_of(source, backbone, variant, text_model, runtime)

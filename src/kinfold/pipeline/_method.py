@@ -1,16 +1,23 @@
-"""The method that was asked for, checked before anything long begins."""
+"""The method of a run: checked before anything long begins, then fitted by one or several processes."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from sklearn.exceptions import ConvergenceWarning
+
 from kinfold.errors import InputError, count_of
-from kinfold.language import NounFeatures
-from kinfold.methods import configure
+from kinfold.features import Features, open_features
+from kinfold.language import NounFeatures, open_nouns
+from kinfold.methods import Criteria, assess, configure
 from kinfold.methods.protocol import Clusterer
+from kinfold.neighbors import NeighborGraph
+from kinfold.progress import Progress
 
 DEFAULT_METHOD = "icce"
 
@@ -65,6 +72,66 @@ class Method:
             "method_parameters": json.loads(json.dumps(self.estimator.describe_parameters(n_samples))),
         }
         return {**described, "preset": self.preset} if self.preset else described
+
+
+@dataclass(frozen=True)
+class FitOrder:
+    """All that a process needs to take part in a fit; small, so that it can be sent.
+
+    Attributes
+    ----------
+    method : Method
+        What is fitted.
+    features : Path
+        Where the features are.
+    variant : str
+        Which vectors of them.
+    checkpoint : Path
+        Where training is saved.
+    graphs : mapping of str to Path
+        Where the graphs are, by the name of the method that learns from each.
+    options : mapping
+        How the features are opened.
+    nouns : Path or None
+        Where the features of nouns are, for a method that needs some.
+    """
+
+    method: Method
+    features: Path
+    variant: str
+    checkpoint: Path
+    graphs: Mapping[str, Path] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    nouns: Path | None = None
+
+    def run(self, progress: Progress, features: Features | None = None) -> Clusterer:
+        """Fit and return the estimator; ``features`` are those at the path, where they are open already."""
+        features = features or open_features(self.features, **self.options)
+        estimator = self.method.build(None if self.nouns is None else open_nouns(self.nouns))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the diagnosis says it, with advice
+            estimator.fit(
+                features.matrix(self.variant),
+                graph=self._open_graphs(),
+                progress=progress,
+                checkpoint=self.checkpoint,
+            )
+        return estimator
+
+    def assess(self, estimator: Clusterer, features: Features) -> Criteria:
+        """Return the criteria of what was fitted."""
+        if estimator.criteria_ is not None:
+            return estimator.criteria_  # the fit measured them itself, to choose by
+        return assess(
+            estimator,
+            features.matrix(self.variant),
+            graph=self._open_graphs().get(self.method.name),
+            seed=self.method.random_state,
+            device=estimator.device,
+        )
+
+    def _open_graphs(self) -> dict[str, NeighborGraph]:
+        return {name: NeighborGraph.open(path) for name, path in self.graphs.items()}
 
 
 def prepare_method(

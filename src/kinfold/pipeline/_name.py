@@ -98,7 +98,7 @@ def name(
             "n_names": n_names,
             "min_separation": min_separation,
         }
-        if not stages.is_current("name", inputs):
+        if not stages.is_current("name", inputs):  # the same call again changes nothing
             read = prepared.embed(progress)
             found = name_clusters(
                 X,

@@ -22,8 +22,9 @@ from kinfold.progress import SILENT, Progress
 from kinfold.run import Run, is_predictions, is_skipped, lock_directory, write_predictions, write_skipped
 from kinfold.storage import PARTIAL_PREFIX, check_place, hash_json
 
-_OTHER_FORMATS = (".csv", ".json", ".jsonl", ".tsv", ".txt")
 logger = logging.getLogger(__name__)
+
+_OTHER_FORMATS = (".csv", ".json", ".jsonl", ".tsv", ".txt")  # suffixes that would hide a Parquet file
 
 
 def predict(
@@ -106,6 +107,7 @@ def _predict_images(
         backbone,
         run.manifest.features["variant"],
         runtime,
+        # As for the run: the size of a batch changes the last bits of a vector, and with them a close group.
         batch_size=(run.manifest.backbone or {})["batch_size"],
     ) as features:
         _check_features(run, features)
@@ -115,6 +117,7 @@ def _predict_images(
 def _write(run: Run, model: Any, features: Features, out: Path) -> pa.Table:
     matrix = features.matrix(run.manifest.features["variant"])
     top = predict_top(model, matrix, n_top=1)
+    # The list of skipped images first: whoever finds the predictions finds also what is missing in them.
     tell_skipped(out, features)
     nouns = [run.names[cluster].noun for cluster in range(run.n_clusters)] if run.names else None
     return write_predictions(out, features.rows, features.keys.take(pa.array(features.rows)), top, nouns)
@@ -187,7 +190,7 @@ def check_table_place(out: Path, is_ours: Callable[[Path], bool], command: str) 
 
 
 def skipped_path(out: Path) -> Path:
-    """Return where images are listed that could not be used for the predictions ``out``."""
+    """Return the file that lists the images which could not be used for the predictions ``out``."""
     return out.with_name(f"{out.stem}.skipped.parquet")
 
 
@@ -201,7 +204,10 @@ def embedded_beside(
     *,
     batch_size: int | None = None,
 ) -> Iterator[Features]:
-    """Embed into a folder beside ``out`` that a restart goes on with; it is removed if all goes well.
+    """Yield features from a temporary store next to an output file.
+
+    It is removed once the body has written that file. The name of the folder has a hash of what is embedded,
+    so that a repeated call resumes it and one with other images doesn't.
 
     Parameters
     ----------
@@ -236,7 +242,7 @@ def embedded_beside(
 
 
 def tell_skipped(out: Path, features: Features) -> None:
-    """List the images that could not be used beside ``out``, or remove the list of an earlier result."""
+    """Write the list of images that could not be used beside ``out``, or remove that of an earlier result."""
     skipped, n_skipped = skipped_path(out), features.skipped.num_rows
     if n_skipped:
         write_skipped(skipped, features.skipped)

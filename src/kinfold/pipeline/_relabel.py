@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kinfold.backbones import Backbone
 from kinfold.compute import Runtime
-from kinfold.errors import InputError, nearest_name
+from kinfold.errors import InputError
 from kinfold.features import Features, RowMatrix
 from kinfold.images import ImageSource, KeyList, open_source
 from kinfold.labels import JoinedLabels
@@ -55,11 +55,19 @@ from kinfold.pipeline._source import (
     resolve_source,
 )
 from kinfold.progress import SILENT, Progress
+from kinfold.validation import Choice, Constraint, Integer, check
 
-DEFAULT_JOINT_BACKBONE = "clip-vit-b32"
-DEFAULT_CHECK_ROWS = 200_000
+DEFAULT_JOINT_BACKBONE = "clip-vit-b32"  # the fastest CLIP of the catalogue
+DEFAULT_CHECK_ROWS = 200_000  # a share of so many is known to about 0.1 %; more takes longer and says no more
+
 logger = logging.getLogger(__name__)
-RULE_TITLES = {"leaf": "down to a leaf (leaf-HZR)", "parent": "as far as it fits (p-HZR)"}
+
+_RULES: Mapping[str, Constraint] = {
+    "rule": Choice(RELABEL_RULES),
+    "lemmas": Choice(LEMMA_RULES),
+    "check_rows": Integer(least=0),
+}
+_RULE_TITLES = {"leaf": "down to a leaf (leaf-HZR)", "parent": "as far as it fits (p-HZR)"}
 
 
 @dataclass(frozen=True)
@@ -163,9 +171,9 @@ def relabel(
         Source, labels, tree, names or model can't be used or don't fit together, or ``out`` holds something
         else.
     """
-    _check(rule, lemmas, check_rows)
+    check(_RULES, rule=rule, lemmas=lemmas, check_rows=check_rows)
     out = Path(out)
-    files.check_folder(out)
+    files.check_out(out)
     opened = resolve_source(source, source_options)
     runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
     loaded = as_backbone(backbone, runtime) if opened.images is not None else None
@@ -202,15 +210,6 @@ def relabel(
             "checks": checks,
         }
         return RelabelResult(out, files.write_report(out, content))
-
-
-def _check(rule: str, lemmas: str, check_rows: int) -> None:
-    for name, value, known in (("rule", rule, RELABEL_RULES), ("lemmas", lemmas, LEMMA_RULES)):
-        if value not in known:
-            hint = nearest_name(str(value), list(known))
-            raise InputError(f"{name} must be one of {', '.join(known)}, not {value!r}{hint}")
-    if isinstance(check_rows, bool) or not isinstance(check_rows, int) or check_rows < 0:
-        raise InputError(f"check_rows must be a whole number of 0 or more, not {check_rows!r}")
 
 
 def _keys(source: Source) -> pa.Array:
@@ -332,7 +331,7 @@ class RelabelWork:
             names=self._names,
             ids=ids,
             title=f"{report.n_moved:,} of {report.n_labeled:,} labels refined",
-            words=(Path(source.uri).name, RULE_TITLES[report.rule], f"with {self._encoder.name}"),
+            words=(Path(source.uri).name, _RULE_TITLES[report.rule], f"with {self._encoder.name}"),
             figures={
                 "could move": f"{report.n_inner:,}",
                 "moved of these": f"{100 * report.share_of_inner_moved:.1f} %",

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from kinfold.errors import FormatError, InputError
 from kinfold.language import Calibration, Relabeling, RelabelReport, WalkAccuracy
 from kinfold.storage import (
+    PARTIAL_PREFIX,
     atomic_file,
+    check_folder,
     check_format_version,
-    check_place,
     read_json,
     remove_partials,
     write_json,
@@ -47,7 +48,7 @@ LABELS_SCHEMA = pa.schema(
 )
 
 
-def check_folder(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Refuse a folder that holds something else than a relabelling, finished or not.
 
     Raises
@@ -57,19 +58,14 @@ def check_folder(out: Path) -> None:
     FormatError
         The relabelling there is damaged, or of a newer format.
     """
-    check_place(out)
-    if not (out.exists() or out.is_symlink()):
-        return
-    if not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder (out=, --out)")
-    report = out / REPORT_NAME
-    if report.is_file():
+    if (out / REPORT_NAME).is_file():
         read_report(out)
-    elif any(entry.name != ".lock" and not entry.name.startswith(".partial-") for entry in out.iterdir()):
-        raise InputError(
-            f"{out} holds something that `kinfold relabel` didn't write; it was left as it is. Choose a new "
-            "or empty folder (out=, --out)"
-        )
+        return
+    check_folder(
+        out,
+        "a result of `kinfold relabel`",
+        lambda name: name == ".lock" or name.startswith(PARTIAL_PREFIX),
+    )
 
 
 def read_report(out: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from kinfold.compute import Runtime
 from kinfold.errors import InputError
 from kinfold.features import Features, FeatureStore, is_features, open_features
 from kinfold.images import ImageSource, open_source
-from kinfold.storage import hash_json
 
 SourceLike: TypeAlias = str | Path | ImageSource | Features
 
@@ -93,7 +92,14 @@ def resolve_source(source: SourceLike, options: Mapping[str, Any] | None = None)
         if isinstance(source, ImageSource):
             return Source(source, None)
         return Source(None, source)
-    _check_path(source)
+    if not isinstance(source, str | os.PathLike):
+        raise InputError(
+            f"source is a {type(source).__name__}; give a path, an ImageSource or Features. "
+            "An array of features can be saved as .npy and given by its path, or fitted directly by "
+            "kinfold.SphericalKMeans or kinfold.TEMI"
+        )
+    if not str(source).strip():
+        raise InputError("source is empty; give the path of images or features")
     if is_features(source):
         _refuse_options(source, options, {"column"})
         return Source(None, open_features(source, **options), options)
@@ -103,27 +109,12 @@ def resolve_source(source: SourceLike, options: Mapping[str, Any] | None = None)
 
 def default_out(source: Source) -> Path:
     """Return ``<source name>.kinfold`` in the current folder."""
+    # The last part that isn't a pattern: "photos" of photos/**/*.jpg.
     parts = [part for part in re.split(r"[/\\]", source.uri) if part and not any(c in part for c in "*?[{")]
     name = parts[-1] if parts else "run"
     if not Path(source.uri).is_dir():
         name = Path(name).stem.removesuffix(".tar") or name
     return Path.cwd() / f"{name}.kinfold"
-
-
-def identity(source: Source, variant: str) -> str:
-    """Return the hash of where the source is and what is in it."""
-    return hash_json([source.uri, source.fingerprint(variant)])
-
-
-def _check_path(source: object) -> None:
-    if not isinstance(source, str | os.PathLike):
-        raise InputError(
-            f"source is a {type(source).__name__}; give a path, an ImageSource or Features. "
-            "An array of features can be saved as .npy and given by its path, or fitted directly by "
-            "kinfold.SphericalKMeans or kinfold.TEMI"
-        )
-    if not str(source).strip():
-        raise InputError("source is empty; give the path of images or features")
 
 
 def _refuse_options(source: str | Path, options: Mapping[str, Any], known: set[str]) -> None:

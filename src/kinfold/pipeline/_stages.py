@@ -27,16 +27,17 @@ from kinfold.run import (
     stage_files,
     write_manifest,
 )
-from kinfold.storage import PARTIAL_PREFIX, check_place, hash_file, hash_json, remove_partials
+from kinfold.storage import PARTIAL_PREFIX, check_folder, hash_file, hash_json, remove_partials
 
 logger = logging.getLogger(__name__)
 
 STAGES = ("embed", "nouns", "neighbors", "fit", "assign", "name", "report")
+# Part of every hash of inputs: raise it when a stage computes something else from the same inputs, and all
+# stages of older runs are repeated.
 STAGE_VERSION = 1
-"""Part of every inputs' hash; a new number makes every stage of older runs run again."""
 
 _LIBRARIES = ("numpy", "pyarrow", "pillow", "safetensors", "scikit-learn", "scipy", "torch", "transformers")
-_RESULT = STAGES.index("fit")
+_RESULT = STAGES.index("fit")  # forgetting an earlier stage keeps the result: the same inputs give the same
 _OURS = (MANIFEST_NAME, ".lock", f"{PARTIAL_PREFIX}{MANIFEST_NAME}")
 
 
@@ -59,7 +60,8 @@ class Stages:
         record = self.manifest.stages.get(name)
         if not record or record["inputs"] != _hash_inputs(name, inputs):
             return False
-        return all(_is_whole(self.path / file, sha) for file, sha in record["outputs"].items())
+        files = ((self.path / name, sha) for name, sha in record["outputs"].items())
+        return all(file.is_file() and hash_file(file) == sha for file, sha in files)
 
     def run(
         self, name: str, inputs: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], object]
@@ -85,7 +87,7 @@ class Stages:
         if self.is_current(name, inputs):
             logger.info("stage %s: up to date", name)
             return False
-        self.forget(name)
+        self.forget(name)  # first: after a kill in the midst of the work nothing claims its files
         logger.info("stage %s: starts", name)
         started = time.monotonic()
         work()
@@ -120,6 +122,7 @@ class Stages:
         stages = self.manifest.stages
         for later in STAGES[STAGES.index(name) :]:
             stages.pop(later, None)
+        # Files of earlier stages that are written anew (assignments get names) stay theirs, with a new hash.
         for record in stages.values():
             record["outputs"] |= {file: hashes.pop(file) for file in record["outputs"] if file in hashes}
         self.manifest.update(sections)
@@ -148,7 +151,7 @@ class Stages:
         if "name" in gone and self.manifest.pop("naming", None):
             logger.warning("the names of the groups are dropped; `kinfold name` finds new ones")
         self.save()
-        if "name" in gone:
+        if "name" in gone:  # after the manifest: a reader must not be told of a file that isn't there
             (self.path / NAMES_NAME).unlink(missing_ok=True)
 
     def save(self) -> None:
@@ -172,7 +175,7 @@ class Stages:
 
 @contextmanager
 def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
-    """Open the run directory ``out`` for work, new or to go on with, and lock it.
+    """Open the run directory ``out`` for work, new or to be resumed, and lock it.
 
     Raises
     ------
@@ -184,7 +187,7 @@ def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
     out.mkdir(parents=True, exist_ok=True)
     try:
         with lock_directory(out):
-            _check_free(out)
+            _check_free(out)  # again: another process may have written here before the lock was ours
             described = source.describe(variant)
             if (out / MANIFEST_NAME).exists():
                 finish_replacing(out)
@@ -198,7 +201,9 @@ def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
             try:
                 yield stages
             finally:
-                _remove_if_nothing_was_done(stages)
+                # A run that was refused before its first stage left anything leaves no folder behind.
+                if not stages.manifest.stages and {file.name for file in out.iterdir()} <= set(_OURS):
+                    (out / MANIFEST_NAME).unlink()
     finally:
         if new and not any(out.iterdir()):
             out.rmdir()
@@ -220,25 +225,12 @@ def open_run_stages(path: Path) -> Iterator[Stages]:
         yield Stages(path, read_manifest(path))
 
 
-def _remove_if_nothing_was_done(stages: Stages) -> None:
-    """Remove the manifest of a run that was refused before its first stage left anything."""
-    if not stages.manifest.stages and {file.name for file in stages.path.iterdir()} <= set(_OURS):
-        (stages.path / MANIFEST_NAME).unlink()
-
-
 def _check_free(out: Path) -> None:
-    check_place(out)
-    if not out.exists():
+    if is_run(out):
         return
-    if not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder for the run (out=, --out)")
-    if any(file.name not in _OURS[1:] for file in out.iterdir()) and not is_run(out):
-        if (out / MANIFEST_NAME).is_file():
-            read_manifest(out)
-        raise InputError(
-            f"{out} exists, isn't empty and is no run of Kinfold; it was left as it is. "
-            "Choose another folder (out=, --out) or an empty one"
-        )
+    if (out / MANIFEST_NAME).is_file():
+        read_manifest(out)  # says what is wrong with it
+    check_folder(out, "a run of Kinfold", _OURS[1:].__contains__)
 
 
 def _check_same_source(out: Path, recorded: Mapping[str, Any], described: Mapping[str, Any]) -> None:
@@ -262,7 +254,3 @@ def _library_versions() -> Mapping[str, str]:
 
 def _hash_inputs(name: str, inputs: Mapping[str, Any]) -> str:
     return hash_json({"stage": name, "version": STAGE_VERSION, **inputs})
-
-
-def _is_whole(file: Path, sha: str) -> bool:
-    return file.is_file() and hash_file(file) == sha

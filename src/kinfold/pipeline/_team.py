@@ -14,20 +14,20 @@ from torch import distributed
 from kinfold.distributed import Workers
 from kinfold.errors import KinfoldError
 from kinfold.features import Features
-from kinfold.pipeline._fitting import FitOrder
+from kinfold.pipeline._method import FitOrder
 from kinfold.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
 class _Done:
-    """Word to the others that all is written."""
+    """Message to the others: the run is written."""
 
     path: Path
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """Word to the others that the first process can't go on."""
+    """Message to the others: the first process has failed."""
 
     message: str
 
@@ -44,7 +44,7 @@ class Team:
     Parameters
     ----------
     workers : Workers
-        The processes; a single one leads nobody.
+        The processes of this job; there may be one only.
     """
 
     def __init__(self, workers: Workers) -> None:
@@ -72,7 +72,7 @@ class Team:
         return estimator
 
     def finish(self, path: Path) -> None:
-        """Let the others go: the run at ``path`` is whole."""
+        """Tell the others that the run at ``path`` is complete."""
         self._workers.broadcast(_Done(path))
 
     def follow(self, source: Any) -> Path:
@@ -101,7 +101,7 @@ class Team:
 
 @contextmanager
 def _noticing_losses(workers: Workers) -> Iterator[None]:
-    """Say in words what the collective operations raise when a process of the job has ended."""
+    """Turn what collective operations raise when a process of the job has ended into a KinfoldError."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Classes by their names alone: the baseline beside clusters, and labels where the names are known."""
+"""Zero-shot classification: images into classes by the names of these alone."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from kinfold.pipeline._source import SourceLike, as_backbone, resolve_source
 from kinfold.progress import SILENT, Progress
 from kinfold.run import is_predictions, write_predictions
 
-DEFAULT_BACKBONE = "clip-vit-b32"
-VARIANT = "cls"
-_SYNSET = re.compile(r"n\d{8}")
+DEFAULT_BACKBONE = "clip-vit-b32"  # the fastest CLIP of the catalogue
+VARIANT = "cls"  # the one that lies in the joint space
+_SYNSET = re.compile(r"n\d{8}")  # an id of WordNet's nouns
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def zero_shot(
 ) -> ZeroShot:
     """Put every image into the class whose name is closest to it in the space of a vision-language model.
 
-    Nothing is learned from the images. A killed call is gone on with by the same one.
+    Nothing is learned from the images. A killed call is resumed by the same one.
 
     Parameters
     ----------
@@ -136,9 +136,9 @@ def zero_shot(
 def _read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
     found = read_words(classes) if isinstance(classes, str | Path) else tuple(classes)
     if strange := [name for name in found if not isinstance(name, str)]:
-        raise InputError(f"classes are texts, got {strange[0]!r}")
+        raise InputError(f"classes must be strings; got {strange[0]!r}")
     if len(found) < 2:
-        raise InputError(f"zero-shot classification needs two classes or more, got {len(found)}")
+        raise InputError(f"zero-shot classification needs two classes or more; got {len(found)}")
     if len(set(found)) < len(found):
         twice = next(name for name in found if found.count(name) > 1)
         raise InputError(f"the class {twice!r} is named twice")

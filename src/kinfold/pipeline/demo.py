@@ -1,4 +1,4 @@
-"""The whole way on images that need no download: scikit-learn's handwritten digits."""
+"""The demo: cluster scikit-learn's handwritten digits, which need no download, by several methods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kinfold.errors import InputError
 from kinfold.pipeline._cluster import cluster
 from kinfold.pipeline._embed import embed
 from kinfold.pipeline._evaluate import evaluate
@@ -21,15 +20,15 @@ from kinfold.pipeline._method import prepare_method
 from kinfold.pipeline._report import report
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run
-from kinfold.storage import atomic_directory, atomic_file, check_place, remove_partials
+from kinfold.storage import atomic_directory, atomic_file, check_folder, remove_partials
 
 METHODS = ("kmeans", "temi", "icce")
 N_DIGITS = 10
+# Fewer heads than by default, so that all of it takes minutes on two cores.
 PARAMETERS: Mapping[str, Mapping[str, Any]] = {"temi": {"n_heads": 6}, "icce": {"n_heads": 8}}
-"""Fewer heads than by default, so that all of it takes minutes on two cores."""
 
 _BACKBONE = "pixels"
-_SIDE = 64
+_SIDE = 64  # pixels; on the page digits of 8 × 8 would be specks
 _INK = 16.0  # the darkest value in the data
 _OURS = ("images", "labels.csv", "features", *METHODS)
 
@@ -129,7 +128,7 @@ def run_demo(
     out = Path(out)
     for method in methods:
         prepare_method(method, N_DIGITS, random_state, device, "auto", None, PARAMETERS.get(method))
-    _check_out(out)
+    check_folder(out, "the demo", lambda name: name in _OURS or name.startswith("."))
     n_images = write_digits(out)
     embed(
         out / "images",
@@ -198,19 +197,3 @@ def _judge(method: str, run: Run, labels: Path, progress: Progress) -> DemoRow:
         report(run, progress=progress)
     accuracy, nmi, ari = (float(value or 0) for value in (found.accuracy, found.nmi, found.ari))
     return DemoRow(method, accuracy, nmi, ari, seconds, run.path, run.report_path)
-
-
-def _check_out(out: Path) -> None:
-    check_place(out)
-    if out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; give a folder for the demo (out=, --out)")
-    foreign = [
-        entry.name
-        for entry in (sorted(out.iterdir()) if out.is_dir() else ())
-        if entry.name not in _OURS and not entry.name.startswith(".")
-    ]
-    if foreign:
-        raise InputError(
-            f"{out} holds {foreign[0]!r}, which is not of the demo; it was left as it is. "
-            "Choose a new or empty folder (out=, --out)"
-        )
