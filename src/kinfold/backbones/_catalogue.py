@@ -22,11 +22,12 @@ if TYPE_CHECKING:
     import torch
 
 
-DEFAULT_BACKBONE = "dinov2-small"
+DEFAULT_BACKBONE = "dinov2-small"  # small enough for a laptop without a GPU
 
 _EVALUATION = Preprocessing()
 _CLIP = Preprocessing(resize=224, mean=CLIP_MEAN, std=CLIP_STD)
 _DINOV3 = Preprocessing(resize=None, interpolation="bilinear")
+# Geometries of the papers, for checkpoints that come without a configuration.
 _S16 = VitShape(patch=16, width=384, depth=12, heads=6)
 _B16 = VitShape(patch=16, width=768, depth=12, heads=12)
 _L16 = VitShape(patch=16, width=1024, depth=24, heads=16)

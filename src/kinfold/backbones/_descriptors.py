@@ -18,7 +18,7 @@ from kinfold.backbones._backbone import Backbone, BackboneCard, Preprocessing
 from kinfold.errors import InputError
 from kinfold.storage import hash_json
 
-_BATCH = 256
+_BATCH = 256  # workers have computed everything: a batch only groups rows for writing
 _ZERO, _ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 

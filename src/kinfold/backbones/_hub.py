@@ -1,4 +1,4 @@
-"""The model hub: is it there, and the files of a model, from the cache or downloaded.
+"""The model hub: whether it can be reached, and a model's files from the cache or downloaded.
 
 Mirrors, offline mode, cache folder and access token are the hub's own variables: ``HF_ENDPOINT``,
 ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN``.
@@ -19,6 +19,7 @@ from kinfold.errors import HubUnavailableError, InputError
 logger = logging.getLogger(__name__)
 
 _CONFIGS = ["config.json", "preprocessor_config.json", "processor_config.json"]
+# Weights in safetensors first; those of torch are downloaded only where there are no others.
 _SAFE = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 _TOKENIZERS = [
     "tokenizer.json",

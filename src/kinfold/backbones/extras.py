@@ -1,4 +1,4 @@
-"""Models of optional libraries: timm and open_clip."""
+"""Models of two optional libraries: timm (``timm:NAME``) and open_clip (``open_clip:ARCH/PRETRAINED``)."""
 
 from __future__ import annotations
 
