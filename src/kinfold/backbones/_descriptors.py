@@ -46,7 +46,9 @@ class HogTransform:
     """
 
     side: ClassVar[int] = 64
+    # 64 colours: finer bins would keep few pixels each at 64 × 64.
     bins: ClassVar[int] = 4
+    # Half the length of the gradients: shape counts more, colour decides among like shapes.
     colour_weight: ClassVar[float] = 0.5
     dim: ClassVar[int] = 1764 + bins**3
     preprocessing = Preprocessing(side, side, None, "bicubic", _ZERO, _ONE)

@@ -112,6 +112,7 @@ def fetch_model(
         raise HubUnavailableError(_no_hub(source, with_tokenizer))
     try:
         for weights in (_SAFE, _TORCH):
+            # By name, as repositories hold the same weights in several formats: gigabytes that nothing reads.
             patterns = _CONFIGS + weights + (_TEXT if with_tokenizer else [])
             folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
             if is_complete(folder):
@@ -143,6 +144,7 @@ def cache_only_if_unreachable(timeout: float = 5.0) -> Iterator[bool]:
     from huggingface_hub import constants
 
     reachable, before = hub_reachable(timeout), constants.HF_HUB_OFFLINE
+    # The libraries read this constant at every request; an environment variable would come too late.
     constants.HF_HUB_OFFLINE = before or not reachable
     try:
         yield reachable

@@ -148,6 +148,7 @@ class Tower:
 
 def find_tokens(model: nn.Module, *, depth: int, width: int, n_prefix: int, has_cls: bool) -> Tokens | None:
     """Find a transformer's blocks (the list of ``depth`` modules) and final norm; None without both."""
+    # By structure rather than by name, which differs from family to family.
     blocks = next((m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth > 0), None)
     norms = ("post_layernorm", "layernorm", "norm", "layer_norm", "ln_post")
     holders = [model, *(getattr(model, name) for name in ("vision_model",) if hasattr(model, name))]
@@ -216,6 +217,7 @@ class NetworkBackbone(Backbone):
         # Convolutions on GPUs with tensor cores are faster so; other layers don't notice.
         tower.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         scale = torch.tensor(card.preprocessing.rescale, device=self.device)
+        # (rescale · p − mean) / std as (p − shift) · factor: one pass less over the largest array.
         self._shift = torch.tensor(card.preprocessing.mean, device=self.device).view(1, -1, 1, 1) / scale
         self._factor = scale / torch.tensor(card.preprocessing.std, device=self.device).view(1, -1, 1, 1)
 
@@ -310,7 +312,7 @@ class NetworkBackbone(Backbone):
                 f"{self.card.name} doesn't fit in the memory of {self.device}, not even with one image; "
                 "use device='cpu' or a smaller backbone"
             )
-        self._limit = size // 2
+        self._limit = size // 2  # kept: later batches of the run would not fit either
         torch.cuda.empty_cache()
         logger.warning(
             "%s: %d images at once don't fit in GPU memory, going on with %d",

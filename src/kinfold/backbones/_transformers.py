@@ -231,6 +231,7 @@ def make_tower(model: Any, config: Any, preprocessing: Preprocessing) -> Tower:
     if tokens is not None:
         return Tower(model, forward, tokens, None, config.hidden_size)
     pooled = _make_pooled(model)
+    # An unknown architecture tells its dimension only by running.
     blank = torch.zeros(1, 3, preprocessing.height, preprocessing.width)
     with torch.inference_mode():
         dim = pooled(forward(blank)).shape[1]

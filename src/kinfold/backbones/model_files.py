@@ -61,6 +61,7 @@ def check_fit(
         There are such weights.
     """
     differing, lacking = sorted(misfits, key=lambda misfit: misfit[0]), sorted(missing)
+    # Differing shapes first: they mean another model, of which missing names are only a consequence.
     if differing:
         name, found, needed = differing[0]
         more = f", and {len(differing) - 1:,} more differ" if len(differing) > 1 else ""
@@ -231,6 +232,7 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
             from safetensors.torch import load_file
 
             return load_file(file)
+        # weights_only: a pickle of anything else could run code.
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, pickle and zip errors have no common base
         raise FormatError(

@@ -195,7 +195,8 @@ class ThumbnailMaker:
                 key = self._in_work.pop(item.number, None)
                 job = self._jobs.pop(key, None) if key is not None else None
                 if job is not None:
-                    done.append((job, _as_thumbnail(outcome)))
+                    made = isinstance(outcome, np.ndarray)
+                    done.append((job, Thumbnail(outcome.tobytes()) if made else Thumbnail(b"", outcome)))
             done += self._feed() if not self._closed else []
             closed = self._closed
         _finish(done)
@@ -235,10 +236,6 @@ def _finish(done: list[tuple[_Job, Thumbnail]]) -> None:
         for future in job.futures:
             if future.set_running_or_notify_cancel():
                 future.set_result(thumbnail)
-
-
-def _as_thumbnail(outcome: Outcome) -> Thumbnail:
-    return Thumbnail(b"", outcome) if isinstance(outcome, str) else Thumbnail(outcome.tobytes())
 
 
 def _shut_down(pool: WorkerPool, owner: int) -> None:

@@ -189,7 +189,8 @@ def main() -> None:
     except Exception as error:
         send_message(outward, pack_message(_describe(error)))
         return
-    _lower_priority(niceness)
+    if niceness and hasattr(os, "nice"):
+        os.nice(niceness)
     _use_one_thread()
     send_message(outward, pack_message(None))
     tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
@@ -230,11 +231,6 @@ def _listen(inward: IO[bytes], tasks: queue.SimpleQueue[Task]) -> None:
     while (data := receive_message(inward)) is not None:
         tasks.put(unpack_message(data))
     os._exit(0)
-
-
-def _lower_priority(niceness: int) -> None:
-    if niceness and hasattr(os, "nice"):
-        os.nice(niceness)
 
 
 def _use_one_thread() -> None:

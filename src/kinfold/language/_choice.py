@@ -129,12 +129,17 @@ def unit_texts(class_features: ArrayLike | RowMatrix, n_classes: int | None, dev
 def unit_images(X: ArrayLike | RowMatrix, dim: int, device: torch.device) -> UnitRows:
     """Return image features to be read at unit length; :class:`InputError` for another width than ``dim``."""
     matrix = as_row_matrix(X)
-    if matrix.shape[1] != dim:
-        raise InputError(
-            f"the features have {matrix.shape[1]} dimensions, the texts {dim}: both must come from one and "
-            "the same model"
-        )
+    check_widths(int(matrix.shape[1]), dim, "the features", "the texts")
     return UnitRows(matrix, device)
+
+
+def check_widths(first: int, second: int, first_name: str, second_name: str) -> None:
+    """Raise :class:`InputError` unless two kinds of features have the same number of dimensions."""
+    if first != second:
+        raise InputError(
+            f"{first_name} have {first} dimensions, {second_name} {second}: "
+            "both must come from the same vision-language model"
+        )
 
 
 def read_blocks(

@@ -13,7 +13,7 @@ from kinfold.compute import resolve_device
 from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix, SelectedRows, as_row_matrix
 from kinfold.hierarchy import WordNet, load_wordnet
-from kinfold.language._choice import check_labels, check_logit_scale
+from kinfold.language._choice import check_labels, check_logit_scale, check_widths
 from kinfold.language._words import (
     ClusterSamples,
     SenseChooser,
@@ -324,11 +324,7 @@ def name_clusters(
     numbers = check_labels(labels, int(matrix.shape[0]), n_clusters).astype(np.int64)
     words, features = _distinct(nouns, as_row_matrix(noun_features))
     rows = unit_rows(features, where, name="nouns")
-    if rows.dim != matrix.shape[1]:
-        raise InputError(
-            f"the images have {matrix.shape[1]} dimensions, the nouns {rows.dim}: both must come from the "
-            "same vision-language model"
-        )
+    check_widths(int(matrix.shape[1]), rows.dim, "the images", "the nouns")
     clusters = read_clusters(
         matrix,
         numbers,

@@ -14,7 +14,6 @@ import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from kinfold.compute import resolve_device
 from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix, as_row_matrix
 from kinfold.features.unit_rows import UnitRows
+from kinfold.language._choice import check_widths
 from kinfold.progress import SILENT, Progress
 from kinfold.validation import Number, check, check_integer
 
@@ -130,7 +130,7 @@ def select_nouns(
     where = resolve_device(device)
     rows = unit_rows(nouns, where, name="nouns")
     targets = _all_rows(unit_rows(centres, where, name="centres"))
-    _check_widths(rows.dim, targets.shape[1], "the nouns", "the centres")
+    check_widths(rows.dim, targets.shape[1], "the nouns", "the centres")
     belongs = np.empty(rows.n_rows, np.int64)
     confidence = np.empty(rows.n_rows, np.float32)
     with progress.task("Selecting nouns", rows.n_rows, "nouns") as task:
@@ -189,7 +189,7 @@ def text_counterparts(
     where = resolve_device(device)
     kept = _all_rows(unit_rows(nouns, where, name="nouns"))
     rows = UnitRows(as_row_matrix(X), where)
-    _check_widths(rows.dim, kept.shape[1], "the images", "the nouns")
+    check_widths(rows.dim, kept.shape[1], "the images", "the nouns")
     shape = (rows.n_rows, rows.dim)
     if out is None:
         out = np.empty(shape, np.float32)
@@ -213,7 +213,7 @@ def retrieve(unit: Tensor, nouns: Tensor, temperature: float = RETRIEVAL_TEMPERA
     return functional.normalize(weights.T @ nouns, dim=1)
 
 
-def unit_rows(matrix: Any, device: torch.device, *, name: str) -> UnitRows:
+def unit_rows(matrix: ArrayLike | RowMatrix, device: torch.device, *, name: str) -> UnitRows:
     """Return vectors to be read at unit length; :class:`InputError` where one has no direction."""
     try:
         rows = UnitRows(as_row_matrix(matrix), device)
@@ -225,14 +225,6 @@ def unit_rows(matrix: Any, device: torch.device, *, name: str) -> UnitRows:
 
 def _all_rows(rows: UnitRows) -> Tensor:
     return rows.read(0, rows.n_rows)
-
-
-def _check_widths(first: int, second: int, first_name: str, second_name: str) -> None:
-    if first != second:
-        raise InputError(
-            f"{first_name} have {first} dimensions, {second_name} have {second}: "
-            "both must come from the same vision-language model"
-        )
 
 
 def _blocks(rows: UnitRows, n_columns: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:
