@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -19,8 +18,6 @@ from kinfold.errors import InputError, count_of, nearest_name
 from kinfold.language._towers import WORKING, TextTower, load_open_clip_tower, load_text_tower
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
-
-logger = logging.getLogger(__name__)
 
 # Tokens that are read at once, by kind of device: larger batches are no faster and take more memory.
 _TOKENS = {"cpu": 512, "mps": 8192, "cuda": 32768}

@@ -10,7 +10,6 @@ Li, Hu, Peng, Lv, Peng (2024), "Image Clustering with External Guidance" (TAC), 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,8 +27,6 @@ from kinfold.features.unit_rows import UnitRows
 from kinfold.language._choice import check_widths
 from kinfold.progress import SILENT, Progress
 from kinfold.validation import Number, check, check_integer
-
-logger = logging.getLogger(__name__)
 
 # The paper's values: N / 300 centres, γ = 5, τ̃ = 0.005.
 SAMPLES_PER_CENTRE = 300
