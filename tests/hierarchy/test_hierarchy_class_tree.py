@@ -265,7 +265,7 @@ def test_a_subset_refuses_what_it_cannot_hold():
     ):
         with pytest.raises(InputError, match=message):
             tree.subset(ids)
-    with pytest.raises(InputError, match="rule must be one of .*; got 'closest'"):
+    with pytest.raises(InputError, match=r"rule must be one of .*; got 'closest'"):
         tree.subset(["left"], rule="closest")
 
 

@@ -1,4 +1,4 @@
-"""Backbones: what is known of each before it is loaded, how images are prepared, and the interface."""
+"""Backbones: their interface, the cards that describe them, and the preprocessing of images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from PIL import Image
 from kinfold.errors import InputError, nearest_name
 from kinfold.validation import check_choice, check_integer
 
+# Channel means and deviations of the training sets, as the authors of each model published them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -53,7 +54,7 @@ class Preprocessing:
     mean, std : tuple of float
         Channel means and deviations (R, G, B) of rescaled values.
     rescale : float
-        Factor from pixel values to those that ``mean`` and ``std`` speak of.
+        Factor that pixel values are multiplied by before ``mean`` and ``std`` are applied.
     """
 
     height: int = 224
@@ -74,13 +75,14 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> NDArray[Any]:
         """Resize and crop an RGB image to ``uint8`` pixels of shape (height, width, 3)."""
+        # Resizing a palette or a 1-bit image would mix indices in place of colours.
         image = image if image.mode == "RGB" else image.convert("RGB")
         resample = INTERPOLATIONS[self.interpolation]
         if self.resize is None:
             return np.asarray(image.resize((self.width, self.height), resample), dtype=np.uint8)
         image = _trim(image)
         short, long = sorted(image.size)
-        long = int(self.resize * long / short)
+        long = int(self.resize * long / short)  # rounded down, as torchvision and transformers do
         size = (self.resize, long) if image.width <= image.height else (long, self.resize)
         if image.size != size:
             image = image.resize(size, resample)
@@ -130,7 +132,7 @@ class BackboneCard:
     preprocessing : Preprocessing
         How images are prepared.
     dim : int
-        Dimension of the ``cls`` variant; 0 where only loading tells.
+        Dimension of the ``cls`` variant; 0 where it is known only after loading.
     licence : str
         Licence of the weights as published; empty if unknown.
     revision : str or None
@@ -219,7 +221,7 @@ class Backbone(ABC):
     def describe(self) -> dict[str, Any]:
         """Return what a manifest records, as JSON-ready data.
 
-        ``spec`` and ``precision`` load the same backbone again, ``fingerprint`` tells whether it is the same,
+        ``spec`` and ``precision`` load the same backbone again, ``fingerprint`` shows whether it is the same,
         and ``batch_size`` is what :meth:`find_batch_size` gives; besides, ``card``, ``variants``, ``device``.
         """
         return {

@@ -16,17 +16,19 @@ from kinfold.backbones._backbone import (
     VitShape,
 )
 from kinfold.backbones._descriptors import HogDescriptor, PixelDescriptor
+from kinfold.backbones._hub import fetch_model
 from kinfold.errors import InputError, nearest_name
 
 if TYPE_CHECKING:
     import torch
 
 
-DEFAULT_BACKBONE = "dinov2-small"
+DEFAULT_BACKBONE = "dinov2-small"  # small enough for a laptop without a GPU
 
 _EVALUATION = Preprocessing()
 _CLIP = Preprocessing(resize=224, mean=CLIP_MEAN, std=CLIP_STD)
 _DINOV3 = Preprocessing(resize=None, interpolation="bilinear")
+# Geometries of the papers, for checkpoints that come without a configuration.
 _S16 = VitShape(patch=16, width=384, depth=12, heads=6)
 _B16 = VitShape(patch=16, width=768, depth=12, heads=12)
 _L16 = VitShape(patch=16, width=1024, depth=24, heads=16)
@@ -266,9 +268,12 @@ def _load(name_or_path: str | Path, device: str | torch.device, precision: str) 
             return load_open_clip(rest, device=device, precision=precision)
         if prefix in CARDS and rest:
             return _load_file(CARDS[prefix], Path(rest), device, precision)
+    # After the names: a folder that happens to be called "hog" must be given as ./hog.
     path = Path(name).expanduser()
     if path.is_dir():
-        return _load_directory(path, _directory_card(path.resolve()), None, device, precision)
+        folder = path.resolve()
+        card = BackboneCard(folder.name or str(folder), "custom", str(folder))
+        return _load_directory(path, card, None, device, precision)
     if path.is_file():
         raise InputError(
             f"{name} is a file; name the card that it belongs to, as in ibot-vitb16:{name}, "
@@ -283,8 +288,6 @@ def _load_card(card: BackboneCard, device: str | torch.device, precision: str) -
             f"{card.name} has no weights on the hub: download the checkpoint from {card.source} and use "
             f"{card.name}:FILE"
         )
-    from kinfold.backbones._hub import fetch_model
-
     folder = fetch_model(card.source, card.revision)
     return _load_directory(folder, card, card.preprocessing, device, precision)
 
@@ -299,8 +302,6 @@ def _load_hub_id(name: str, device: str | torch.device, precision: str) -> Backb
             f"there is no backbone {name!r}{nearest_name(name, known)}; "
             "nor is it a local directory or a hub id"
         )
-    from kinfold.backbones._hub import fetch_model
-
     try:
         folder = fetch_model(name, None, with_processor=True)
     except InputError as error:
@@ -333,7 +334,3 @@ def _load_file(card: BackboneCard, file: Path, device: str | torch.device, preci
     file = file.expanduser().resolve()
     tower = load_checkpoint(file, card)
     return NetworkBackbone(card, tower, spec=f"{card.name}:{file}", device=device, precision=precision)
-
-
-def _directory_card(path: Path) -> BackboneCard:
-    return BackboneCard(path.name or str(path), "custom", str(path))

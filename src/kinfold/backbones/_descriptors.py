@@ -18,7 +18,7 @@ from kinfold.backbones._backbone import Backbone, BackboneCard, Preprocessing
 from kinfold.errors import InputError
 from kinfold.storage import hash_json
 
-_BATCH = 256
+_BATCH = 256  # workers have computed everything: a batch only groups rows for writing
 _ZERO, _ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
 
@@ -46,7 +46,9 @@ class HogTransform:
     """
 
     side: ClassVar[int] = 64
+    # 64 colours: finer bins would keep few pixels each at 64 × 64.
     bins: ClassVar[int] = 4
+    # Half the length of the gradients: shape counts more, colour decides among like shapes.
     colour_weight: ClassVar[float] = 0.5
     dim: ClassVar[int] = 1764 + bins**3
     preprocessing = Preprocessing(side, side, None, "bicubic", _ZERO, _ONE)

@@ -1,4 +1,4 @@
-"""The model hub: is it there, and the files of a model, from the cache or downloaded.
+"""The model hub: whether it can be reached, and a model's files from the cache or downloaded.
 
 Mirrors, offline mode, cache folder and access token are the hub's own variables: ``HF_ENDPOINT``,
 ``HF_HUB_OFFLINE``, ``HF_HOME`` and ``HF_TOKEN``.
@@ -19,6 +19,7 @@ from kinfold.errors import HubUnavailableError, InputError
 logger = logging.getLogger(__name__)
 
 _CONFIGS = ["config.json", "preprocessor_config.json", "processor_config.json"]
+# Weights in safetensors first; those of torch are downloaded only where there are no others.
 _SAFE = ["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"]
 _TOKENIZERS = [
     "tokenizer.json",
@@ -111,6 +112,7 @@ def fetch_model(
         raise HubUnavailableError(_no_hub(source, with_tokenizer))
     try:
         for weights in (_SAFE, _TORCH):
+            # By name, as repositories hold the same weights in several formats: gigabytes that nothing reads.
             patterns = _CONFIGS + weights + (_TEXT if with_tokenizer else [])
             folder = Path(snapshot_download(source, revision=revision, allow_patterns=patterns))
             if is_complete(folder):
@@ -142,6 +144,7 @@ def cache_only_if_unreachable(timeout: float = 5.0) -> Iterator[bool]:
     from huggingface_hub import constants
 
     reachable, before = hub_reachable(timeout), constants.HF_HUB_OFFLINE
+    # The libraries read this constant at every request; an environment variable would come too late.
     constants.HF_HUB_OFFLINE = before or not reachable
     try:
         yield reachable

@@ -20,12 +20,20 @@ from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError
 from kinfold.storage import hash_json
 
-LAST = 4  # blocks that the last4 variant reads
+LAST = 4  # blocks that the last4 variant reads, as in the linear evaluation of DINO
+
+logger = logging.getLogger(__name__)
+
+# The largest batch by kind of device: beyond it nothing gets faster. On a CPU more even costs: with 32 images
+# at once a ViT-S/14 outgrows the caches and takes an eighth longer per image than with 8.
+_CAPS = {"cpu": 16, "mps": 128, "cuda": 512}
+# How many times the widest layer's input and output are in memory at once: an upper estimate.
+_ALIVE = 4
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A transformer's anatomy.
+    """Parts of a vision transformer that vectors are read from.
 
     Parameters
     ----------
@@ -72,7 +80,7 @@ class Tower:
     forward : callable
         Normalised pixels (B, 3, H, W) → the network's output.
     tokens : Tokens or None
-        Its anatomy; None for networks that aren't plain transformers.
+        Its parts; None for networks that aren't plain transformers.
     pooled : callable or None
         Output → the vector that the network itself offers for an image (B, dim); None reads the tokens.
     dim : int
@@ -101,38 +109,38 @@ class Tower:
     def read(self, pixels: torch.Tensor, variants: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return the vectors of a batch of normalised pixels, one pass for all variants."""
         depth = LAST if "last4" in variants else 1
-        with self._listen(depth) as heard:
+        with self._hooked(depth) as outputs:
             output = self.forward(pixels)
-        return {name: self._variant(name, output, heard) for name in variants}
+        return {name: self._variant(name, output, outputs) for name in variants}
 
-    def _variant(self, name: str, output: Any, heard: list[torch.Tensor]) -> torch.Tensor:
+    def _variant(self, name: str, output: Any, outputs: list[torch.Tensor]) -> torch.Tensor:
         tokens = self.tokens
         if name == "cls" and self.pooled is not None:
             return self.pooled(output)
         assert tokens is not None
         if name == "cls":
-            return tokens.summary(heard[-1])
+            return tokens.summary(outputs[-1])
         if name == "last4":
-            return torch.cat([tokens.summary(hidden) for hidden in heard], dim=1)
-        first = tokens.summary(heard[-1]) if tokens.has_cls or self.pooled is None else self.pooled(output)
-        return torch.cat([first, tokens.patches(heard[-1])], dim=1)
+            return torch.cat([tokens.summary(hidden) for hidden in outputs], dim=1)
+        first = tokens.summary(outputs[-1]) if tokens.has_cls or self.pooled is None else self.pooled(output)
+        return torch.cat([first, tokens.patches(outputs[-1])], dim=1)
 
     @contextmanager
-    def _listen(self, depth: int) -> Iterator[list[torch.Tensor]]:
+    def _hooked(self, depth: int) -> Iterator[list[torch.Tensor]]:
         """Collect the outputs of the last ``depth`` blocks while the context is open."""
-        heard: list[torch.Tensor] = []
+        outputs: list[torch.Tensor] = []
         if self.tokens is None:
-            yield heard
+            yield outputs
             return
         batch_first = self.tokens.batch_first
 
-        def hear(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
             hidden = output if isinstance(output, torch.Tensor) else output[0]
-            heard.append(hidden if batch_first else hidden.transpose(0, 1))
+            outputs.append(hidden if batch_first else hidden.transpose(0, 1))
 
-        handles = [block.register_forward_hook(hear) for block in list(self.tokens.blocks)[-depth:]]
+        handles = [block.register_forward_hook(keep) for block in list(self.tokens.blocks)[-depth:]]
         try:
-            yield heard
+            yield outputs
         finally:
             for handle in handles:
                 handle.remove()
@@ -140,6 +148,7 @@ class Tower:
 
 def find_tokens(model: nn.Module, *, depth: int, width: int, n_prefix: int, has_cls: bool) -> Tokens | None:
     """Find a transformer's blocks (the list of ``depth`` modules) and final norm; None without both."""
+    # By structure rather than by name, which differs from family to family.
     blocks = next((m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == depth > 0), None)
     norms = ("post_layernorm", "layernorm", "norm", "layer_norm", "ln_post")
     holders = [model, *(getattr(model, name) for name in ("vision_model",) if hasattr(model, name))]
@@ -160,15 +169,6 @@ def find_tokens(model: nn.Module, *, depth: int, width: int, n_prefix: int, has_
 def _as_tensor(value: Any) -> torch.Tensor:
     assert isinstance(value, torch.Tensor)
     return value
-
-
-logger = logging.getLogger(__name__)
-
-# The largest batch by kind of device: beyond it nothing gets faster. On a CPU more even costs: with 32 images
-# at once a ViT-S/14 outgrows the caches and takes an eighth longer per image than with 8.
-_CAPS = {"cpu": 16, "mps": 128, "cuda": 512}
-# How many times the widest layer's input and output are alive at once, with room to spare.
-_ALIVE = 4
 
 
 class NetworkBackbone(Backbone):
@@ -214,8 +214,10 @@ class NetworkBackbone(Backbone):
         self._fingerprint: str | None = None
         tower.model.requires_grad_(False).eval().float()
         tower.model.to(self.device)
+        # Convolutions on GPUs with tensor cores are faster so; other layers don't notice.
         tower.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         scale = torch.tensor(card.preprocessing.rescale, device=self.device)
+        # (rescale · p − mean) / std as (p − shift) · factor: one pass less over the largest array.
         self._shift = torch.tensor(card.preprocessing.mean, device=self.device).view(1, -1, 1, 1) / scale
         self._factor = scale / torch.tensor(card.preprocessing.std, device=self.device).view(1, -1, 1, 1)
 
@@ -286,6 +288,7 @@ class NetworkBackbone(Backbone):
             memory = torch.cuda.get_device_properties(self.device).total_memory // 4
         else:
             memory = psutil.virtual_memory().total // 8
+        # A power of two, so that small differences in memory between machines don't change the batch.
         size = 1 << max(0, (memory // max(1, per_image)).bit_length() - 1)
         size = min(size, _CAPS.get(self.device.type, _CAPS["cpu"]))
         if self.device.type == "cuda":
@@ -309,7 +312,7 @@ class NetworkBackbone(Backbone):
                 f"{self.card.name} doesn't fit in the memory of {self.device}, not even with one image; "
                 "use device='cpu' or a smaller backbone"
             )
-        self._limit = size // 2
+        self._limit = size // 2  # kept: later batches of the run would not fit either
         torch.cuda.empty_cache()
         logger.warning(
             "%s: %d images at once don't fit in GPU memory, going on with %d",

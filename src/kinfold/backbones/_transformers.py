@@ -36,7 +36,46 @@ from kinfold.storage import read_json
 
 logger = logging.getLogger(__name__)
 
+# Processor files name Pillow's filters by number.
 _BY_CODE = {int(code): name for name, code in INTERPOLATIONS.items()}
+
+# Families whose sequence is known: whether it begins with CLS. Registers are counted besides.
+_BEGINS_WITH_CLS = {
+    "dinov2": True,
+    "dinov2_with_registers": True,
+    "dinov3_vit": True,
+    "vit": True,
+    "deit": True,
+    "vit_msn": True,
+    "vit_mae": True,
+    "clip_vision_model": True,
+    "siglip_vision_model": False,
+    "siglip2_vision_model": False,
+    "ijepa": False,
+}
+# Their pooler isn't part of what was trained: it must neither be made up nor read.
+_NO_POOLER = {"vit", "deit", "ijepa"}
+# Weights that may be missing: no vector depends on them.
+_UNREAD = ("mask_token", "pooler.", "position_ids", "decoder")
+
+# Every plain ViT has this weight; what stands before it is the prefix that a training script added.
+_ANCHOR = "patch_embed.proj.weight"
+_TOP = {
+    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+    "cls_token": "embeddings.cls_token",
+    "cls_tokens.tokens": "embeddings.cls_token",
+    "norm.weight": "layernorm.weight",
+    "norm.bias": "layernorm.bias",
+}
+_BLOCK = {
+    "norm1": "layernorm_before",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+_IN_BLOCK = re.compile(r"blocks\.(?:\d+\.(?=\d))?(\d+)\.(.+)\.(weight|bias)$")
 
 
 def read_preprocessing(folder: Path, default: Preprocessing) -> Preprocessing:
@@ -112,7 +151,7 @@ def _geometry(config: Mapping[str, Any], default: Preprocessing) -> tuple[int, i
     if crop:
         return int(crop["height"]), int(crop["width"]), resize
     share = config.get("crop_pct")
-    if share and resize < 384:  # ConvNeXt: the crop is what remains
+    if share and resize < 384:  # ConvNeXt: crop_pct is the crop's share of the resized side
         return resize, resize, int(resize / share)
     return resize, resize, resize
 
@@ -132,26 +171,6 @@ def _say(preprocessing: Preprocessing) -> str:
         ", ".join(f"{value:.3g}" for value in values) for values in (preprocessing.mean, preprocessing.std)
     )
     return f"{shape} ({preprocessing.interpolation}), values are normalised with mean {mean}, deviation {std}"
-
-
-# Families whose sequence is known: whether it begins with CLS. Registers are counted besides.
-_BEGINS_WITH_CLS = {
-    "dinov2": True,
-    "dinov2_with_registers": True,
-    "dinov3_vit": True,
-    "vit": True,
-    "deit": True,
-    "vit_msn": True,
-    "vit_mae": True,
-    "clip_vision_model": True,
-    "siglip_vision_model": False,
-    "siglip2_vision_model": False,
-    "ijepa": False,
-}
-# Their pooler isn't part of what was trained: it must neither be made up nor read.
-_NO_POOLER = {"vit", "deit", "ijepa"}
-# Weights that may be missing: no vector depends on them.
-_UNREAD = ("mask_token", "pooler.", "position_ids", "decoder")
 
 
 @dataclass(frozen=True)
@@ -212,6 +231,7 @@ def make_tower(model: Any, config: Any, preprocessing: Preprocessing) -> Tower:
     if tokens is not None:
         return Tower(model, forward, tokens, None, config.hidden_size)
     pooled = _make_pooled(model)
+    # An unknown architecture tells its dimension only by running.
     blank = torch.zeros(1, 3, preprocessing.height, preprocessing.width)
     with torch.inference_mode():
         dim = pooled(forward(blank)).shape[1]
@@ -323,25 +343,6 @@ def _default_preprocessing(config: Any) -> Preprocessing:
     if kind == "dinov2":
         side = min(side, 224)  # trained at 518 in its last phase, used at 224
     return Preprocessing(side, side, side * 256 // 224)
-
-
-_ANCHOR = "patch_embed.proj.weight"
-_TOP = {
-    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
-    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
-    "cls_token": "embeddings.cls_token",
-    "cls_tokens.tokens": "embeddings.cls_token",
-    "norm.weight": "layernorm.weight",
-    "norm.bias": "layernorm.bias",
-}
-_BLOCK = {
-    "norm1": "layernorm_before",
-    "attn.proj": "attention.output.dense",
-    "norm2": "layernorm_after",
-    "mlp.fc1": "intermediate.dense",
-    "mlp.fc2": "output.dense",
-}
-_IN_BLOCK = re.compile(r"blocks\.(?:\d+\.(?=\d))?(\d+)\.(.+)\.(weight|bias)$")
 
 
 def load_checkpoint(file: Path, card: BackboneCard) -> Tower:

@@ -1,4 +1,4 @@
-"""Models of optional libraries: timm and open_clip."""
+"""Models of two optional libraries: timm (``timm:NAME``) and open_clip (``open_clip:ARCH/PRETRAINED``)."""
 
 from __future__ import annotations
 
@@ -54,6 +54,7 @@ def load_timm(spec: str, *, device: str | torch.device, precision: str) -> Netwo
     """
     timm = import_extra(f"The backbone timm:{spec}", "timm", "timm", "timm")
     name, file = _split_timm(spec)
+    # Names that begin with "hf" are resolved by the hub and aren't in timm's own list.
     if not name.startswith("hf") and not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{nearest_name(name, timm.list_models())}")
     model = _create_timm(timm, name, file)

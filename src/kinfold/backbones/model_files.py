@@ -18,6 +18,24 @@ from kinfold.storage import read_json
 # A weight's name, its shape in the file, and the shape that the model has for it.
 Misfit = tuple[str, Sequence[int], Sequence[int]]
 
+_SINGLE = {
+    "model.safetensors": "model.safetensors.index.json",
+    "pytorch_model.bin": "pytorch_model.bin.index.json",
+}
+
+# Where the weights lie in the files of the various projects; the teacher is what the papers evaluate.
+_NESTS = ("teacher", "state_dict", "model", "student")
+
+__all__ = [
+    "fetch_model",
+    "has_tokenizer",
+    "hash_weights",
+    "load_weights",
+    "quiet_transformers",
+    "read_config",
+    "read_numbers",
+]
+
 
 def check_fit(
     weights: str, model: str, mend: str, *, missing: Iterable[str], misfits: Iterable[Misfit]
@@ -43,6 +61,7 @@ def check_fit(
         There are such weights.
     """
     differing, lacking = sorted(misfits, key=lambda misfit: misfit[0]), sorted(missing)
+    # Differing shapes first: they mean another model, of which missing names are only a consequence.
     if differing:
         name, found, needed = differing[0]
         more = f", and {len(differing) - 1:,} more differ" if len(differing) > 1 else ""
@@ -94,15 +113,6 @@ def fill_model(
 
 def _say(shape: Sequence[int]) -> str:
     return " × ".join(f"{length:,}" for length in shape) or "a single number"
-
-
-_SINGLE = {
-    "model.safetensors": "model.safetensors.index.json",
-    "pytorch_model.bin": "pytorch_model.bin.index.json",
-}
-
-# Where the weights lie in the files of the various projects; the teacher is what the papers evaluate.
-_NESTS = ("teacher", "state_dict", "model", "student")
 
 
 def read_config(folder: Path) -> Any:
@@ -222,6 +232,7 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
             from safetensors.torch import load_file
 
             return load_file(file)
+        # weights_only: a pickle of anything else could run code.
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, pickle and zip errors have no common base
         raise FormatError(
@@ -234,21 +245,21 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keep transformers' own bars and reports off the screen while weights load."""
-    from transformers.utils import logging as theirs
+    from transformers.utils import logging as hub_logging
 
-    level, bar = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    theirs.set_verbosity_error()
-    theirs.disable_progress_bar()
+    level, bar = hub_logging.get_verbosity(), hub_logging.is_progress_bar_enabled()
+    hub_logging.set_verbosity_error()
+    hub_logging.disable_progress_bar()
     try:
         yield
     finally:
-        theirs.set_verbosity(level)
+        hub_logging.set_verbosity(level)
         if bar:
-            theirs.enable_progress_bar()
+            hub_logging.enable_progress_bar()
 
 
 def _say_trouble(config: Any, error: Exception) -> str:
-    """Say why a configuration isn't understood; what transformers says itself only if we know no better."""
+    """Explain why a configuration isn't understood, in transformers' words only as a last resort."""
     import transformers
 
     kind = config.get("model_type") if isinstance(config, dict) else None
@@ -297,14 +308,3 @@ def _find_tensors(content: Any, file: Path) -> dict[str, torch.Tensor]:
             return {str(k): v for k, v in content.items() if isinstance(v, torch.Tensor)}
         content = content[nest]
     raise FormatError(f"{file} holds no mapping of weights")
-
-
-__all__ = [
-    "fetch_model",
-    "has_tokenizer",
-    "hash_weights",
-    "load_weights",
-    "quiet_transformers",
-    "read_config",
-    "read_numbers",
-]

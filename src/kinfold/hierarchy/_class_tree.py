@@ -1,4 +1,4 @@
-"""Class trees: a set of classes and who stands below whom, from WordNet or from a parent table."""
+"""Class trees: classes and their parents, from WordNet, a mapping or a parent table."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ _PARQUET = (".parquet", ".pq")
 
 Parents = Mapping[str, "str | Iterable[str] | None"]
 
+Rule = Literal["nearest-ancestor", "direct"]
+RULES = ("nearest-ancestor", "direct")
+
 
 def link(parents: Parents, what: str) -> tuple[tuple[str, ...], Links]:
     """Return the ids of a mapping from child to parents, in its order, and the links.
@@ -38,8 +41,8 @@ def link(parents: Parents, what: str) -> tuple[tuple[str, ...], Links]:
     Raises
     ------
     InputError
-        It is no mapping or empty, an id is not a non-empty string, or a parent has no entry of its own, is the
-        child itself, or is named twice.
+        It is no mapping or empty, an id is not a non-empty string, or a parent has no entry of its own, is
+        the child itself, or is named twice.
     """
     if not isinstance(parents, Mapping):
         raise InputError(
@@ -47,6 +50,7 @@ def link(parents: Parents, what: str) -> tuple[tuple[str, ...], Links]:
         )
     if not parents:
         raise InputError(f"{what} has no class; it needs one at least")
+    # Checked one by one and before any array: a message should name the class and not an index.
     number_of = {child: number for number, child in enumerate(parents)}
     owners: list[int] = []
     values: list[int] = []
@@ -57,6 +61,7 @@ def link(parents: Parents, what: str) -> tuple[tuple[str, ...], Links]:
             _check_id(parent, what)
             if parent == child:
                 raise InputError(f"{what}: {child!r} is its own parent")
+            # A parent without an entry may be a typing error; taking it for a root would hide that.
             if parent not in number_of:
                 hint = nearest_name(str(parent), list(number_of)) or "; give it one, with an empty parent"
                 raise InputError(f"{what}: the parent {parent!r} of {child!r} has no entry of its own{hint}")
@@ -117,6 +122,7 @@ def _read_text(path: Path, child_column: str, parent_column: str) -> Iterator[tu
     if delimiter is None:
         raise InputError(f"{path} is no parent table: it must end in .csv, .tsv or .parquet")
     try:
+        # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
             _require(path, reader.fieldnames or [], child_column, parent_column)
@@ -158,14 +164,10 @@ def _require(path: Path, names: Iterable[str], *wanted: str) -> None:
             raise InputError(f"{path} has no column {name!r}{hint}")
 
 
-Rule = Literal["nearest-ancestor", "direct"]
-RULES = ("nearest-ancestor", "direct")
-
-
 class ClassTree(Hierarchy):
-    """Classes below one another; a class may have several parents, and there may be several roots.
+    """Classes in a hierarchy; a class may have several parents, and there may be several roots.
 
-    The number of a class is its place in the given order, so that numbers serve as labels.
+    The index of a class is its place in the given order, so that indices serve as labels.
 
     Parameters
     ----------
@@ -256,7 +258,7 @@ class ClassTree(Hierarchy):
         if isinstance(ids, str):
             raise InputError(f"ids must be a list of ids; got the single string {ids!r}")
         chosen = [str(node) for node in ids]
-        rows = source.numbers(chosen).astype(np.int64)
+        rows = source.numbers(chosen).astype(np.int64)  # before the other checks, to name an unknown id first
         if not chosen:
             raise InputError(f"{cls._what} has no class; it needs one at least")
         values, first, counts = np.unique(rows, return_index=True, return_counts=True)
@@ -267,6 +269,7 @@ class ClassTree(Hierarchy):
 
     @classmethod
     def _named(cls, what: str, ids: Sequence[str], links: Links) -> ClassTree:
+        # Not through __init__, which takes a mapping: here the links are known already.
         tree = cls.__new__(cls)
         tree._what = what
         Hierarchy.__init__(tree, ids, links)
@@ -314,6 +317,7 @@ class ClassTree(Hierarchy):
         positions, near = self.child_links.take(self.parent_links.indices)
         owners = self.parent_links.owners[positions]
         top = np.flatnonzero(counts == 0) if roots else np.zeros(0, dtype=np.int64)
+        # Pairs (class, sibling) as single integers, so that one unique removes those found by two parents.
         keys = np.unique(np.concatenate([owners * n + near, (top[:, None] * n + top).ravel()]))
         keys = keys[keys // n != keys % n]
         return Links.from_pairs(keys // n, keys % n, n)
@@ -352,6 +356,7 @@ class ClassTree(Hierarchy):
         check_integer(0, depth=depth)
         main, depths = self.main_parents(choice), self.tree_depths(choice)
         stands = np.arange(len(self), dtype=np.int32)
+        # All classes that are too deep go up together, so that rounds are as many as levels.
         while len(deep := np.flatnonzero(depths[stands] > depth)):
             stands[deep] = main[stands[deep]]
         return stands
@@ -372,6 +377,7 @@ class ClassTree(Hierarchy):
     def fingerprint(self) -> str:
         """Return the SHA-256 of ids and parents, in their order."""
         links = self.parent_links
+        # In their given order: another order gives classes other indices, and so labels another meaning.
         return hash_json([self.ids, links.indptr.tolist(), links.indices.tolist()])
 
 
@@ -383,6 +389,7 @@ def _links_among(links: Links, rows: NDArray[np.int64], *, direct: bool) -> Link
     among = place[above] >= 0
     owners, parents = owners[among], place[above[among]]
     if not direct:
+        # Ancestors of WordNet include grandparents; only the nearest ones among the classes are parents.
         near = without_shortcuts(owners, parents, len(rows))
         owners, parents = owners[near], parents[near]
     return Links.from_pairs(owners, parents, len(rows))

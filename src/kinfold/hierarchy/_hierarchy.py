@@ -15,10 +15,17 @@ from kinfold.validation import check_choice
 
 Numbers = NDArray[np.int32]
 
+# Bytes of marks (one per start and node) for walks that go together: 32 MiB let 400 walks over WordNet share
+# each step, and bound memory whatever the number of starts.
+_SEEN_BYTES = 1 << 25
+
+Choice = Literal["first", "shortest", "longest"]
+CHOICES = ("first", "shortest", "longest")
+
 
 @dataclass(frozen=True, eq=False)
 class Links:
-    """One list of numbers for every node, as a CSR matrix keeps its columns; read-only.
+    """One list of node indices for every node, stored as a CSR matrix stores columns; read-only.
 
     Attributes
     ----------
@@ -40,6 +47,7 @@ class Links:
     indices: Numbers
 
     def __post_init__(self) -> None:
+        # Links are shared between hierarchies and cached properties: writing into one would change all.
         self.indptr.setflags(write=False)
         self.indices.setflags(write=False)
 
@@ -52,7 +60,7 @@ class Links:
     @classmethod
     def from_pairs(cls, owners: NDArray[Any], values: NDArray[Any], n_nodes: int) -> Links:
         """Make links of pairs in any order; within a list the order of the pairs stays."""
-        order = np.argsort(owners, kind="stable")
+        order = np.argsort(owners, kind="stable")  # stable: the order within a list is part of the result
         return cls.from_counts(np.bincount(owners, minlength=n_nodes), values[order])
 
     def __len__(self) -> int:
@@ -80,7 +88,7 @@ class Links:
         Parameters
         ----------
         nodes : array-like of int, shape (n,)
-            Node numbers, repeated ones allowed.
+            Node indices, repeated ones allowed.
 
         Returns
         -------
@@ -107,11 +115,8 @@ def spread(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.i
     return spread_starts + np.arange(len(spread_starts))
 
 
-_SEEN_BYTES = 1 << 25
-
-
 def longest_depths(parents: Links, children: Links) -> Numbers:
-    """Return the number of steps of the longest way from a root to every node.
+    """Return the length of the longest path from a root to every node.
 
     Parameters
     ----------
@@ -124,6 +129,7 @@ def longest_depths(parents: Links, children: Links) -> Numbers:
         0 at roots; −1 at nodes that lie on a cycle or below one.
     """
     depths = np.full(len(parents), -1, dtype=np.int32)
+    # Kahn's topological sort, level by level: a node is ready when its last parent has a depth.
     waiting = parents.counts
     ready, level = np.flatnonzero(waiting == 0), 0
     while len(ready):
@@ -135,7 +141,7 @@ def longest_depths(parents: Links, children: Links) -> Numbers:
 
 
 def shortest_depths(children: Links, roots: ArrayLike) -> Numbers:
-    """Return the number of steps of the shortest way from a root to every node, int32 (n_nodes,)."""
+    """Return the length of the shortest path from a root to every node, int32 (n_nodes,)."""
     depths = np.full(len(children), -1, dtype=np.int32)
     reached, level = np.asarray(roots, dtype=np.int32), 0
     while len(reached):
@@ -150,6 +156,7 @@ def find_cycle(parents: Links, depths: Numbers) -> list[int]:
 
     ``depths`` are those of :func:`longest_depths`, with at least one node of −1.
     """
+    # Every node without a depth has a parent without one, so going up from any of them must meet itself.
     node = int(np.flatnonzero(depths < 0)[0])
     place: dict[int, int] = {}
     way: list[int] = []
@@ -199,8 +206,10 @@ def _steps(links: Links, nodes: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.
     while len(owners):
         positions, values = links.take(values)
         owners = owners[positions]
+        # One integer per pair of start and node: marks are read and written without a loop over starts.
         keys = owners * n + values
         new = np.flatnonzero(~seen[keys])
+        # unique sorts by value; sorting the first places back keeps the order in which lists name nodes.
         new = new[np.sort(np.unique(keys[new], return_index=True)[1])]
         owners, values = owners[new], values[new]
         seen[keys[new]] = True
@@ -220,6 +229,7 @@ def closure(parents: Links, depths: Numbers) -> Links:
         Any numbers that are larger at a node than at its parents.
     """
     n = len(parents)
+    # One growing array for all lists; it doubles, so that copying costs no more than filling it.
     pool: Numbers = np.empty(4 * n + 16, dtype=np.int32)
     filled = 0
     starts, counts = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
@@ -227,7 +237,7 @@ def closure(parents: Links, depths: Numbers) -> Links:
         owners, direct = parents.take(nodes)
         further = pool[spread(starts[direct], counts[direct])]
         keys = np.concatenate([owners * n + direct, np.repeat(owners, counts[direct]) * n + further])
-        keys = np.unique(keys)
+        keys = np.unique(keys)  # an ancestor that is reached along several ways counts once
         while filled + len(keys) > len(pool):
             pool = np.concatenate([pool, np.empty_like(pool)])
         pool[filled : filled + len(keys)] = keys % n
@@ -260,18 +270,15 @@ def without_shortcuts(owners: NDArray[np.int64], values: Numbers, n: int) -> NDA
     """
     ancestors = Links.from_pairs(owners, values, n)
     positions, further = ancestors.take(values)
+    # Ancestors of ancestors: whoever is among them is reached through another ancestor as well.
     shortcuts = np.unique(owners[positions] * n + further)
     return ~np.isin(owners * n + values, shortcuts)
-
-
-Choice = Literal["first", "shortest", "longest"]
-CHOICES = ("first", "shortest", "longest")
 
 
 class Hierarchy:
     """Nodes below one another; a node may have several parents.
 
-    Every question can be asked by id. For work on many nodes there are numbers (:meth:`numbers`; node i has
+    Every question can be asked by id. For work on many nodes there are indices (:meth:`numbers`; node i has
     the id ``ids[i]``) and :class:`Links`, which list the neighbours of all nodes in two arrays. No method
     recurses, so the depth has no limit.
 
@@ -331,7 +338,7 @@ class Hierarchy:
         return InputError(f"{node!r} is not in {self._what}{nearest_name(str(node), list(self.ids))}")
 
     def index(self, node: str) -> int:
-        """Return the number of a node.
+        """Return the index of a node.
 
         Raises
         ------
@@ -344,7 +351,7 @@ class Hierarchy:
             raise self._unknown(node) from None
 
     def numbers(self, ids: Iterable[str]) -> Numbers:
-        """Return the numbers of several nodes, int32 (n,).
+        """Return the indices of several nodes, int32 (n,).
 
         Raises
         ------
@@ -444,11 +451,12 @@ class Hierarchy:
         high, low = self.numbers(above), self.numbers(below)
         if len(high) != len(low):
             raise InputError(f"{len(high)} upper nodes can't be paired with {len(low)} lower ones")
+        # Pairs as single integers are sorted already, as owners and each list ascend: a search finds them.
         known = self.ancestor_links.owners * len(self) + self.ancestor_links.indices
         keys = low.astype(np.int64) * len(self) + high
         places = np.searchsorted(known, keys)
         found = np.zeros(len(keys), dtype=bool)
-        inside = places < len(known)
+        inside = places < len(known)  # a key above all known ones would be looked up behind the end
         found[inside] = known[places[inside]] == keys[inside]
         return found
 
@@ -474,7 +482,7 @@ class Hierarchy:
             No id is given, or one is unknown.
         """
         if not nodes:
-            raise InputError("the lowest common ancestors of no node at all can't be told; name one or more")
+            raise InputError("lowest_common_ancestors needs at least one id; name one or more")
         common = np.ones(len(self), dtype=bool)
         for number in self.numbers(nodes):
             own = np.zeros(len(self), dtype=bool)
@@ -483,6 +491,7 @@ class Hierarchy:
             common &= own
         candidates = np.flatnonzero(common)
         owners, below = self.child_links.take(candidates)
+        # A common ancestor with a common ancestor among its children isn't the lowest.
         lowest = np.delete(candidates, owners[common[below]])
         return self._names(lowest[np.argsort(-self._longest[lowest], kind="stable")])
 
@@ -508,17 +517,19 @@ class Hierarchy:
     def _choose_parents(self, choice: Choice) -> Numbers:
         owners, parents = self.parent_links.owners, self.parent_links.indices
         rank = {"first": np.zeros_like(self._longest), "shortest": self._shortest, "longest": -self._longest}
+        # lexsort is stable: among parents of equal rank the one named first comes first.
         order = np.lexsort((rank[choice][parents], owners))
         nodes, first = np.unique(owners[order], return_index=True)
         main = np.full(len(self), -1, dtype=np.int32)
         main[nodes] = parents[order][first]
-        main.setflags(write=False)
+        main.setflags(write=False)  # kept for later calls, which must see the same
         return main
 
     def tree_depths(self, choice: Choice = "first") -> Numbers:
         """Return every node's depth along :meth:`main_parents`, roots 0, int32 (n_nodes,)."""
         main = self.main_parents(choice)
         depths = np.zeros(len(self), dtype=np.int32)
+        # By the longest depth every parent comes before its children, whichever parent was chosen.
         for nodes in levels(self._longest)[1:]:
             depths[nodes] = depths[main[nodes]] + 1
         return depths

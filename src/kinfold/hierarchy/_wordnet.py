@@ -1,4 +1,4 @@
-"""The nouns of WordNet 3.0."""
+"""The nouns of WordNet 3.0: synsets, lemmas, hypernyms and the data file that holds them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kinfold.storage import check_format_version
 from kinfold.validation import check_integer
 
 PATH = Path(__file__).parent / "data" / "wordnet-3.0-nouns.npz"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of the data file; scripts/make_wordnet.py writes it
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +62,7 @@ def read_nouns(path: Path = PATH) -> NounData:
             check_format_version(path, int(file["format_version"]), FORMAT_VERSION)
             return NounData(
                 offsets=file["offsets"],
+                # One text with line breaks: an array of strings would pad each to the longest.
                 nouns=tuple(file["nouns"].tobytes().decode().split("\n")),
                 lemmas=Links.from_counts(file["lemma_counts"], file["lemmas"]),
                 senses=file["senses"],
@@ -232,11 +233,14 @@ class WordNet(Hierarchy):
         if match_case:
             numbers = [number for number in numbers if self._data.nouns[number] == word]
         if not numbers:
+            # Compared with nouns of like length and initial alone: looking among all 119,034 takes long.
             near = [noun for noun in self._data.nouns if _alike(noun, word)]
             raise InputError(f"{lemma!r} is not among {self._what}{nearest_name(word, near)}")
         starts, ends = self._noun_links.indptr[:-1], self._noun_links.indptr[1:]
         places = np.concatenate([np.arange(starts[number], ends[number]) for number in numbers])
+        # Stable, so that senses of equal rank keep the order of the spellings.
         places = places[np.argsort(self._noun_senses[places], kind="stable")]
+        # A synset may hold two spellings of the word ("Turkey", "turkey"): it is named once.
         return tuple(dict.fromkeys(self._names(self._noun_links.indices[places])))
 
     def nouns(self) -> Nouns:
@@ -297,6 +301,7 @@ class WordNet(Hierarchy):
     def _nearest_id(self, text: str) -> str:
         """Return a hint at the id with most digits alike, the closest of those, unless three differ."""
         digits = "".join(letter for letter in text if letter in "0123456789")
+        # Fewer or more digits are no mistyped offset, which has eight.
         if not 6 <= len(digits) <= 9:
             return ""
         digits = digits[:8].ljust(8, "0") if text.startswith("n") else digits[-8:].zfill(8)
@@ -307,6 +312,7 @@ class WordNet(Hierarchy):
         return f"; did you mean {self.ids[best]!r}?" if alike[best] >= 6 else ""
 
 
+# All callers share one: it is read-only, and reading it takes a fraction of a second.
 @lru_cache(maxsize=1)
 def load_wordnet() -> WordNet:
     """Return the nouns of WordNet 3.0; read once per process, in a fraction of a second.

@@ -1,7 +1,7 @@
 """Finding and decoding images: sources, one decoder, one loader.
 
 Everything that can go wrong with a single image is an :class:`UnusableImage` with a :class:`SkipReason`; the
-row stays where it is and nobody shifts.
+image keeps its row, so that the indices of all others stay the same.
 """
 
 from __future__ import annotations

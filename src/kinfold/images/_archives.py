@@ -33,7 +33,22 @@ from kinfold.images._source import (
     read_exactly,
 )
 
-_TAR_COLUMNS = ("shard", "offset", "size", "modified")  # columns of what is known of every member
+_TAR_COLUMNS = ("shard", "offset", "size", "modified")  # of an integer array: a million members take 32 MB
+
+# Of a member's own header: signature, and the lengths of name and extra field, which differ from those in the
+# archive's directory. What lies between them is taken from the directory.
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_ZIP_COLUMNS = np.dtype(
+    [
+        ("offset", "i8"),
+        ("packed", "i8"),
+        ("size", "i8"),
+        ("checksum", "u4"),
+        ("method", "u2"),
+        ("encrypted", "?"),
+        ("link", "?"),
+    ]
+)
 
 
 class TarMember(NamedTuple):
@@ -162,8 +177,8 @@ def _list_shard(path: str) -> _Listing:
     try:
         with tarfile.open(path, "r:", encoding="utf-8", errors="surrogateescape") as archive:
             while (info := archive.next()) is not None:
-                archive.members = []  # type: ignore[attr-defined]  # or tarfile keeps all members
-                end = archive.offset
+                archive.members = []  # type: ignore[attr-defined]  # or tarfile keeps an object for each member
+                end = archive.offset  # a damaged shard keeps the members before this place
                 if info.isdir() or any(is_clutter(part) for part in _parts(info.name)):
                     continue
                 if info.islnk():
@@ -204,6 +219,7 @@ def _check_end(path: str, end: int) -> Problem | None:
 def _refuse_compressed(path: str) -> None:
     with open(path, "rb") as stream:
         head = stream.read(6)
+    # Signatures of gzip, bzip2, xz and zstandard.
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")):
         raise InputError(
             f"{path} is compressed, so that no image in it can be read on its own; "
@@ -235,20 +251,6 @@ def _sample(key: str) -> str:
     return f"{folder}/{name.split('.', 1)[0]}"
 
 
-_LOCAL_HEADER = struct.Struct("<4s22xHH")
-_ZIP_COLUMNS = np.dtype(
-    [
-        ("offset", "i8"),
-        ("packed", "i8"),
-        ("size", "i8"),
-        ("checksum", "u4"),
-        ("method", "u2"),
-        ("encrypted", "?"),
-        ("link", "?"),
-    ]
-)
-
-
 class ZipMember(NamedTuple):
     """Where a member lies, and how it is packed."""
 
@@ -262,7 +264,7 @@ class ZipMember(NamedTuple):
 
 
 class ZipSource(LocatedSource):
-    """All files in a zip archive, in natural order, but for hidden names and systems' clutter.
+    """All files in a zip archive, in natural order, but for hidden names and files of operating systems.
 
     A name that occurs twice becomes ``name#2``. Stored, deflated and bzip2 members can be read.
 
@@ -341,6 +343,7 @@ class ZipReader:
         if len(data) < member.size:
             missing = member.size - len(data)
             raise UnusableImage(SkipReason.TRUNCATED, f"{missing:,} bytes are missing in the archive")
+        # Decoders accept many damaged files, so that a wrong image would pass without this check.
         if zlib.crc32(data) != member.checksum:
             raise UnusableImage(SkipReason.CORRUPT, "its checksum in the archive is another")
         return data
@@ -361,6 +364,7 @@ class _Unpacked(BytesIO):
         assert size >= 0
         out = b""
         while len(out) < size and not self._unpack.eof:
+            # Bounded: a few kilobytes can unpack to gigabytes.
             piece = self._unpack.decompress(self._rest, size - len(out))
             self._rest = getattr(self._unpack, "unconsumed_tail", b"")
             if not piece and not self._rest:
@@ -377,7 +381,7 @@ def _is_wanted(info: zipfile.ZipInfo) -> bool:
 
 def _zip_key(info: zipfile.ZipInfo) -> str:
     name = info.filename
-    if not info.flag_bits & 0x800:  # no word on the encoding: many tools write UTF-8 all the same
+    if not info.flag_bits & 0x800:  # the encoding isn't stated: many tools write UTF-8 all the same
         with contextlib.suppress(UnicodeError):
             name = name.encode("cp437").decode("utf-8")
     return encode_key(name)

@@ -27,7 +27,7 @@ from PIL import (
 from kinfold.images._formats import FORMATS, is_cut_signature, missing_bytes, sniff, webp_size
 from kinfold.images._source import SkipReason, UnusableImage
 
-_ORIENTATION = 0x0112
+_ORIENTATION = 0x0112  # EXIF tag; the turns undo what its values 2 to 8 say
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,6 +36,32 @@ _TURNS = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
+}
+
+PIXEL_LIMIT = 178_956_970
+"""Images of more pixels are not decoded unless asked for: the limit at which Pillow suspects a bomb."""
+
+# Called by format rather than through Image.open, which tries all of Pillow's plugins on hostile bytes.
+_OPENERS: dict[str, Callable[..., ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.jpeg_factory,
+    "PNG": PngImagePlugin.PngImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "TIFF": TiffImagePlugin.TiffImageFile,
+    "WEBP": WebPImagePlugin.WebPImageFile,
+}
+
+_MOST_TEXT = 200  # characters of an EXIF text: the field may hold any number of them
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+
+_ORIENTATIONS = {
+    2: "mirrored",
+    3: "turned by 180°",
+    4: "upside down, mirrored",
+    5: "turned left, mirrored",
+    6: "turned left",
+    7: "turned right, mirrored",
+    8: "turned right",
 }
 
 
@@ -58,6 +84,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16"):
+        # Pillow's own conversion would clip at 255 and give white.
         return _from_grey(np.asarray(image).astype(np.float32) / 65535)
     if image.mode in ("I", "F"):
         return _from_grey(_stretch(image))
@@ -96,25 +123,12 @@ def _from_lab(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode == "La":
+    if image.mode == "La":  # premultiplied alpha, which Pillow converts to LA alone
         image = image.convert("LA")
     rgba = image if image.mode == "RGBA" else image.convert("RGBA")
     white = Image.new("RGB", rgba.size, (255, 255, 255))
     white.paste(rgba, mask=rgba.getchannel("A"))
     return white
-
-
-PIXEL_LIMIT = 178_956_970
-"""Images of more pixels are not decoded unless asked for: the limit at which Pillow suspects a bomb."""
-
-_OPENERS: dict[str, Callable[..., ImageFile.ImageFile]] = {
-    "JPEG": JpegImagePlugin.jpeg_factory,
-    "PNG": PngImagePlugin.PngImageFile,
-    "GIF": GifImagePlugin.GifImageFile,
-    "BMP": BmpImagePlugin.BmpImageFile,
-    "TIFF": TiffImagePlugin.TiffImageFile,
-    "WEBP": WebPImagePlugin.WebPImageFile,
-}
 
 
 def decode_image(data: bytes, *, min_side: int | None = None, pixel_limit: int = PIXEL_LIMIT) -> Image.Image:
@@ -196,6 +210,7 @@ def make_thumbnail(data: bytes, side: int) -> Image.Image:
 
 
 def _decode(kind: str, data: bytes, min_side: int | None, pixel_limit: int) -> Image.Image:
+    # WebP takes memory for all pixels as soon as it is opened, so that its size must be checked before.
     if kind == "WEBP" and (size := webp_size(data)) is not None:
         _check_pixels(size, pixel_limit)
     image = _opener(kind)(BytesIO(data), "")
@@ -204,7 +219,7 @@ def _decode(kind: str, data: bytes, min_side: int | None, pixel_limit: int) -> I
         _check_tiff(image, data, pixel_limit)
     if min_side is not None and kind == "JPEG":
         image.draft(None, (min_side, min_side))
-    image.load()
+    image.load()  # opening reads the header alone; errors of the data come here
     upright = to_rgb(turn_upright(image))
     upright.info = {}  # the file's EXIF data and colour profile don't fit the pixels any more
     return upright
@@ -261,6 +276,7 @@ def _heif_opener() -> Callable[..., ImageFile.ImageFile]:
 
 
 def _truncated(missing: int) -> UnusableImage:
+    # 1 and 2 mean that only the end mark is known to be missing, not how much lies before it.
     what = "its end is missing" if missing <= 2 else f"at least {missing:,} bytes are missing"
     return UnusableImage(SkipReason.TRUNCATED, what)
 
@@ -277,7 +293,7 @@ def _explain(kind: str, data: bytes, error: Exception) -> UnusableImage:
     return UnusableImage(SkipReason.CORRUPT, text[:200])
 
 
-class _Quiet:
+class _Quiet:  # warnings.catch_warnings isn't safe in threads, so that the first enters and the last leaves
     """How many decodings run in this process, and the warning filters from before the first."""
 
     lock = threading.Lock()
@@ -287,7 +303,7 @@ class _Quiet:
 
 @contextmanager
 def _quiet_pillow() -> Iterator[None]:
-    """Keep Pillow's warnings to ourselves: safe in threads, and gone when the last decoding ends."""
+    """Suppress Pillow's warnings while an image is decoded; safe in threads."""
     with _Quiet.lock:
         _Quiet.depth += 1
         if _Quiet.depth == 1:
@@ -301,10 +317,6 @@ def _quiet_pillow() -> Iterator[None]:
             _Quiet.depth -= 1
             if _Quiet.depth == 0:
                 _Quiet.saved.__exit__(None, None, None)
-
-
-_MOST_TEXT = 200
-_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
 
 @dataclass(frozen=True)
@@ -386,15 +398,6 @@ def _show_orientation(value: Any) -> str:
     return _ORIENTATIONS.get(int(value), "")
 
 
-_ORIENTATIONS = {
-    2: "mirrored",
-    3: "turned by 180°",
-    4: "upside down, mirrored",
-    5: "turned left, mirrored",
-    6: "turned left",
-    7: "turned right, mirrored",
-    8: "turned right",
-}
 _SHOWN: tuple[tuple[str, int, Callable[[Any], str]], ...] = (
     ("camera maker", ExifTags.Base.Make, _show_text),
     ("camera", ExifTags.Base.Model, _show_text),

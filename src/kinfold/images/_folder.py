@@ -26,7 +26,21 @@ from kinfold.images._source import (
 _MAGIC = re.compile(r"[*?[{]")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_MOST = 1_000_000
+_MOST = 1_000_000  # names of a range such as {0..9}: a mistyped number should not fill the memory
+
+Problem = tuple[SkipReason, str]
+Identity = tuple[int, int]  # device and number: what a folder is, by whatever path it is reached
+
+# What Windows and macOS leave in folders, in lower case.
+_CLUTTER = frozenset(
+    [b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"__macosx", b"$recycle.bin", b"system volume information"]
+)
+# Files by which the folders that Kinfold writes are known; images in them are copies or thumbnails.
+_MANIFESTS = frozenset([b"manifest.json", b"report.json"])
+_OWN_MANIFEST = re.compile(rb'\s*\{\s*"format":\s*"kinfold-')
+# Links to one folder that are followed. Folders that link to one another crosswise have exponentially many
+# paths without any circle; the limit ends them.
+_MAX_LINKS = 16
 
 
 @dataclass(frozen=True)
@@ -112,17 +126,6 @@ def _translate(pattern: str) -> str:
     return "".join(out)
 
 
-Problem = tuple[SkipReason, str]
-Identity = tuple[int, int]  # device and number: what a folder is, by whatever path it is reached
-
-_CLUTTER = frozenset(
-    [b"thumbs.db", b"ehthumbs.db", b"desktop.ini", b"__macosx", b"$recycle.bin", b"system volume information"]
-)
-_MANIFESTS = frozenset([b"manifest.json", b"report.json"])
-_OWN_MANIFEST = re.compile(rb'\s*\{\s*"format":\s*"kinfold-')
-_MAX_LINKS = 16  # so many links to one folder are followed; more would let crossed links multiply without end
-
-
 class FolderSource(LocatedSource):
     """All files below a folder, whatever they hold: what is no image is found out, and listed, on reading.
 
@@ -141,7 +144,7 @@ class FolderSource(LocatedSource):
     max_depth : int, optional
         Deeper levels aren't looked at; 1 is the folder itself.
     kind, uri : str, optional
-        What to say of the source, if not ``"folder"`` and its path.
+        Recorded in place of ``"folder"`` and the path.
     """
 
     def __init__(
@@ -251,6 +254,7 @@ def walk(root: bytes, max_depth: int | None = None) -> Iterator[tuple[bytes, Pro
         ``root`` can't be opened.
     """
     try:
+        # A stack and no recursion: folders may be nested deeper than Python's limit.
         stack = [_open_level(root, b"", _identity(root))]
     except OSError as error:
         raise InputError(f"{os.fsdecode(root)} can't be opened: {describe_os_error(error)}") from error
@@ -341,10 +345,12 @@ def _open_level(path: bytes, inside: bytes, identity: Identity) -> _Level:
             if is_clutter(entry.name):
                 continue
             level.names.append(entry.name)
+            # scandir knows the kind without a call per file; only what is no plain file is examined.
             if not entry.is_file(follow_symlinks=False):
                 special = _examine(entry)
                 if special is not None:
                     level.special[entry.name] = special
+    # Reversed, because names are popped from the end.
     level.names.sort(key=lambda name: natural_key(encode_key(name)), reverse=True)
     return level
 

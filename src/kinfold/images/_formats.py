@@ -17,6 +17,7 @@ _SIGNATURES = (
 )
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
+# Sizes of the headers that BMP has had; "BM" alone begins many texts.
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 
 SNIFF_BYTES = 64
@@ -109,6 +110,7 @@ def _jpeg(data: bytes) -> int:
             if end > len(data):
                 return int(end - len(data))
             if marker == 0xDA:
+                # Entropy-coded data have no lengths; the end mark can't occur inside them.
                 return 0 if b"\xff\xd9" in data[end:] else 2
             at = end
 

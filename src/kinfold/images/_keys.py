@@ -1,4 +1,4 @@
-"""Keys: the name of an image inside its source, as UTF-8 text that can be undone."""
+"""Keys: the name of an image inside its source as a string, reversible for names that aren't UTF-8."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def encode_key(raw: str | bytes) -> str:
     r"""Return the key of a file name or relative path.
 
     Text stays as it is. Bytes that aren't UTF-8 become ``%XX``, and a literal ``%`` becomes ``%25`` only
-    where two hexadecimal digits follow it, so that :func:`decode_key` gives the very bytes back.
+    where two hexadecimal digits follow it, so that :func:`decode_key` returns the same bytes.
 
     Parameters
     ----------
@@ -66,6 +66,7 @@ def natural_key(key: str) -> str:
     >>> sorted(["b/1", "a10", "a 1/x", "a9", "A9"], key=natural_key)
     ['a 1/x', 'A9', 'a9', 'a10', 'b/1']
     """
+    # NUL sorts before every character of a name, so that a folder's content stays together.
     return "\x00".join([_natural_part(part) for part in key.split("/")])
 
 
@@ -74,6 +75,7 @@ def _natural_part(part: str) -> str:
 
 
 def _rank_number(found: re.Match[str]) -> str:
+    # The count of digits before the digits: longer numbers are larger, and plain order compares them so.
     digits = found[0].lstrip("0")
     return f"0{chr(len(digits))}{digits}"
 
@@ -127,6 +129,7 @@ class KeyList(Sequence[str]):
 
     def has_repeats(self) -> bool:
         """Tell whether two keys may be the same; False is certain."""
+        # Eight bytes per key; a set of ten million keys would take more than a gigabyte.
         hashes = np.fromiter(map(hash, self), dtype=np.int64, count=len(self))
         hashes.sort()
         return bool((hashes[1:] == hashes[:-1]).any())

@@ -22,13 +22,16 @@ from kinfold.images._source import ImageSource, UnusableImage
 from kinfold.images._worker import Item, Outcome, Recipe, Slots, SlotShape, Task
 from kinfold.validation import check_integer
 
-_PER_TASK = 16  # images in one message at most
-_BATCHES_AHEAD = 2
-_BYTES_AHEAD = 512 << 20
+# Images in one message at most: fewer cost more messages, more leave some workers idle at the end of a batch.
+_PER_TASK = 16
+_BATCHES_AHEAD = 2  # one that is being embedded, one that is ready when it is done
+_BYTES_AHEAD = 512 << 20  # limit of the same for large images
+_MOST_WORKERS = 32  # where no number is asked for: each takes memory of its own
+_WORKERS_PER_CORE = 4  # more only take memory; some more than cores help where reading waits for a network
 
 
 class WorkerFlow:
-    """Sends rows to a pool and puts what comes back in order.
+    """Sends rows to a pool and yields the results in the order of the rows.
 
     At most two batches or 512 MiB of decoded images are on their way at a time.
 
@@ -56,6 +59,7 @@ class WorkerFlow:
 
         An array may lie in shared memory and is valid until the next one is asked for.
         """
+        # Two tasks per worker and batch at least, so that all workers share each batch.
         per_task = max(1, min(_PER_TASK, batch_size // (2 * self.pool.n_workers)))
         base, sent = self._next, 0
         self._next += len(rows)
@@ -78,7 +82,7 @@ class WorkerFlow:
 
     def _window(self, batch_size: int, per_task: int) -> int:
         least = 2 * per_task * self.pool.n_workers
-        if self._spec is None:
+        if self._spec is None:  # the size of an image is known once the first has come back
             return least
         window = max(least, min(_BATCHES_AHEAD * batch_size, _BYTES_AHEAD // self._spec.stride))
         if self._slots is not None and self._n_slots < window + per_task:
@@ -119,10 +123,6 @@ class WorkerFlow:
     def _release(self, item: Item) -> None:
         if item.slot is not None:
             self._free.append(item.slot)
-
-
-_MOST_WORKERS = 32  # where no number is asked for
-_WORKERS_PER_CORE = 4
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class ImageLoader:
             self._check_shape(int(row), outcome)
             if images is None:
                 images = np.empty((len(rows), *outcome.shape), outcome.dtype)
-            images[len(usable)] = outcome
+            images[len(usable)] = outcome  # copied: the slot is used again for another image
             usable.append(int(row))
         if images is None:
             images = (

@@ -1,4 +1,4 @@
-"""One door to every kind of source."""
+"""Open any source of images by its path or pattern."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _TARS = (".tar",)
 _PARQUETS = (".parquet", ".pq")
 _FEATURES = (".npy", ".npz", ".safetensors")
 _SUGGESTION = "; give a folder, an archive or a table of images, or a pattern such as photos/*.jpg"
+# Notes that data sets keep beside their shards; anything else makes a folder a folder of images.
 _BESIDE_SHARDS = (".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".csv", ".index", ".idx")
 
 

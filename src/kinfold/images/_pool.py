@@ -32,12 +32,23 @@ from kinfold.images._worker import (
 
 _log = logging.getLogger(__name__)
 
+# The paths of this process, so that workers find the same packages, however this process was started.
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from kinfold.images._worker import main; main()"
 )
+# Workers share the cores by being many; threads of numerical libraries in each would only compete.
 _ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
+
+_IN_FLIGHT = 2  # tasks at a worker: one in work, one waiting, so that it never waits for the pipe
+# Deaths over one image alone before it is skipped: the first may have another cause, such as memory.
+_DEATHS = 2
+_FAILED_STARTS = 3  # in a row; a machine that is short of processes for a moment should not end a run
+_PAUSE = 0.5  # seconds after the system refused a process, which is short of something that others may free
+
+_ADVICE = "define it in a module that can be imported, or use n_workers=0"
+DIED = str(UnusableImage(SkipReason.UNREADABLE, "the decoder process died"))
 
 
 def launch_worker(shared: int | None) -> subprocess.Popen[bytes]:
@@ -94,17 +105,6 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_log = logging.getLogger(__name__)
-
-_IN_FLIGHT = 2  # tasks at a worker: one in work, one waiting for it
-_DEATHS = 2  # so often may a process die over one image alone before the image is to blame
-_FAILED_STARTS = 3
-_PAUSE = 0.5  # seconds, after the system refused a process
-
-_ADVICE = "define it in a module that can be imported, or use n_workers=0"
-DIED = str(UnusableImage(SkipReason.UNREADABLE, "the decoder process died"))
-
-
 class WorkerPool:
     """Processes that prepare images, started on the first task.
 
@@ -144,17 +144,17 @@ class WorkerPool:
         self._deaths: Counter[int] = Counter()
         self._closed = False
         self.n_workers = n_workers
-        self._minders = [_Minder(self) for _ in range(n_workers)]
+        self._tenders = [_Tender(self) for _ in range(n_workers)]
         self._started = False
-        self._able = n_workers  # minders that haven't given up
+        self._able = n_workers  # tenders that haven't given up
 
     def submit(self, task: Task) -> None:
         """Queue a task."""
         with self._change:
             if not self._started:
                 self._started = True
-                for minder in self._minders:
-                    minder.thread.start()
+                for tender in self._tenders:
+                    tender.thread.start()
             self._waiting.append(task)
             self._change.notify()
 
@@ -195,26 +195,26 @@ class WorkerPool:
             self._closed = True
             self._waiting.clear()
             self._change.notify_all()
-            for minder in self._minders:
-                minder.kill()
-        for minder in self._minders:
-            if minder.thread.is_alive() and minder.thread is not threading.current_thread():
-                minder.thread.join(10)
+            for tender in self._tenders:
+                tender.kill()
+        for tender in self._tenders:
+            if tender.thread.is_alive() and tender.thread is not threading.current_thread():
+                tender.thread.join(10)
         if self.shared is not None:
             os.close(self.shared)
 
     def _end_hanging(self) -> None:
         if self._timeout is None:
             return
-        for minder in self._minders:
-            begun = minder.begun
+        for tender in self._tenders:
+            begun = tender.begun
             if begun is not None and time.monotonic() - begun > self._timeout:
                 _log.warning("a decoder process hangs and is ended")
-                minder.hung = True
-                minder.kill()
+                tender.hung = True
+                tender.kill()
 
 
-class _Minder:
+class _Tender:
     """The thread that starts a process, feeds it, and starts another when it dies."""
 
     def __init__(self, pool: WorkerPool) -> None:
@@ -234,7 +234,7 @@ class _Minder:
     def _run(self) -> None:
         try:
             self._tend()
-        except Exception as error:  # whoever waits for results must hear of it
+        except Exception as error:  # passed on to collect(), which would wait for ever
             _log.exception("a thread of the image loader failed")
             self.pool._done.put(KinfoldError(f"the image loader failed: {error}"))
 
@@ -323,7 +323,10 @@ class _Minder:
         return True
 
     def _end(self) -> None:
-        """Bury the process and give its tasks to others, the first in pieces: one of them killed it."""
+        """Clean up after a process and give its tasks to others, the first one image at a time.
+
+        One of that task's images killed it; alone, it is found.
+        """
         process, pool = self.process, self.pool
         if process is not None:
             end_worker(process)

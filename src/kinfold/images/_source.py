@@ -13,6 +13,14 @@ from typing import IO, Any, Protocol
 from kinfold.errors import KinfoldError
 from kinfold.images._formats import SNIFF_BYTES, is_cut_signature, sniff
 
+BYTE_LIMIT = 2 << 30
+"""Larger files are never read: a file must fit in the memory of each worker."""
+# Of larger files the first bytes are looked at before the rest is read: they may be videos or archives.
+_LARGE = 32 << 20
+
+Locator = Any
+"""What a reader needs to know of one image: small and picklable."""
+
 
 class SkipReason(str, Enum):
     """The words that begin every reason in ``skipped.parquet``."""
@@ -52,14 +60,6 @@ class UnusableImage(KinfoldError):  # noqa: N818 - it is a finding about an imag
 
     def __reduce__(self) -> tuple[type[UnusableImage], tuple[SkipReason, str]]:
         return type(self), (self.reason, self.detail)
-
-
-BYTE_LIMIT = 2 << 30
-"""Larger files are never read."""
-_LARGE = 32 << 20  # of larger files the first bytes are looked at before the rest is read
-
-Locator = Any
-"""What a reader needs to know of one image: small and picklable."""
 
 
 class Reader(Protocol):
@@ -152,9 +152,9 @@ def _read_file(path: bytes) -> bytes:
     flags = (
         os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOCTTY", 0)
     )
-    _check_regular(os.stat(path))  # opening a device may already do something
+    _check_regular(os.stat(path))  # before opening, which may already have an effect on a device
     with open(os.open(path, flags), "rb", buffering=0) as stream:
-        status = os.fstat(stream.fileno())
+        status = os.fstat(stream.fileno())  # again: the path may have been exchanged meanwhile
         _check_regular(status)
         return read_bounded(stream, status.st_size)
 

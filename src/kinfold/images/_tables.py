@@ -16,6 +16,23 @@ from kinfold.images._folder import fingerprint_files
 from kinfold.images._keys import KeyList, different_keys, encode_key, natural_key, unique_keys
 from kinfold.images._source import FileReader, LocatedSource, SkipReason, UnusableImage
 
+# Usual names of columns, the most telling first.
+_PATH_NAMES = (
+    "path",
+    "file_path",
+    "filepath",
+    "image_path",
+    "file",
+    "file_name",
+    "filename",
+    "image",
+    "img",
+    "key",
+)
+
+_IMAGE_NAMES = ("image", "img", "jpg", "png", "image_bytes", "bytes", "picture", "photo")
+_AHEAD = 32  # images that are unpacked together: a whole row group may hold gigabytes
+
 
 def column_types(path: str) -> dict[str, Any]:
     """Return the columns of a CSV, TSV or Parquet file with their Arrow types (all text in a CSV)."""
@@ -70,6 +87,7 @@ def read_columns(path: str, columns: list[str]) -> dict[str, Any]:
 
 def column_values(column: Any) -> Iterator[Any]:
     """Yield the values of a chunked array, a few at a time in memory."""
+    # In pieces: Python objects take several times the memory of the column.
     for chunk in column.chunks:
         for start in range(0, len(chunk), 65536):
             yield from chunk.slice(start, 65536).to_pylist()
@@ -120,20 +138,6 @@ def is_text(kind: Any) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-_PATH_NAMES = (
-    "path",
-    "file_path",
-    "filepath",
-    "image_path",
-    "file",
-    "file_name",
-    "filename",
-    "image",
-    "img",
-    "key",
-)
 
 
 class PathTableSource(LocatedSource):
@@ -204,10 +208,6 @@ def _keys_of(uri: str, paths: KeyList, column: Any) -> KeyList:
     if column is not None:
         return different_keys((str(value) for value in column_values(column)), uri)
     return unique_keys(path or f"row-{row}" for row, path in enumerate(paths))
-
-
-_IMAGE_NAMES = ("image", "img", "jpg", "png", "image_bytes", "bytes", "picture", "photo")
-_AHEAD = 32  # so many images of a row group are unpacked at a time
 
 
 class ImageLocator(NamedTuple):
@@ -348,6 +348,7 @@ class _Cursor:
 
         self._where = (shard, group)
         self._file = pq.ParquetFile(path)
+        # Without threads: there is a reader in every worker process already.
         self._batches = self._file.iter_batches(
             _AHEAD, row_groups=[group], columns=[column], use_threads=False
         )

@@ -1,4 +1,4 @@
-"""Thumbnails as files, made in worker processes when somebody waits for them: the last asked for first."""
+"""Thumbnails as WebP files, made on request in worker processes; the latest request comes first."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from kinfold.images._worker import Item, Outcome, Recipe, Task
 
 _log = logging.getLogger(__name__)
 
-_AHEAD = 2  # thumbnails at each worker: one in work, one waiting for it
-_QUALITY = 80
-_METHOD = 2  # WebP's effort, 0 to 6
+_AHEAD = 2  # thumbnails at each worker; more would be made before later, more urgent requests
+_QUALITY = 80  # WebP's; artefacts don't show at this size, and a page holds hundreds
+_METHOD = 2  # WebP's effort, 0 to 6: a reader waits, so speed counts more than the last bytes
 
 Key = tuple[int, int]
 
@@ -86,9 +86,8 @@ class _Job:
 class ThumbnailMaker:
     """Makes thumbnails of a source's images in worker processes, which start with the first one.
 
-    Who scrolls on no longer waits for what was asked before: what was asked for last is made first, and what
-    nobody waits for any more (all its futures were cancelled) is not made. The same thumbnail is made once
-    however many ask for it at a time.
+    Requests are served last in, first out, because a reader who scrolls on no longer looks at earlier ones;
+    those whose futures were all cancelled are dropped. Requests for the same thumbnail share one job.
 
     Parameters
     ----------
@@ -130,7 +129,7 @@ class ThumbnailMaker:
         Returns
         -------
         Future
-            Gives a :class:`Thumbnail`; cancel it when nobody waits for it any more.
+            Gives a :class:`Thumbnail`; cancel it when it is no longer needed.
         """
         future: Future[Thumbnail] = Future()
         with self._guard:
@@ -181,7 +180,7 @@ class ThumbnailMaker:
 
     def _start_collector(self) -> None:
         if self._collector is None:
-            this = weakref.ref(self)  # a maker that nobody closes is closed when it is forgotten
+            this = weakref.ref(self)  # a strong reference would keep a maker alive that was never closed
             collect = self._pool.collect
             self._collector = threading.Thread(
                 target=_collect, args=(this, collect), name="kinfold-thumbnails", daemon=True
@@ -196,7 +195,8 @@ class ThumbnailMaker:
                 key = self._in_work.pop(item.number, None)
                 job = self._jobs.pop(key, None) if key is not None else None
                 if job is not None:
-                    done.append((job, _as_thumbnail(outcome)))
+                    made = isinstance(outcome, np.ndarray)
+                    done.append((job, Thumbnail(outcome.tobytes()) if made else Thumbnail(b"", outcome)))
             done += self._feed() if not self._closed else []
             closed = self._closed
         _finish(done)
@@ -236,10 +236,6 @@ def _finish(done: list[tuple[_Job, Thumbnail]]) -> None:
         for future in job.futures:
             if future.set_running_or_notify_cancel():
                 future.set_result(thumbnail)
-
-
-def _as_thumbnail(outcome: Outcome) -> Thumbnail:
-    return Thumbnail(b"", outcome) if isinstance(outcome, str) else Thumbnail(outcome.tobytes())
 
 
 def _shut_down(pool: WorkerPool, owner: int) -> None:

@@ -1,4 +1,4 @@
-"""What runs in a worker process, and its messages and shared memory; it never imports torch by itself."""
+"""Code of a worker process, its messages and shared memory; nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ from PIL import Image
 from kinfold.images._decode import decode_image
 from kinfold.images._source import Locator, Reader, SkipReason, UnusableImage
 
-_LENGTH = struct.Struct("<Q")
+# Messages are serialised by multiprocessing, between our own processes alone; none reaches a file.
+_LENGTH = struct.Struct("<Q")  # before each message, as pipes don't keep them apart
+
+Outcome = Any
+"""Of one image: an array, a reason (str), or None where the array lies in the item's slot."""
 
 
 def pack_message(message: Any) -> bytes:
@@ -42,7 +46,7 @@ def send_message(stream: IO[bytes], packed: bytes) -> None:
 
 
 def receive_message(stream: IO[bytes]) -> bytes | None:
-    """Read one packed message, or None when the other side is gone."""
+    """Read one packed message, or None when the other process has ended."""
     head = stream.read(_LENGTH.size)
     if len(head) < _LENGTH.size:
         return None
@@ -53,7 +57,7 @@ def receive_message(stream: IO[bytes]) -> bytes | None:
 
 @dataclass(frozen=True)
 class SlotShape:
-    """What lies in every slot.
+    """Shape and dtype of the array in every slot.
 
     Attributes
     ----------
@@ -68,7 +72,7 @@ class SlotShape:
 
     @property
     def stride(self) -> int:
-        """Bytes from one slot to the next, a multiple of 64."""
+        """Bytes from one slot to the next, a multiple of 64 so that slots begin on cache lines."""
         size = int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
         return max(64, -(-size // 64) * 64)
 
@@ -112,10 +116,6 @@ class Slots:
         if self._map is None or len(self._map) < end:
             self._map = mmap.mmap(self._descriptor, 0)  # views of the old map keep it alive
         return np.ndarray(spec.shape, spec.dtype, self._map, spec.stride * slot)
-
-
-Outcome = Any
-"""Of one image: an array, a reason (str), or None where the array lies in the item's slot."""
 
 
 @dataclass(frozen=True)
@@ -189,10 +189,12 @@ def main() -> None:
     except Exception as error:
         send_message(outward, pack_message(_describe(error)))
         return
-    _lower_priority(niceness)
+    if niceness and hasattr(os, "nice"):
+        os.nice(niceness)
     _use_one_thread()
     send_message(outward, pack_message(None))
     tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
+    # In a thread, so that the end of the loader is noticed while an image is being decoded.
     threading.Thread(target=_listen, args=(inward, tasks), daemon=True).start()
     slots = Slots(descriptor) if descriptor is not None else None
     try:
@@ -229,11 +231,6 @@ def _listen(inward: IO[bytes], tasks: queue.SimpleQueue[Task]) -> None:
     while (data := receive_message(inward)) is not None:
         tasks.put(unpack_message(data))
     os._exit(0)
-
-
-def _lower_priority(niceness: int) -> None:
-    if niceness and hasattr(os, "nice"):
-        os.nice(niceness)
 
 
 def _use_one_thread() -> None:

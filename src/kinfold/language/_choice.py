@@ -1,4 +1,4 @@
-"""Zero-shot choices of many rows, each among a set of candidates of its own."""
+"""Zero-shot choices of many rows, each among its own set of candidate classes."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ CLIP_LOGIT_SCALE = 100.0
 """What CLIP's logit scale is held at by the end of its training: the default where a model doesn't say."""
 
 _LOGIT_SCALE = Either(Number(above=0), Nothing())
-_BLOCK_BYTES = 128 << 20  # of rows that are sorted by their candidates: more rows, fewer products
-_PIECE_BYTES = 16 << 20  # of rows, or of their cosines, that are worked on at once
+# Rows that are sorted by their candidates together: the more rows, the fewer and larger the products.
+_BLOCK_BYTES = 128 << 20
+# Rows, or their cosines, that are worked on at once: what caches and a few temporary copies hold.
+_PIECE_BYTES = 16 << 20
 
 
 class Chooser:
     """The candidate that lies closest to each row, and how sure that is.
 
     Rows that choose among the same candidates are compared in one product, and those that choose among as
-    many are ranked together. Of candidates with the very same text the first one is chosen, whatever rounding
-    says.
+    many are ranked together. Of candidates with equal text features the first one is chosen,
+    whatever the rounding of their products.
 
     Parameters
     ----------
@@ -69,6 +71,7 @@ class Chooser:
         probabilities : ndarray (m,) float32
             Of the chosen class, by the softmax over the set.
         """
+        # By size and set: rows of one set share a product, and sets of one size one ranking.
         counts = self._counts[chosen_sets]
         order = np.lexsort((chosen_sets, counts))
         places = np.empty(len(order), np.int64)
@@ -126,12 +129,17 @@ def unit_texts(class_features: ArrayLike | RowMatrix, n_classes: int | None, dev
 def unit_images(X: ArrayLike | RowMatrix, dim: int, device: torch.device) -> UnitRows:
     """Return image features to be read at unit length; :class:`InputError` for another width than ``dim``."""
     matrix = as_row_matrix(X)
-    if matrix.shape[1] != dim:
-        raise InputError(
-            f"the features have {matrix.shape[1]} dimensions, the texts {dim}: both must come from one and "
-            "the same model"
-        )
+    check_widths(int(matrix.shape[1]), dim, "the features", "the texts")
     return UnitRows(matrix, device)
+
+
+def check_widths(first: int, second: int, first_name: str, second_name: str) -> None:
+    """Raise :class:`InputError` unless two kinds of features have the same number of dimensions."""
+    if first != second:
+        raise InputError(
+            f"{first_name} have {first} dimensions, {second_name} {second}: "
+            "both must come from the same vision-language model"
+        )
 
 
 def read_blocks(
@@ -142,7 +150,7 @@ def read_blocks(
     Raises
     ------
     InputError
-        A row is zero or not finite; its number is told.
+        A row is zero or not finite; the message has its index.
     """
     size = max(1, _BLOCK_BYTES // (4 * images.dim))
     step = max(1, _PIECE_BYTES // (4 * images.dim))
@@ -158,8 +166,9 @@ def read_blocks(
 
 
 def check_directions(rows: Tensor, numbers: Sequence[int] | NDArray[Any], what: str) -> None:
-    """Refuse rows scaled to unit length that have no direction, by number."""
-    wrong = ~(torch.linalg.vector_norm(rows, dim=1) > 0.5)  # zero stays zero, what isn't finite is NaN
+    """Raise :class:`InputError` with the index of the first row that is zero or not finite."""
+    # Scaled rows have length 1, rows of zeros 0, and rows that aren't finite NaN: 0.5 tells them apart.
+    wrong = ~(torch.linalg.vector_norm(rows, dim=1) > 0.5)
     if bool(wrong.any()):
         number = int(numbers[int(wrong.nonzero()[0])])
         raise InputError(f"{what} {number} has no direction: it is zero or not finite")
@@ -175,8 +184,9 @@ def _pieces(counts: NDArray[np.int64], dim: int) -> Iterator[tuple[int, int]]:
 
 
 def _first_alike(texts: Tensor, sets: Links) -> NDArray[np.int64]:
-    """Return for every place in ``sets.indices`` the first in the same set that has the very same text."""
+    """Return for every place in ``sets.indices`` the first in the same set with an equal text feature."""
     seen: dict[bytes, int] = {}
+    # By bytes: features of equal texts are equal to the bit, while their products may differ in rounding.
     alike = np.array([seen.setdefault(text.tobytes(), i) for i, text in enumerate(texts.cpu().numpy())])
     keys = sets.owners * len(alike) + alike[sets.indices]
     _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Text models: CLIP and SigLIP towers and sentence encoders of transformers, and open_clip."""
+"""Text models and their tokenizers: CLIP, SigLIP and sentence encoders of transformers, and open_clip."""
 
 from __future__ import annotations
 
@@ -25,6 +25,22 @@ from kinfold.backbones.model_files import (
 from kinfold.errors import FormatError, InputError, MissingExtraError
 from kinfold.storage import hash_json, read_json
 
+Tokenize = Callable[[list[str]], list[list[int]]]
+
+# Texts whose tokens are part of a tokenizer's fingerprint: capitals, digits, apostrophes, spaces, scripts, an
+# emoji and a long word, where tokenizers of one vocabulary differ. Changing one makes all noun caches anew.
+_SAMPLES = [
+    "a photo of the large Siamese cat.",
+    "itap of a 1960s pick-up truck, isn't it?",
+    "  Über  naïve façade: 東京 ½ № 🙂  ",
+    "antidisestablishmentarianism",
+]
+
+_CLIP, _SIGLIP = "CLIPTextModelWithProjection", {"siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
+# Weights that may be missing, because no feature depends on them.
+_UNREAD = ("position_ids", "pooler.")
+WORKING = "clip-vit-b32 has one"  # ends messages about models that have no text tower
+
 
 @dataclass(frozen=True)
 class TextTower:
@@ -37,7 +53,7 @@ class TextTower:
     tokenize : callable
         Texts → lists of token ids, special tokens in, cut to what the model takes.
     read : callable
-        Token ids (B, T) and numbers of tokens (B,) → raw features (B, dim).
+        Token ids (B, T) and token counts (B,) → raw features (B, dim).
     dim : int
         Dimension of the features.
     pad_id : int
@@ -46,7 +62,7 @@ class TextTower:
         Length that every row is padded to; None pads to the longest of the batch, which must not change
         the features.
     logit_scale, logit_bias : float or None
-        Learned with the model; None where it has none or its weights don't say.
+        Learned with the model; None where it has none or its weights don't include it.
     identity : dict
         Besides the weights, what the features depend on; JSON.
     unread : frozenset of str
@@ -63,16 +79,6 @@ class TextTower:
     logit_bias: float | None = None
     identity: dict[str, Any] = field(default_factory=dict)
     unread: frozenset[str] = frozenset()
-
-
-Tokenize = Callable[[list[str]], list[list[int]]]
-
-_SAMPLES = [
-    "a photo of the large Siamese cat.",
-    "itap of a 1960s pick-up truck, isn't it?",
-    "  Über  naïve façade: 東京 ½ № 🙂  ",
-    "antidisestablishmentarianism",
-]
 
 
 def load_tokenizer(folder: Path, vocab_size: int) -> Any:
@@ -154,11 +160,6 @@ def _check_sentencepiece(folder: Path) -> None:
             raise MissingExtraError(f"The tokenizer in {folder}", package, "sentencepiece")
 
 
-_CLIP, _SIGLIP = "CLIPTextModelWithProjection", {"siglip": "SiglipTextModel", "siglip2": "Siglip2TextModel"}
-_UNREAD = ("position_ids", "pooler.")
-WORKING = "clip-vit-b32 has one"
-
-
 def load_text_tower(folder: Path) -> TextTower:
     """Load the text tower of a model in a local directory.
 
@@ -195,9 +196,8 @@ def load_text_tower(folder: Path) -> TextTower:
 def _load_clip(folder: Path, config: Any, text: Any) -> TextTower:
     import transformers
 
-    if (
-        text is not config
-    ):  # the size of the joint space is said at the top; older files repeat it wrongly below
+    if text is not config:
+        # The size of the joint space stands at the top; older files repeat it wrongly in the text part.
         text.projection_dim = config.projection_dim
     elif _CLIP not in (config.architectures or ()):
         raise InputError(
@@ -327,7 +327,7 @@ def _sentence_length(folder: Path, model: Any, config: Any) -> int:
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise FormatError(f"{file} is damaged: max_seq_length is {limit!r}")
     positions = int(config.max_position_embeddings)
-    # RoBERTa and its kin count positions from behind the number of their padding token.
+    # RoBERTa and models like it begin positions behind the index of their padding token.
     padding = getattr(getattr(model, "embeddings", None), "padding_idx", None)
     offset = 0 if padding is None else int(padding) + 1
     return min(limit or positions, positions - offset)
@@ -341,6 +341,7 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def _exp(value: float | None) -> float | None:
+    # Models keep the logarithm of the scale, so that training can't make it negative.
     return None if value is None else math.exp(value)
 
 
@@ -356,7 +357,7 @@ def load_open_clip_tower(spec: str) -> tuple[TextTower, str, str]:
     package, model = created.package, created.model
     tokenizer = package.get_tokenizer(created.arch)
     if hasattr(model, "visual"):
-        model.visual = torch.nn.Identity()  # the larger half, which no text needs
+        model.visual = torch.nn.Identity()  # the larger half, freed because no text needs it
 
     def tokenize(texts: list[str]) -> list[list[int]]:
         ids: list[list[int]] = tokenizer(texts).tolist()

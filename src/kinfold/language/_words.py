@@ -19,24 +19,33 @@ from kinfold.features.unit_rows import UnitRows
 from kinfold.hierarchy import WordNet
 from kinfold.progress import Progress
 
+# Rows that are read at once: small beside the features, large enough to hide the cost of a read.
 _IMAGE_BLOCK_BYTES = 64 << 20
+# Multipliers of the SplitMix64 generator's output function, which spreads nearby values over all 64 bits.
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+# Centres that are compared at once; bounds a block of cosines (1024 × 119,034 nouns are read in pieces).
+_CENTRES_AT_ONCE = 1024
+_WORD_BLOCK_BYTES = 64 << 20
+# Cosines that are closer than this are equal: the last digits depend on a row's place in a matrix product.
+_TIE = 1e-6
+_CHANCE = 0.05  # share of random clusters that may get a name: the usual level of significance
 
 
 @dataclass(frozen=True)
-class Groups:
-    """Groups of rows.
+class ClusterSamples:
+    """ClusterSamples of rows.
 
     Attributes
     ----------
     sizes : ndarray (K,) int64
-        Rows of each group.
+        Rows of each cluster.
     members : ndarray (K,) int64
         Those of them that have a direction.
     centres : Tensor (K, D) float32
         Mean of the unit rows at unit length; zero where there is none.
     samples : tuple of K ndarrays, int64
-        Rows that stand for each group, ascending; they have a direction.
+        Rows that stand for each cluster, ascending; they have a direction.
     """
 
     sizes: NDArray[np.int64]
@@ -46,11 +55,11 @@ class Groups:
 
     @property
     def alive(self) -> NDArray[np.int64]:
-        """The groups that have a centre, ascending."""
+        """The clusters that have a centre, ascending."""
         return np.flatnonzero(torch.linalg.vector_norm(self.centres, dim=1).cpu().numpy() > 0.5)
 
 
-def read_groups(
+def read_clusters(
     X: RowMatrix,
     labels: NDArray[np.int64],
     n_clusters: int,
@@ -59,11 +68,11 @@ def read_groups(
     seed: int,
     device: torch.device,
     progress: Progress,
-) -> Groups:
-    """Read all rows once and return their groups.
+) -> ClusterSamples:
+    """Read all rows once and return their clusters.
 
-    Which rows stand for a group depends on the seed and on what is in the rows, not on where they are, so
-    that the same rows in another order give the same groups.
+    Which rows stand for a cluster depends on the seed and on what is in the rows, not on where they are, so
+    that the same rows in another order give the same clusters.
 
     Parameters
     ----------
@@ -74,7 +83,7 @@ def read_groups(
     n_clusters : int
         K.
     n_samples : int
-        Rows that stand for a group at most.
+        Rows that stand for a cluster at most.
     seed : int
         Of the choice of rows.
 
@@ -85,6 +94,7 @@ def read_groups(
     """
     n, dim = int(X.shape[0]), int(X.shape[1])
     weights = np.random.default_rng(seed).integers(1, 2**63, dim, dtype=np.uint64) | np.uint64(1)
+    # In double precision, so that the order of a million rows doesn't show in a centre.
     sums = torch.zeros((n_clusters, dim), dtype=torch.float64)
     marks = np.zeros(n, np.uint64)
     usable = np.zeros(n, np.bool_)
@@ -93,6 +103,7 @@ def read_groups(
         for start in range(0, n, step):
             rows = slice(start, min(n, start + step))
             block = np.asarray(X[rows])
+            # On the CPU: index_add_ on CUDA adds in an order that changes from run to run.
             unit = UnitRows(block, device).read(0, len(block)).cpu()
             norms = torch.linalg.vector_norm(unit, dim=1)
             if not bool(torch.isfinite(norms).all()):
@@ -104,7 +115,7 @@ def read_groups(
             marks[rows] = _mark(block, weights)
             task.advance(len(block))
     chosen = np.where(usable, labels, -1)
-    return Groups(
+    return ClusterSamples(
         sizes=np.bincount(labels[labels >= 0], minlength=n_clusters),
         members=np.bincount(chosen[chosen >= 0], minlength=n_clusters),
         centres=_directions(sums).to(device),
@@ -115,6 +126,7 @@ def read_groups(
 def _directions(sums: Tensor) -> Tensor:
     """Return sums at unit length; those that cancel out become zero."""
     norms = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
+    # 1e-9: far above rounding in double precision, far below any sum of rows that agree at all.
     return torch.where(norms > 1e-9, sums / norms.clamp_min(1e-9), 0.0).float()
 
 
@@ -123,6 +135,7 @@ def _mark(block: NDArray[Any], weights: NDArray[np.uint64]) -> NDArray[np.uint64
     with np.errstate(over="ignore", invalid="ignore"):
         words = np.ascontiguousarray(block, dtype=np.float32).view(np.uint32).astype(np.uint64)
         mark: NDArray[np.uint64] = words @ weights
+        # A plain weighted sum would order similar rows alike for every seed; mixing breaks that.
         for factor in _MIX:
             mark = (mark ^ (mark >> np.uint64(31))) * factor
     return mark
@@ -131,7 +144,7 @@ def _mark(block: NDArray[Any], weights: NDArray[np.uint64]) -> NDArray[np.uint64
 def _choose(
     labels: NDArray[np.int64], marks: NDArray[np.uint64], n_clusters: int, n_samples: int
 ) -> tuple[NDArray[np.int64], ...]:
-    """Return the rows of each group with the smallest marks."""
+    """Return the rows of each cluster with the smallest marks."""
     order = np.lexsort((marks, labels))
     order = order[np.searchsorted(labels[order], 0) :]
     ends = np.cumsum(np.bincount(labels[order], minlength=n_clusters))
@@ -179,7 +192,7 @@ class SenseChooser:
     wordnet: WordNet
 
     def choose(self, numbers: Sequence[int], centre: Tensor) -> list[Sense]:
-        """Return the sense of each word for a group.
+        """Return the sense of each word for a cluster.
 
         Of several synsets it is the one whose other lemmas, and those of its hypernyms, have the highest mean
         cosine with the centre; equal ones go by WordNet's order. Where the nouns hold no such word for one of
@@ -190,7 +203,7 @@ class SenseChooser:
         numbers : sequence of int
             Which of the nouns.
         centre : Tensor (D,)
-            The group's centre.
+            The cluster's centre.
         """
         senses = {number: self._senses(self.nouns[number]) for number in numbers}
         context = {
@@ -265,33 +278,27 @@ def as_key(word: str) -> str:
     return word.replace("_", " ").lower()
 
 
-_CENTRES_AT_ONCE = 1024
-_WORD_BLOCK_BYTES = 64 << 20
-_TIE = 1e-6  # cosines that are closer than this are equal: the last digits depend on a row's place
-_CHANCE = 0.05
-
-
 @dataclass(frozen=True)
 class Words:
-    """The words that lie closest to each of A groups, the closest first.
+    """The words that lie closest to each of A clusters, the closest first.
 
     Attributes
     ----------
-    groups : ndarray (A,) int64
-        The groups.
+    clusters : ndarray (A,) int64
+        The clusters.
     rivals : ndarray (A, R) int64
-        The R groups closest to each, by their numbers.
+        The R clusters closest to each, by their numbers.
     nouns : ndarray (A, n) int64
         Numbers of the words.
     similarities : ndarray (A, n) float32
         Cosines of word and centre.
     scores : ndarray (A, n) float64
-        log p(noun | group) + log p(group | noun, among the group and its rivals).
+        log p(noun | cluster) + log p(cluster | noun, among the cluster and its rivals).
     separations : ndarray (A, n) float64
-        Probability that an image of the group lies closer to the word than one of the rivals.
+        Probability that an image of the cluster lies closer to the word than one of the rivals.
     """
 
-    groups: NDArray[np.int64]
+    clusters: NDArray[np.int64]
     rivals: NDArray[np.int64]
     nouns: NDArray[np.int64]
     similarities: NDArray[np.float32]
@@ -308,13 +315,13 @@ def find_rivals(centres: Tensor, n_rivals: int) -> NDArray[np.int64]:
     for start in range(0, n, _CENTRES_AT_ONCE):
         cosines = centres[start : start + _CENTRES_AT_ONCE] @ centres.T
         own = torch.arange(len(cosines), device=cosines.device)
-        cosines[own, start + own] = -math.inf
+        cosines[own, start + own] = -math.inf  # a centre is no rival of its own
         found[start : start + len(cosines)] = cosines.topk(found.shape[1], dim=1).indices.cpu().numpy()
     return found
 
 
 def find_words(
-    groups: Groups,
+    clusters: ClusterSamples,
     X: RowMatrix,
     nouns: UnitRows,
     n_words: int,
@@ -322,16 +329,19 @@ def find_words(
     scale: float,
     progress: Progress,
 ) -> Words:
-    """Return the closest words of every group that has a centre, with their scores and separations."""
-    alive = groups.alive
-    centres = groups.centres[torch.from_numpy(alive).to(groups.centres.device)]
+    """Return the closest words of every cluster that has a centre, with their scores and separations."""
+    alive = clusters.alive
+    centres = clusters.centres[torch.from_numpy(alive).to(clusters.centres.device)]
     rivals = find_rivals(centres, n_rivals)
     numbers, cosines, totals = _closest(nouns, centres, n_words, scale, progress)
     scores = np.empty(numbers.shape, np.float64)
     separations = np.empty(numbers.shape, np.float64)
-    images = UnitRows(X, nouns_device(centres))
+    # "mps" has no float64, which the area under the curve is summed in.
+    images = UnitRows(X, torch.device("cpu") if centres.device.type == "mps" else centres.device)
     with progress.task("Separating groups by words", len(alive), "groups") as task:
-        for batch in _batches(len(alive), (1 + rivals.shape[1]) * _most(groups.samples) * nouns.dim):
+        for batch in _batches(
+            len(alive), (1 + rivals.shape[1]) * max(map(len, clusters.samples), default=1) * nouns.dim
+        ):
             words = nouns.take(numbers[batch].reshape(-1)).reshape(*numbers[batch].shape, -1)
             others = centres[torch.from_numpy(rivals[batch]).to(centres.device)]
             theirs = scale * (words @ others.transpose(1, 2)).cpu().double().numpy()
@@ -339,14 +349,9 @@ def find_words(
             among = np.logaddexp.reduce(np.concatenate([own[..., None], theirs], axis=2), axis=2)
             scores[batch] = (own - totals[batch, None]) + (own - among)
             sides = alive[np.c_[np.arange(len(alive))[batch], rivals[batch]]]
-            separations[batch] = _separate(images, groups.samples, sides, words)
+            separations[batch] = _separate(images, clusters.samples, sides, words)
             task.advance(len(sides))
     return Words(alive, alive[rivals], numbers, cosines, scores, separations)
-
-
-def nouns_device(centres: Tensor) -> torch.device:
-    """Return where separations are computed: where the centres are, if there is double precision."""
-    return torch.device("cpu") if centres.device.type == "mps" else centres.device
 
 
 def separation(own: Tensor, rivals: Sequence[Tensor]) -> Tensor:
@@ -362,6 +367,7 @@ def separation(own: Tensor, rivals: Sequence[Tensor]) -> Tensor:
     rivals : sequence of Tensors (r, n)
         The same of each rival's images, one or more.
     """
+    # Sorted once per word, so that each image needs two binary searches and no comparison with all rivals.
     others, order = torch.cat(list(rivals)).T.contiguous().sort(dim=1)
     shares = [np.full(len(rival), 1 / (len(rivals) * len(rival))) for rival in rivals]
     weights = torch.from_numpy(np.concatenate(shares)).to(own.device)
@@ -374,14 +380,14 @@ def separation(own: Tensor, rivals: Sequence[Tensor]) -> Tensor:
 
 
 def reached_by_chance(n_own: int, n_rivals: Sequence[int], n_words: int) -> float:
-    """Return what the best word of a random group reaches in about one of twenty cases at most.
+    """Return what the best word of a random cluster reaches in about one of twenty cases at most.
 
-    The ranks of a random group's images among those of its rivals are like uniform numbers, so that a word's
-    separation is like the mean of ``n`` of them, ``1/n = 1/m + 1/r + 1/(mr)``, where r counts the rivals'
-    images by their weights. Of the two bounds of its tail,
+    The ranks of a random cluster's images among those of its rivals are like uniform numbers, so that a
+    word's separation is like the mean of ``n`` of them, ``1/n = 1/m + 1/r + 1/(mr)``, where r counts the
+    rivals' images by their weights. Of the two bounds of its tail,
     ``P(mean ≥ 1 − x) ≤ (nx)ⁿ / Γ(n + 1)`` for few and ``P(mean ≥ ½ + t) ≤ exp(−6 n t²)`` for many images,
     the tighter one is used; n_words of them are allowed for. That the words were chosen for being close to
-    these images isn't, which tells in groups of a few images alone.
+    these images isn't, which matters in clusters of a few images alone.
 
     Returns
     -------
@@ -411,6 +417,7 @@ def _closest(
     best = torch.full((n_centres, n_words), -math.inf, device=device)
     which = torch.zeros((n_centres, n_words), dtype=torch.int64, device=device)
     totals = torch.full((n_centres,), -math.inf, device=device)
+    # At least n_words: each block gives its best n_words, of which the best over all blocks are kept.
     step = max(n_words, _WORD_BLOCK_BYTES // (8 * max(min(n_centres, _CENTRES_AT_ONCE), nouns.dim)))
     with progress.task("Looking for words", nouns.n_rows, "nouns") as task:
         for start in range(0, nouns.n_rows, step):
@@ -437,22 +444,18 @@ def _closest(
 def _separate(
     images: UnitRows, samples: Sequence[NDArray[np.int64]], sides: NDArray[np.int64], words: Tensor
 ) -> NDArray[np.float64]:
-    """Return the separations (c, n) of each group in the first column of ``sides`` from those beside it."""
+    """Return the separations (c, n) of each cluster in the first column of ``sides`` from those beside it."""
     found = np.full(words.shape[:2], 0.5)
     if sides.shape[1] < 2:
         return found
-    rows = {int(group): samples[int(group)] for group in np.unique(sides)}
+    rows = {int(cluster): samples[int(cluster)] for cluster in np.unique(sides)}
     unit = images.take(np.concatenate(list(rows.values())))
     parts = dict(zip(rows, torch.split(unit, [len(part) for part in rows.values()]), strict=True))
     for place, (own, *rivals) in enumerate(sides.tolist()):
         texts = words[place].to(unit.device).T
-        cosines = [parts[group] @ texts for group in (own, *rivals)]
+        cosines = [parts[cluster] @ texts for cluster in (own, *rivals)]
         found[place] = separation(cosines[0], cosines[1:]).cpu().numpy()
     return found
-
-
-def _most(samples: Sequence[NDArray[np.int64]]) -> int:
-    return max(map(len, samples), default=1)
 
 
 def _batches(n: int, values_each: int) -> Iterator[slice]:

@@ -31,9 +31,10 @@ from kinfold.storage import (
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # raised when older Kinfolds could misread an entry
 MANIFEST_NAME, WORDS_NAME, FEATURES_NAME, PARTS_NAME = "manifest.json", "words.json", "features.npy", "parts"
 
+# Checked on reading, because a damaged file should be named and not end in a TypeError elsewhere.
 _HEADER_TYPES: dict[str, Any] = {"model": str, "features_sha256": (str, type(None))}
 _KEY_TYPES = {"words": str, "n_words": int, "dim": int, "chunk": int, "prompts": list}
 
@@ -66,6 +67,7 @@ class NounKey:
     @property
     def name(self) -> str:
         """The name of the entry's folder."""
+        # 128 bits of the hash: no two keys meet, and paths stay short enough for Windows.
         return hash_json(asdict(self))[:32]
 
     @property
@@ -153,6 +155,7 @@ class NounEntry:
             with lock_directory(self.path, wait=True):
                 for folder in (self.path, self.path / PARTS_NAME):
                     remove_partials(folder)
+                # A header of another key or format: whatever lies beside it can't be trusted.
                 if self._header() is None:
                     shutil.rmtree(self.path / PARTS_NAME, ignore_errors=True)
                     (self.path / FEATURES_NAME).unlink(missing_ok=True)
@@ -195,7 +198,7 @@ class NounEntry:
             write_array(stream, features)
 
     def finish(self, model: str) -> None:
-        """Put the parts together and say that the entry is complete."""
+        """Put the parts together and mark the entry as complete."""
         npy_header = {"descr": "<f4", "fortran_order": False, "shape": (self.key.n_words, self.key.dim)}
         with atomic_file(self.path / FEATURES_NAME) as partial, partial.open("wb") as stream:
             # By writes and no memory map, which would kill the process where the disk is full.
@@ -417,6 +420,7 @@ class NounCache:
             raise InputError(f"several entries of {self.path} begin with {name!r}; give more of the name")
         for entry in entries:
             with lock_directory(entry.path):
+                # The header first: killed in the middle, what is left counts as no entry.
                 (entry.path / MANIFEST_NAME).unlink(missing_ok=True)
                 shutil.rmtree(entry.path / PARTS_NAME, ignore_errors=True)
                 remove_partials(entry.path)
@@ -462,7 +466,7 @@ def _describe(path: Path) -> CachedNouns:
 
 
 def _size_of(file: Path) -> int:
-    """Return the size of a file, 0 of what is none, or is gone by now: a writer renames and removes."""
+    """Return the size of a file; 0 for a folder, or a file that a writer has renamed or removed meanwhile."""
     try:
         status = file.stat()
     except FileNotFoundError:

@@ -1,8 +1,7 @@
-"""Texts → raw features of the joint space that a model's images lie in."""
+"""Text encoders: from strings to raw features in a model's joint space, and loading one by name."""
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
@@ -20,12 +19,12 @@ from kinfold.language._towers import WORKING, TextTower, load_open_clip_tower, l
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
 
-logger = logging.getLogger(__name__)
-
-# Tokens that are read at once, by kind of device: more gets no faster.
+# Tokens that are read at once, by kind of device: larger batches are no faster and take more memory.
 _TOKENS = {"cpu": 512, "mps": 8192, "cuda": 32768}
-# Texts whose tokens are held at once; they are sorted by length among themselves.
+# Texts whose tokens are held at once. Sorted by length among themselves, so that batches need little padding;
+# a window rather than all texts bounds memory for lists of millions.
 _WINDOW = 16384
+# Half of a UTF-16 pair: valid in a Python str, but tokenizers and UTF-8 refuse it with obscure errors.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -86,7 +85,7 @@ class TextEncoder:
         texts : sequence of str
             Any number.
         progress : Progress
-            Who shows how far it is.
+            Receives progress.
 
         Returns
         -------
@@ -136,6 +135,7 @@ class TextEncoder:
     def _batches(self, ids: list[list[int]]) -> list[NDArray[np.int64]]:
         """Divide rows into batches, longest first, each within the budget of tokens."""
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
+        # Longest first, so that the first row of a batch gives the length that all are padded to.
         order = np.argsort(-lengths, kind="stable")
         budget = _TOKENS.get(self.device.type, _TOKENS["cpu"])
         batches, start = [], 0

@@ -13,26 +13,31 @@ from kinfold.compute import resolve_device
 from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix, SelectedRows, as_row_matrix
 from kinfold.hierarchy import WordNet, load_wordnet
-from kinfold.language._choice import check_labels, check_logit_scale
+from kinfold.language._choice import check_labels, check_logit_scale, check_widths
 from kinfold.language._words import (
-    Groups,
+    ClusterSamples,
     SenseChooser,
     Words,
     as_key,
     find_words,
     reached_by_chance,
-    read_groups,
+    read_clusters,
 )
 from kinfold.language.space import unit_rows
 from kinfold.progress import SILENT, Progress
 from kinfold.validation import SEED, Constraint, Integer, Number, check
 
-N_NAMES = 5
+N_NAMES = 5  # the name and a few further words, which tell a reader how sure it is
+# More candidates find a better word more often, but raise what chance reaches: its bound allows for each.
 N_CANDIDATES = 64
+# A name must set a cluster apart from its neighbours: from clusters far away nearly every word does.
 N_RIVALS = 5
+# An effect that a reader can see. Measured in docs/methods.md: higher bars lose good names and gain none.
 MIN_SEPARATION = 0.6
 
-_IMAGES_PER_GROUP = 256  # that separations are measured on
+# Images that separations are measured on. From 145 on it is MIN_SEPARATION that decides and not chance, so
+# that more images would cost time and change few names.
+_IMAGES_PER_CLUSTER = 256
 _RULES: dict[str, Constraint] = {
     "n_clusters": Integer(),
     "n_names": Integer(),
@@ -42,6 +47,7 @@ _RULES: dict[str, Constraint] = {
     "random_state": SEED,
 }
 
+# Reasons are written into runs and shown on the page, which says "group" for a cluster.
 _EMPTY = "it has no images"
 _NO_DIRECTION = "its images have no common direction"
 _ALONE = "there is no other group to tell it from"
@@ -51,18 +57,18 @@ _TAKEN = "every word that fits it names another group better"
 
 @dataclass(frozen=True)
 class Name:
-    """A word for a group.
+    """A noun that may name a cluster.
 
     Attributes
     ----------
     noun : str
         The word.
     score : float
-        log p(noun | group) + log p(group | noun, among the group and its rivals); at most 0.
+        log p(noun | cluster) + log p(cluster | noun, among the cluster and its rivals); at most 0.
     similarity : float
-        Cosine of the word and the group's centre.
+        Cosine of the word and the cluster's centre.
     separation : float
-        Probability that an image of the group lies closer to the word than one of its rivals; ½ is chance.
+        Probability that an image of the cluster lies closer to the word than one of its rivals; ½ is chance.
     synset : str or None
         WordNet's id of what is meant; None for words that WordNet doesn't have.
     path : tuple of str
@@ -79,14 +85,14 @@ class Name:
 
 @dataclass(frozen=True)
 class ClusterName:
-    """What a group may be called.
+    """The names of one cluster.
 
     Attributes
     ----------
     cluster : int
         Its number.
     names : tuple of Name
-        The first one is the group's name, which no other group has; further words by falling score. Empty
+        The first one is the cluster's name, which no other cluster has; further words by falling score. Empty
         where no word fits.
     reason : str
         Why no word fits; empty where one does.
@@ -104,12 +110,12 @@ class ClusterName:
 
 @dataclass(frozen=True)
 class ClusterNames(Mapping[int, ClusterName]):
-    """The names of all groups, by their numbers.
+    """The names of all clusters, by their numbers.
 
     Attributes
     ----------
     clusters : tuple of ClusterName
-        Of group 0, 1, … K − 1.
+        Of cluster 0, 1, … K − 1.
     parameters : Mapping
         What they were found with, defaults too.
     """
@@ -130,33 +136,34 @@ class ClusterNames(Mapping[int, ClusterName]):
 
     @property
     def nouns(self) -> tuple[str | None, ...]:
-        """The name of each group, None where no word fits."""
+        """The name of each cluster, None where no word fits."""
         return tuple(one.noun for one in self.clusters)
 
 
 def choose_names(
-    groups: Groups, found: Words, chooser: SenseChooser, n_names: int, min_separation: float
+    clusters: ClusterSamples, found: Words, chooser: SenseChooser, n_names: int, min_separation: float
 ) -> tuple[ClusterName, ...]:
-    """Return the names of all groups."""
-    place_of = {int(group): place for place, group in enumerate(found.groups)}
+    """Return the names of all clusters, or the reason why one has none."""
+    place_of = {int(cluster): place for place, cluster in enumerate(found.clusters)}
     reasons: dict[int, str] = {}
     fitting: dict[int, list[int]] = {}  # place → which of its candidates fit, the best first
-    for cluster, size in enumerate(groups.sizes):
+    for cluster, size in enumerate(clusters.sizes):
         if cluster not in place_of:
             reasons[cluster] = _NO_DIRECTION if size else _EMPTY
             continue
         place = place_of[cluster]
-        fitting[place], reasons[cluster] = _fitting(groups, found, place, chooser.nouns, min_separation)
+        fitting[place], reasons[cluster] = _fitting(clusters, found, place, chooser.nouns, min_separation)
+    # First names are given to all clusters at once, so that none depends on the order of clusters.
     firsts = _give_away(found, fitting, chooser.nouns)
     named = []
-    for cluster in range(len(groups.sizes)):
+    for cluster in range(len(clusters.sizes)):
         first = firsts.get(place_of.get(cluster, -1))
         if first is None:
             named.append(ClusterName(cluster, reason=reasons[cluster] or _TAKEN))
             continue
         place = place_of[cluster]
         order = [first, *(one for one in fitting[place] if one != first)][:n_names]
-        senses = chooser.choose([int(found.nouns[place, one]) for one in order], groups.centres[cluster])
+        senses = chooser.choose([int(found.nouns[place, one]) for one in order], clusters.centres[cluster])
         named.append(
             ClusterName(
                 cluster,
@@ -177,12 +184,13 @@ def choose_names(
 
 
 def _fitting(
-    groups: Groups, found: Words, place: int, nouns: Sequence[str], min_separation: float
+    clusters: ClusterSamples, found: Words, place: int, nouns: Sequence[str], min_separation: float
 ) -> tuple[list[int], str]:
-    """Return which candidates of a group fit, best first and each word once, or none and the reason."""
+    """Return which candidates of a cluster fit, best first and each word once, or none and the reason."""
     scores, separations = found.scores[place], found.separations[place]
-    needed = _needed(groups, found, place, min_separation)
+    needed = _needed(clusters, found, place, min_separation)
     order = np.lexsort((found.nouns[place], -found.similarities[place], -scores))
+    # Best last, so that of two spellings of one word the better scored one stays in the mapping.
     fits = {
         as_key(nouns[found.nouns[place, one]]): int(one) for one in order[::-1] if separations[one] >= needed
     }
@@ -199,19 +207,19 @@ def _fitting(
     )
 
 
-def _needed(groups: Groups, found: Words, place: int, min_separation: float) -> float:
-    """Return the separation that a word of a group needs."""
+def _needed(clusters: ClusterSamples, found: Words, place: int, min_separation: float) -> float:
+    """Return the separation that a word of a cluster needs."""
     if min_separation == 0:
         return 0.0
-    sizes = [len(groups.samples[group]) for group in (found.groups[place], *found.rivals[place])]
+    sizes = [len(clusters.samples[cluster]) for cluster in (found.clusters[place], *found.rivals[place])]
     return max(min_separation, reached_by_chance(sizes[0], sizes[1:], found.nouns.shape[1]))
 
 
 def _give_away(found: Words, fitting: Mapping[int, Sequence[int]], nouns: Sequence[str]) -> dict[int, int]:
-    """Return the first name of each group, as one of its candidates, so that no two have the same.
+    """Return the first name of each cluster, as one of its candidates, so that no two have the same.
 
-    Every group asks for its best word. Of several that want one word the one with the highest score keeps it,
-    and the others ask for their next: nobody has a word that a group with a higher score would rather have.
+    Every cluster asks for its best word. Of several that want one word the one with the highest score keeps
+    it, and the others ask for their next. This is stable matching (Gale and Shapley) by one score.
     """
     holder: dict[str, int] = {}
     asked = dict.fromkeys(fitting, 0)
@@ -224,8 +232,9 @@ def _give_away(found: Words, fitting: Mapping[int, Sequence[int]], nouns: Sequen
         word = as_key(nouns[found.nouns[place, one]])
         other = holder.get(word)
         if other is not None:
-            theirs = fitting[other][asked[other]]
-            keeps = found.scores[other, theirs] >= found.scores[place, one]
+            held = fitting[other][asked[other]]
+            # A tie keeps the holder; lower places ask first, so that ties go by the order of clusters.
+            keeps = found.scores[other, held] >= found.scores[place, one]
             place, other = (other, place) if keeps else (place, other)
             asked[other] += 1
             waiting.append(other)
@@ -250,13 +259,13 @@ def name_clusters(
     random_state: int = 0,
     progress: Progress = SILENT,
 ) -> ClusterNames:
-    """Find the words that fit each group of images and tell it from the groups beside it.
+    """Find the words that fit each cluster of images and tell it from the clusters beside it.
 
-    The nouns closest to a group's centre are ranked by ``log p(noun | group) + log p(group | noun)``: a
-    softmax of ``logit_scale`` times the cosine over all nouns, and one over the group and its rivals. Of
-    these, words stay that separate images of the group from images of its rivals, better than
-    ``min_separation`` and better than some word would separate a random group of this size (see
-    docs/methods.md). A group where no word stays has no name.
+    The nouns closest to a cluster's centre are ranked by ``log p(noun | cluster) + log p(cluster | noun)``: a
+    softmax of ``logit_scale`` times the cosine over all nouns, and one over the cluster and its rivals. Of
+    these, words stay that separate images of the cluster from images of its rivals, better than
+    ``min_separation`` and better than some word would separate a random cluster of this size (see
+    docs/methods.md). A cluster where no word stays has no name.
 
     Parameters
     ----------
@@ -265,34 +274,34 @@ def name_clusters(
     labels : array-like of int (N,)
         Group of each row, 0 … K − 1; −1 for none.
     n_clusters : int
-        K. Groups may be empty.
+        K. ClusterSamples may be empty.
     noun_features : array-like or row matrix (V, D)
         Features of the nouns in the same space; read in blocks.
     nouns : sequence of str (V,)
         The nouns. One that stands twice counts once, by its first features.
     n_names : int, default 5
-        Words per group at most.
+        Words per cluster at most.
     n_candidates : int, default 64
         Words of highest cosine with the centre that are looked at.
     n_rivals : int, default 5
-        Closest other groups that a word must tell the group from.
+        Closest other clusters that a word must tell the cluster from.
     logit_scale : float, optional
         Factor of cosines in both softmaxes: the text encoder's. CLIP's, 100, if not given.
     min_separation : float, default 0.6
-        The least that counts, in [0, 1]. 0 asks for nothing: the best words of every group that has images.
+        The least that counts, in [0, 1]. 0 asks for nothing: the best words of every cluster that has images.
     wordnet : WordNet, optional
         Where senses and paths are from; the package's if not given.
     device : str, default "auto"
         Where to compute.
     random_state : int, default 0
-        Seed of the choice of 256 images for each larger group, which separations are measured on.
+        Seed of the choice of 256 images for each larger cluster, which separations are measured on.
     progress : Progress
-        Shows the work.
+        Receives progress.
 
     Returns
     -------
     ClusterNames
-        A permutation of rows, or of the groups' numbers, permutes it and changes nothing else.
+        A permutation of rows, or of the clusters' numbers, permutes it and changes nothing else.
 
     Raises
     ------
@@ -315,21 +324,17 @@ def name_clusters(
     numbers = check_labels(labels, int(matrix.shape[0]), n_clusters).astype(np.int64)
     words, features = _distinct(nouns, as_row_matrix(noun_features))
     rows = unit_rows(features, where, name="nouns")
-    if rows.dim != matrix.shape[1]:
-        raise InputError(
-            f"the images have {matrix.shape[1]} dimensions, the nouns {rows.dim}: both must come from the "
-            "same vision-language model"
-        )
-    groups = read_groups(
+    check_widths(int(matrix.shape[1]), rows.dim, "the images", "the nouns")
+    clusters = read_clusters(
         matrix,
         numbers,
         n_clusters,
-        n_samples=_IMAGES_PER_GROUP,
+        n_samples=_IMAGES_PER_CLUSTER,
         seed=random_state,
         device=where,
         progress=progress,
     )
-    found = find_words(groups, matrix, rows, n_candidates, n_rivals, scale, progress)
+    found = find_words(clusters, matrix, rows, n_candidates, n_rivals, scale, progress)
     chooser = SenseChooser(words, rows, wordnet or load_wordnet())
     parameters = {
         "n_names": n_names,
@@ -339,7 +344,7 @@ def name_clusters(
         "min_separation": float(min_separation),
         "random_state": random_state,
     }
-    return ClusterNames(choose_names(groups, found, chooser, n_names, min_separation), parameters)
+    return ClusterNames(choose_names(clusters, found, chooser, n_names, min_separation), parameters)
 
 
 def _distinct(nouns: Sequence[str], features: RowMatrix) -> tuple[tuple[str, ...], RowMatrix]:

@@ -11,11 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
+from kinfold.hierarchy import load_wordnet
 from kinfold.language.cache import NounCache, NounEntry, NounKey, read_entry
 from kinfold.language.encoders import TextEncoder, check_texts
 from kinfold.language.prompts import TEMPLATES, check_templates, fill
 from kinfold.progress import SILENT, Progress, ProgressTask
 from kinfold.storage import hash_json
+
+# Words that are embedded and written together: about a minute of work on one slow core, which is the most
+# that an interruption costs. Part of the cache's key: another size would make all entries anew.
+_CHUNK = 512
 
 
 def read_words(path: str | Path) -> tuple[str, ...]:
@@ -39,10 +44,6 @@ def read_words(path: str | Path) -> tuple[str, ...]:
     if not words:
         raise InputError(f"{path} holds no words; give one per line")
     return words
-
-
-# Words that are embedded together, and kept together when the work is interrupted: on one slow core a minute.
-_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def embed_words(
     prompts: Sequence[str] = TEMPLATES,
     progress: Progress = SILENT,
 ) -> NDArray[np.float32]:
-    """Return the features of words: each the mean of its raw text features over the prompts, at unit length.
+    """Return features of words: the mean of raw text features over the prompts, at unit length.
 
     Parameters
     ----------
@@ -88,7 +89,7 @@ def embed_words(
     prompts : sequence of str, default the seven of CLIP
         Templates with one ``{}`` each.
     progress : Progress
-        Who shows how far it is.
+        Receives progress.
 
     Returns
     -------
@@ -122,8 +123,8 @@ def embed_nouns(
 ) -> NounFeatures:
     """Return the features of many nouns from the cache, making them first if they aren't there.
 
-    A call that is interrupted, also by SIGKILL, is gone on with by the next one; two processes that want the
-    same wait for each other.
+    A call that is interrupted, also by SIGKILL, is resumed by the next one; of two processes that want
+    the same features one waits for the other.
 
     Parameters
     ----------
@@ -136,7 +137,7 @@ def embed_nouns(
     cache : NounCache or None
         Where features are kept; None is the user's cache folder.
     progress : Progress
-        Who shows how far it is.
+        Receives progress.
 
     Raises
     ------
@@ -147,7 +148,7 @@ def embed_nouns(
 
 
 class PreparedNouns:
-    """Nouns that are to be read, and where their features are or will be; get it from :func:`prepare_nouns`.
+    """Nouns whose features are wanted, and their entry in the cache; get it from :func:`prepare_nouns`.
 
     Attributes
     ----------
@@ -170,7 +171,7 @@ class PreparedNouns:
 
     @property
     def fingerprint(self) -> str:
-        """What words, prompts and encoder together are: the same ones give the same features."""
+        """Hash of words, prompts and encoder: equal ones give the same features."""
         return self.path.name
 
     def count_texts(self) -> int:
@@ -242,6 +243,7 @@ def mean_direction(features: NDArray[np.float32]) -> NDArray[np.float32]:
     InputError
         A mean is zero or not finite.
     """
+    # In double precision, as the mean of seven float32 vectors should not depend on their order.
     mean = features.mean(axis=1, dtype=np.float64)
     norms = np.linalg.norm(mean, axis=1, keepdims=True)
     if not np.all(np.isfinite(norms) & (norms > 0)):
@@ -303,6 +305,4 @@ def _check(words: Sequence[str], prompts: Sequence[str]) -> None:
 
 
 def _wordnet_nouns() -> tuple[str, ...]:
-    from kinfold.hierarchy import load_wordnet
-
     return load_wordnet().nouns().strings

@@ -1,4 +1,4 @@
-"""Sentences that stand around a word when a text tower reads it."""
+"""Prompt templates: sentences around a word for a text encoder."""
 
 from __future__ import annotations
 

@@ -26,6 +26,12 @@ from kinfold.metrics import CalibrationCurve, calibration_curve
 from kinfold.progress import SILENT, Progress
 from kinfold.validation import check_choice
 
+RelabelRule = Literal["leaf", "parent"]
+RELABEL_RULES = ("leaf", "parent")
+
+Candidates = Literal["all", "depth", "siblings"]
+CANDIDATES: tuple[Candidates, ...] = ("all", "depth", "siblings")
+
 
 @dataclass(frozen=True)
 class RelabelReport:
@@ -176,10 +182,6 @@ def shared_classes(*labels: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[NDAr
     return shared, tuple(np.isin(one, shared) for one in labels)
 
 
-RelabelRule = Literal["leaf", "parent"]
-RELABEL_RULES = ("leaf", "parent")
-
-
 @dataclass(frozen=True)
 class Relabeling:
     """Labels after refining.
@@ -220,7 +222,7 @@ def relabel(
     "leaf" (leaf-HZR): at a class with children the image goes to the child whose text lies closest, until it
     comes to a class without. "parent" (p-HZR): the class that it is at is among the candidates, and the walk
     ends where that one wins. A class may have several parents; the walk only ever goes down. Of candidates
-    whose texts are the very same the first in the tree's order is taken.
+    with equal text features the first in the tree's order is taken.
 
     Parameters
     ----------
@@ -242,7 +244,7 @@ def relabel(
     device : str, default "auto"
         Where to compute, in float32.
     progress : Progress
-        Shows images.
+        Receives progress.
     out : array of int32 of shape (N,), optional
         Where to write the labels, a memory map for instance; may be ``labels`` itself.
 
@@ -269,6 +271,7 @@ def relabel(
     before = check_labels(labels, images.n_rows, len(tree)).astype(np.int32)  # a copy: out may be labels
     result = _start(before, out)
     is_leaf = tree.is_leaf()
+    # Only rows with a label above others can move; the rest is neither read nor compared.
     chooser = Chooser(texts, _candidates(tree, rule), check_logit_scale(logit_scale))
     wanted = np.flatnonzero((before >= 0) & ~is_leaf[before])
     for numbers, rows in read_blocks(images, wanted, "Relabelling", progress):
@@ -316,10 +319,6 @@ def _walk(
     return nodes, confidences, steps
 
 
-Candidates = Literal["all", "depth", "siblings"]
-CANDIDATES: tuple[Candidates, ...] = ("all", "depth", "siblings")
-
-
 @dataclass(frozen=True)
 class WalkAccuracy:
     """How often a choice among children goes towards the known label, by depth of the class it is made at.
@@ -331,7 +330,7 @@ class WalkAccuracy:
     accuracies : ndarray (n_depths,) float64
         Share of them that were right; NaN where there are none.
     chances : ndarray (n_depths,) float64
-        The same share if children were drawn by lot.
+        The same share if children were drawn at random.
     """
 
     counts: NDArray[np.int64]
@@ -385,7 +384,7 @@ def walk_accuracy(
     Parameters
     ----------
     X, labels, tree, class_features, device, progress
-        As for :func:`~kinfold.language.relabel`; labels of roots say nothing here.
+        As for :func:`~kinfold.language.relabel`; labels of roots are left out.
 
     Raises
     ------
@@ -397,12 +396,13 @@ def walk_accuracy(
     images = unit_images(X, int(texts.shape[1]), where)
     known = check_labels(labels, images.n_rows, len(tree))
     above, depths, towards = tree.main_parents(), tree.tree_depths(), _Towards(tree)
-    chooser = Chooser(texts, tree.child_links, 1.0)
+    chooser = Chooser(texts, tree.child_links, 1.0)  # probabilities aren't used here, so any scale does
     n_depths = int(depths.max())
     sums = np.zeros((3, n_depths))
     wanted = np.flatnonzero((known >= 0) & (depths[known] > 0))
     for numbers, rows in read_blocks(images, wanted, "Checking choices", progress):
         own = known[numbers]
+        # All rows of a block climb together, one step of their main path per round.
         nodes, walking = above[own], np.arange(len(own))
         while len(walking):
             best, _ = chooser.choose(rows, walking, nodes)
@@ -485,7 +485,7 @@ class _Towards:
     def judge(
         self, labels: NDArray[Any], nodes: NDArray[Any], chosen: NDArray[np.int32]
     ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        """Return whether the children chosen at nodes are right, and how likely that was by lot."""
+        """Return whether the children chosen at nodes are right, and how likely that was at random."""
         rows = labels.astype(np.int64) * self._n
         keys = rows + chosen
         places = np.minimum(np.searchsorted(self._nodes, keys), len(self._nodes) - 1)
@@ -518,6 +518,7 @@ def _sibling_sets(
             family = np.unique(tree.child_links.take(parents)[1])
             known[key] = len(sets)
             sets.append(family)
+        # An only child has no siblings to be compared with: its class stays in the set of its depth.
         if len(sets[known[key]]) > 1:
             set_of[number] = known[key]
     return set_of, Links.from_counts([len(one) for one in sets], np.concatenate(sets))

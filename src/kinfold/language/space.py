@@ -1,4 +1,4 @@
-"""The text space of a set of images: which nouns tell them apart, and what each image is in these nouns.
+"""Text space of a set of images: select the nouns that tell them apart, and map images to these nouns.
 
 Everything works on the vectors of a joint space and goes over them in blocks, so that memory is bounded by
 the blocks and by what is returned.
@@ -10,11 +10,9 @@ Li, Hu, Peng, Lv, Peng (2024), "Image Clustering with External Guidance" (TAC), 
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,25 +24,28 @@ from kinfold.compute import resolve_device
 from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix, as_row_matrix
 from kinfold.features.unit_rows import UnitRows
+from kinfold.language._choice import check_widths
 from kinfold.progress import SILENT, Progress
 from kinfold.validation import Number, check, check_integer
 
-logger = logging.getLogger(__name__)
-
+# The paper's values: N / 300 centres, γ = 5, τ̃ = 0.005.
 SAMPLES_PER_CENTRE = 300
 NOUNS_PER_CENTRE = 5
 RETRIEVAL_TEMPERATURE = 0.005
 
-_FEW_PER_CLUSTER = 3  # centres per cluster where clusters are small
+_FEW_PER_CLUSTER = 3  # centres per cluster where N / 300 would give too few to tell clusters apart
+# Similarities that are computed at once: on a CPU what its caches hold, on a GPU what keeps it busy.
 _CPU_BLOCK_BYTES = 32 << 20
 _GPU_BLOCK_BYTES = 512 << 20
-_CPU_COLUMNS = 512
-_MOST_ROWS = 8192
+_CPU_COLUMNS = (
+    512  # centres per product on a CPU: a piece of similarities stays in the cache until it is read
+)
+_MOST_ROWS = 8192  # few centres would make blocks of millions of rows, whose features alone are gigabytes
 
 
 @dataclass(frozen=True)
 class NounSelection:
-    """The nouns that tell image centres apart best, the surest first.
+    """The nouns that tell image centres apart best, by descending confidence.
 
     Attributes
     ----------
@@ -72,7 +73,7 @@ def count_centres(n_samples: int, n_clusters: int, *, samples_per_centre: float 
     n_samples, n_clusters : int
         N and K.
     samples_per_centre : float, default 300
-        The size that a cluster may have to be told by the same nouns.
+        Samples that one centre, and so one set of nouns, should stand for.
 
     Examples
     --------
@@ -126,7 +127,7 @@ def select_nouns(
     where = resolve_device(device)
     rows = unit_rows(nouns, where, name="nouns")
     targets = _all_rows(unit_rows(centres, where, name="centres"))
-    _check_widths(rows.dim, targets.shape[1], "the nouns", "the centres")
+    check_widths(rows.dim, targets.shape[1], "the nouns", "the centres")
     belongs = np.empty(rows.n_rows, np.int64)
     confidence = np.empty(rows.n_rows, np.float32)
     with progress.task("Selecting nouns", rows.n_rows, "nouns") as task:
@@ -150,7 +151,7 @@ def text_counterparts(
     device: str = "auto",
     progress: Progress = SILENT,
 ) -> NDArray[np.float32]:
-    """Return what every image is in words: the mean of the nouns, weighted by how well they fit it.
+    """Return the text counterpart of every image: the mean of the nouns, weighted by how well they fit it.
 
     ``t̃ = normalise( Σ_j softmax_j( v · t_j / temperature ) t_j )``. A row of zeros, which has no direction,
     gets the mean of all nouns.
@@ -185,7 +186,7 @@ def text_counterparts(
     where = resolve_device(device)
     kept = _all_rows(unit_rows(nouns, where, name="nouns"))
     rows = UnitRows(as_row_matrix(X), where)
-    _check_widths(rows.dim, kept.shape[1], "the images", "the nouns")
+    check_widths(rows.dim, kept.shape[1], "the images", "the nouns")
     shape = (rows.n_rows, rows.dim)
     if out is None:
         out = np.empty(shape, np.float32)
@@ -209,7 +210,7 @@ def retrieve(unit: Tensor, nouns: Tensor, temperature: float = RETRIEVAL_TEMPERA
     return functional.normalize(weights.T @ nouns, dim=1)
 
 
-def unit_rows(matrix: Any, device: torch.device, *, name: str) -> UnitRows:
+def unit_rows(matrix: ArrayLike | RowMatrix, device: torch.device, *, name: str) -> UnitRows:
     """Return vectors to be read at unit length; :class:`InputError` where one has no direction."""
     try:
         rows = UnitRows(as_row_matrix(matrix), device)
@@ -221,14 +222,6 @@ def unit_rows(matrix: Any, device: torch.device, *, name: str) -> UnitRows:
 
 def _all_rows(rows: UnitRows) -> Tensor:
     return rows.read(0, rows.n_rows)
-
-
-def _check_widths(ours: int, theirs: int, our_name: str, their_name: str) -> None:
-    if ours != theirs:
-        raise InputError(
-            f"{our_name} have {ours} dimensions, {their_name} have {theirs}: "
-            "both must come from the same vision-language model"
-        )
 
 
 def _blocks(rows: UnitRows, n_columns: int, device: torch.device) -> Iterator[tuple[int, Tensor]]:

@@ -1,4 +1,4 @@
-"""Classification by names alone: an image belongs to the class whose text lies closest to it."""
+"""Zero-shot classification: an image belongs to the class whose text feature has the highest cosine."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from kinfold.language.nouns import embed_words, mean_direction
 from kinfold.language.prompts import TEMPLATES
 from kinfold.progress import SILENT, Progress
 
+# Rows, or their cosines, that are worked on at once: bounds memory whatever N and K.
 _BLOCK_BYTES = 64 << 20
 
 
@@ -53,7 +54,7 @@ def embed_classes(
     prompts : sequence of str, default the seven of CLIP
         Templates with one ``{}`` each.
     progress : Progress
-        Who shows how far it is.
+        Receives progress.
 
     Returns
     -------
@@ -144,6 +145,7 @@ class ZeroShotClassifier:
         classes, probabilities = np.empty(rows.n_rows, np.int32), np.empty(rows.n_rows, np.float32)
         for block, cosines in self._cosines(rows):
             peak, best = cosines.max(dim=1, keepdim=True)
+            # The largest probability of a softmax is 1 / Σ exp(s (cos − max)); nothing else is needed of it.
             total = cosines.sub_(peak).mul_(self.logit_scale).exp_().sum(dim=1)
             classes[block] = best[:, 0].cpu().numpy()
             probabilities[block] = total.reciprocal_().cpu().numpy()
@@ -218,7 +220,8 @@ def choose_lemmas_by_labels(
     Adaloglou et al., "Scaling Up Deep Clustering Methods Beyond ImageNet-1K", 2024, zero-shot experiments.
     """
     names = _as_lists(classes)
-    unit_images(X, encoder.dim, encoder.device)  # before the words, which may take long
+    # Checked before the words are read: a wrong width should not be found after minutes of work.
+    unit_images(X, encoder.dim, encoder.device)
     flat = [one for several in names for one in several]
     features = embed_words(encoder, flat, prompts=prompts, progress=progress)
     return vote_for_lemmas(names, features, X, labels, device=encoder.device, progress=progress)
@@ -269,6 +272,7 @@ def _count_votes(
     """Return how many images vote for each lemma: (number of all lemmas,)."""
     counts = np.zeros(len(texts), np.int64)
     chooser = Chooser(texts, lemmas, CLIP_LOGIT_SCALE)
+    # The scale changes probabilities and not which lemma is closest, so that CLIP's serves every model.
     for numbers, rows in read_blocks(images, np.flatnonzero(labels >= 0), "Choosing lemmas", progress):
         best, _ = chooser.choose(rows, np.arange(len(numbers)), labels[numbers])
         counts += np.bincount(best, minlength=len(counts))
