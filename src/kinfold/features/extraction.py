@@ -48,13 +48,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-_SHARDS_FIELD = b"shards"
+_SHARDS_FIELD = b"shards"  # in the metadata of a part of the index: the part then proves its shards
+# Groups of system errors that a user can mend.
 _SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _RIGHTS = (errno.EROFS, errno.EACCES, errno.EPERM)
+# A shard is the most work that an interruption costs, and a file to open and to check: a 256th of the images,
+# but at least 1,024, and no more than 16,384 (64 MiB at 1,024 columns).
 _FEWEST_SHARD_ROWS = 1024
 _MOST_SHARD_ROWS = 16_384
 _SHARDS_WISHED = 256
-_BATCHES_OF_SPEED = 20
+_BATCHES_OF_SPEED = 20  # batches that the speed is a mean of: steady, and yet soon right after a change
 
 
 class ShardBuffer:
@@ -67,7 +70,7 @@ class ShardBuffer:
         self._blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in variants}
 
     def add(self, rows: NDArray[np.int64], blocks: dict[str, NDArray[Any]]) -> None:
-        """Take the vectors of a batch; rows that any variant gives no direction are skipped."""
+        """Take the vectors of a batch; rows that are all zero or not finite in any variant are skipped."""
         unusable: dict[int, str] = {}
         for block in blocks.values():
             unusable = {**unusable_in_block(block), **unusable}
@@ -116,7 +119,7 @@ class StoreWriter:
     def begin(self) -> None:
         """Clear what another extraction left, and write the manifest of the unfinished store first."""
         clear_store(self.path)
-        self.manifest.write(self.path)
+        self.manifest.write(self.path)  # first, so that a killed process leaves a store and no stray files
         self._parts.mkdir(parents=True, exist_ok=True)
 
     def remove_partials(self) -> None:

@@ -22,7 +22,7 @@ from kinfold.storage import hash_array, hash_json
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
 TABLE_SUFFIXES = (".parquet", ".pq")
-_NPZ_KEYS = ("keys", "paths")
+_NPZ_KEYS = ("keys", "paths")  # arrays that may name the rows, in order of preference
 
 
 class ArrayFeatures(Features):
@@ -83,7 +83,7 @@ class ArrayFeatures(Features):
 
     @cached_property
     def skipped(self) -> Any:
-        """Rows without a direction, with their reasons."""
+        """Rows that are all zero or not finite, with their reasons."""
         rows = pa.array(list(self._unusable), pa.int64())
         reasons = pa.array(list(self._unusable.values()), pa.string())
         return pa.table([rows, self.keys.take(rows), reasons], schema=SKIPPED_SCHEMA)

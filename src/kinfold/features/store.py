@@ -21,13 +21,13 @@ from kinfold.storage import check_format_version, hash_file, hash_json, read_jso
 
 DEFAULT_VARIANT = "cls"
 SKIPPED_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
-FORMAT = "kinfold-features"
+FORMAT = "kinfold-features"  # tells a store from other folders that have a manifest.json
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.parquet"
 VARIANTS_NAME = "variants"
 NEIGHBORS_NAME = "neighbors"
-UNFINISHED_NAME = "unfinished"
+UNFINISHED_NAME = "unfinished"  # parts of the index, one per finished shard, while a store is written
 OK, SKIPPED = "ok", "skipped"
 INDEX_SCHEMA = pa.schema(
     [("row", pa.int64()), ("key", pa.string()), ("status", pa.string()), ("reason", pa.string())]

@@ -97,7 +97,8 @@ def unusable_in_block(block: NDArray[Any]) -> dict[int, str]:
 def _largest(block: NDArray[Any]) -> NDArray[np.float64]:
     # Extremes make no array of the block's size as abs does, and pass NaN on; in float64 −min can't overflow.
     high, low = (extreme(axis=1).astype(np.float64) for extreme in (block.max, block.min))
-    return np.maximum(high, -low)
+    found: NDArray[np.float64] = np.maximum(high, -low)
+    return found
 
 
 def _list(named: list[str]) -> str:
