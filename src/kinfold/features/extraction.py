@@ -41,6 +41,7 @@ from kinfold.images import ImageBatch, ImageLoader, ImageSource
 from kinfold.progress import SILENT, Progress, ProgressTask
 from kinfold.rows import unusable_in_block
 from kinfold.storage import PARTIAL_PREFIX, atomic_file, hash_file, remove_partials, write_array
+from kinfold.validation import Constraint, Either, Integer, Nothing, check
 
 if TYPE_CHECKING:
     from kinfold.backbones import Backbone
@@ -48,6 +49,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+_CONSTRAINTS: dict[str, Constraint] = {
+    "batch_size": Either(Integer(), Nothing()),
+    "shard_rows": Either(Integer(), Nothing()),
+}
 _SHARDS_FIELD = b"shards"  # in the metadata of a part of the index: the part then proves its shards
 # Groups of system errors that a user can mend.
 _SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
@@ -61,7 +66,7 @@ _BATCHES_OF_SPEED = 20  # batches that the speed is a mean of: steady, and yet s
 
 
 class ShardBuffer:
-    """What is known so far of one shard: a range of source rows."""
+    """Vectors and skipped rows of one shard, a range of source rows, until it is written."""
 
     def __init__(self, start: int, stop: int, variants: Sequence[str]) -> None:
         self.start, self.stop, self.variants = start, stop, tuple(variants)
@@ -315,9 +320,7 @@ def _check(
     if isinstance(variants, str) or not variants or len(set(variants)) != len(variants):
         raise InputError(f"variants must be a list of different names, not {variants!r}")
     backbone.check_variants(variants)
-    for name, value in (("batch_size", batch_size), ("shard_rows", shard_rows)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+    check(_CONSTRAINTS, batch_size=batch_size, shard_rows=shard_rows)
     if not len(source):
         raise InputError(f"there are no images in {source.uri}")
     if out.exists() and not is_feature_store(out) and (not out.is_dir() or _has_foreign_files(out)):
@@ -332,7 +335,7 @@ def _has_foreign_files(out: Path) -> bool:
 def _find_store(
     out: Path, wanted: StoreManifest, batch_size: int | None, shard_rows: int | None
 ) -> FeatureStore | StoreWriter | None:
-    """Return what is at ``out`` already: the finished store, one to go on with, or nothing of use."""
+    """Return what is at ``out`` already: the finished store, one to resume, or None."""
     if not is_feature_store(out):
         return None
     try:

@@ -118,7 +118,7 @@ def read_array_features(path: Path, column: str | None = None) -> ArrayFeatures:
     if suffix in TABLE_SUFFIXES:
         return _read_parquet(path, column)
     if column is not None:
-        raise InputError(f"a column can be named for a Parquet file only, and {path} is none")
+        raise InputError(f"column applies to Parquet files only, and {path} isn't one")
     if suffix == ".npy":
         return ArrayFeatures(path, _map_array(path))
     if suffix == ".npz":
@@ -126,7 +126,7 @@ def read_array_features(path: Path, column: str | None = None) -> ArrayFeatures:
     if suffix == ".safetensors":
         return ArrayFeatures(path, _read_safetensors(path))
     known = ", ".join((*ARRAY_SUFFIXES, TABLE_SUFFIXES[0]))
-    raise InputError(f"{path} is no feature file; known are {known} and the folder of a feature store")
+    raise InputError(f"{path} is not a feature file; supported are {known} and the folder of a feature store")
 
 
 def has_feature_column(path: Path) -> bool:
@@ -323,7 +323,7 @@ def open_features(path: str | Path, *, column: str | None = None) -> Features:
     path = Path(path)
     if path.is_dir():
         if column is not None:
-            raise InputError(f"a column can be named for a Parquet file only, and {path} is a folder")
+            raise InputError(f"column applies to Parquet files only, and {path} is a folder")
         return FeatureStore.open(path)
     if not path.exists():
         raise InputError(f"there is nothing at {path}")

@@ -148,7 +148,7 @@ def match_of(table: Contingency, class_of: NDArray[np.int64]) -> ClusterMatch:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """What every class and every cluster gets under the best map.
+    """Accuracy of every class and precision of every cluster under the best map.
 
     Attributes
     ----------

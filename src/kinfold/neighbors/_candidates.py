@@ -353,7 +353,7 @@ def _next_below(value: float) -> float:
 class TopReservoir:
     """Candidates of a range of rows, merged by selections whose shapes are known beforehand.
 
-    Nothing is read back to the host while blocks come by, so that a GPU's products and selections queue up.
+    Offering a block reads nothing back to the host, so that a GPU's products and selections queue up.
     Every row keeps its ``rule.at_most`` best; the rest of the rule is the caller's. Which of several entries
     that equal a row's floor are kept is open. Takes blocks as ``Reservoir`` does.
 

@@ -40,7 +40,7 @@ _DRAWN_AT_ONCE = 1 << 22  # random numbers of one block of a shuffle: 32 MiB
 
 @dataclass(frozen=True)
 class NeighborGraph:
-    """Who is near whom: for every sample its neighbours, most similar first.
+    """A neighbour graph: for every sample its neighbours, most similar first.
 
     Row ``i`` has the neighbours ``indices[indptr[i]:indptr[i + 1]]``, with their cosine similarities
     at the same places. A sample is never its own neighbour.

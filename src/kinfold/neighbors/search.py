@@ -36,7 +36,7 @@ EXACT_LIMIT = {"cpu": 500_000, "cuda": 5_000_000}
 DEFAULT_BUDGET = 2 << 30  # bytes: leaves most of a laptop's memory to the features themselves
 TARGET_DEGREE = 2  # mean degree that threshold="auto" aims at, as a multiple of n_neighbors
 DEFAULT_MAX_NEIGHBORS = 2000
-# Rows whose similarities stand for all where threshold="auto". More would tell the mean degree more closely,
+# Sample of rows for threshold="auto". More rows would estimate the mean degree more closely,
 # but each costs a search among all rows; the number is part of what a graph depends on, so it stays.
 _THRESHOLD_SAMPLE = 1024
 _CONSTRAINTS: dict[str, Constraint] = {
