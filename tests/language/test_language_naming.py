@@ -8,12 +8,12 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from kinfold.errors import InputError
-from kinfold.features.unit_rows import UnitRows
 from kinfold.hierarchy import load_wordnet
 from kinfold.language import _groups, _words
 from kinfold.language._senses import SenseChooser
 from kinfold.language._words import reached_by_chance
 from kinfold.language.naming import name_clusters
+from kinfold.rows.readers import UnitRows
 
 DIM = 32
 

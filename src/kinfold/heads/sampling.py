@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinfold.features.resident import resident_rows
 from kinfold.neighbors import NeighborGraph
+from kinfold.rows.readers import resident_rows
 
 _BATCHES_AHEAD = 2
 

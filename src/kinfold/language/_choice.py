@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix, as_row_matrix
-from kinfold.features.unit_rows import UnitRows
 from kinfold.hierarchy import Links
 from kinfold.progress import Progress
+from kinfold.rows import RowMatrix, as_row_matrix
+from kinfold.rows.readers import UnitRows
 
 CLIP_LOGIT_SCALE = 100.0
 """What CLIP's logit scale is held at by the end of its training: the default where a model doesn't say."""

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix
-from kinfold.features.unit_rows import UnitRows
 from kinfold.progress import Progress
+from kinfold.rows import RowMatrix
+from kinfold.rows.readers import UnitRows
 
 _BLOCK_BYTES = 64 << 20
 _MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinfold.features.unit_rows import UnitRows
 from kinfold.hierarchy import WordNet
+from kinfold.rows.readers import UnitRows
 
 
 @dataclass(frozen=True)

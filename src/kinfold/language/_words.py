@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinfold.features.matrix import RowMatrix
-from kinfold.features.unit_rows import UnitRows
 from kinfold.language._groups import Groups
 from kinfold.progress import Progress
+from kinfold.rows import RowMatrix
+from kinfold.rows.readers import UnitRows
 
 _CENTRES_AT_ONCE = 1024
 _BLOCK_BYTES = 64 << 20

@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix, SelectedRows, as_row_matrix
 from kinfold.hierarchy import WordNet, load_wordnet
 from kinfold.language._choice import CLIP_LOGIT_SCALE
 from kinfold.language._groups import read_groups
@@ -21,6 +20,7 @@ from kinfold.language._senses import SenseChooser
 from kinfold.language._words import find_words
 from kinfold.language.space import unit_rows
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix, SelectedRows, as_row_matrix
 
 __all__ = ["ClusterName", "ClusterNames", "Name", "name_clusters"]
 

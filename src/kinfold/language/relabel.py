@@ -17,7 +17,6 @@ from torch import Tensor
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError, nearest_name
-from kinfold.features.matrix import RowMatrix
 from kinfold.hierarchy import ClassTree, Links
 from kinfold.language._choice import (
     Chooser,
@@ -29,6 +28,7 @@ from kinfold.language._choice import (
 )
 from kinfold.language._relabel_report import RelabelReport, make_report, shared_classes
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
 
 __all__ = ["RELABEL_RULES", "RelabelReport", "RelabelRule", "Relabeling", "relabel", "shared_classes"]
 

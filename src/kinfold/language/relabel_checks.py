@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError, nearest_name
-from kinfold.features.matrix import RowMatrix
 from kinfold.hierarchy import ClassTree, Links
 from kinfold.language._choice import (
     Chooser,
@@ -27,6 +26,7 @@ from kinfold.language._choice import (
 )
 from kinfold.metrics import CalibrationCurve, calibration_curve
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
 
 Candidates = Literal["all", "depth", "siblings"]
 CANDIDATES: tuple[Candidates, ...] = ("all", "depth", "siblings")

@@ -24,9 +24,9 @@ from torch.nn import functional
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix, as_row_matrix
-from kinfold.features.unit_rows import UnitRows
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix, as_row_matrix
+from kinfold.rows.readers import UnitRows
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,11 @@ from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError
-from kinfold.features.unit_rows import UnitRows
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import numpy_blocks
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
+from kinfold.rows.readers import UnitRows
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from kinfold.errors import InputError, nearest_name
-from kinfold.features.matrix import RowMatrix, as_row_matrix
-from kinfold.features.unit_rows import UnitRows
 from kinfold.heads import DIRECTIONS
 from kinfold.methods._base import check_flags, check_positive, check_whole
 from kinfold.methods._tac_centres import CENTRES
+from kinfold.rows import RowMatrix, as_row_matrix
+from kinfold.rows.readers import UnitRows
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kinfold.features.matrix import LazyMatrix
-from kinfold.features.unit_rows import UnitRows
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import Progress
+from kinfold.rows import LazyMatrix
+from kinfold.rows.readers import UnitRows
 
 _CPU = torch.device("cpu")
 

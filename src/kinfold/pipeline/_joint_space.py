@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from kinfold.backbones import Backbone, load_backbone
 from kinfold.errors import InputError, count_of
 from kinfold.features import Features, extract_features
-from kinfold.features.matrix import RowMatrix
 from kinfold.images import ImageSource
 from kinfold.language import TextEncoder
 from kinfold.pipeline._text import find_text_spec, open_text_encoder
 from kinfold.progress import Progress
+from kinfold.rows import RowMatrix
 from kinfold.run import Run
 
 logger = logging.getLogger(__name__)
