@@ -99,7 +99,7 @@ def _largest(block: NDArray[Any]) -> NDArray[np.float64]:
     if block.dtype == np.float16:
         # Compared by their bits, which ascend as the values do once the sign is off, NaN above infinity:
         # NumPy compares float16 itself many times more slowly.
-        bits = (block.view(np.uint16) & 0x7FFF).max(axis=1)
+        bits: NDArray[np.uint16] = (block.view(np.uint16) & 0x7FFF).max(axis=1)
         return bits.view(np.float16).astype(np.float64)
     # Extremes make no array of the block's size as abs does, and pass NaN on; in float64 −min can't overflow.
     high, low = (extreme(axis=1).astype(np.float64) for extreme in (block.max, block.min))
