@@ -76,6 +76,7 @@ class ShardBuffer:
 
     def add(self, rows: NDArray[np.int64], blocks: dict[str, NDArray[Any]]) -> None:
         """Take the vectors of a batch; rows that are all zero or not finite in any variant are skipped."""
+        # Row for row the variants must stand side by side, so a row is out for all if it is for one.
         unusable: dict[int, str] = {}
         for block in blocks.values():
             unusable = {**unusable_in_block(block), **unusable}
@@ -92,6 +93,7 @@ class ShardBuffer:
 
     def matrix(self, variant: str, dim: int) -> NDArray[np.float32]:
         """Return the vectors of a variant, one per usable row."""
+        # With an empty block in front, as a shard may have no usable row.
         return np.concatenate([np.empty((0, dim), np.float32), *self._blocks[variant]])
 
     def index(self, keys: Sequence[str]) -> Any:
@@ -150,6 +152,7 @@ class StoreWriter:
             with atomic_file(file) as partial, partial.open("wb") as stream:
                 write_array(stream, matrix)
             records[name] = asdict(ShardRecord(len(matrix), file.stat().st_size, hash_file(file)))
+        # Last, since its existence says that the shard is done.
         table = buffer.index(keys).replace_schema_metadata({_SHARDS_FIELD: json.dumps(records)})
         with atomic_file(self._part(number)) as partial:
             pq.write_table(table, partial)
@@ -215,6 +218,7 @@ class StoreWriter:
 
 def clear_store(path: Path) -> None:
     """Remove the files of a store, and nothing else; the manifest goes last."""
+    # While the manifest is there, what a killed process leaves is known to be a store and can be cleared.
     for name in (UNFINISHED_NAME, VARIANTS_NAME, NEIGHBORS_NAME):
         shutil.rmtree(path / name, ignore_errors=True)
     (path / INDEX_NAME).unlink(missing_ok=True)
@@ -348,10 +352,11 @@ def _find_store(
             StoreWriter(out, there).remove_leftovers()
             return store
     except NewerFormatError:
-        raise
+        raise  # never overwrite what a newer version wrote
     except FormatError as error:
         logger.warning("extracting again: %s", error)
         return None
+    # The batch size may change the last bits of vectors, and shards must have one size: either starts over.
     other_batch = batch_size not in (None, there.batch_size)
     other_shards = shard_rows is not None and _whole_batches(shard_rows, there.batch_size) != there.shard_rows
     return None if other_batch or other_shards else StoreWriter(out, there)
@@ -417,6 +422,7 @@ class _Speed:
     def advance(self, n: int) -> None:
         now = time.monotonic()
         self._done += n
+        # Over the last batches: a mean over all would hide that decoding has become slow.
         since, before = self._recent[0]
         self._recent.append((now, self._done))
         rate = (self._done - before) / max(now - since, 1e-9)

@@ -114,7 +114,7 @@ def read_array_features(path: Path, column: str | None = None) -> ArrayFeatures:
     FormatError
         The file is damaged.
     """
-    suffix = path.suffix.lower()
+    suffix = path.suffix.lower()  # cameras and Windows programs write upper case
     if suffix in TABLE_SUFFIXES:
         return _read_parquet(path, column)
     if column is not None:
@@ -153,6 +153,7 @@ def _refuse_objects(name: str | Path, error: Exception) -> None:
 
 
 def _read_npz(path: Path) -> ArrayFeatures:
+    # Asked first: np.load takes any other file for pickled data, and its refusal would mislead.
     if not zipfile.is_zipfile(path):
         raise FormatError(f"{path} is damaged: it is no .npz archive")
     try:

@@ -149,6 +149,7 @@ class StoreManifest:
 
     def makes_the_same(self, other: StoreManifest) -> bool:
         """Tell whether another extraction would write the same bytes, batch size and shards apart."""
+        # Batch size and shards don't change what the vectors mean, so a store of others is taken as it is.
         mine, others = (
             (store.source["fingerprint"], store.backbone_fingerprint, store.n_rows, set(store.variants))
             for store in (self, other)
@@ -284,6 +285,7 @@ class FeatureStore(Features):
         """Return the SHA-256 over the recorded hashes of a variant's shards and of the index."""
         record = self.manifest.variants[self.choose_variant(variant)]
         shards = [[shard.rows, shard.sha256] for shard in record.shards]
+        # Of recorded hashes: the files themselves may be larger than memory, and verify() reads them.
         return hash_json([record.dim, record.dtype, shards, self.manifest.index_sha256])
 
     def verify(self) -> None:

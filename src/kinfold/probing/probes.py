@@ -304,6 +304,7 @@ class _Fit:
         return [settings[start : start + size] for start in range(0, len(settings), size)]
 
     def train(self, settings: Sequence[Setting], members: Tensor, title: str) -> SoftmaxStack:
+        # A class whose rows are all held out must not win: it has nothing to learn from.
         filled = torch.bincount(self._codes[members], minlength=self._n_classes) > 0
         stack = SoftmaxStack(
             [self.rows.dim],
@@ -437,6 +438,7 @@ def knn_classify(
     found, similarities = nearest_rows(
         data.X, data.X_test, n_neighbors, device=device, memory_budget=memory_budget
     )
+    # Less the row's largest similarity, so that the exponential can't overflow; it scales all votes alike.
     votes = np.ones(found.shape)
     if temperature is not None:
         votes = np.exp((similarities.astype(np.float64) - similarities[:, :1]) / temperature)
