@@ -1,4 +1,4 @@
-"""Several processes as one: who am I, what is my part, and sums that all of them agree on.
+"""Processes that work on one fit: rank, share of the samples, and sums over all of them.
 
 Started by ``torchrun``, the processes of one job find each other here. Started alone, there is one worker,
 and every exchange is the identity, so that callers need no second code path.
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch import distributed as dist
 
-PATIENCE = timedelta(days=30)  # others may wait while the first embeds; lost connections end it at once
+# How long an exchange waits for the others: they may stand still while the first process embeds all images.
+# A lost connection ends the wait at once, so a long limit costs nothing.
+PATIENCE = timedelta(days=30)
 
 
 class Workers:
@@ -36,11 +38,11 @@ class Workers:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files and talks."""
+        """Whether this process is the one that writes files and shows progress."""
         return self.rank == 0
 
     def share(self, n_items: int, rank: int | None = None) -> slice:
-        """Return the part of ``n_items`` of one process (by default this one): consecutive, even."""
+        """Return the slice of ``n_items`` that one process (by default this one) works on."""
         rank = self.rank if rank is None else rank
         return slice(rank * n_items // self.size, (rank + 1) * n_items // self.size)
 
@@ -59,7 +61,7 @@ class Workers:
         return np.concatenate(parts)
 
     def broadcast(self, content: Any, source: int = 0) -> Any:
-        """Return what the process ``source`` holds: any small object."""
+        """Return the ``content`` of the process ``source``: any small object that can be pickled."""
         if self.size == 1:
             return content
         box = [content]
@@ -67,7 +69,7 @@ class Workers:
         return box[0]
 
     def wait(self) -> None:
-        """Return when all processes have come here."""
+        """Block until all processes have called this."""
         if self.size > 1:
             dist.barrier()
 

@@ -1,4 +1,4 @@
-"""The errors a user can meet: each says what is wrong, where, and how to mend it."""
+"""The errors that Kinfold raises: each message says what is wrong, where, and how to mend it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ class InputError(KinfoldError, ValueError):
 
 
 class UnwritableError(InputError):
-    """A file can't be written now: held by another program, not ours to write, or on a full disk."""
+    """A file can't be written now: open in another program, without permission, or on a full disk."""
 
 
 class FormatError(KinfoldError, ValueError):
-    """A file of ours is damaged, foreign, or of a newer format version."""
+    """A file in one of Kinfold's formats is damaged, of another format, or of a newer format version."""
 
 
 class NewerFormatError(FormatError):
-    """A file of ours was written by a newer Kinfold."""
+    """A file was written by a newer version of Kinfold."""
 
 
 class MissingExtraError(KinfoldError, ImportError):
@@ -41,7 +41,7 @@ class MissingExtraError(KinfoldError, ImportError):
 
 
 class HubUnavailableError(KinfoldError, OSError):
-    """A model's files are neither in the local cache nor to be had from the hub."""
+    """A model's files are not in the local cache and can't be downloaded from the hub."""
 
 
 def count_of(n: int, noun: str) -> str:

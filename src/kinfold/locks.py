@@ -1,4 +1,4 @@
-"""One writer per directory: a lock that ends with its owner, however the owner ends."""
+"""A lock that allows one writer per directory and is released when its process ends, also when killed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK_NAME = ".lock"
-_PAUSE_SECONDS = 0.1
+_PAUSE_SECONDS = 0.1  # between attempts to take a lock: soon for a person, rare for the file system
 _held: set[Path] = set()
 _guard = threading.Lock()
 

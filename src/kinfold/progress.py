@@ -1,4 +1,4 @@
-"""How long work reports on itself: the library calls, the command line draws."""
+"""Progress bars: the interface that the library calls and that the command line draws."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ProgressTask(Protocol):
 
 
 class Progress(Protocol):
-    """Whoever shows progress."""
+    """Shows progress."""
 
     def task(
         self, description: str, total: int | None, unit: str = ""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, content hashes, JSON, and places to write to."""
+"""Atomic writes of files and folders, content hashes, JSON, and guards of what may be written where."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kinfold.errors import FormatError, InputError, NewerFormatError
 
 PARTIAL_PREFIX = ".partial-"
-_MANY_FILES = 1_000
+_MANY_FILES = 1_000  # from which on one sync of the whole system is quicker than one of each file
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}")
     try:
         yield partial
-        _sync(partial)
+        _sync(partial)  # before the rename: else a crash could leave the name with no content behind it
         os.replace(partial, path)
         _sync(path.parent)
     finally:
@@ -67,7 +67,7 @@ def atomic_directory(path: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 class _Plain:
-    """A stream that NumPy takes for no file: it then writes as Python does, and errors keep their cause."""
+    """A stream that isn't a file to NumPy, which then calls ``write``, whose errors keep their cause."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self.write, self.flush = stream.write, stream.flush
@@ -170,7 +170,7 @@ def check_folder(out: Path, kind: str, is_ours: Callable[[str], bool]) -> None:
 
 
 def as_plain(value: Any) -> Any:
-    """Return a NumPy number or array as what JSON knows; for ``json.dumps(..., default=as_plain)``."""
+    """Return a NumPy number or array as a JSON value; for ``json.dumps(..., default=as_plain)``."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} can't be written as JSON")

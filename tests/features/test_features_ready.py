@@ -264,9 +264,9 @@ def test_nothing_there_an_unknown_form_and_a_needless_column_are_refused(tmp_pat
     with pytest.raises(InputError, match="nothing at"):
         open_features(tmp_path / "missing.npy")
     (tmp_path / "f.csv").write_text("1,2")
-    with pytest.raises(InputError, match="no feature file"):
+    with pytest.raises(InputError, match="not a feature file"):
         open_features(tmp_path / "f.csv")
-    with pytest.raises(InputError, match="Parquet file only"):
+    with pytest.raises(InputError, match="Parquet files only"):
         open_features(write(tmp_path, X, "npy"), column="e")
-    with pytest.raises(InputError, match="Parquet file only"):
+    with pytest.raises(InputError, match="Parquet files only"):
         open_features(tmp_path, column="e")

@@ -8,11 +8,11 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from kinfold.errors import InputError
-from kinfold.features.unit_rows import UnitRows
 from kinfold.hierarchy import load_wordnet
 from kinfold.language import _words
 from kinfold.language._words import SenseChooser, reached_by_chance
 from kinfold.language.naming import name_clusters
+from kinfold.rows.readers import UnitRows
 
 DIM = 32
 

@@ -23,7 +23,9 @@ _UNIT = 1 << 20  # votes are whole numbers of 2^-20: sums are exact, so ties are
 N_REFERENCES = 3
 _TRIAL_ROUNDS = 2  # of plain votes, to rank the starts before the costlier votes
 _MAX_ROUNDS = 20  # a bound on time; iterations mostly stand still, or stop rising, long before
-_ALL_STARTS = 5_000_000  # labels in all heads, up to which every start goes on after its trial
+# Labels in all heads up to which every start goes on after its trial: above, a round takes so long that only
+# the best one does.
+_ALL_STARTS = 5_000_000
 _PATIENCE = 2  # rounds without a better mean NMI until an iteration ends: votes can go in a circle
 _CHOICES = 3  # labels that a cluster may vote for by likelihood: a merged cluster has two parts, or three
 # Clusters above which the one-to-one map is found on the sparse table: the dense one takes 32 MiB there,
@@ -73,6 +75,7 @@ def vote(heads: Sequence[Labeling], ballots: Sequence[Ballot], n_labels: int) ->
                 np.copyto(winner, target, where=ahead)
                 used.append(places)
         labels[block] = winner
+        # Only what was touched is cleared: the urn has a place for every label of every sample in a block.
         for places in used:
             urn[places] = 0
     return labels
@@ -346,6 +349,7 @@ class Alignment:
         donor = max(spare, key=lambda number: aligned[number].nmi)
         head, free = self.heads[donor], np.flatnonzero(~aligned[donor].matched)
         chosen = free[np.argsort(-head.sizes[free], kind="stable")][: len(empty)]
+        # −1 leaves a sample where it is; only samples of the chosen clusters move.
         renamed = np.full(head.n_clusters, -1, dtype=np.int32)
         renamed[chosen] = empty[: len(chosen)]
         moved = renamed[head.codes]
@@ -388,6 +392,7 @@ def iterate_alignment(
     going_on = sorted(range(len(trials)), key=lambda number: -trials[number].mean_nmi)
     if sum(head.n_samples for head in heads) > _ALL_STARTS:
         going_on = going_on[:1]
+    # A trial counts as a candidate too: going on may end lower than it began.
     best, note = trials[going_on[0]], f"from {starts[going_on[0]][0]}, by votes"
     for number in going_on:
         for name, election in elections.items():

@@ -129,6 +129,7 @@ def consensus(
     heads = read_heads(labels)
     _check(method, n_clusters, heads[0].n_samples)
     soft = read_probabilities(probabilities, heads)
+    # The partitioners take seeds of 31 bits.
     seed = int(check_random_state(random_state).randint(2**31 - 1))
     trial = _Trial(heads, soft, int(n_clusters), seed)
     names = (BEST_HEAD, *METHODS[1:]) if method == "auto" else (method,)
@@ -175,6 +176,7 @@ class _Trial:
         labels, note = (
             self._propose(name) if self.informative else (self._constant(), "no head has two clusters")
         )
+        # Read anew, since a function may leave clusters empty: only live ones count.
         labeling = read_labeling(labels, name)
         value = score(self.heads, labeling)
         if labeling.n_clusters < self.n_clusters:
@@ -183,6 +185,7 @@ class _Trial:
         seconds = time.perf_counter() - started
         self.candidates.append(Candidate(name, value, labeling.n_clusters, seconds, note))
         logger.info("%s: mean NMI %.4f after %.1f s. %s", name, value, seconds, note)
+        # Earlier candidates win ties: the order of METHODS is part of the result.
         if value > self.best:
             self.labels, self.best, self.winner = labels, value, name
 
@@ -221,6 +224,7 @@ class _Trial:
 
     def _heads_in_reach(self) -> list[int]:
         """Return the informative heads of at most ``n_clusters`` clusters, the most agreeing first."""
+        # The mean includes a head's agreement with itself, 1 for all of them, so the order is the same.
         order = np.argsort(-self.compared[0].mean(axis=0), kind="stable")
         return [int(n) for n in order if self.informative[n].n_clusters <= self.n_clusters]
 
@@ -230,7 +234,7 @@ class _Trial:
             yield "a head", self.informative[number].codes
         if self.labels is not None and self.winner != BEST_HEAD:
             yield self.winner, self.labels
-        if not self._heads_in_reach():
+        if not self._heads_in_reach():  # alignment needs a start of few enough clusters
             yield "mcla", mcla(self.informative, self.compared[1], self.n_clusters, self.seed)
 
     def _constant(self) -> NDArray[np.int32]:

@@ -49,6 +49,7 @@ def partition_graph(graph: sparse.csr_matrix, n_parts: int, seed: int) -> NDArra
         Part of every node, 0 to n_parts − 1.
     """
     n_nodes = graph.shape[0]
+    # Where nothing is to be cut the answer doesn't depend on what a partitioner makes of such a graph.
     if n_nodes <= n_parts:
         return np.arange(n_nodes, dtype=np.int32)
     if n_parts == 1 or not graph.nnz:
@@ -111,6 +112,7 @@ def _deterministic(seed: int) -> tuple[Any, Any, Any]:
     from kinfold.compute import cpu_count
 
     mtkahypar = importlib.import_module("mtkahypar")
+    # Its deterministic preset gives the same parts with any number of threads.
     library = mtkahypar.initialize(cpu_count(), False)
     context = library.context_from_preset(mtkahypar.PresetType.DETERMINISTIC)
     context.logging = False
@@ -137,7 +139,7 @@ def co_association(heads: Sequence[Labeling]) -> sparse.csr_matrix:
         for head in heads:
             shared += head.codes[rows, None] == head.codes
         shared[np.arange(rows.stop - start), np.arange(start, rows.stop)] = 0
-        blocks.append(sparse.csr_matrix(shared))
+        blocks.append(sparse.csr_matrix(shared))  # with good heads most pairs share nothing
     return sparse.vstack(blocks, format="csr")
 
 
@@ -227,5 +229,6 @@ def mcla(heads: Sequence[Labeling], graph: MetaGraph, n_clusters: int, seed: int
     """
     parts = partition_graph(graph.adjacency(), n_clusters, seed)
     members = np.bincount(parts, minlength=n_clusters)
+    # One vote of each of a sample's clusters, shared among the members of its meta-cluster.
     ballots = [Ballot(meta[None], 1.0 / members[meta][None]) for meta in graph.parts_of(parts)]
     return vote(heads, ballots, n_clusters)

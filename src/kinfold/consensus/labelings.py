@@ -201,6 +201,7 @@ def compare_heads(
 ) -> NDArray[np.float64]:
     """Return the geometric NMI of every two heads; each pair's table is shown to ``visit`` on the way."""
     nmi = np.eye(len(heads))
+    # One pass over all pairs serves the NMI and the meta-graph: counting is what takes the time.
     for a, b in combinations(range(len(heads)), 2):
         table = count_pairs(heads[a], heads[b])
         nmi[a, b] = nmi[b, a] = geometric_nmi(heads[a], heads[b], table)

@@ -1,4 +1,4 @@
-"""Features: one vector per image, on disk and resumable, or brought along ready-made."""
+"""Features: one vector per image, extracted into a store on disk, or read from a file."""
 
 from __future__ import annotations
 

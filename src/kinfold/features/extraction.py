@@ -41,6 +41,7 @@ from kinfold.images import ImageBatch, ImageLoader, ImageSource
 from kinfold.progress import SILENT, Progress, ProgressTask
 from kinfold.rows import unusable_in_block
 from kinfold.storage import PARTIAL_PREFIX, atomic_file, hash_file, remove_partials, write_array
+from kinfold.validation import Constraint, Either, Integer, Nothing, check
 
 if TYPE_CHECKING:
     from kinfold.backbones import Backbone
@@ -48,17 +49,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-_SHARDS_FIELD = b"shards"
+_CONSTRAINTS: dict[str, Constraint] = {
+    "batch_size": Either(Integer(), Nothing()),
+    "shard_rows": Either(Integer(), Nothing()),
+}
+_SHARDS_FIELD = b"shards"  # in the metadata of a part of the index: the part then proves its shards
+# Groups of system errors that a user can mend.
 _SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _RIGHTS = (errno.EROFS, errno.EACCES, errno.EPERM)
+# A shard is the most work that an interruption costs, and a file to open and to check: a 256th of the images,
+# but at least 1,024, and no more than 16,384 (64 MiB at 1,024 columns).
 _FEWEST_SHARD_ROWS = 1024
 _MOST_SHARD_ROWS = 16_384
 _SHARDS_WISHED = 256
-_BATCHES_OF_SPEED = 20
+_BATCHES_OF_SPEED = 20  # batches that the speed is a mean of: steady, and yet soon right after a change
 
 
 class ShardBuffer:
-    """What is known so far of one shard: a range of source rows."""
+    """Vectors and skipped rows of one shard, a range of source rows, until it is written."""
 
     def __init__(self, start: int, stop: int, variants: Sequence[str]) -> None:
         self.start, self.stop, self.variants = start, stop, tuple(variants)
@@ -67,7 +75,8 @@ class ShardBuffer:
         self._blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in variants}
 
     def add(self, rows: NDArray[np.int64], blocks: dict[str, NDArray[Any]]) -> None:
-        """Take the vectors of a batch; rows that any variant gives no direction are skipped."""
+        """Take the vectors of a batch; rows that are all zero or not finite in any variant are skipped."""
+        # Row for row the variants must stand side by side, so a row is out for all if it is for one.
         unusable: dict[int, str] = {}
         for block in blocks.values():
             unusable = {**unusable_in_block(block), **unusable}
@@ -84,6 +93,7 @@ class ShardBuffer:
 
     def matrix(self, variant: str, dim: int) -> NDArray[np.float32]:
         """Return the vectors of a variant, one per usable row."""
+        # With an empty block in front, as a shard may have no usable row.
         return np.concatenate([np.empty((0, dim), np.float32), *self._blocks[variant]])
 
     def index(self, keys: Sequence[str]) -> Any:
@@ -116,7 +126,7 @@ class StoreWriter:
     def begin(self) -> None:
         """Clear what another extraction left, and write the manifest of the unfinished store first."""
         clear_store(self.path)
-        self.manifest.write(self.path)
+        self.manifest.write(self.path)  # first, so that a killed process leaves a store and no stray files
         self._parts.mkdir(parents=True, exist_ok=True)
 
     def remove_partials(self) -> None:
@@ -142,6 +152,7 @@ class StoreWriter:
             with atomic_file(file) as partial, partial.open("wb") as stream:
                 write_array(stream, matrix)
             records[name] = asdict(ShardRecord(len(matrix), file.stat().st_size, hash_file(file)))
+        # Last, since its existence says that the shard is done.
         table = buffer.index(keys).replace_schema_metadata({_SHARDS_FIELD: json.dumps(records)})
         with atomic_file(self._part(number)) as partial:
             pq.write_table(table, partial)
@@ -207,6 +218,7 @@ class StoreWriter:
 
 def clear_store(path: Path) -> None:
     """Remove the files of a store, and nothing else; the manifest goes last."""
+    # While the manifest is there, what a killed process leaves is known to be a store and can be cleared.
     for name in (UNFINISHED_NAME, VARIANTS_NAME, NEIGHBORS_NAME):
         shutil.rmtree(path / name, ignore_errors=True)
     (path / INDEX_NAME).unlink(missing_ok=True)
@@ -312,9 +324,7 @@ def _check(
     if isinstance(variants, str) or not variants or len(set(variants)) != len(variants):
         raise InputError(f"variants must be a list of different names, not {variants!r}")
     backbone.check_variants(variants)
-    for name, value in (("batch_size", batch_size), ("shard_rows", shard_rows)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} must be at least 1, not {value}")
+    check(_CONSTRAINTS, batch_size=batch_size, shard_rows=shard_rows)
     if not len(source):
         raise InputError(f"there are no images in {source.uri}")
     if out.exists() and not is_feature_store(out) and (not out.is_dir() or _has_foreign_files(out)):
@@ -329,7 +339,7 @@ def _has_foreign_files(out: Path) -> bool:
 def _find_store(
     out: Path, wanted: StoreManifest, batch_size: int | None, shard_rows: int | None
 ) -> FeatureStore | StoreWriter | None:
-    """Return what is at ``out`` already: the finished store, one to go on with, or nothing of use."""
+    """Return what is at ``out`` already: the finished store, one to resume, or None."""
     if not is_feature_store(out):
         return None
     try:
@@ -342,10 +352,11 @@ def _find_store(
             StoreWriter(out, there).remove_leftovers()
             return store
     except NewerFormatError:
-        raise
+        raise  # never overwrite what a newer version wrote
     except FormatError as error:
         logger.warning("extracting again: %s", error)
         return None
+    # The batch size may change the last bits of vectors, and shards must have one size: either starts over.
     other_batch = batch_size not in (None, there.batch_size)
     other_shards = shard_rows is not None and _whole_batches(shard_rows, there.batch_size) != there.shard_rows
     return None if other_batch or other_shards else StoreWriter(out, there)
@@ -411,6 +422,7 @@ class _Speed:
     def advance(self, n: int) -> None:
         now = time.monotonic()
         self._done += n
+        # Over the last batches: a mean over all would hide that decoding has become slow.
         since, before = self._recent[0]
         self._recent.append((now, self._done))
         rate = (self._done - before) / max(now - since, 1e-9)

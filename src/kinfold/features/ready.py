@@ -22,7 +22,7 @@ from kinfold.storage import hash_array, hash_json
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
 TABLE_SUFFIXES = (".parquet", ".pq")
-_NPZ_KEYS = ("keys", "paths")
+_NPZ_KEYS = ("keys", "paths")  # arrays that may name the rows, in order of preference
 
 
 class ArrayFeatures(Features):
@@ -83,7 +83,7 @@ class ArrayFeatures(Features):
 
     @cached_property
     def skipped(self) -> Any:
-        """Rows without a direction, with their reasons."""
+        """Rows that are all zero or not finite, with their reasons."""
         rows = pa.array(list(self._unusable), pa.int64())
         reasons = pa.array(list(self._unusable.values()), pa.string())
         return pa.table([rows, self.keys.take(rows), reasons], schema=SKIPPED_SCHEMA)
@@ -114,11 +114,11 @@ def read_array_features(path: Path, column: str | None = None) -> ArrayFeatures:
     FormatError
         The file is damaged.
     """
-    suffix = path.suffix.lower()
+    suffix = path.suffix.lower()  # cameras and Windows programs write upper case
     if suffix in TABLE_SUFFIXES:
         return _read_parquet(path, column)
     if column is not None:
-        raise InputError(f"a column can be named for a Parquet file only, and {path} is none")
+        raise InputError(f"column applies to Parquet files only, and {path} isn't one")
     if suffix == ".npy":
         return ArrayFeatures(path, _map_array(path))
     if suffix == ".npz":
@@ -126,7 +126,7 @@ def read_array_features(path: Path, column: str | None = None) -> ArrayFeatures:
     if suffix == ".safetensors":
         return ArrayFeatures(path, _read_safetensors(path))
     known = ", ".join((*ARRAY_SUFFIXES, TABLE_SUFFIXES[0]))
-    raise InputError(f"{path} is no feature file; known are {known} and the folder of a feature store")
+    raise InputError(f"{path} is not a feature file; supported are {known} and the folder of a feature store")
 
 
 def has_feature_column(path: Path) -> bool:
@@ -153,6 +153,7 @@ def _refuse_objects(name: str | Path, error: Exception) -> None:
 
 
 def _read_npz(path: Path) -> ArrayFeatures:
+    # Asked first: np.load takes any other file for pickled data, and its refusal would mislead.
     if not zipfile.is_zipfile(path):
         raise FormatError(f"{path} is damaged: it is no .npz archive")
     try:
@@ -323,7 +324,7 @@ def open_features(path: str | Path, *, column: str | None = None) -> Features:
     path = Path(path)
     if path.is_dir():
         if column is not None:
-            raise InputError(f"a column can be named for a Parquet file only, and {path} is a folder")
+            raise InputError(f"column applies to Parquet files only, and {path} is a folder")
         return FeatureStore.open(path)
     if not path.exists():
         raise InputError(f"there is nothing at {path}")

@@ -21,13 +21,13 @@ from kinfold.storage import check_format_version, hash_file, hash_json, read_jso
 
 DEFAULT_VARIANT = "cls"
 SKIPPED_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
-FORMAT = "kinfold-features"
+FORMAT = "kinfold-features"  # tells a store from other folders that have a manifest.json
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.parquet"
 VARIANTS_NAME = "variants"
 NEIGHBORS_NAME = "neighbors"
-UNFINISHED_NAME = "unfinished"
+UNFINISHED_NAME = "unfinished"  # parts of the index, one per finished shard, while a store is written
 OK, SKIPPED = "ok", "skipped"
 INDEX_SCHEMA = pa.schema(
     [("row", pa.int64()), ("key", pa.string()), ("status", pa.string()), ("reason", pa.string())]
@@ -149,6 +149,7 @@ class StoreManifest:
 
     def makes_the_same(self, other: StoreManifest) -> bool:
         """Tell whether another extraction would write the same bytes, batch size and shards apart."""
+        # Batch size and shards don't change what the vectors mean, so a store of others is taken as it is.
         mine, others = (
             (store.source["fingerprint"], store.backbone_fingerprint, store.n_rows, set(store.variants))
             for store in (self, other)
@@ -284,6 +285,7 @@ class FeatureStore(Features):
         """Return the SHA-256 over the recorded hashes of a variant's shards and of the index."""
         record = self.manifest.variants[self.choose_variant(variant)]
         shards = [[shard.rows, shard.sha256] for shard in record.shards]
+        # Of recorded hashes: the files themselves may be larger than memory, and verify() reads them.
         return hash_json([record.dim, record.dtype, shards, self.manifest.index_sha256])
 
     def verify(self) -> None:

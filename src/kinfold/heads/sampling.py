@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinfold.features.resident import resident_rows
 from kinfold.neighbors import NeighborGraph
+from kinfold.rows.readers import resident_rows
 
 # Batches that are read from disk while one is trained on: one being read, one ready. More would only take
 # memory, since a single thread reads them in order.

@@ -11,8 +11,6 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix, as_row_matrix
-from kinfold.features.unit_rows import UnitRows
 from kinfold.hierarchy import Links
 from kinfold.progress import Progress
 from kinfold.validation import Either, Nothing, Number, check

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix
-from kinfold.features.unit_rows import UnitRows
+from kinfold.rows import RowMatrix
+from kinfold.rows.readers import UnitRows
 from kinfold.hierarchy import WordNet
 from kinfold.progress import Progress
+from kinfold.rows import RowMatrix
+from kinfold.rows.readers import UnitRows
 
 # Rows that are read at once: small beside the features, large enough to hide the cost of a read.
 _IMAGE_BLOCK_BYTES = 64 << 20

@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix, SelectedRows, as_row_matrix
 from kinfold.hierarchy import WordNet, load_wordnet
 from kinfold.language._choice import check_labels, check_logit_scale, check_widths
 from kinfold.language._words import (

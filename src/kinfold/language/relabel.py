@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix
+from kinfold.rows import RowMatrix
 from kinfold.hierarchy import ClassTree, Links
 from kinfold.language._choice import (
     Chooser,

@@ -22,8 +22,8 @@ from torch.nn import functional
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix, as_row_matrix
-from kinfold.features.unit_rows import UnitRows
+from kinfold.rows import RowMatrix, as_row_matrix
+from kinfold.rows.readers import UnitRows
 from kinfold.language._choice import check_widths
 from kinfold.progress import SILENT, Progress
 from kinfold.validation import Number, check, check_integer

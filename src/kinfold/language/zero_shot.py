@@ -13,8 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix
-from kinfold.features.unit_rows import UnitRows
 from kinfold.hierarchy import Links
 from kinfold.language._choice import (
     CLIP_LOGIT_SCALE,
@@ -30,6 +28,8 @@ from kinfold.language.encoders import TextEncoder, check_texts
 from kinfold.language.nouns import embed_words, mean_direction
 from kinfold.language.prompts import TEMPLATES
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
+from kinfold.rows.readers import UnitRows
 
 # Rows, or their cosines, that are worked on at once: bounds memory whatever N and K.
 _BLOCK_BYTES = 64 << 20

@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.consensus import mean_nmi, pairwise_nmi
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix
+from kinfold.rows import RowMatrix
 from kinfold.methods._base import check_graph, fitted_clusters
 from kinfold.methods._self_training import cross_validated_agreement
 from kinfold.methods.protocol import Clusterer

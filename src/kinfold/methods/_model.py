@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 
 from kinfold.compute import Runtime, resolve_device
 from kinfold.errors import FormatError, InputError, nearest_name
-from kinfold.features.matrix import RowMatrix
+from kinfold.rows import RowMatrix
 from kinfold.methods._auto import SINGLE_METHODS, Auto, check_names, find_named
 from kinfold.methods._base import RUN_PARAMETERS, fitted_clusters
 from kinfold.methods._heads import PAPER_MOMENTUM

@@ -13,8 +13,8 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from kinfold.errors import InputError
-from kinfold.features.matrix import ALL_ZERO, NOT_FINITE, LazyMatrix, to_array, unusable_rows
-from kinfold.features.unit_rows import UnitRows
+from kinfold.rows import ALL_ZERO, NOT_FINITE, LazyMatrix, to_array, unusable_rows
+from kinfold.rows.readers import UnitRows
 from kinfold.storage import hash_array, hash_json
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix
+from kinfold.rows import RowMatrix
 from kinfold.methods.linear import SoftmaxStack, StandardRows, agreements, deal_folds, train
 from kinfold.methods.protocol import Shape
 from kinfold.progress import SILENT, Progress

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 
 from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix, as_row_matrix
-from kinfold.features.unit_rows import UnitRows
+from kinfold.rows import RowMatrix, as_row_matrix
+from kinfold.rows.readers import UnitRows
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from sklearn.exceptions import ConvergenceWarning
 from kinfold.compute import Runtime
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError
-from kinfold.features.unit_rows import UnitRows
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import numpy_blocks
 from kinfold.neighbors import NeighborGraph

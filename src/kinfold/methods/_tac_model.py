@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from kinfold.compute import Runtime
-from kinfold.features.matrix import LazyMatrix
-from kinfold.features.unit_rows import UnitRows
+from kinfold.rows import LazyMatrix
+from kinfold.rows.readers import UnitRows
 from kinfold.heads import DualBatches, DualHeads, DualSettings, DualTraining, PairSampler, PlainHead, Trainer
 from kinfold.language.space import retrieve
 from kinfold.methods._rows import fingerprint_columns

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kinfold.features.resident import resident_rows
 from kinfold.methods._rows import column_moments
 from kinfold.progress import SILENT, Progress
+from kinfold.rows.readers import resident_rows
 
 MOMENTUM = 0.9  # of stochastic gradient descent, as in the linear evaluations that the rates come from
 CLOSED = -1e4  # bias of a class without members: its probability is exactly 0, so it never moves

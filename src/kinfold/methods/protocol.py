@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kinfold.compute import Runtime
-from kinfold.features.matrix import RowMatrix
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import Progress
+from kinfold.rows import RowMatrix
 from kinfold.validation import Constraint
 
 if TYPE_CHECKING:

@@ -1,9 +1,8 @@
-"""How well groups agree with known classes, and how they lie: pure functions on arrays.
+"""Metrics: agreement of clusters with known classes, geometry of clusters, calibration; functions on arrays.
 
 Labels may be of any hashable type (integers, strings, booleans, tuples, a mix); only their equality counts.
-Everything goes by the sparse table of pairs of class and cluster that occur, so that ten million samples
-of ten thousand classes need no dense matrix. Nothing here is seen by a method that learns: labels are read
-for evaluation alone.
+Measures of agreement are computed from a sparse contingency table, so that ten million samples of ten
+thousand classes need no dense matrix. No clustering method uses them: labels are read for evaluation alone.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from kinfold.errors import InputError
 from kinfold.validation import check_integer
 
 DEFAULT_BINS = 15  # as in Guo et al. 2017, so that errors can be compared with published ones
-_ROUNDING = 1e-5  # of a softmax in float32
+_ROUNDING = 1e-5  # of a softmax in float32: its largest entry may lie a little above 1
 
 
 @dataclass(frozen=True)

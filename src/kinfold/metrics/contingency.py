@@ -179,6 +179,7 @@ def _as_array(labels: ArrayLike) -> NDArray[Any] | None:
     """Return ``labels`` as an array, or None where NumPy would make different labels equal, as 1 and "1"."""
     if hasattr(labels, "__array__"):
         return np.asarray(labels)
+    # np.asarray([1, "1"]) would turn both into strings, so only lists of one plain type become arrays.
     values = list(labels)  # type: ignore[arg-type]
     kinds = {type(value) for value in values}
     plain = len(kinds) == 1 and issubclass(next(iter(kinds)), (bool, int, float, str, bytes, np.generic))
@@ -189,6 +190,7 @@ def _encode_objects(values: list[Any], name: str) -> tuple[list[Any], NDArray[np
     numbers: dict[Any, int] = {}
     codes = np.empty(len(values), dtype=np.int64)
     for position, value in enumerate(values):
+        # NaN differs from itself, so each would be a label of its own.
         if isinstance(value, float) and value != value:
             raise InputError(f"{name} holds NaN at position {position}; leave such samples out")
         try:

@@ -60,6 +60,7 @@ def davies_bouldin(X: ArrayLike | RowMatrix, labels: ArrayLike) -> float:
     for part, block in _blocks(rows):
         np.add.at(widths, codes[part], np.linalg.norm(block - centres[codes[part]], axis=1))
     widths /= sizes
+    # Shifted for their distances, as fewer digits cancel near the origin.
     centred = centres - centres.mean(axis=0)
     lengths = np.linalg.norm(centres, axis=1)
     worst: NDArray[np.float64] = np.zeros(len(sizes))
@@ -152,6 +153,7 @@ def _silhouettes(
     X: Any, codes: NDArray[np.int64], sizes: NDArray[np.int64], chosen: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     values = np.empty(len(chosen))
+    # Distances don't change when all rows are shifted; near the origin fewer of their digits cancel.
     shift = np.asarray(X[chosen[: min(len(chosen), _JUDGED_AT_ONCE)]], dtype=np.float64).mean(axis=0)
     for start in range(0, len(chosen), _JUDGED_AT_ONCE):
         judged = chosen[start : start + _JUDGED_AT_ONCE]

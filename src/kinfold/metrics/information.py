@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from kinfold.metrics.contingency import Contingency, count_pairs
 from kinfold.validation import check_choice
 
-_ROUNDING = 1e-12  # of sums of logarithms
+_ROUNDING = 1e-12  # of sums of logarithms: a smaller denominator is zero in truth
 
 _AVERAGES: dict[str, Callable[[float, float], float]] = {
     "arithmetic": lambda a, b: (a + b) / 2,
@@ -20,7 +20,7 @@ _AVERAGES: dict[str, Callable[[float, float], float]] = {
     "max": max,
 }
 _PAIRS_AT_ONCE = 1 << 18  # of sizes, in about ten arrays of float64: 20 MiB
-_NEGLIGIBLE = 1e-20  # of the likeliest count's probability
+_NEGLIGIBLE = 1e-20  # of the likeliest count's probability: far below what float64 can add to the sum
 
 
 def normalized_mutual_info(
@@ -100,6 +100,7 @@ def nmi_of(table: Contingency, average_method: str = "arithmetic") -> float:
     """Return :func:`normalized_mutual_info` of counted pairs."""
     if len(table.classes) == len(table.clusters) == 1:
         return 1.0
+    # Independent labelings: rounding may leave a little of either sign.
     information = _mutual_information(table)
     if information <= np.finfo(np.float64).eps:
         return 0.0

@@ -79,6 +79,7 @@ def neighbor_purity(
     check({"ks": Listed(Integer(), example="(1, 5, 10)")}, ks=ks)
     counts = [int(k) for k in ks]
     pairs = _Pairs.read(labels, neighbors)
+    # Pairs are counted between one k and the next and summed up then, so that all ks take one pass.
     steps = np.unique(counts)
     same, total = np.zeros(len(steps) + 1, np.int64), np.zeros(len(steps) + 1, np.int64)
     for owners, edges in pairs.blocks():

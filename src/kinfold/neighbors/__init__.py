@@ -1,4 +1,4 @@
-"""Nearest neighbours: one door, exact or approximate, and the graph it gives."""
+"""Nearest neighbours by cosine similarity, exact or approximate, and the neighbour graph."""
 
 from __future__ import annotations
 

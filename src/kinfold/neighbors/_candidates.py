@@ -13,8 +13,13 @@ from kinfold.rows.ragged import starts_of
 
 EMPTY = torch.iinfo(torch.int64).min
 """Marks a place without a neighbour; below every neighbour."""
-_LAST = 0x7FFFFFFF
+_LAST = 0x7FFFFFFF  # the highest row number, and all bits of a float32 but its sign
+# A block with more entries above the floors than so many times ``at_most`` a row has its floors lifted first:
+# to take an entry costs far more than to compare it.
 _MANY = 2
+# Bytes of the temporaries while a block is offered. Per cell: a mask, and a transposed copy in float32. Per
+# entry above its floor: seven numbers of 8 bytes, such as its row, key and slot. Per candidate of a
+# selection: its value and its place.
 _MASK_AND_COPY, _PER_HIT, _PER_BEST = 5, 56, 16
 
 
@@ -39,6 +44,7 @@ class Rule:
         width = similarities.shape[1]
         if self.threshold is None:
             return np.full(len(similarities), min(self.at_least, width), dtype=np.int64)
+        # In float32 as on a device, so that one threshold keeps the same pairs everywhere.
         reached = np.count_nonzero(similarities >= np.float32(self.threshold), axis=1)
         degrees: NDArray[Any] = np.minimum(np.clip(reached, self.at_least, self.at_most), width)
         return degrees
@@ -88,6 +94,7 @@ def pack(values: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """
     # Adding zero turns −0 into 0; rounding may push a similarity over 1.
     bits = (values.clamp(max=1.0) + 0.0).view(torch.int32)
+    # Negative floats ascend backwards as integers, so all their bits but the sign are turned.
     ordered = bits ^ ((bits >> 31) & _LAST)
     return (ordered.to(torch.int64) << 32) | (_LAST - numbers)
 
@@ -109,7 +116,7 @@ Csr = tuple[NDArray[Any], NDArray[Any], NDArray[Any]]
 
 
 class CsrParts:
-    """Collects consecutive rows, and lets go of them when they are joined."""
+    """Collects consecutive rows; joining them frees the parts."""
 
     def __init__(self) -> None:
         self._degrees: list[NDArray[Any]] = []
@@ -149,9 +156,9 @@ def replace_rows(whole: Csr, rows: NDArray[Any], part: Csr) -> Csr:
 
 
 def spread_rows(part: Csr, rows: NDArray[Any], n_rows: int) -> Csr:
-    """Return a graph of ``n_rows`` in which ``rows``, ascending, have the neighbours that ``part`` tells.
+    """Return a graph of ``n_rows`` in which ``rows``, ascending, have the neighbours of ``part``.
 
-    ``part`` counts these rows alone; the others have no neighbours.
+    ``part`` numbers these rows alone; the others have no neighbours.
     """
     degrees = np.zeros(n_rows, dtype=np.int64)
     degrees[rows] = np.diff(part[0])
@@ -160,12 +167,13 @@ def spread_rows(part: Csr, rows: NDArray[Any], n_rows: int) -> Csr:
 
 def _join(parts: list[NDArray[Any]]) -> NDArray[Any]:
     joined: NDArray[Any] = np.concatenate(parts)
-    parts.clear()
+    parts.clear()  # so that only one of a graph's arrays is ever in memory twice
     return joined
 
 
 def reservoir_width(rule: Rule) -> int:
     """Return how many candidates a row has room for: those it may keep, and as many newcomers again or so."""
+    # A row is sorted each time its room runs out: more room sorts less often and takes 8 bytes a place.
     return rule.at_most + max(rule.at_most // 2, 128)
 
 
@@ -274,7 +282,7 @@ class Reservoir:
         if len(full):
             self._cut(full + row_start)
             floor[full] = torch.maximum(floor[full], self._floor_alone(block[full]))
-            still = values > floor[rows]
+            still = values > floor[rows]  # the floors have risen since the entries were found
             rows, keys, values = rows[still], keys[still], values[still]
             if len(self._overfull(row_start, n_rows, rows)):
                 self._put_halves(block, row_start, key_start)
@@ -286,6 +294,8 @@ class Reservoir:
         self._keys[rows + row_start, slots] = pack(values, keys + key_start)
         counts += new
         kept = self._kept[row_start : row_start + n_rows]
+        # Cut when newcomers are a quarter of what was kept: more often would sort too much, and less often
+        # would leave the floors low and let too much of the next blocks in.
         due = (counts - kept) * 4 >= kept.clamp(min=self._rule.at_least)
         self._cut(due.nonzero().flatten() + row_start)
 
@@ -343,7 +353,7 @@ def _next_below(value: float) -> float:
 class TopReservoir:
     """Candidates of a range of rows, merged by selections whose shapes are known beforehand.
 
-    Nothing is read back to the host while blocks come by, so that a GPU's products and selections queue up.
+    Offering a block reads nothing back to the host, so that a GPU's products and selections queue up.
     Every row keeps its ``rule.at_most`` best; the rest of the rule is the caller's. Which of several entries
     that equal a row's floor are kept is open. Takes blocks as ``Reservoir`` does.
 
@@ -365,6 +375,7 @@ class TopReservoir:
         room = self._keys[row_start : row_start + len(block)]
         width = room.shape[1]
         values, columns = block.topk(min(width, block.shape[1]), dim=1, sorted=False)
+        # −inf stands where a row meets itself.
         packed = torch.where(values == -torch.inf, EMPTY, pack(values, columns + key_start))
         room.copy_(torch.cat([room, packed], dim=1).topk(width, dim=1).values)
 

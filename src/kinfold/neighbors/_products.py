@@ -15,8 +15,10 @@ from kinfold.errors import InputError
 from kinfold.neighbors._candidates import Rule, offer_bytes, reservoir_width
 
 Select = Callable[[torch.Tensor], None]
+# Rows and keys of one product. Its block of float32 takes 16 MiB on a CPU and 256 MiB on a GPU: smaller ones
+# multiply slower, larger ones take memory from the panels.
 TILE = {"cpu": 2048, "cuda": 8192}
-SMALLEST_TILE = 64
+SMALLEST_TILE = 64  # below, the calls cost more than the products; a budget that needs less is refused
 READING_SHARE = 8  # the part of the memory budget that is for reading rows
 
 
@@ -95,6 +97,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """
     if device.type == "cpu":
         return True
+    # Tried rather than read off the version: builds without support raise as well.
     one = torch.ones((16, 16), dtype=torch.bfloat16, device=device)
     try:
         torch.mm(one, one, out_dtype=torch.float32)
@@ -105,6 +108,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 def count_buffers(device: torch.device) -> int:
     """Return how many blocks are in memory at once."""
+    # On the CPU one is selected from while the next one is multiplied.
     return 2 if device.type == "cpu" else 1
 
 
@@ -159,6 +163,8 @@ def make_plan(
     """
     per_row = bytes_per_element * dim + 8 * reservoir_width(rule) + 32
     budget -= budget // READING_SHARE
+    # Panels get half of the memory at least: every panel reads all keys again, so few large panels save more
+    # than large tiles do.
     tile = TILE.get(device.type, 2048)
     while tile > SMALLEST_TILE and _tile_bytes(tile, dim, rule, device) + tile * per_row > budget // 2:
         tile //= 2
@@ -169,6 +175,7 @@ def make_plan(
         raise InputError(f"memory_budget is too small: these features need at least {least:,} bytes")
     if room >= n:
         return Plan(panel=n, tile=tile)
+    # Panels of even size, in whole tiles: a last panel of a few rows would read all keys for those alone.
     panels = -(-n // (room // tile * tile))
     even = -(-n // panels)
     return Plan(panel=-(-even // tile) * tile, tile=tile)
@@ -177,5 +184,5 @@ def make_plan(
 def _tile_bytes(tile: int, dim: int, rule: Rule, device: torch.device) -> int:
     """Bytes of one step: the block, the keys it is made from, and what a reservoir makes of it."""
     blocks = 4 * tile * tile * count_buffers(device)
-    # Twice, since the allocator keeps some of what a thread lets go of.
+    # Twice, since the allocator keeps some of what a thread has freed.
     return blocks + 2 * 4 * tile * dim + 2 * offer_bytes(tile, rule)

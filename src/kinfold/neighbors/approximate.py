@@ -99,6 +99,7 @@ def _build_graph(faiss: Any, rows: UnitRows, budget: int, wanted: int) -> Any:
     index.hnsw.efSearch = max(_LEAST_BREADTH, 2 * wanted)
     if not index.is_trained:
         index.train(_draw(rows, FLAT_LIMIT))
+    # On several threads the links depend on which row is added first.
     with _one_thread(faiss):
         _fill(index, rows)
     return index
@@ -134,6 +135,7 @@ def _rank(
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return degrees, indices and similarities of candidates ``(rows, width)``, of which −1 marks none."""
     own = np.arange(start, start + len(found))[:, None]
+    # Ascending, so that the stable sort by similarity below leaves ties with the lower row number.
     found = np.sort(np.where(found == own, -1, found), axis=1)
     exact = _similarities(rows, queries, found)
     order = np.argsort(-exact, axis=1, kind="stable")

@@ -44,10 +44,14 @@ WORST_DISTANCE = 1.01 * 2.0**-8
 """Above ‖Δx‖ of any row of unit length: rounding to 8 bits changes an element by at most 2⁻⁸ of itself."""
 
 _SUM_BFLOAT16 = 2.0**-22  # per element: tensor cores truncate, and align a few products at a time
-_SUM_FLOAT32 = 1.01 * 2.0**-24
+_SUM_FLOAT32 = 1.01 * 2.0**-24  # per element: half of the last place, and a percent for what errors add up to
+# Of rows while their distances are taken: on the CPU what stays in a core's cache, since the work is passing
+# over memory; on a GPU what keeps all units busy.
 _BLOCK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 26}
 _OUTPUT = 2.0**-9  # half of the spacing just below 1, the highest value that counts
-_GATHERED_BYTES = 1 << 27
+_GATHERED_BYTES = 1 << 27  # of pairs of rows that are copied for their products on a GPU
+# Candidates beyond one and a half times those that are kept. The further down the last candidate stands, the
+# lower is the floor under what was dropped, and the more rows are proven; each costs 8 bytes and a product.
 _MARGIN = 64
 _HOPELESS = 0.5  # above this share of unproven rows the symmetric float32 search is the quicker one
 
@@ -204,8 +208,8 @@ def bfloat16_neighbors(
     """Return the exact neighbours of every row, and how many rows needed the float32 search.
 
     Products in bfloat16 find more candidates than are wanted; the promising ones are measured again in
-    float32 and ranked by that. A row is done if the error bound of :mod:`kinfold.neighbors.bfloat16` proves
-    that no pair that was dropped could have come in; the others are searched again in float32.
+    float32 and ranked by that. A row is done if the error bound (see the module) proves that
+    no pair that was dropped could have come in; the others are searched again in float32.
     """
     n = rows.n_rows
     wide = widen(rule, n, rows.dim, is_output_rounded(device))
@@ -219,7 +223,7 @@ def bfloat16_neighbors(
                 unproven.append(np.flatnonzero(~ranking.proven.cpu().numpy()) + start + low)
             n_unproven = sum(map(len, unproven))
             if n_unproven > _HOPELESS * n:
-                break
+                break  # near duplicates everywhere: stop early, all rows are searched again anyway
     logger.info("%s of %s rows are searched again in float32", f"{n_unproven:,}", f"{n:,}")
     if n_unproven > _HOPELESS * n:
         return exact_neighbors(rows, rule, budget, device, progress), n
@@ -237,6 +241,7 @@ def widen(rule: Rule, n_rows: int, dim: int, output_rounded: bool) -> Rule:
     at_most = min(others, rule.at_most + rule.at_most // 2 + _MARGIN)
     if rule.threshold is None:
         return Rule.fixed(at_least)
+    # Rounded similarities may lie below the true ones by the error, so the threshold is lowered by it.
     worst = torch.tensor(WORST_DISTANCE)
     error = float(bound_errors(worst, worst, dim, output_rounded))
     return Rule(at_least, at_most, rule.threshold - error)
@@ -261,7 +266,7 @@ def _search(
     rows: UnitRows, span: tuple[int, int], rule: Rule, wide: Rule, plan: Plan, task: ProgressTask
 ) -> Iterator[tuple[int, Ranking]]:
     """Search for the rows of a panel, and yield what a tile of them keeps, and the tile's first row."""
-    panel = _Panel.read(rows, *span)  # here, so that it goes before the next one comes
+    panel = _Panel.read(rows, *span)  # read here, so that it is freed before the next panel is read
     device, size = panel.unit.device, len(panel.unit)
     farthest = [panel.distances.max()]
 
@@ -289,7 +294,7 @@ def _search(
 
 
 def _sources(rows: UnitRows, panel: _Panel, plan: Plan) -> Iterator[Source]:
-    """Bring all rows by again, the panel's at once."""
+    """Yield all rows again, tile by tile, the panel's own at once."""
     stop = panel.start + len(panel.unit)
     yield Source(panel.start, panel.unit)
     for first, last in (*plan.tiles(0, panel.start), *plan.tiles(stop, rows.n_rows)):

@@ -18,7 +18,7 @@ from kinfold.rows.readers import UnitRows
 
 
 class Candidates(Protocol):
-    """Takes blocks of similarities; see :class:`~kinfold.neighbors._candidates.Reservoir`."""
+    """Takes blocks of similarities; see ``Reservoir``."""
 
     def offer(self, block: torch.Tensor, row_start: int, key_start: int) -> None:
         """Offer similarities (rows, keys) of rows from ``row_start`` with keys from ``key_start``."""
@@ -86,7 +86,7 @@ class _Step:
 
 
 def _steps(keys: Keys, plan: Plan) -> Iterator[_Step]:
-    """Bring all keys by a panel, in ascending order for each of its rows."""
+    """Yield the products of a panel with all keys, in ascending order of keys for each of its rows."""
     panel, start, stop = keys.panel, keys.start, keys.start + len(keys.panel)
     tiles = plan.tiles(0, len(panel))
 
@@ -96,6 +96,7 @@ def _steps(keys: Keys, plan: Plan) -> Iterator[_Step]:
             for low, high in tiles:
                 yield _Step(panel[low:high], block, low, key_start, start)
 
+    # Ascending keys let a reservoir drop what equals its floor: ties go to the lower number.
     yield from outside(0, start)
     for number, (low, high) in enumerate(tiles):
         for first, last in tiles[number:]:
@@ -106,7 +107,7 @@ def _steps(keys: Keys, plan: Plan) -> Iterator[_Step]:
 def exact_neighbors(rows: UnitRows, rule: Rule, budget: int, device: torch.device, progress: Progress) -> Csr:
     """Return indptr, indices and similarities of the exact neighbours of every row.
 
-    Rows are searched in panels. A panel's unit rows and candidates stay in memory while all keys come by in
+    Rows are searched in panels. A panel's unit rows and candidates stay in memory while all keys are read in
     tiles; inside a panel each tile off the diagonal serves both of its sides, so that features that fit
     into one panel cost half of a full matrix product.
     """
@@ -115,7 +116,7 @@ def exact_neighbors(rows: UnitRows, rule: Rule, budget: int, device: torch.devic
     parts = CsrParts()
     with progress.task("neighbours", total=plan.count_products(n), unit="tiles") as task:
         for start, stop in plan.panels(n):
-            reservoir = Reservoir(stop - start, rule, device)
+            reservoir = Reservoir(stop - start, rule, device)  # per panel, so its memory is that of the plan
             search_panel(Keys(rows.read(start, stop), start, rows.read, n), reservoir, plan, task)
             _collect(reservoir, plan, stop - start, parts)
     return parts.join()
@@ -166,6 +167,7 @@ def _search_for(
 def _select_others(
     reservoir: Reservoir, own: torch.Tensor, row_start: int, key_start: int, block: torch.Tensor
 ) -> None:
+    # A query's own number lies outside of most tiles, and −1 (no row) outside of all: then nothing matches.
     columns = torch.arange(block.shape[1], device=block.device)
     block.masked_fill_(columns[None, :] == own[:, None], -torch.inf)
     reservoir.offer(block, row_start, key_start)

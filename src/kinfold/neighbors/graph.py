@@ -40,7 +40,7 @@ _DRAWN_AT_ONCE = 1 << 22  # random numbers of one block of a shuffle: 32 MiB
 
 @dataclass(frozen=True)
 class NeighborGraph:
-    """Who is near whom: for every sample its neighbours, most similar first.
+    """A neighbour graph: for every sample its neighbours, most similar first.
 
     Row ``i`` has the neighbours ``indices[indptr[i]:indptr[i + 1]]``, with their cosine similarities
     at the same places. A sample is never its own neighbour.
@@ -313,6 +313,7 @@ def same_label_graph(
     if classes.ndim != 1 or not len(classes):
         raise InputError(f"labels must be a list with one entry per sample, not of shape {classes.shape}")
     check_integer(n_neighbors=n_neighbors)
+    # A seed of scikit-learn's kind, and NumPy's newer generator for the draws, which is faster.
     rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
     _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
     degrees = np.minimum(n_neighbors, counts - 1)[codes]

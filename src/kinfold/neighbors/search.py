@@ -23,7 +23,7 @@ from kinfold.neighbors.graph import MOST_ROWS, NeighborGraph
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix, SelectedRows, as_row_matrix, scan_rows
 from kinfold.rows.readers import UnitRows
-from kinfold.validation import Choice, Either, Integer, Nothing, Number, check, check_integer
+from kinfold.validation import Choice, Constraint, Either, Integer, Nothing, Number, check, check_integer
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +36,10 @@ EXACT_LIMIT = {"cpu": 500_000, "cuda": 5_000_000}
 DEFAULT_BUDGET = 2 << 30  # bytes: leaves most of a laptop's memory to the features themselves
 TARGET_DEGREE = 2  # mean degree that threshold="auto" aims at, as a multiple of n_neighbors
 DEFAULT_MAX_NEIGHBORS = 2000
-# Rows whose similarities stand for all where threshold="auto". More would tell the mean degree more closely,
+# Sample of rows for threshold="auto". More rows would estimate the mean degree more closely,
 # but each costs a search among all rows; the number is part of what a graph depends on, so it stays.
 _THRESHOLD_SAMPLE = 1024
-_CONSTRAINTS = {
+_CONSTRAINTS: dict[str, Constraint] = {
     "n_neighbors": Integer(),
     "max_neighbors": Integer(),
     "memory_budget": Either(Number(least=1), Nothing()),
@@ -123,7 +123,7 @@ def knn_graph(
     matrix = as_row_matrix(X)
     n = int(matrix.shape[0])
     check_parameters(n, n_neighbors, threshold, max_neighbors, memory_budget, zero_rows)
-    used = np.arange(n)
+    used: NDArray[np.int64] = np.arange(n)
     if zero_rows == "isolate":
         scan = scan_rows(matrix)
         scan.refuse_not_finite()

@@ -18,7 +18,7 @@ from kinfold.backbones import Backbone, load_backbone
 from kinfold.compute import Runtime
 from kinfold.errors import InputError, count_of
 from kinfold.features import Features, extract_features
-from kinfold.features.matrix import RowMatrix
+from kinfold.rows import RowMatrix
 from kinfold.images import ImageSource
 from kinfold.language import PreparedNouns, TextEncoder, fill, load_text_encoder, prepare_nouns, read_words
 from kinfold.pipeline._method import Method

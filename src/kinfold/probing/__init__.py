@@ -1,7 +1,6 @@
-"""What labels get out of the same features: the upper bounds that clustering is measured against.
+"""Supervised upper bounds on the same features: a linear probe, and classification by nearest neighbours.
 
-A linear probe and a classifier by nearest neighbours. Both learn from labels, so nothing that groups images
-may ever import this room.
+Both learn from labels, so no clustering method may import this package.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from kinfold.methods.linear import SoftmaxStack, StandardRows, agreements, deal_
 from kinfold.neighbors import nearest_rows
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix, as_row_matrix
-from kinfold.validation import Either, Integer, Listed, Nothing, Number, check
+from kinfold.validation import Constraint, Either, Integer, Listed, Nothing, Number, check
 
 # The grid: rates by half powers of ten, from what is too slow at 100 epochs to what overshoots, and decays
 # from none to what costs accuracy. Adaloglou et al. search a grid as well but don't give its values.
@@ -31,7 +31,7 @@ UNSEEN = -1  # code of a test label that no training row has
 _STACK_BYTES = 1 << 30  # of classifiers that are trained at once; more of them read the rows fewer times
 _READ_BYTES = 8 << 20  # of test rows and their logits at once
 _CELLS = 1 << 23  # of summed votes at once: 64 MiB
-_PROBE_CONSTRAINTS = {
+_PROBE_CONSTRAINTS: dict[str, Constraint] = {
     "learning_rates": Listed(Number(above=0)),
     "weight_decays": Listed(Number(least=0)),
     "n_epochs": Integer(),
@@ -304,6 +304,7 @@ class _Fit:
         return [settings[start : start + size] for start in range(0, len(settings), size)]
 
     def train(self, settings: Sequence[Setting], members: Tensor, title: str) -> SoftmaxStack:
+        # A class whose rows are all held out must not win: it has nothing to learn from.
         filled = torch.bincount(self._codes[members], minlength=self._n_classes) > 0
         stack = SoftmaxStack(
             [self.rows.dim],
@@ -437,6 +438,7 @@ def knn_classify(
     found, similarities = nearest_rows(
         data.X, data.X_test, n_neighbors, device=device, memory_budget=memory_budget
     )
+    # Less the row's largest similarity, so that the exponential can't overflow; it scales all votes alike.
     votes = np.ones(found.shape)
     if temperature is not None:
         votes = np.exp((similarities.astype(np.float64) - similarities[:, :1]) / temperature)

@@ -106,6 +106,7 @@ def resident_rows(X: RowMatrix | torch.Tensor, device: torch.device) -> torch.Te
 
 
 def _scaling_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    # float32 holds every 16-bit integer exactly, but not every 32-bit one.
     wide = dtype.itemsize > 4 or (dtype.kind in "iu" and dtype.itemsize > 2)
     return np.dtype(np.float64 if wide else np.float32)
 
@@ -115,6 +116,8 @@ def _largest(block: torch.Tensor) -> torch.Tensor:
 
 
 def _scale(block: torch.Tensor) -> torch.Tensor:
+    # Divided by the largest entry first: squares of tiny or huge entries would under- or overflow. The clamp
+    # leaves all-zero rows zero.
     tiny = torch.finfo(block.dtype).tiny
     block = block / _largest(block).clamp_min(tiny)
     return block.div_(torch.linalg.vector_norm(block, dim=1, keepdim=True).clamp_min(tiny))

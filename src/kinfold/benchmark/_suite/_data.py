@@ -19,7 +19,7 @@ from kinfold.benchmark._reading import read_label_table
 from kinfold.benchmark._suite._entries import BenchmarkEntry, FeatureEntry
 from kinfold.errors import InputError, nearest_name
 from kinfold.features import Features, is_features, open_features
-from kinfold.features.matrix import SelectedRows
+from kinfold.rows import SelectedRows
 from kinfold.labels import LabelTable
 from kinfold.storage import hash_array, hash_json
 
