@@ -233,6 +233,7 @@ def refine(
     for number in range(N_ROUNDS):
         rounds.append(classifiers.predict(np.where(wrong, classes.labels, labels), random_state + number))
         found = rounds[-1].classes
+        # from the current groups each time, so that a wrong prediction of one round can be taken back
         labels = np.where(classes.free & classes.open[found], found, classes.labels)
     changed = np.flatnonzero(labels != classes.labels)
     sure = [one.probabilities(changed, labels[changed]) for one in (rounds[0], rounds[-1])]

@@ -210,7 +210,8 @@ def write_onnx(job: Job) -> None:
     except ImportError as error:
         raise MissingExtraError("Writing ONNX", "onnx", "onnx") from error
     run = job.takeaway.run
-    estimator, method = run.model, _method_of(run.path)
+    # the method that predicts: model.json of ``auto`` names the chosen one
+    estimator, method = run.model, str(read_json(run.path / "model.json")["method"])
     outputs = map_clusters(job.takeaway, int(estimator.n_clusters_))
     if outputs.untold:
         logger.warning(
@@ -292,14 +293,10 @@ def is_our_onnx(path: Path) -> bool:
         return False
 
 
-def _method_of(path: Path) -> str:
-    """Return the name of the method that predicts: of ``auto`` the chosen one."""
-    return str(read_json(path / "model.json")["method"])
-
-
 def _metadata(takeaway: Takeaway, method: str, outputs: Outputs) -> dict[str, str]:
     """Return the metadata of the file: names of its columns, and which features it takes."""
     manifest = takeaway.run.manifest
+    backbone = manifest.get("backbone")
     labels = takeaway.labels
     told = [int(group) for group in outputs.groups]
     content: dict[str, Any] = {
@@ -313,14 +310,9 @@ def _metadata(takeaway: Takeaway, method: str, outputs: Outputs) -> dict[str, st
         "method": method,
         "run": takeaway.run.path.name,
         "features": {name: manifest["features"].get(name) for name in ("variant", "dim")},
-        "backbone": _backbone(manifest),
+        "backbone": {name: backbone.get(name) for name in ("card", "fingerprint")} if backbone else None,
     }
     return {f"kinfold.{name}": json.dumps(value, default=as_plain) for name, value in content.items()}
-
-
-def _backbone(manifest: Mapping[str, Any]) -> Any:
-    backbone = manifest.get("backbone")
-    return {name: backbone.get(name) for name in ("card", "fingerprint")} if backbone else None
 
 
 def _compare(model: Any, estimator: Any) -> None:

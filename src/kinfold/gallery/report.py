@@ -233,6 +233,7 @@ def build_page(
     noun, noun_one = ("images", "image") if images_known else ("samples", "sample")
     n_groups = len(grouping.sizes)
     sizes = grouping.sizes
+    n_shown = max((len(sheet.top) + len(sheet.least) for sheet in grouping.sheets), default=0)
     return Page(
         title=f"{show_count(n_rows)} {noun if n_rows != 1 else noun_one} in {show_count(n_groups)} "
         f"group{'s' if n_groups != 1 else ''}",
@@ -248,7 +249,7 @@ def build_page(
         sheets=_SheetWriter(run, thumbnails, sizes, names).write(grouping.sheets),
         with_images=thumbnails is not None,
         absent=_ABSENT if images_known and thumbnails is None else "",
-        compact=thumbnails is not None and max(map(_n_shown, grouping.sheets), default=0) <= _COMPACT,
+        compact=thumbnails is not None and n_shown <= _COMPACT,
         noun=noun,
         noun_one=noun_one,
         left_out=_left_out(grouping.n_left_out),
@@ -286,6 +287,7 @@ class _SheetWriter:
     def write(self, sheets: Sequence[Sheet]) -> list[SheetView]:
         shown = [int(place) for sheet in sheets for place in (*sheet.top, *sheet.least)]
         table = self._assignments.take(pa.array(shown, type=pa.int64()))
+        # one call for all groups: taking rows one by one from a table of a million is slow
         records = dict(zip(shown, table.to_pylist(), strict=True))
         return [self._view(sheet, records) for sheet in sheets]
 
@@ -310,10 +312,6 @@ class _SheetWriter:
         second = "" if group is None else _second_choice(record, group, self._given)
         image = self._thumbnails.get(record["row"], EmbeddedImage("", reason="no image"))
         return SheetImage(name, f"{name}, confidence {confidence}", confidence, second, image)
-
-
-def _n_shown(sheet: Sheet) -> int:
-    return len(sheet.top) + len(sheet.least)
 
 
 def _second_choice(record: Mapping[str, Any], group: int, known: Collection[int]) -> str:
@@ -461,6 +459,7 @@ def write_report(
             images, _rows_shown(run, grouping), plan.side, plan.max_bytes, progress=progress
         )
     text = render_page(build_page(run, grouping, thumbnails, shown.names, corrected=corrected))
+    # a key may hold half a surrogate pair, which UTF-8 can't encode
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path

@@ -215,6 +215,7 @@ def write_sheet(moves: Moves, images: ImageSource | None, path: Path, *, progres
         sections=[_view(moves, section, thumbnails) for section in sections],
         with_images=images is not None,
     )
+    # a key may hold half a surrogate pair, which UTF-8 can't encode
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path

@@ -42,6 +42,7 @@ _STATUS: tuple[tuple[type[Exception], int], ...] = (
 
 def answer(content: Any, status: int = 200, **headers: str) -> Response:
     """Return a response of JSON in ASCII, which lone surrogates and line separators in names can't break."""
+    # NaN isn't JSON: better an error here than a page that can't parse it
     body = json.dumps(content, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return Response(body, status, headers, media_type="application/json")
 
@@ -70,6 +71,7 @@ async def read_json(request: Request) -> Any:
     """Return the parsed JSON of a request's body."""
     body = await request.body()
     try:
+        # in a thread: an edit of millions of rows would block the event loop
         return await run_in_threadpool(json.loads, body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"the body of the request isn't valid JSON: {error}") from error

@@ -164,6 +164,7 @@ def create_app(
         app.include_router(routes(explorer))
     app.include_router(web_routes(list_files()))
     handle_errors(app)
+    # outside all routes: no code of a route runs before its checks
     app.add_middleware(Guard, hosts=hosts, token=token)
     return app
 
@@ -199,6 +200,7 @@ def create_trouble_app(
 
 
 def _bare_app(lifespan: Any) -> FastAPI:
+    # No OpenAPI pages: they load scripts from another site, which the policy forbids.
     return FastAPI(
         title="Kinfold",
         openapi_url=None,

@@ -96,6 +96,7 @@ class Columns:
     @cached_property
     def key_order(self) -> NDArray[np.int32]:
         """All positions in the order of their keys."""
+        # locked, because cached_property doesn't keep two threads from sorting a million keys at once
         with self._guard:
             order: NDArray[np.int32] = pc.sort_indices(self.keys).to_numpy().astype(np.int32)
             return order

@@ -314,7 +314,7 @@ class Explorer:
         before = self.state
         try:
             after: State = work()
-        except UnwritableError:
+        except UnwritableError:  # an InputError too, but no conflict: the disk is full or the file is held
             raise
         except InputError as error:
             raise ConflictError(str(error)) from error

@@ -132,7 +132,9 @@ class GroupSummaries:
         order = self._columns.confidence_order
         order = order[state.marks[order] == 0]
         labels = state.labels[order]
-        by_group = order[np.argsort(_narrow(labels), kind="stable")]
+        # in 16 bits where they fit: NumPy sorts those in linear time
+        narrow = labels.astype(np.uint16) if labels.max(initial=0) < 1 << 16 else labels
+        by_group = order[np.argsort(narrow, kind="stable")]
         ends = np.cumsum(sizes)
         return {
             int(group): tuple(
@@ -140,11 +142,6 @@ class GroupSummaries:
             )
             for group in np.flatnonzero(sizes)
         }
-
-
-def _narrow(labels: NDArray[np.int32]) -> NDArray[np.integer]:
-    """Return labels in 16 bits where they fit: NumPy sorts those in linear time."""
-    return labels.astype(np.uint16) if not len(labels) or labels.max() < 1 << 16 else labels
 
 
 @dataclass(frozen=True)

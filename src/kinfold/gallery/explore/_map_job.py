@@ -161,6 +161,7 @@ class MapJob:
 def _spawn(order: dict[str, str | None]) -> subprocess.Popen[str]:
     home = str(Path(kinfold.__file__).parent.parent)
     places = [home, os.environ.get("PYTHONPATH", "")]
+    # a new interpreter, not a fork: the server has threads, and may use a GPU
     process = subprocess.Popen(
         [sys.executable, "-m", WORKER],
         stdin=subprocess.PIPE,

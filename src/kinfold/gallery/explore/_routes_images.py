@@ -28,6 +28,7 @@ from kinfold.images import sniff
 GroupNumber = Annotated[int | None, Query(ge=0, le=MOST_NUMBER)]
 Count = Annotated[int, Query(ge=1, le=500)]
 
+# by content, never by suffix; SVG isn't among them, because it can hold scripts
 _SHOWN_AS = {
     "JPEG": "image/jpeg",
     "PNG": "image/png",
@@ -36,7 +37,7 @@ _SHOWN_AS = {
     "BMP": "image/bmp",
     "AVIF": "image/avif",
 }
-_KEEP = "private, no-cache"
+_KEEP = "private, no-cache"  # browsers keep it and ask with its ETag: images may change on disk
 
 _MOST_ROWS = 500  # images of one request; a URL can't be much longer
 _FACTS = ("n_neighbors", "min_distance", "n_epochs", "random_state", "graph_of")

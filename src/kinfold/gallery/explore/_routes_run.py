@@ -128,6 +128,7 @@ def give_table(explorer: Explorer, kind: str) -> Response:
     if kind not in EXPORT_FORMATS:
         raise NotFoundError(f"there is no download {kind!r}; formats are {', '.join(EXPORT_FORMATS)}")
     table = corrected_table(explorer.run, explorer.state)
+    # The response is sent after this function returns, so a background task removes the file.
     with tempfile.NamedTemporaryFile(prefix="kinfold-", suffix=f".{kind}", delete=False) as stream:
         path = Path(stream.name)
         if kind == "csv":

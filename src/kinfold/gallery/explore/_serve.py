@@ -86,6 +86,7 @@ def serve(
         There is no run at ``path``, or the server can't listen on the address.
     """
     path = Path(path)
+    # others on the network could otherwise see the images and change the groups
     if token is None and host not in _LOOPBACK:
         token = secrets.token_urlsafe(24)
     access: dict[str, Any] = {"hosts": _names_of(host), "token": token}
@@ -157,6 +158,7 @@ def _listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError, OverflowError) as error:
         raise InputError(f"host must be an address of this machine; {host!r} isn't one ({error})") from error
     try:
+        # without it, a port that was just in use can't be taken again for a minute
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(where)
         listening.listen(128)
