@@ -110,7 +110,7 @@ def _write_coco_images(job: Job, images: IO[str], annotations: IO[str]) -> None:
     """Write all images, and to the other file their annotations, one line each."""
     between, between_annotations = "\n", "\n"
     for record, file, original in job.number_images(_IMAGES):
-        size = _measure(original)
+        size = _image_size(original)
         if size is None:
             (job.target / _IMAGES / file).unlink()
             reason = f"{SkipReason.CORRUPT.value}: its width and height can't be read"
@@ -145,7 +145,7 @@ def _annotate(record: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _measure(original: Original) -> tuple[int, int] | None:
+def _image_size(original: Original) -> tuple[int, int] | None:
     """Return width and height from the header; None where it can't be read."""
     try:
         with Image.open(original.path or io.BytesIO(original.data)) as image:

@@ -95,7 +95,9 @@ def arrange_moves(
         targets = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
         destinations = [
             Destination(
-                int(target), int(counts[target]), _spread(rows, own[new[own] == target], sure, n_images)
+                int(target),
+                int(counts[target]),
+                _spread_out(rows, own[new[own] == target], sure, n_images),
             )
             for target in targets[:n_columns]
         ]
@@ -104,7 +106,7 @@ def arrange_moves(
     return sections
 
 
-def _spread(rows: NDArray[np.int64], members: NDArray[np.int64], sure: NDArray[Any], n: int) -> list[int]:
+def _spread_out(rows: NDArray[np.int64], members: NDArray[np.int64], sure: NDArray[Any], n: int) -> list[int]:
     """Return positions of ``n`` members at even distances in the order of descending confidence."""
     order = members[np.argsort(-sure[members], kind="stable")]
     places = np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(np.int64))

@@ -270,17 +270,17 @@ class Explorer:
             raise InputError("an edit must be a JSON object with 'kind' and the fields of that kind")
         edit = read_edit(content)
         self._check_writable()
-        return self._tell(lambda: self.corrections.apply(edit, client=client))
+        return self._apply(lambda: self.corrections.apply(edit, client=client))
 
     def undo(self, client: str) -> dict[str, Any]:
         """Undo the last edit of the client."""
         self._check_writable()
-        return self._tell(lambda: self.corrections.undo(client))
+        return self._apply(lambda: self.corrections.undo(client))
 
     def redo(self, client: str) -> dict[str, Any]:
         """Redo the edit that the client undid last."""
         self._check_writable()
-        return self._tell(lambda: self.corrections.redo(client))
+        return self._apply(lambda: self.corrections.redo(client))
 
     def map_groups(self) -> tuple[int, NDArray[np.int32]]:
         """Return the version, and the group of every image; −1 for marked images."""
@@ -310,10 +310,10 @@ class Explorer:
         if self.corrections.refusal is not None:
             raise ForbiddenError(self.corrections.refusal)
 
-    def _tell(self, work: Any) -> dict[str, Any]:
+    def _apply(self, work: Callable[[], State]) -> dict[str, Any]:
         before = self.state
         try:
-            after: State = work()
+            after = work()
         except UnwritableError:  # an InputError too, but no conflict: the disk is full or the file is held
             raise
         except InputError as error:

@@ -16,7 +16,7 @@ from kinfold.validation import Choice, check
 
 N_BINS = 20  # of confidence, as in a report
 N_REPRESENTATIVES = 8  # images on the card of a group
-_FEW = 64  # up to so many changed groups, one scan for each is faster than counting all anew
+_FEW = 64  # up to so many changed groups, one scan for each is faster than counting all groups
 
 SORTS = ("confidence", "doubt", "distance", "key", "row", "group")
 _RULES = {

@@ -218,7 +218,7 @@ def lay_out(
         densmap_kwds={},
         output_dens=False,
         parallel=False,
-        tqdm_kwds=_tell(on_epoch),
+        tqdm_kwds=_progress_options(on_epoch),
     )
     return _in_lines(points.astype(np.float32), ~linked)
 
@@ -260,23 +260,23 @@ def _unit(rows: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(rows / lengths, dtype=np.float32)
 
 
-def _tell(on_epoch: Callable[[int], None] | None) -> dict[str, Any]:
+def _progress_options(on_epoch: Callable[[int], None] | None) -> dict[str, Any]:
     """Return options of umap-learn's progress bar that pass its number to ``on_epoch`` and draw nothing."""
     if on_epoch is None:
         return {"disable": True}
-    return {"disable": False, "file": _Bar(on_epoch), "bar_format": "{n_fmt}", "mininterval": 0.5}
+    return {"disable": False, "file": _BarReader(on_epoch), "bar_format": "{n_fmt}", "mininterval": 0.5}
 
 
-class _Bar:
+class _BarReader:
     """A stream that parses the numbers of a progress bar: umap-learn has no callback."""
 
-    def __init__(self, told: Callable[[int], None]) -> None:
-        self._told = told
+    def __init__(self, on_epoch: Callable[[int], None]) -> None:
+        self._on_epoch = on_epoch
 
     def write(self, text: str) -> int:
         """Pass on the number in ``text``, if there is one."""
         if found := re.search(r"\d+", text):
-            self._told(int(found.group()))
+            self._on_epoch(int(found.group()))
         return len(text)
 
     def flush(self) -> None:
@@ -427,7 +427,7 @@ def _read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _make_graph(matrix: Any, progress: Progress) -> NeighborGraph:
+def _make_graph(matrix: RowMatrix, progress: Progress) -> NeighborGraph:
     from kinfold.neighbors import (
         NeighborGraph,
         knn_graph,
@@ -440,18 +440,18 @@ def _make_graph(matrix: Any, progress: Progress) -> NeighborGraph:
 
 
 def _lay_out(
-    graph: NeighborGraph, matrix: Any, inputs: dict[str, Any], progress: Progress
+    graph: NeighborGraph, matrix: RowMatrix, inputs: dict[str, Any], progress: Progress
 ) -> NDArray[np.float32]:
     seed, n_epochs = inputs["random_state"], inputs["n_epochs"]
     start = start_positions(matrix, random_state=seed)
     with progress.task("laying out", n_epochs, "epochs") as task:
         done = 0
 
-        def tell(epoch: int) -> None:
+        def report(epoch: int) -> None:
             nonlocal done
             task.advance(epoch - done)
             done = epoch
 
-        points = lay_out(graph, start, n_epochs=n_epochs, random_state=seed, on_epoch=tell)
-        tell(n_epochs)
+        points = lay_out(graph, start, n_epochs=n_epochs, random_state=seed, on_epoch=report)
+        report(n_epochs)
     return points

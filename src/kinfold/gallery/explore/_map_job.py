@@ -131,7 +131,7 @@ class MapJob:
         end = MapState("none", text="The map was not finished: its process ended early.")
         with process.stdout:
             for line in process.stdout:
-                end = self._heed(_parse(line), end)
+                end = self._handle(_parse(line), end)
         process.wait()
         _close(process.stdin)
         if end.state == "ready":
@@ -144,7 +144,7 @@ class MapJob:
         with self._guard:
             self._process, self._state = None, end
 
-    def _heed(self, fact: dict[str, object], end: MapState) -> MapState:
+    def _handle(self, fact: dict[str, object], end: MapState) -> MapState:
         """Handle one line of the process; return the final state if no other line follows."""
         if "step" in fact:
             step = str(fact["step"])
@@ -204,15 +204,15 @@ class PipedProgress:
 
 class _PipedTask:
     def __init__(self, description: str, total: int | None) -> None:
-        self._description, self._total, self._done, self._told = description, total, 0, -1
+        self._description, self._total, self._done, self._reported = description, total, 0, -1
         self.advance(0)
 
     def advance(self, n: int = 1, **figures: object) -> None:
         """Count ``n`` more; a line is written for each percent at most."""
         self._done += n
         part = 100 * self._done // self._total if self._total else 0
-        if part != self._told:
-            self._told = part
+        if part != self._reported:
+            self._reported = part
             say({"step": self._description, "progress": part / 100})
 
 

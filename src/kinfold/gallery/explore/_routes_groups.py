@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
+from numpy.typing import NDArray
 
 from kinfold.corrections import State
 from kinfold.gallery.explore._answers import answer, read_number
@@ -158,7 +159,9 @@ class GroupLists:
             self._similar = (state.version, [groups[int(k)] for k in order])
         return self._similar[1]
 
-    def _centers(self, state: State, summaries: Any, groups: list[int]) -> Any:
+    def _centers(
+        self, state: State, summaries: Mapping[int, GroupSummary], groups: list[int]
+    ) -> NDArray[np.float32]:
         """Return a direction for each group: from its features, or without them from its probabilities."""
         shown: list[GroupSummary] = [summaries[group] for group in groups]
         try:

@@ -150,7 +150,7 @@ class Vectors:
             if name in self._distances:
                 self._distances.move_to_end(name)
                 return self._distances[name]
-        found = self._measure(state, group)
+        found = self._compute_distances(state, group)
         with self._guard:
             self._distances[name] = found
             while len(self._distances) > _KEPT:
@@ -173,7 +173,7 @@ class Vectors:
             raise UnavailableError(f"the features at {opened.path} have other rows than the run")
         return opened
 
-    def _measure(self, state: State, group: int | None) -> NDArray[np.float32]:
+    def _compute_distances(self, state: State, group: int | None) -> NDArray[np.float32]:
         matrix = self.matrix()
         n, dim = len(state.labels), int(matrix.shape[1])
         places = np.arange(n) if group is None else np.flatnonzero(state.labels == group)
@@ -306,7 +306,7 @@ class Nearest:
         found = self._search(matrix, vector, min(n, int(matrix.shape[0])))
         return SimilarImages(found.places, found.similarities, self._predict(vector))
 
-    def _search(self, matrix: Any, queries: NDArray[np.generic], n: int) -> SimilarImages:
+    def _search(self, matrix: RowMatrix, queries: NDArray[np.generic], n: int) -> SimilarImages:
         from kinfold.neighbors import nearest_rows  # imports PyTorch, which isn't needed to start the server
 
         with self._guard:
