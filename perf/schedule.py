@@ -60,7 +60,7 @@ def _measure(table: Table, options: argparse.Namespace, shape: Shape, seed: int,
     """Fit and time once, add a row, and return the ratio of the times."""
     split = load_data(options.data, seed, folder).train
     model = TEMI(n_clusters=shape.n_clusters, n_heads=shape.n_heads, random_state=seed)
-    graph = knn_graph(split.X, **model.graph_options(shape.n_samples))
+    graph = knn_graph(split.X, **model.needs(shape.n_samples).graphs["temi"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what they would say is in the accuracy
         wall, cpu = _time(lambda: model.fit(split.X, graph=graph))

@@ -1,7 +1,7 @@
 """TAC's training: ours beside a plain loop of the same formulas, same shapes, same run.
 
 The reference is two small PyTorch modules, autograd, PyTorch's own Adam and the losses as
-:mod:`kinfold.heads.distillation` has them, on batches gathered by one index each: nothing is fused, nothing
+:mod:`kinfold.heads.dual` has them, on batches gathered by one index each: nothing is fused, nothing
 is slowed down on purpose. It is measured in alternation with ours, next to the machine's matrix-product rate.
 """
 

@@ -160,16 +160,17 @@ def _resolve(estimator: Any, n_samples: int, n_features: int) -> dict[str, Any]:
     if isinstance(estimator, TAC):
         return {
             "plan": dataclasses.asdict(estimator.plan(n_samples)) if estimator.train else {},
-            "graph": estimator.graph_options(n_samples) if estimator.needs_graph else {},
+            "graph": dict(estimator.needs(n_samples).graphs.get(estimator.name, {})),
             "n_centres": estimator.count_centres(n_samples),
         }
-    if not estimator.needs_graph:
+    graphs = estimator.needs(n_samples).graphs
+    if not graphs:
         return {"plan": dataclasses.asdict(estimator._plan(n_samples, (n_features,)))}
     plan = dataclasses.asdict(estimator._plan(n_samples, n_features))
     return {
         "parameters": {"n_heads": plan.pop("n_heads")},  # the same fit, whether given or left open
         "plan": plan,
-        "graph": estimator.graph_options(n_samples),
+        "graph": dict(graphs[estimator.name]),
     }
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from kinfold import __version__
 from kinfold.benchmark import read_order
 from kinfold.compute import describe_machine, has_bfloat16_units, resolve_device
-from kinfold.heads.training import Training
+from kinfold.heads import Training
 from kinfold.neighbors import NeighborGraph, knn_graph, same_label_graph
 from studies.cells import Row
 from studies.criteria import purity
@@ -112,11 +112,12 @@ def _keep_training(estimator: Any, kept: list[Training]) -> None:
 
 
 def _make_graph(row: Row, estimator: Any, train: Split, seed: int) -> NeighborGraph | None:
-    if not estimator.needs_graph:
+    graphs = estimator.needs(len(train.X)).graphs
+    if not graphs:
         return None
     if "same_label" in row.graph:
         return same_label_graph(train.y, row.graph["same_label"], random_state=seed)
-    options = estimator.graph_options(len(train.X))
+    options = dict(graphs[estimator.name])
     if "similar_share" in row.graph:
         options["threshold"] = threshold_of_share(train.X, row.graph["similar_share"], seed)
         most = estimator.max_neighbors or len(train.X) - 1

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.consensus import consensus, pairwise_nmi
-from kinfold.heads.training import Training
+from kinfold.heads import Training
 from kinfold.methods import neighbor_agreement
 from kinfold.metrics import adjusted_rand_index, clustering_accuracy, normalized_mutual_info
 from kinfold.neighbors import NeighborGraph, knn_graph

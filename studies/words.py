@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 
 from kinfold.language import ZeroShotClassifier
+from kinfold.methods.protocol import Needs
 from kinfold.neighbors import knn_graph
 from studies.criteria import purity
 
@@ -57,8 +58,6 @@ class ZeroShot(BaseEstimator):
         Nothing is random; where products are made.
     """
 
-    needs_graph = False
-
     def __init__(
         self,
         *,
@@ -74,6 +73,10 @@ class ZeroShot(BaseEstimator):
 
     def check_parameters(self) -> None:
         """Nothing can be wrong."""
+
+    def needs(self, n_samples: int) -> Needs:
+        """Return that nothing is needed."""
+        return Needs()
 
     def fit(self, X: Any, y: Any = None) -> ZeroShot:
         """Classify X (N, D)."""

@@ -110,6 +110,11 @@ class Runtime:
     memory: int
     progress: Progress
 
+    @property
+    def precision(self) -> str:
+        """Name of :attr:`dtype`, as :func:`resolve_precision` takes it: "float32" or "bfloat16"."""
+        return str(self.dtype).removeprefix("torch.")
+
     @classmethod
     def resolve(
         cls,

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: atomic writes, content hashes, JSON."""
+"""Files that are whole or not there: atomic writes, content hashes, JSON, and places to write to."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.errors import FormatError, NewerFormatError
+from kinfold.errors import FormatError, InputError, NewerFormatError
 
 PARTIAL_PREFIX = ".partial-"
 _MANY_FILES = 1_000
@@ -120,6 +120,23 @@ def check_format_version(path: Path, version: object, newest: int) -> None:
             f"{path} was written by a newer Kinfold (format version {version}, this one reads up to "
             f"{newest}); update Kinfold: pip install --upgrade kinfold"
         )
+
+
+def check_place(out: Path) -> None:
+    """Refuse a place that can't be made, because something above it is no folder.
+
+    Raises
+    ------
+    InputError
+        It names what is in the way.
+    """
+    for parent in out.absolute().parents:
+        if parent.exists() or parent.is_symlink():
+            if not parent.is_dir():
+                raise InputError(
+                    f"{out} can't be written: {parent} is no folder; choose another place (out=, --out)"
+                )
+            return
 
 
 def as_plain(value: Any) -> Any:

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from kinfold.backbones import BackboneCard, VitShape, load_backbone
+from kinfold.backbones import BackboneCard, Preprocessing, VitShape, load_backbone
 from kinfold.backbones import _catalogue as catalogue
-from kinfold.backbones._card import Preprocessing
 from kinfold.errors import FormatError, InputError
 
 SHAPE = VitShape(patch=8, width=32, depth=5, heads=2, mlp_ratio=2, image_size=32)

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from kinfold.backbones import load_backbone
-from kinfold.backbones._open_clip import parse_preprocess_config
-from kinfold.backbones._timm import parse_data_config
+from kinfold.backbones.extras import parse_data_config, parse_preprocess_config
 from kinfold.errors import FormatError, InputError, MissingExtraError
 
 FACTS = {

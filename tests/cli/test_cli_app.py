@@ -18,7 +18,7 @@ from kinfold.cli._options import read_parameters
 from kinfold.compute import DEVICES, PRECISIONS
 from kinfold.errors import InputError
 from kinfold.methods import METHODS, PRESETS
-from kinfold.pipeline._method import MOST_SEED
+from kinfold.validation import MOST_SEED
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "1"), ("0", "0")])

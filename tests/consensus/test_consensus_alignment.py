@@ -1,4 +1,4 @@
-"""Claims about alignment and its votes, against all permutations and loops over the formula."""
+"""Claims about alignment and its votes, against all permutations, dense arrays and loops over the formula."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from kinfold.consensus import _alignment
-from kinfold.consensus._alignment import Alignment, align, equal_ballot, iterate_alignment, likelihood_ballot
-from kinfold.consensus._heads import read_heads, read_labeling
-from kinfold.consensus._soft import read_probabilities
+from kinfold.consensus import alignment
+from kinfold.consensus.alignment import (
+    Alignment,
+    Ballot,
+    align,
+    equal_ballot,
+    iterate_alignment,
+    likelihood_ballot,
+    read_probabilities,
+    vote,
+)
+from kinfold.consensus.labelings import read_heads, read_labeling
+from kinfold.errors import InputError
 from kinfold.metrics import clustering_accuracy
 
 
@@ -26,7 +35,7 @@ def make_heads(n_heads=7, n_samples=300, k=3, noise=0.4, seed=0):
 
 @pytest.mark.parametrize("max_dense", [2_048, 1])
 def test_a_head_is_aligned_like_the_best_of_all_permutations(max_dense, monkeypatch):
-    monkeypatch.setattr(_alignment, "_MAX_DENSE", max_dense)
+    monkeypatch.setattr(alignment, "_MAX_DENSE", max_dense)
     heads, truth = make_heads()
     for head in heads:
         best = max(permutations(range(3)), key=lambda order: (np.array(order)[head] == truth).sum())
@@ -49,7 +58,7 @@ def test_alignment_elects_what_a_vote_over_all_permutations_elects():
 
 @pytest.mark.parametrize("max_dense", [2_048, 1])
 def test_spare_clusters_stand_for_their_majority_label(max_dense, monkeypatch):
-    monkeypatch.setattr(_alignment, "_MAX_DENSE", max_dense)
+    monkeypatch.setattr(alignment, "_MAX_DENSE", max_dense)
     head = read_labeling(np.array([0, 0, 0, 1, 1, 2, 2, 2]), "head")
     labels = read_labeling(np.array([0, 0, 0, 0, 0, 4, 4, 4]), "labels")
     aligned = align(head, labels, 6)
@@ -122,3 +131,86 @@ def test_probabilities_are_tried_and_win_where_they_tell_more():
     found, note = iterate_alignment(heads, [("a head", labels[0].astype(np.int32))], 4, soft)
     assert clustering_accuracy(truth, found) >= by_vote - 0.02
     assert "by " in note
+
+
+def make_ballots(heads, n_labels, n_choices, random):
+    ballots = []
+    for head in heads:
+        targets = np.stack([random.permutation(n_labels)[:n_choices] for _ in range(head.n_clusters)], axis=1)
+        ballots.append(Ballot(targets, random.random(targets.shape)))
+    return ballots
+
+
+@pytest.mark.parametrize("n_choices", [1, 3])
+def test_the_most_votes_win(n_choices, monkeypatch):
+    monkeypatch.setattr(alignment, "_VOTES_PER_BLOCK", 64)
+    monkeypatch.setattr(alignment, "_MIN_ROWS", 7)  # so that blocks end in the middle
+    random = np.random.default_rng(0)
+    heads = read_heads(random.integers(0, 6, (5, 100)))
+    ballots = make_ballots(heads, 8, n_choices, random)
+    votes = np.zeros((100, 8))
+    for head, ballot in zip(heads, ballots, strict=True):
+        for sample, cluster in enumerate(head.codes):
+            votes[sample, ballot.targets[:, cluster]] += ballot.weights[:, cluster]
+    np.testing.assert_array_equal(vote(heads, ballots, 8), votes.argmax(axis=1))
+
+
+def test_the_lower_label_wins_a_tie_whatever_the_order_of_heads():
+    heads = read_heads([[0], [0], [0], [0]])
+    ballots = [Ballot(np.array([[label]]), np.array([[0.1]])) for label in (3, 1, 3, 1)]
+    assert vote(heads, ballots, 4).tolist() == [1]
+    assert vote(heads, ballots[::-1], 4).tolist() == [1]
+
+
+def test_a_sample_without_votes_gets_the_lowest_label():
+    heads = read_heads([[0, 0]])
+    assert vote(heads, [Ballot(np.array([[2]]), np.array([[0.0]]))], 3).tolist() == [0, 0]
+
+
+def test_soft_votes_sum_the_probabilities_of_renamed_columns(monkeypatch):
+    monkeypatch.setattr(alignment, "_VOTES_PER_BLOCK", 64)
+    monkeypatch.setattr(alignment, "_MIN_ROWS", 7)
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.full(4, 0.3), size=(3, 50))
+    heads = read_heads(probabilities.argmax(axis=2))
+    soft = read_probabilities(list(probabilities), heads)
+    names = [random.permutation(4) for _ in heads]
+    votes = np.zeros((50, 4))
+    for matrix, name in zip(probabilities, names, strict=True):
+        votes[:, name] += matrix
+    np.testing.assert_array_equal(soft.vote(names, 4), votes.argmax(axis=1))
+
+
+def test_columns_that_are_no_ones_first_choice_do_not_count():
+    heads = read_heads([[0, 2]])
+    soft = read_probabilities([np.array([[0.5, 0.5, 0.0], [0.0, 0.4, 0.6]])], heads)
+    assert soft.vote([np.array([1, 0])], 2).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "probabilities",
+    [
+        [np.ones((2, 2))],
+        [np.ones((2, 2)), np.ones((3, 2))],
+        [np.ones((2, 2)), np.ones((2, 1))],
+        [np.ones((2, 2)), np.ones(2)],
+        [np.ones((2, 2)), [[0.5, 0.5], [1.0]]],
+        [np.ones((2, 2)), np.array([[0.5, 0.5], [0.5, np.nan]])],
+        [np.ones((2, 2)), np.array([[0.5, 0.5], [1.5, -0.5]])],
+        [np.ones((2, 2)), np.array([[0.5, np.inf], [0.5, 0.5]])],
+        [np.ones((2, 2)), np.array([["a", "b"], ["c", "d"]])],
+        [np.ones((2, 2)), np.ones((2, 2), complex)],
+    ],
+)
+def test_probabilities_that_do_not_fit_the_labels_are_refused(probabilities):
+    with pytest.raises(InputError, match="probabilities"):
+        read_probabilities(probabilities, read_heads([[0, 1], [1, 0]]))
+
+
+def test_the_sample_that_holds_no_probabilities_is_named(monkeypatch):
+    monkeypatch.setattr(alignment, "_VOTES_PER_BLOCK", 4)
+    monkeypatch.setattr(alignment, "_MIN_ROWS", 1)
+    matrix = np.full((9, 2), 0.5)
+    matrix[5, 1] = np.nan
+    with pytest.raises(InputError, match="head 1 hold nan for sample 5"):
+        read_probabilities([np.ones((9, 2)), matrix], read_heads([[0, 1, 0] * 3] * 2))

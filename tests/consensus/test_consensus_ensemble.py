@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import kinfold
-from kinfold.consensus import METHODS, _cspa, _hgpa, consensus, mean_nmi
+from kinfold.consensus import METHODS, consensus, graphs, mean_nmi
 from kinfold.errors import InputError
 from kinfold.metrics import clustering_accuracy
 
@@ -134,8 +134,8 @@ def test_clusters_that_stay_empty_are_told():
 
 
 def test_what_is_too_slow_at_this_size_is_left_out_and_says_so(monkeypatch):
-    monkeypatch.setattr(_cspa, "MAX_SAMPLES", 10)
-    monkeypatch.setattr(_hgpa, "MAX_PINS", 10)
+    monkeypatch.setattr(graphs, "MAX_SAMPLES", 10)
+    monkeypatch.setattr(graphs, "MAX_PINS", 10)
     heads, _ = make_heads(n_samples=100)
     found = consensus(heads, n_clusters=6, random_state=0)
     left_out = {each.name: each.note for each in found.candidates if each.mean_nmi is None}
@@ -156,7 +156,7 @@ def test_probabilities_may_be_given():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"n_clusters": 5}, "more than there are samples"),
+        ({"n_clusters": 5}, "is more than n_samples=4"),
         ({"n_clusters": 0}, "n_clusters"),
         ({"n_clusters": 2.0}, "n_clusters"),
         ({"method": "mlca"}, "did you mean 'mcla'"),

@@ -10,12 +10,16 @@ import pytest
 from scipy import sparse
 
 from kinfold.consensus import consensus
-from kinfold.consensus._cspa import co_association, thin
-from kinfold.consensus._heads import read_heads
-from kinfold.consensus._hgpa import clusters_of
-from kinfold.consensus._mcla import MetaGraph, mcla
-from kinfold.consensus._partition import partition_graph, partition_hypergraph
-from kinfold.consensus.agreement import compare_heads
+from kinfold.consensus.graphs import (
+    MetaGraph,
+    clusters_of,
+    co_association,
+    mcla,
+    partition_graph,
+    partition_hypergraph,
+    thin,
+)
+from kinfold.consensus.labelings import compare_heads, read_heads
 from support.torchrun import run_together
 
 

@@ -113,7 +113,7 @@ def test_the_last_layer_stays_frozen_at_first():
 
 
 def test_a_resumed_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     expected = make_trainer().fit(MadeBatches())
     path = tmp_path / "checkpoint"
     for stop in (1, 2, 3):
@@ -125,7 +125,7 @@ def test_a_resumed_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_of_other_data_is_not_continued_from(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     path = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
         make_trainer(identity="one").fit(MadeBatches(stop_before=3), checkpoint=path)

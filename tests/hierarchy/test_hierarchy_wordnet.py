@@ -15,7 +15,7 @@ import pytest
 
 from kinfold.errors import FormatError, InputError, NewerFormatError
 from kinfold.hierarchy import WordNet, load_wordnet
-from kinfold.hierarchy._data import PATH, read_nouns
+from kinfold.hierarchy._wordnet import PATH, read_nouns
 from scripts import make_wordnet
 
 DATABASE = Path("/usr/share/wordnet")
@@ -258,7 +258,7 @@ def test_a_path_reads_as_words(wordnet):
     assert wordnet.path_text(DOG, max_names=2) == "dog > … > entity"
     assert wordnet.path_text(DOG, max_names=100) == wordnet.path_text(DOG)
     assert wordnet.path_text(ENTITY, max_names=2) == "entity"
-    with pytest.raises(InputError, match="max_names must be 2 or more"):
+    with pytest.raises(InputError, match="max_names must be an integer of at least 2; got"):
         wordnet.path_text(DOG, max_names=1)
 
 
@@ -300,10 +300,10 @@ def test_a_wrong_word_names_the_nearest_right_one(wordnet):
         wordnet.synsets("DOG", match_case=True)
     with pytest.raises(InputError, match="'' is not among"):
         wordnet.synsets("")
-    with pytest.raises(InputError, match="several ids, not the text"):
+    with pytest.raises(InputError, match="ids must be a list of ids; got the single string"):
         wordnet.numbers(DOG)
     for wrong in (5, [[DOG]]):
-        with pytest.raises(InputError, match="ids must be texts"):
+        with pytest.raises(InputError, match="ids must be a list of strings"):
             wordnet.numbers(wrong)
     with pytest.raises(InputError, match="n00000000"):
         wordnet.numbers([DOG, "n00000000"])

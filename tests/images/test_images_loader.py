@@ -373,7 +373,7 @@ def test_there_are_never_more_workers_than_images_or_four_per_core(tmp_path):
     assert count_workers(100_000, 3) == min(3, 4 * cores)
     assert count_workers(0, 3) == 0
     assert count_workers(1, 0) == 1
-    with pytest.raises(InputError, match="n_workers is -1"):
+    with pytest.raises(InputError, match="n_workers must be an integer of at least 0; got -1"):
         count_workers(-1, 3)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from kinfold.errors import InputError
 from kinfold.language import embed_nouns
-from kinfold.language._entry import NounEntry
+from kinfold.language.cache import NounEntry
 
 WORDS = [f"{kind} {letter}" for kind in ("cat", "dog") for letter in "abc"]
 

@@ -230,7 +230,7 @@ def test_bfloat16_gives_float32_features_that_are_close(models):
 
 def test_no_texts_give_no_rows_and_other_things_are_refused(encoder):
     assert encoder.encode([]).shape == (0, encoder.dim)
-    with pytest.raises(InputError, match="single text"):
+    with pytest.raises(InputError, match="single string"):
         encoder.encode("a cat")
     with pytest.raises(InputError, match="number 1 is 3"):
         encoder.encode(["a", 3])

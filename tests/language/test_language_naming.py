@@ -10,9 +10,8 @@ from sklearn.metrics import roc_auc_score
 from kinfold.errors import InputError
 from kinfold.features.unit_rows import UnitRows
 from kinfold.hierarchy import load_wordnet
-from kinfold.language import _groups, _words
-from kinfold.language._senses import SenseChooser
-from kinfold.language._words import reached_by_chance
+from kinfold.language import _words
+from kinfold.language._words import SenseChooser, reached_by_chance
 from kinfold.language.naming import name_clusters
 
 DIM = 32
@@ -87,8 +86,8 @@ def test_blocks_and_memory_maps_change_nothing(tmp_path, monkeypatch):
     for name, array in (("X", X), ("nouns", features)):
         np.save(tmp_path / f"{name}.npy", array)
     mapped = [np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("X", "nouns")]
-    monkeypatch.setattr(_groups, "_BLOCK_BYTES", 4000)
-    monkeypatch.setattr(_words, "_BLOCK_BYTES", 8000)
+    monkeypatch.setattr(_words, "_IMAGE_BLOCK_BYTES", 4000)
+    monkeypatch.setattr(_words, "_WORD_BLOCK_BYTES", 8000)
     monkeypatch.setattr(_words, "_CENTRES_AT_ONCE", 4)
     found = name_clusters(mapped[0], labels, 6, mapped[1], nouns, min_separation=0, device="cpu")
     assert_same(found, expected)
@@ -293,8 +292,8 @@ def test_what_does_not_fit_is_refused_by_name():
         ({"n_names": 0}, "n_names must be"),
         ({"n_candidates": 1.5}, "n_candidates must be"),
         ({"n_rivals": True}, "n_rivals must be"),
-        ({"min_separation": 1.2}, "min_separation must lie"),
-        ({"min_separation": float("nan")}, "min_separation must lie"),
+        ({"min_separation": 1.2}, "min_separation must be a number in .0, 1."),
+        ({"min_separation": float("nan")}, "min_separation must be a number in .0, 1."),
         ({"logit_scale": 0.0}, "logit_scale must be"),
     ]
     given = {"X": X, "labels": labels, "n_clusters": 6, "noun_features": features, "nouns": nouns}

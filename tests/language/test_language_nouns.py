@@ -23,6 +23,7 @@ from kinfold.language import (
     nouns,
     open_nouns,
     prepare_nouns,
+    read_words,
 )
 from kinfold.locks import lock_directory
 
@@ -122,7 +123,7 @@ CHILD = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from kinfold.language import NounCache, embed_nouns, load_text_encoder, nouns, _entry
+from kinfold.language import NounCache, embed_nouns, load_text_encoder, nouns
 nouns._CHUNK = 4
 save, done = np.save, []
 def save_and_die(stream, array, **options):
@@ -132,7 +133,7 @@ def save_and_die(stream, array, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     done.append(1)
     save(stream, array, **options)
-_entry.np.save = save_and_die
+np.save = save_and_die
 encoder = load_text_encoder(sys.argv[1], device="cpu", precision="float32")
 embed_nouns(encoder, sys.argv[3].split(","), cache=NounCache(sys.argv[2]))
 """
@@ -354,3 +355,22 @@ def test_lost_or_damaged_words_are_written_anew_and_no_text_is_read_again(encode
     assert file.read_bytes() == whole
     assert sum(counted) == n_read
     np.testing.assert_array_equal(open_nouns(again.path).features, made.features)
+
+
+def test_words_are_lines_without_the_space_around_them(tmp_path):
+    file = tmp_path / "words.txt"
+    file.write_bytes("\ufeffdog\r\n\n  sea urchin \n\t\nÉclair\ndog".encode())
+    assert read_words(file) == ("dog", "sea urchin", "Éclair", "dog")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n", b"\xff\xfe\x00", b"a\0b\n"])
+def test_what_is_no_list_of_words_is_refused_by_name(tmp_path, content):
+    file = tmp_path / "words.txt"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"words\.txt"):
+        read_words(file)
+
+
+def test_a_file_that_is_missing_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"none\.txt"):
+        read_words(tmp_path / "none.txt")

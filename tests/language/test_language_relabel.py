@@ -225,13 +225,13 @@ def test_a_chain_of_five_thousand_classes_is_walked_to_its_end():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rule": "parents"}, "rule must be one of leaf, parent, not 'parents'; did you mean 'parent'"),
+        ({"rule": "parents"}, "rule must be one of 'leaf', 'parent'; got 'parents'; did you mean 'parent'"),
         ({"labels": np.array([0, 3])}, "labels must lie in -1 … 2, got 0 … 3"),
         ({"labels": np.array([0.0, 1.0])}, "labels must be 2 integers"),
         ({"class_features": np.ones((4, 2))}, "there are 3 classes, but features of 4"),
         ({"class_features": np.ones((3, 5))}, "the features have 2 dimensions, the texts 5"),
         ({"class_features": np.zeros((3, 2))}, "class 0 has no direction"),
-        ({"logit_scale": 0}, "logit_scale must be a positive number"),
+        ({"logit_scale": 0}, "logit_scale must be a number above 0"),
         ({"out": np.zeros(2)}, "out must be int32"),
     ],
 )

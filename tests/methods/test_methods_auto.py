@@ -8,7 +8,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from kinfold import TEMI, SphericalKMeans
 from kinfold.errors import InputError
-from kinfold.heads import checkpoint as checkpoint_module
+from kinfold.heads import trainer as trainer_module
 from kinfold.methods import Auto, Criteria, assess, choose, load_model, save_model
 from kinfold.methods import _auto as module
 from kinfold.neighbors import knn_graph
@@ -94,7 +94,7 @@ def test_each_candidate_is_what_it_would_be_alone():
         "kmeans": SphericalKMeans(n_clusters=3, random_state=3).fit(X),
         "temi": TEMI(n_clusters=3, random_state=3, **HEADS).fit(X),
     }
-    graph = knn_graph(X, **alone["temi"].graph_options(len(X)))
+    graph = knn_graph(X, **alone["temi"].needs(len(X)).graphs["temi"])
     expected = {name: assess(fitted, X, graph=graph, seed=3) for name, fitted in alone.items()}
     assert model.table_ == expected
     assert model.method_ == choose(expected)
@@ -123,7 +123,7 @@ def test_given_graphs_are_used(monkeypatch):
     X = blobs()
     options = {"n_clusters": 3, "parameters": FAST, "random_state": 0}
     expected = Auto(**options).fit(X)
-    wanted = expected.candidate_graphs(len(X))
+    wanted = expected.needs(len(X)).graphs
     assert set(wanted) == {"temi", "icce"}
     graphs = {name: knn_graph(X, **chosen) for name, chosen in wanted.items()}
     monkeypatch.setattr(module, "knn_graph", None)
@@ -133,7 +133,7 @@ def test_given_graphs_are_used(monkeypatch):
 
 def test_n_neighbors_reaches_all_candidates_that_learn_from_neighbours():
     model = Auto(n_clusters=3, n_neighbors=7)
-    assert {options["n_neighbors"] for options in model.candidate_graphs(500).values()} == {7}
+    assert {options["n_neighbors"] for options in model.needs(500).graphs.values()} == {7}
 
 
 def test_the_chosen_method_is_saved_as_itself_with_the_table(tmp_path):
@@ -149,7 +149,7 @@ def test_the_chosen_method_is_saved_as_itself_with_the_table(tmp_path):
 
 
 def test_a_stopped_fit_goes_on_in_every_candidate(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint_module, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN", 0.0)
     X = blobs()
     options = {"n_clusters": 3, "parameters": FAST, "random_state": 0}
     whole = Auto(**options).fit(X)
@@ -201,13 +201,13 @@ def test_only_the_chosen_fit_is_warned_of(monkeypatch):
     [
         ({"candidates": ("kmean",)}, "did you mean 'kmeans'"),
         ({"candidates": ("auto",)}, "unknown"),
-        ({"candidates": "icce"}, "must be a list of methods"),
-        ({"candidates": ()}, "must be a list of methods"),
-        ({"candidates": None}, "must be a list of methods.*known: icce, kmeans"),
-        ({"candidates": {"icce": 1}}, "must be a list of methods"),
-        ({"candidates": 3}, "must be a list of methods"),
-        ({"candidates": ("icce", 3)}, "must be a list of methods"),
-        ({"candidates": (["icce"],)}, "must be a list of methods"),
+        ({"candidates": "icce"}, "must be a list of .*each the name of a method"),
+        ({"candidates": ()}, "must be a list of .*each the name of a method"),
+        ({"candidates": None}, "must be a list of .*each the name of a method .icce, kmeans"),
+        ({"candidates": {"icce": 1}}, "must be a list of .*each the name of a method"),
+        ({"candidates": 3}, "must be a list of .*each the name of a method"),
+        ({"candidates": ("icce", 3)}, "must be a list of .*each the name of a method"),
+        ({"candidates": (["icce"],)}, "must be a list of .*each the name of a method"),
         ({"candidates": ("icce", "temi", "icce")}, "'icce' more than once"),
         ({"parameters": ["icce"]}, "parameters must be a mapping of candidates"),
         ({"parameters": "icce"}, "parameters must be a mapping of candidates"),

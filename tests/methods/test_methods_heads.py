@@ -11,7 +11,7 @@ from kinfold import ICCE, SCAN, TEMI
 from kinfold.errors import InputError
 from kinfold.heads import PairSampler
 from kinfold.methods import load_model, save_model
-from kinfold.methods._schedule import StopWhenLevel
+from kinfold.methods._heads import StopWhenLevel
 from kinfold.metrics import adjusted_rand_index, clustering_accuracy
 from kinfold.neighbors import NeighborGraph, knn_graph, same_label_graph
 
@@ -120,7 +120,7 @@ def test_a_memory_map_gives_the_same_result(method, tmp_path):
 @METHODS
 def test_a_fit_that_is_killed_in_training_continues_to_the_same_bytes(method, tmp_path, monkeypatch):
     X, expected = blobs()[0], fitted(method)
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     whole, begun = PairSampler.epoch, []
 
     def killed(sampler, number):
@@ -144,7 +144,7 @@ def test_a_fit_that_is_killed_after_training_continues_to_the_same_bytes(
     method, stage, tmp_path, monkeypatch
 ):
     X, expected = blobs()[0], fitted(method)
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     target = f"kinfold.methods._heads.{stage}" if stage == "warn_of_collapse" else None
     with monkeypatch.context() as patched:
         if target:
@@ -167,7 +167,7 @@ def test_a_fit_that_is_killed_after_training_continues_to_the_same_bytes(
 )
 def test_a_checkpoint_of_other_parameters_is_not_continued(method, change, tmp_path, monkeypatch, caplog):
     X, _ = blobs()
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     quick(method, n_epochs=2).fit(X, checkpoint=tmp_path / "checkpoint")
     change = {"n_epochs": 2, **change}
     other = quick(method, **change).fit(X, checkpoint=tmp_path / "checkpoint")
@@ -178,7 +178,7 @@ def test_a_checkpoint_of_other_parameters_is_not_continued(method, change, tmp_p
 @METHODS
 def test_a_checkpoint_of_other_rows_or_pairs_is_not_continued(method, tmp_path, monkeypatch, caplog):
     X, _ = blobs()
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     quick(method).fit(X, checkpoint=tmp_path / "checkpoint")
     for rows, graph in ((X * 2, None), (X, knn_graph(X, 3))):
         caplog.clear()

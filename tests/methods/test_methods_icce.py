@@ -133,7 +133,7 @@ def test_every_part_of_stage_1_can_be_switched_on_alone(change):
 )
 def test_a_checkpoint_of_another_switch_is_not_continued(change, tmp_path, monkeypatch, caplog):
     X, _ = blobs()
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     bare().fit(X, checkpoint=tmp_path / "checkpoint")
     other = bare(**change).fit(X, checkpoint=tmp_path / "checkpoint")
     assert "made with other parameters" in caplog.text
@@ -170,15 +170,15 @@ def test_batch_normalisation_learns_from_batches_and_predicts_by_running_average
     for batch in seen:
         mean = 0.9 * mean + 0.1 * batch.mean(axis=0)
         variance = 0.9 * variance + 0.1 * batch.var(axis=0)
-    np.testing.assert_allclose(model.model_tensors()["mean"], mean, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(model.model_tensors()["scale"], 1 / np.sqrt(variance + epsilon), rtol=1e-3)
+    np.testing.assert_allclose(model.to_model().tensors["mean"], mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(model.to_model().tensors["scale"], 1 / np.sqrt(variance + epsilon), rtol=1e-3)
     alone = np.concatenate([model.predict_proba(X[i : i + 1]) for i in range(5)])
     np.testing.assert_allclose(alone, model.predict_proba(X)[:5], atol=1e-5)  # other rows don't matter
 
 
 def test_without_batch_normalisation_the_training_sets_moments_stay():
     X, _ = blobs()
-    tensors = bare().fit(X).model_tensors()
+    tensors = bare().fit(X).to_model().tensors
     np.testing.assert_allclose(tensors["mean"], X.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(tensors["scale"], 1 / X.std(axis=0), rtol=1e-4)
 
@@ -295,7 +295,7 @@ def test_without_self_training_the_best_head_predicts_and_the_consensus_stays_re
     assert (model.labels_ == model.head_labels_[model.best_head_]).mean() > 0.99
     assert not hasattr(model, "self_training_")
     assert model.consensus_labels_.shape == (240,)
-    assert "weight1" in model.model_tensors()
+    assert "weight1" in model.to_model().tensors
 
 
 def test_with_self_training_the_classifier_predicts_the_training_rows_too():
@@ -305,7 +305,7 @@ def test_with_self_training_the_classifier_predicts_the_training_rows_too():
     logits = ((X - found.mean) / found.scale) @ found.weight.T + found.bias
     np.testing.assert_array_equal(model.labels_, logits.argmax(axis=1))
     assert (model.labels_ != model.consensus_labels_).any()
-    assert set(model.model_tensors()) == {"weight", "bias", "mean", "scale"}
+    assert set(model.to_model().tensors) == {"weight", "bias", "mean", "scale"}
 
 
 def test_the_grid_of_feature_variants_is_made_of_the_leading_blocks():
@@ -362,16 +362,16 @@ def test_a_saved_model_tells_how_it_was_found(stages, tmp_path):
     save_model(model, tmp_path)
     loaded = load_model(tmp_path)
     np.testing.assert_array_equal(loaded.predict(X), model.labels_)
-    assert loaded.model_config() == model.model_config()
-    assert ("consensus" in model.model_config()) == (stages.get("consensus") is not False)
-    assert ("self_training" in model.model_config()) == ("self_training" not in stages)
+    assert loaded.to_model().config == model.to_model().config
+    assert ("consensus" in model.to_model().config) == (stages.get("consensus") is not False)
+    assert ("self_training" in model.to_model().config) == ("self_training" not in stages)
 
 
 @pytest.mark.parametrize("stage", ["consensus", "fit_self_training"])
 def test_a_fit_that_is_killed_in_a_later_stage_continues_to_the_same_bytes(stage, tmp_path, monkeypatch):
     X, _ = blobs()
     expected = quick().fit(X)
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     with monkeypatch.context() as patched:
         patched.setattr(icce_module, stage, lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):

@@ -10,16 +10,16 @@ from kinfold import SphericalKMeans
 from kinfold.distributed import Workers
 from kinfold.errors import InputError
 from kinfold.methods import predict_top
-from kinfold.methods._kmeans_assignment import (
+from kinfold.methods._kmeans import _choose, _Pool, _similarities_of_many, _Single, choose_seeds
+from kinfold.methods._kmeans_lloyd import (
     Assigned,
     Assigner,
     Step,
     _BlockState,
     _closest_on_accelerator,
     _reaching,
+    _Sums,
 )
-from kinfold.methods._kmeans_lloyd import _Sums
-from kinfold.methods._kmeans_seeding import _choose, _Pool, _similarities_of_many, _Single, choose_seeds
 from kinfold.methods._rows import UnitBlocks
 from kinfold.metrics import adjusted_rand_index
 
@@ -297,7 +297,7 @@ def test_a_pool_of_equal_rows_still_gives_as_many_seeds_as_asked():
 
 
 def test_seeding_some_clusters_computes_few_of_all_similarities(monkeypatch):
-    from kinfold.methods import _kmeans_seeding as module
+    from kinfold.methods import _kmeans as module
 
     computed = []
 
@@ -313,7 +313,7 @@ def test_seeding_some_clusters_computes_few_of_all_similarities(monkeypatch):
 
 
 def test_most_similarities_are_never_computed(monkeypatch):
-    from kinfold.methods import _kmeans_assignment as module
+    from kinfold.methods import _kmeans_lloyd as module
 
     X, _ = blobs(n=4000, k=100, dim=40, spread=1.0)
     computed = {"products": 0, "dots": 0}

@@ -12,7 +12,7 @@ from kinfold.heads import DualHeads
 from kinfold.language.space import select_nouns, text_counterparts
 from kinfold.methods import load_model, predict_top, save_model
 from kinfold.methods._tac_centres import CENTRES, mean_directions
-from kinfold.methods._tac_training import plan_tac
+from kinfold.methods._tac_model import plan_tac
 from kinfold.metrics import clustering_accuracy
 from kinfold.neighbors import knn_graph
 
@@ -182,8 +182,8 @@ def test_prediction_is_of_each_row_alone(train, monkeypatch):
 def test_the_same_seed_gives_the_same_bytes_and_length_of_rows_does_not_matter(train):
     X, nouns, _ = made_space()
     first, second = (quick(nouns, train=train).fit(X) for _ in range(2))
-    for name, value in first.model_tensors().items():
-        np.testing.assert_array_equal(second.model_tensors()[name], value)
+    for name, value in first.to_model().tensors.items():
+        np.testing.assert_array_equal(second.to_model().tensors[name], value)
     stretched = X * np.random.default_rng(0).integers(1, 9, size=(len(X), 1)).astype(np.float32)
     np.testing.assert_array_equal(quick(3 * nouns, train=train).fit(stretched).labels_, first.labels_)
 
@@ -212,7 +212,7 @@ def test_a_graph_of_ones_own_is_used(monkeypatch):
     X, nouns, _ = made_space()
     made = []
     monkeypatch.setattr(
-        "kinfold.methods._tac_rows.knn_graph", lambda *a, **o: [made.append(o), knn_graph(*a, **o)][1]
+        "kinfold.methods._tac_model.knn_graph", lambda *a, **o: [made.append(o), knn_graph(*a, **o)][1]
     )
     graph = knn_graph(X, 5)
     quick(nouns).fit(X, graph=graph)
@@ -226,7 +226,7 @@ def test_a_graph_of_ones_own_is_used(monkeypatch):
 
 
 def test_an_interrupted_fit_ends_in_the_same_bytes(tmp_path, monkeypatch):
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     X, nouns, _ = made_space()
     expected = quick(nouns, batch_size=64).fit(X)
     whole, taken = DualHeads.step, []
@@ -250,12 +250,12 @@ def test_an_interrupted_fit_ends_in_the_same_bytes(tmp_path, monkeypatch):
     resumed = quick(nouns, batch_size=64).fit(X, checkpoint=checkpoint)
     assert taken[0] == 15  # three steps an epoch
     np.testing.assert_array_equal(resumed.history_, expected.history_)
-    for name, value in expected.model_tensors().items():
-        np.testing.assert_array_equal(resumed.model_tensors()[name], value, err_msg=name)
+    for name, value in expected.to_model().tensors.items():
+        np.testing.assert_array_equal(resumed.to_model().tensors[name], value, err_msg=name)
 
 
 def test_checkpoints_of_other_nouns_are_not_continued_from(tmp_path, monkeypatch):
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     X, nouns, _ = made_space()
     quick(nouns).fit(X, checkpoint=tmp_path / "checkpoint")
     others = nouns + 0.3 * np.random.default_rng(1).normal(size=nouns.shape)
@@ -305,14 +305,14 @@ def test_images_without_any_direction_are_refused():
         ({"n_clusters": 201}, "more than n_samples"),
         ({"centres": "k-means"}, "did you mean 'kmeans'"),
         ({"distillation": "text-to-image"}, "did you mean 'text_to_image'"),
-        ({"train": "yes"}, "train must be true or false"),
-        ({"confidence": 1}, "confidence must be true or false"),
+        ({"train": "yes"}, "train must be True or False"),
+        ({"confidence": 1}, "confidence must be True or False"),
         ({"balance_weight": -1}, "balance_weight must be"),
-        ({"temperature": 0}, "temperature must be a positive"),
-        ({"retrieval_temperature": 0}, "retrieval_temperature must be a positive"),
-        ({"nouns_per_centre": 0}, "nouns_per_centre must be a positive whole"),
-        ({"n_centres": 0}, "n_centres must be a positive whole"),
-        ({"batch_size": 1.5}, "batch_size must be a positive whole"),
+        ({"temperature": 0}, "temperature must be .*a number above 0"),
+        ({"retrieval_temperature": 0}, "retrieval_temperature must be .*a number above 0"),
+        ({"nouns_per_centre": 0}, "nouns_per_centre must be .*an integer of at least 1"),
+        ({"n_centres": 0}, "n_centres must be .*an integer of at least 1"),
+        ({"batch_size": 1.5}, "batch_size must be .*an integer of at least 1"),
     ],
 )
 def test_what_can_not_work_is_refused_by_name(parameters, words):

@@ -20,7 +20,7 @@ def made_space():
 def fit_tac(seed, folder, train, centres):
     """Fit, as a process of a job or alone; return what was found, and how many steps this process made."""
     from kinfold import TAC
-    from kinfold.heads import DualHeads, checkpoint
+    from kinfold.heads import DualHeads, trainer
 
     steps, whole = [], DualHeads.step
 
@@ -31,7 +31,7 @@ def fit_tac(seed, folder, train, centres):
     X, nouns = made_space()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(DualHeads, "step", step)
-        patched.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+        patched.setattr(trainer, "SECONDS_BETWEEN", 0.0)
         model = TAC(
             n_clusters=K,
             noun_features=nouns,
@@ -43,7 +43,7 @@ def fit_tac(seed, folder, train, centres):
         )
         model.fit(X, checkpoint=Path(folder) / "checkpoint")
     found = {name: getattr(model, name) for name in ("labels_", "selected_nouns_", "text_counterparts_")}
-    found |= {f"tensors/{name}": value for name, value in model.model_tensors().items()}
+    found |= {f"tensors/{name}": value for name, value in model.to_model().tensors.items()}
     found["history"] = getattr(model, "history_", np.zeros(1))
     return {**found, "probabilities": model.predict_proba(X), "steps": len(steps)}
 

@@ -8,14 +8,16 @@ from sklearn.utils.estimator_checks import check_estimator
 from kinfold import TURTLE
 from kinfold.errors import InputError
 from kinfold.methods import load_model, save_model
-from kinfold.methods._task_encoder import (
+from kinfold.methods._turtle_training import (
     InnerClassifiers,
     TaskEncoder,
+    TurtleTraining,
     adam_state,
     classifier_gradient,
     labeling_loss,
+    levelled_off,
+    plan_turtle,
 )
-from kinfold.methods._turtle_training import TurtleTraining, levelled_off, plan_turtle
 from kinfold.metrics import adjusted_rand_index, clustering_accuracy
 
 CPU = torch.device("cpu")
@@ -202,7 +204,7 @@ def test_training_ends_by_itself_when_the_objective_has_levelled_off():
 def test_labels_are_the_arg_max_of_the_mean_over_spaces():
     X, _ = blobs(spread=1.0)
     model = TURTLE(n_clusters=3, space_dims=(10, 6), **QUICK).fit(X)
-    tensors = model.model_tensors()
+    tensors = model.to_model().tensors
     expected = 0
     for space, columns in enumerate((slice(0, 10), slice(10, 16))):
         direction = tensors[f"direction{space}"].astype(np.float64)
@@ -220,7 +222,9 @@ def test_features_enter_as_they_are_where_asked_and_the_default_ignores_a_consta
     plain = TURTLE(n_clusters=3, **QUICK).fit(X)
     scaled = TURTLE(n_clusters=3, **QUICK).fit(X * 1024)
     np.testing.assert_array_equal(plain.labels_, scaled.labels_)
-    by_hand = TURTLE(n_clusters=3, feature_scale=float(plain.model_tensors()["factors"][0]), **QUICK).fit(X)
+    by_hand = TURTLE(n_clusters=3, feature_scale=float(plain.to_model().tensors["factors"][0]), **QUICK).fit(
+        X
+    )
     np.testing.assert_array_equal(plain.predict_proba(X), by_hand.predict_proba(X))
     saturated = TURTLE(n_clusters=3, feature_scale=1e12, **QUICK).fit(X)
     assert np.isfinite(saturated.predict_proba(X)).all()
@@ -247,7 +251,7 @@ def test_a_resumed_fit_gives_the_same_bytes(inner_start, tmp_path, monkeypatch):
     X, _ = blobs(spread=1.0)
     options = {**QUICK, "n_clusters": 3, "batch_size": 100, "n_steps": 125, "inner_start": inner_start}
     expected = TURTLE(**options).fit(X)
-    monkeypatch.setattr("kinfold.heads.checkpoint.SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
     whole = TurtleTraining.step
     monkeypatch.setattr(TurtleTraining, "step", lambda self, n: whole(self, n) if n != 120 else 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -318,18 +322,18 @@ def test_values_that_float32_cannot_hold_are_refused(scale):
     [
         ({"n_clusters": 31}, "more than n_samples=30"),
         ({"space_dims": (2, 3)}, "add up to 5, but X has 4 features"),
-        ({"space_dims": (4, 0)}, "space_dims must be positive whole numbers"),
-        ({"space_dims": "2;2"}, "space_dims must be positive whole numbers.*like .8, 8."),
-        ({"space_dims": [[2], [1, 1]]}, "space_dims must be positive"),
-        ({"space_dims": []}, "space_dims must be positive"),
+        ({"space_dims": (4, 0)}, "space_dims must be .* each an integer of at least 1"),
+        ({"space_dims": "2;2"}, "space_dims must be .*like .8, 8."),
+        ({"space_dims": [[2], [1, 1]]}, "space_dims must be .* each an integer of at least 1"),
+        ({"space_dims": []}, "space_dims must be .* each an integer of at least 1"),
         ({"space_dims": 3}, "add up to 3, but X has 4 features"),
         ({"inner_start": "hot"}, "inner_start must be"),
-        ({"n_inner_steps": 0}, "n_inner_steps must be a positive"),
-        ({"n_steps": -1}, "n_steps must be a positive"),
-        ({"batch_size": 1.5}, "batch_size must be a positive"),
-        ({"gamma": 0}, "gamma must be a positive"),
-        ({"inner_learning_rate": "fast"}, "inner_learning_rate must be a positive"),
-        ({"feature_scale": "unit"}, "feature_scale must be a positive"),
+        ({"n_inner_steps": 0}, "n_inner_steps must be .*an integer of at least 1"),
+        ({"n_steps": -1}, "n_steps must be .*an integer of at least 1"),
+        ({"batch_size": 1.5}, "batch_size must be .*an integer of at least 1"),
+        ({"gamma": 0}, "gamma must be .*a number above 0"),
+        ({"inner_learning_rate": "fast"}, "inner_learning_rate must be .*a number above 0"),
+        ({"feature_scale": "unit"}, "feature_scale must be .*a number above 0"),
         ({"precision": "half"}, "precision must be one of .*; got 'half'"),
         ({"device": "tpu"}, "device must be one of .*; got 'tpu'"),
     ],

@@ -20,7 +20,7 @@ def made_rows():
 def fit_turtle(seed, folder):
     """Fit, as a process of a job or alone; return what was found, and how many steps this process made."""
     from kinfold import TURTLE
-    from kinfold.heads import checkpoint
+    from kinfold.heads import trainer
     from kinfold.methods._turtle_training import TurtleTraining
 
     steps, whole = [], TurtleTraining.step
@@ -28,13 +28,13 @@ def fit_turtle(seed, folder):
         patched.setattr(
             TurtleTraining, "step", lambda self, number: [steps.append(number), whole(self, number)][1]
         )
-        patched.setattr(checkpoint, "SECONDS_BETWEEN", 0.0)
+        patched.setattr(trainer, "SECONDS_BETWEEN", 0.0)
         model = TURTLE(n_clusters=K, space_dims=(8, 4), n_steps=100, random_state=seed, device="cpu")
         model.fit(made_rows(), checkpoint=Path(folder) / "checkpoint")
     found = {
         name: getattr(model, name) for name in ("labels_", "history_", "generalization_score_", "n_clusters_")
     }
-    found |= {f"tensors/{name}": value for name, value in model.model_tensors().items()}
+    found |= {f"tensors/{name}": value for name, value in model.to_model().tensors.items()}
     return {**found, "probabilities": model.predict_proba(made_rows()), "steps": len(steps)}
 
 

@@ -8,13 +8,13 @@ from sklearn import metrics as sk
 
 from kinfold.errors import InputError
 from kinfold.metrics import (
-    _geometry,
-    _neighbors,
     alignment,
     confidence_histogram,
     davies_bouldin,
+    geometry,
     neighbor_purity,
     neighbor_purity_by_threshold,
+    neighbors,
     silhouette,
 )
 from kinfold.neighbors import knn_graph
@@ -70,8 +70,8 @@ def blobs(n=1200, dtype=np.float32):
 def test_blocks_change_nothing(monkeypatch):
     X, labels = blobs()
     whole = silhouette(X, labels, n_judged=None).value, davies_bouldin(X, labels)
-    monkeypatch.setattr(_geometry, "_BLOCK_BYTES", 30_000)
-    monkeypatch.setattr(_geometry, "_JUDGED_AT_ONCE", 7)
+    monkeypatch.setattr(geometry, "_BLOCK_BYTES", 30_000)
+    monkeypatch.setattr(geometry, "_JUDGED_AT_ONCE", 7)
     assert (silhouette(X, labels, n_judged=None).value, davies_bouldin(X, labels)) == pytest.approx(
         whole, abs=1e-9
     )
@@ -192,8 +192,8 @@ def test_a_graph_of_ours_is_measured_in_blocks_as_in_one(monkeypatch):
     X = X - 50
     graph = knn_graph(X, 10, device="cpu", precision="float32")
     whole = alignment(X, labels, graph), neighbor_purity(labels, graph, ks=(1, 10)).purities.tolist()
-    monkeypatch.setattr(_neighbors, "_BLOCK_PAIRS", 33)
-    monkeypatch.setattr(_neighbors, "_BLOCK_BYTES", 500)
+    monkeypatch.setattr(neighbors, "_BLOCK_PAIRS", 33)
+    monkeypatch.setattr(neighbors, "_BLOCK_BYTES", 500)
     again = alignment(X, labels, graph), neighbor_purity(labels, graph, ks=(1, 10)).purities.tolist()
     assert again == (pytest.approx(whole[0]), whole[1])
     alike = labels[np.repeat(np.arange(400), 10)] == labels[graph.indices]
@@ -203,8 +203,8 @@ def test_a_graph_of_ours_is_measured_in_blocks_as_in_one(monkeypatch):
 @pytest.mark.parametrize(
     ("run", "words"),
     [
-        (lambda: neighbor_purity([0, 1], [[1], [0]], ks=(0,)), "whole numbers"),
-        (lambda: neighbor_purity([0, 1], [[1], [0]], ks=(1.5,)), "whole numbers"),
+        (lambda: neighbor_purity([0, 1], [[1], [0]], ks=(0,)), "ks must be"),
+        (lambda: neighbor_purity([0, 1], [[1], [0]], ks=(1.5,)), "ks must be"),
         (lambda: neighbor_purity([0, 1], [[1], [2]]), "no row number below 2"),
         (lambda: neighbor_purity([0, 1, 1], [[1], [0]]), "3 labels, but neighbours of 2"),
         (lambda: neighbor_purity([0, 1], [[0.5], [1]]), "matrix of row numbers"),

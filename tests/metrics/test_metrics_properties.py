@@ -22,7 +22,7 @@ from kinfold.metrics import (
     per_class_accuracy,
     purity,
 )
-from kinfold.metrics._expectation import expected_mutual_information
+from kinfold.metrics.information import expected_mutual_information
 from support import naive_metrics as naive
 
 AVERAGES = ("arithmetic", "geometric", "min", "max")

@@ -12,12 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kinfold.errors import InputError
-from kinfold.neighbors import _bfloat16, _errors, _options, _overlap, _plan, knn_graph
-from kinfold.neighbors._packed import EMPTY, numbers_of, pack, values_of
-from kinfold.neighbors._remeasure import Source, _gathered_products, measure
-from kinfold.neighbors._reservoir import Reservoir
-from kinfold.neighbors._rule import Rule
-from kinfold.neighbors._top import TopReservoir
+from kinfold.neighbors import _products, bfloat16, knn_graph, search
+from kinfold.neighbors._candidates import EMPTY, Reservoir, Rule, TopReservoir, numbers_of, pack, values_of
+from kinfold.neighbors.bfloat16 import Source, _gathered_products, measure
 
 ROUNDING = 5e-7  # of two ways to sum up in float32
 
@@ -57,25 +54,25 @@ def assert_exact(graph, X, k, threshold=None, cap=None):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setitem(_plan.TILE, "cpu", 64)
+    monkeypatch.setitem(_products.TILE, "cpu", 64)
 
 
 @pytest.fixture(params=["output in bfloat16", "output in float32", "dense selection"])
 def any_device(request, monkeypatch):
     """The ways that products and selections go on CPUs and GPUs, here on the CPU."""
     if request.param != "output in bfloat16":
-        monkeypatch.setattr(_bfloat16, "is_output_rounded", lambda device: False)
+        monkeypatch.setattr(bfloat16, "is_output_rounded", lambda device: False)
         monkeypatch.setattr(
-            _overlap.OverlappedProducts,
+            _products.OverlappedProducts,
             "multiply",
             lambda self, rows, keys, select: select(rows.float() @ keys.float().T),
         )
     if request.param == "dense selection":
-        monkeypatch.setattr(_bfloat16, "Reservoir", TopReservoir)
+        monkeypatch.setattr(bfloat16, "Reservoir", TopReservoir)
 
 
 @pytest.mark.parametrize("n", [2, 9, 64, 300])
-def test_fixed_neighbours_are_exact(small_tiles, any_device, n):
+def test_fixed_neighbours_areexact(small_tiles, any_device, n):
     X = made(n, seed=n)
     k = min(8, n - 1)
     graph = knn_graph(X, k, precision="bfloat16", device="cpu")
@@ -84,7 +81,7 @@ def test_fixed_neighbours_are_exact(small_tiles, any_device, n):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.6, 0.9])
-def test_adaptive_neighbours_are_exact(small_tiles, any_device, threshold):
+def test_adaptive_neighbours_areexact(small_tiles, any_device, threshold):
     X = made(400, seed=1)
     graph = knn_graph(X, 5, threshold=threshold, max_neighbors=60, precision="bfloat16", device="cpu")
     assert_exact(graph, X, 5, threshold, 60)
@@ -129,9 +126,9 @@ def test_a_few_rows_without_proof_are_searched_again_alone():
 
 def test_panels_under_a_small_budget_give_the_same_neighbours(monkeypatch):
     seen = []
-    make_plan = _plan.make_plan
+    make_plan = _products.make_plan
     monkeypatch.setattr(
-        _bfloat16, "make_plan", lambda *a, **options: seen.append(make_plan(*a, **options)) or seen[-1]
+        bfloat16, "make_plan", lambda *a, **options: seen.append(make_plan(*a, **options)) or seen[-1]
     )
     X = made(900, dim=8, seed=2, spread=1.0)
     for options in ({}, {"threshold": 0.8, "max_neighbors": 60}):
@@ -152,11 +149,11 @@ def test_the_error_bound_holds(dim, scale, seed):
     rng = np.random.default_rng(seed)
     X = rng.normal(size=(40, dim)) * np.exp(scale * rng.normal(size=dim))
     unit = torch.nn.functional.normalize(torch.from_numpy(X), dim=1).float()
-    rounded, distances = _errors.round_rows(unit)
-    assert float(distances.max()) <= _errors.WORST_DISTANCE
+    rounded, distances = bfloat16.round_rows(unit)
+    assert float(distances.max()) <= bfloat16.WORST_DISTANCE
     truth = unit.double() @ unit.double().T
     for products, is_rounded in ((rounded @ rounded.T, True), (rounded.float() @ rounded.float().T, False)):
-        bound = _errors.bound_errors(distances, distances.max(), dim, is_rounded)
+        bound = bfloat16.bound_errors(distances, distances.max(), dim, is_rounded)
         error = (products.double().clamp(max=1) - truth.clamp(max=1)).abs()
         assert (error <= bound[:, None].double()).all()
 
@@ -165,8 +162,8 @@ def test_the_error_bound_is_not_idle():
     """Rounding that all goes one way comes near to it."""
     dim = 254  # 1 / √254 is nearly in the middle between two numbers of 8 bits
     unit = torch.full((1, dim), dim**-0.5)
-    rounded, distances = _errors.round_rows(unit)
-    bound = float(_errors.bound_errors(distances, distances.max(), dim, rounded=False)[0])
+    rounded, distances = bfloat16.round_rows(unit)
+    bound = float(bfloat16.bound_errors(distances, distances.max(), dim, rounded=False)[0])
     error = float((rounded.double() @ rounded.double().T - unit.double() @ unit.double().T).abs())
     assert 0.9 * bound < error < bound
 
@@ -222,7 +219,7 @@ def test_the_automatic_precision_follows_the_units(monkeypatch):
 
 
 def test_a_device_that_cannot_bound_the_error_searches_in_float32(monkeypatch, caplog):
-    monkeypatch.setattr(_options, "multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr(search, "multiplies_bfloat16", lambda device: False)
     graph = knn_graph(made(60), 5, precision="bfloat16", device="cpu")
     assert graph.parameters["precision"] == "float32"
     assert "PyTorch 2.8" in caplog.text

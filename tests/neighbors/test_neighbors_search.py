@@ -16,11 +16,11 @@ from sklearn.neighbors import NearestNeighbors
 from kinfold.errors import InputError, MissingExtraError
 from kinfold.features import ShardedMatrix
 from kinfold.neighbors import (
-    _bfloat16,
-    _exact,
-    _options,
-    _plan,
+    _products,
+    approximate,
+    bfloat16,
     closest_rows,
+    exact,
     knn_graph,
     nearest_rows,
     search,
@@ -73,7 +73,7 @@ def assert_same_up_to_ties(graph, other, tolerance=1e-5):
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Many tiles even on small data."""
-    monkeypatch.setitem(_plan.TILE, "cpu", 64)
+    monkeypatch.setitem(_products.TILE, "cpu", 64)
 
 
 def test_fixed_graph_is_the_naive_one():
@@ -99,7 +99,7 @@ def test_adaptive_graph_is_the_naive_one(small_tiles, threshold):
 def test_panels_under_a_small_budget_give_the_same_neighbours(precision, monkeypatch):
     X = made(900, dim=8, seed=2)
     seen = []
-    searcher = _exact if precision == "float32" else _bfloat16
+    searcher = exact if precision == "float32" else bfloat16
     make_plan = searcher.make_plan
 
     def spy(*arguments, **options):
@@ -322,7 +322,7 @@ def test_a_wrong_backend_is_told_the_nearest_name():
 
 @pytest.mark.parametrize("backend", ["faiss", "hnsw"])
 def test_faiss_missing_names_the_extra(monkeypatch, backend):
-    monkeypatch.setattr(_options.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(search.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"kinfold\[faiss\]"):
         knn_graph(made(20), 3, backend=backend)
 
@@ -330,7 +330,7 @@ def test_faiss_missing_names_the_extra(monkeypatch, backend):
 def test_auto_turns_to_faiss_above_its_limit(monkeypatch):
     pytest.importorskip("faiss")
     assert knn_graph(made(50), 5).parameters["backend"] == "exact"
-    monkeypatch.setitem(_options.EXACT_LIMIT, "cpu", 40)
+    monkeypatch.setitem(search.EXACT_LIMIT, "cpu", 40)
     assert knn_graph(made(50), 5, device="cpu").parameters["backend"] == "faiss"
 
 
@@ -345,12 +345,10 @@ def test_flat_faiss_finds_what_the_exact_search_finds(options):
 @pytest.mark.parametrize("budget", [None, pytest.param(900_000, marks=pytest.mark.slow)])
 def test_an_index_finds_nearly_all_and_its_similarities_are_exact(monkeypatch, backend, budget):
     pytest.importorskip("faiss")
-    from kinfold.neighbors import _faiss
-
-    monkeypatch.setattr(_faiss, "FLAT_LIMIT", 1000)
+    monkeypatch.setattr(approximate, "FLAT_LIMIT", 1000)
     X = made(4000, dim=32, seed=9)
     if budget is not None:
-        monkeypatch.setattr(_options, "DEFAULT_BUDGET", budget)
+        monkeypatch.setattr(search, "DEFAULT_BUDGET", budget)
     exact = knn_graph(X, 10, backend="exact", memory_budget=1 << 30)
     found, again = (knn_graph(X, 10, backend=backend, device="cpu") for _ in range(2))
     assert found.fingerprint() == again.fingerprint()
@@ -368,11 +366,9 @@ def test_an_index_finds_nearly_all_and_its_similarities_are_exact(monkeypatch, b
 @pytest.mark.parametrize("options", [{}, {"threshold": 0.7, "max_neighbors": 60}])
 def test_the_recall_of_an_approximate_graph_is_measured_told_and_warned_of(monkeypatch, caplog, options):
     pytest.importorskip("faiss")
-    from kinfold.neighbors import _faiss
-
-    monkeypatch.setattr(_faiss, "_LEAST_PROBED", 1)
-    monkeypatch.setattr(_faiss, "_PROBED_SHARE", 0.0)
-    monkeypatch.setattr(_faiss, "FLAT_LIMIT", 1000)
+    monkeypatch.setattr(approximate, "_LEAST_PROBED", 1)
+    monkeypatch.setattr(approximate, "_PROBED_SHARE", 0.0)
+    monkeypatch.setattr(approximate, "FLAT_LIMIT", 1000)
     X = np.random.default_rng(0).normal(size=(2000, 24))
     with caplog.at_level("INFO"), pytest.warns(UserWarning, match="found only"):
         graph = knn_graph(X, 10, backend="faiss", device="cpu", **options)

@@ -306,7 +306,10 @@ class TestRefusals:
             ({"method": "temi", "method_parameters": {"n_heads": 0}}, "n_heads must be a positive whole"),
             ({"method": "temi", "method_parameters": {"momentum": "x"}}, "momentum must be in"),
             ({"method": "temi", "method_parameters": {"weighted": "no"}}, "weighted must be true or false"),
-            ({"method": "temi", "method_parameters": {"precision": "half"}}, "precision must be one of .*; got 'half'"),
+            (
+                {"method": "temi", "method_parameters": {"precision": "half"}},
+                "precision must be one of .*; got 'half'",
+            ),
             ({"device": "gpu"}, "device must be one of .*; got 'gpu'"),
             ({"source_options": {"path_column": "p"}}, "path_column"),
         ],

@@ -5,9 +5,9 @@ import pytest
 
 from kinfold import ICCE, TAC, TURTLE
 from kinfold.errors import InputError
+from kinfold.methods.protocol import Machine, Shape
 from kinfold.pipeline import Estimate, StageEstimate, cluster, estimate
 from kinfold.pipeline._estimate import check_disk
-from kinfold.pipeline._estimate_fit import _estimate_fit, _Machine
 
 
 def test_every_stage_of_a_run_is_estimated(photos):
@@ -73,11 +73,11 @@ def test_what_is_done_is_not_estimated_again(photos, tmp_path):
     assert str(seen[1]) == "nothing is left to be done"
 
 
-MACHINE = _Machine(rate=1e10, bandwidth=1e10)
+MACHINE = Machine(rate=1e10, bandwidth=1e10)
 
 
 def seconds(method, n=100_000, dim=64):
-    return _estimate_fit(method, n, dim, MACHINE)
+    return method.cost(Shape(n, dim), MACHINE).seconds
 
 
 def test_every_neighbour_of_a_smoothed_target_is_a_product_of_the_teacher():
@@ -126,7 +126,7 @@ def test_more_groups_than_rows_are_refused_as_cluster_does(features_file, n_clus
 @pytest.mark.parametrize("n", [1_000, 50_000])
 def test_tac_with_training_is_expected_to_take_longer_and_more_centres_too(n):
     quick, plain, many = (
-        _estimate_fit(TAC(n_clusters=10, **parameters), n, 512, MACHINE)
+        seconds(TAC(n_clusters=10, **parameters), n, 512)
         for parameters in ({"train": False}, {}, {"n_centres": n // 2})
     )
     assert 0 < quick < plain < many

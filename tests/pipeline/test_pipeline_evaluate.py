@@ -158,8 +158,8 @@ def test_one_key_with_two_labels_is_refused(plain, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("", r"labels\.csv is empty; it needs a first line key,label"),
-        ("\n  \n\n", r"labels\.csv is empty; it needs a first line key,label"),
+        ("", r"labels\.csv is empty and can't be read; it needs a first line"),
+        ("\n  \n\n", r"labels\.csv is empty and can't be read; it needs a first line"),
         ("a,b\n1,2\n", "has no column 'key' and no column 'label'"),
         ("key,class\n1,a\n", "has no column 'label'"),
         ("key,label\n", r"labels\.csv holds no labels"),
@@ -182,7 +182,7 @@ def test_missing_binary_and_folderless_labels_are_refused(plain, tmp_path):
     with pytest.raises(InputError, match="there are no labels at"):
         evaluate(plain, tmp_path / "nowhere.csv")
     (tmp_path / "image.csv").write_bytes(b"\x89PNG\xff\xfe\x00")
-    with pytest.raises(InputError, match="no CSV file in UTF-8"):
+    with pytest.raises(InputError, match="no CSV or TSV in UTF-8"):
         evaluate(plain, tmp_path / "image.csv")
     (tmp_path / "labels.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match="no Parquet file"):

@@ -24,10 +24,10 @@ SERVER = """
 import logging, os, sys, traceback
 from contextlib import contextmanager
 import torch._dynamo  # which the optimiser would load in each process
-import kinfold.heads.checkpoint
+import kinfold.heads.trainer
 from kinfold.pipeline import cluster
 
-kinfold.heads.checkpoint.SECONDS_BETWEEN = 0.0
+kinfold.heads.trainer.SECONDS_BETWEEN = 0.0
 
 def say(*words):
     print(*words, flush=True)

@@ -217,6 +217,6 @@ def test_the_groups_are_those_of_the_library(photos, tmp_path, models):
     found = embed_nouns(load_text_encoder(models["clip"], device="cpu"), NOUNS)
     model = TAC(n_clusters=3, noun_features=found.features, nouns=found.nouns, random_state=0, device="cpu")
     model.set_params(**QUICK)
-    graph = knn_graph(X, **model.graph_options(len(X)), zero_rows="isolate")
+    graph = knn_graph(X, **model.needs(len(X)).graphs["tac"], zero_rows="isolate")
     np.testing.assert_array_equal(model.fit(X, graph=graph).labels_, run.labels)
     assert pq.read_table(run.path / "assignments.parquet")["cluster"].to_pylist() == run.labels.tolist()

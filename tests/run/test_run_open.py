@@ -11,6 +11,7 @@ import pytest
 from kinfold.errors import FormatError, InputError
 from kinfold.run import (
     FORMAT_VERSION,
+    Manifest,
     Run,
     is_run,
     read_manifest,
@@ -157,3 +158,42 @@ def test_a_manifest_without_n_clusters_is_damage(path):
     edit(path, parameters={})
     with pytest.raises(FormatError, match="names no n_clusters"):
         Run.open(path)
+
+
+def test_a_manifest_reads_by_attribute_and_as_a_mapping(path):
+    manifest = read_manifest(path)
+    assert manifest.parameters["method"] == manifest["parameters"]["method"] == "kmeans"
+    assert manifest.metrics is manifest["metrics"]
+    assert manifest.extra == {"later": "kept"}
+    assert manifest.naming is None
+    assert "naming" not in manifest
+    assert manifest.get("naming", "none") == "none"
+    assert Run(path, dict(manifest)).manifest == manifest
+
+
+def test_a_manifest_is_written_back_in_its_order_and_new_sections_come_last(path):
+    names = list(json.loads((path / "manifest.json").read_text()))
+    manifest = read_manifest(path)
+    manifest.naming = {"n_named": 1}
+    manifest.metrics = {}
+    manifest["unheard"] = [1]
+    write_manifest(path, manifest)
+    assert list(json.loads((path / "manifest.json").read_text())) == [*names, "naming", "unheard"]
+    assert read_manifest(path) == manifest
+
+
+def test_a_section_that_is_taken_away_leaves_the_file(path):
+    manifest = read_manifest(path)
+    assert manifest.pop("metrics") == {"accuracy": 0.5}
+    assert manifest.pop("later") == "kept"
+    assert manifest.metrics == {}
+    with pytest.raises(KeyError, match="later"):
+        manifest["later"]
+    write_manifest(path, manifest)
+    assert json.loads((path / "manifest.json").read_text())["metrics"] == {}
+    assert "later" not in read_manifest(path)
+
+
+def test_a_manifest_made_of_sections_has_these_alone():
+    assert list(Manifest(seed=3)) == ["format", "format_version", "seed"]
+    assert list(Manifest.of({"stages": {}, "later": 1})) == ["stages", "later"]

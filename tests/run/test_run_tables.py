@@ -16,7 +16,7 @@ from kinfold.run import (
     write_predictions,
     write_skipped,
 )
-from kinfold.run._tables import ASSIGNMENTS_SCHEMA, SKIPPED_SCHEMA
+from kinfold.run.tables import ASSIGNMENTS_SCHEMA, SKIPPED_SCHEMA
 
 
 @dataclass

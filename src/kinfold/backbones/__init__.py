@@ -8,11 +8,9 @@
 
 from __future__ import annotations
 
-from kinfold.backbones._base import Backbone
-from kinfold.backbones._card import BackboneCard, Preprocessing, VitShape
-from kinfold.backbones._catalogue import DEFAULT_BACKBONE, get_card, list_cards
+from kinfold.backbones._backbone import Backbone, BackboneCard, Preprocessing, VitShape
+from kinfold.backbones._catalogue import DEFAULT_BACKBONE, get_card, list_cards, load_backbone
 from kinfold.backbones._hub import hub_reachable
-from kinfold.backbones._loading import load_backbone
 
 __all__ = [
     "DEFAULT_BACKBONE",

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from kinfold.backbones._base import Backbone
-from kinfold.backbones._card import BackboneCard, Preprocessing
+from kinfold.backbones._backbone import Backbone, BackboneCard, Preprocessing
 from kinfold.errors import InputError
 from kinfold.storage import hash_json
 

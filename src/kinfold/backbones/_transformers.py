@@ -1,9 +1,12 @@
-"""Models of transformers: the families of the catalogue, and what AutoModel knows besides."""
+"""Vision models of transformers, their processor files, and original ViT checkpoints loaded into them."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +14,125 @@ from typing import Any
 import torch
 from torch import nn
 
-from kinfold.backbones._card import CLIP_MEAN, CLIP_STD, HALF, Preprocessing
-from kinfold.backbones._tower import Tower, find_tokens
-from kinfold.backbones._weights import load_weights, read_config
-from kinfold.errors import InputError
+from kinfold.backbones._backbone import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF,
+    INTERPOLATIONS,
+    BackboneCard,
+    Preprocessing,
+    VitShape,
+)
+from kinfold.backbones._network import Tower, find_tokens
+from kinfold.backbones.model_files import (
+    check_fit,
+    load_weights,
+    quiet_transformers,
+    read_checkpoint,
+    read_config,
+)
+from kinfold.errors import FormatError, InputError
+from kinfold.storage import read_json
+
+logger = logging.getLogger(__name__)
+
+_BY_CODE = {int(code): name for name, code in INTERPOLATIONS.items()}
+
+
+def read_preprocessing(folder: Path, default: Preprocessing) -> Preprocessing:
+    """Return what ``preprocessor_config.json`` in a model directory says, else ``default`` with a warning."""
+    file = folder / "preprocessor_config.json"
+    if file.is_file():
+        return parse_processor(read_json(file), default)
+    nested = folder / "processor_config.json"
+    if nested.is_file() and "image_processor" in (config := read_json(nested)):
+        return parse_processor(config["image_processor"], default)
+    logger.warning(
+        "%s has no preprocessor_config.json, so how it was trained to see images is a guess: %s. "
+        "If that isn't right, put the model's own file there",
+        folder.name,
+        _say(default),
+    )
+    return default
+
+
+def parse_processor(config: Mapping[str, Any], default: Preprocessing) -> Preprocessing:
+    """Translate the settings of a transformers image processor.
+
+    Parameters
+    ----------
+    config : mapping
+        The content of ``preprocessor_config.json``, of any age: sizes as a number or as a mapping.
+    default : Preprocessing
+        For what isn't said there.
+
+    Raises
+    ------
+    InputError
+        The settings make no input of a fixed size.
+    """
+    height, width, resize = _geometry(config, default)
+    code = config.get("resample")
+    normalise = config.get("do_normalize", True)
+    scale = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
+    n_channels = len(default.mean)
+    return Preprocessing(
+        height=height,
+        width=width,
+        resize=resize,
+        interpolation=default.interpolation if code is None else _BY_CODE.get(int(code), "bicubic"),
+        mean=_channels(config.get("image_mean"), default.mean) if normalise else (0.0,) * n_channels,
+        std=_channels(config.get("image_std"), default.std) if normalise else (1.0,) * n_channels,
+        rescale=scale,
+    )
+
+
+def _geometry(config: Mapping[str, Any], default: Preprocessing) -> tuple[int, int, int | None]:
+    """Return height and width of the input, and the length of the shorter side before the crop."""
+    if "max_num_patches" in config:  # SigLIP 2's flexible layout, used with a square grid
+        side = int(config.get("patch_size", 16)) * math.isqrt(int(config["max_num_patches"]))
+        return side, side, None
+    size = config.get("size")
+    crops = bool(config.get("do_center_crop", False))
+    if size is None or not config.get("do_resize", True):
+        size = config.get("crop_size", size) or {"height": default.height, "width": default.width}
+    if isinstance(size, int):
+        size = {"shortest_edge": size} if crops else {"height": size, "width": size}
+    crop = config.get("crop_size") if crops else None
+    if isinstance(crop, int):
+        crop = {"height": crop, "width": crop}
+    if "height" in size and "width" in size:
+        height, width = int(size["height"]), int(size["width"])
+        if crop and (int(crop["height"]), int(crop["width"])) != (height, width):
+            return int(crop["height"]), int(crop["width"]), min(height, width)
+        return height, width, None
+    if "shortest_edge" not in size:
+        raise InputError(f"the processor's size {dict(size)} gives no input of a fixed size")
+    resize = int(size["shortest_edge"])
+    if crop:
+        return int(crop["height"]), int(crop["width"]), resize
+    share = config.get("crop_pct")
+    if share and resize < 384:  # ConvNeXt: the crop is what remains
+        return resize, resize, int(resize / share)
+    return resize, resize, resize
+
+
+def _channels(values: Any, default: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(float(value) for value in values) if values else default
+
+
+def _say(preprocessing: Preprocessing) -> str:
+    """Return in words what is done to an image."""
+    size = f"{preprocessing.height} × {preprocessing.width} pixels"
+    if preprocessing.resize is None:
+        shape = f"images are squashed to {size}"
+    else:
+        shape = f"the shorter side is resized to {preprocessing.resize} pixels, the centre cropped to {size}"
+    mean, std = (
+        ", ".join(f"{value:.3g}" for value in values) for values in (preprocessing.mean, preprocessing.std)
+    )
+    return f"{shape} ({preprocessing.interpolation}), values are normalised with mean {mean}, deviation {std}"
+
 
 # Families whose sequence is known: whether it begins with CLS. Registers are counted besides.
 _BEGINS_WITH_CLS = {
@@ -62,8 +180,6 @@ def load_directory(folder: Path, preprocessing: Preprocessing | None = None) -> 
     FormatError
         Weights are missing or damaged.
     """
-    from kinfold.backbones._processor import read_preprocessing
-
     config = read_config(folder)
     vision, model_class, options = _choose_class(folder, config)
     if preprocessing is None:
@@ -207,3 +323,132 @@ def _default_preprocessing(config: Any) -> Preprocessing:
     if kind == "dinov2":
         side = min(side, 224)  # trained at 518 in its last phase, used at 224
     return Preprocessing(side, side, side * 256 // 224)
+
+
+_ANCHOR = "patch_embed.proj.weight"
+_TOP = {
+    "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+    "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+    "cls_token": "embeddings.cls_token",
+    "cls_tokens.tokens": "embeddings.cls_token",
+    "norm.weight": "layernorm.weight",
+    "norm.bias": "layernorm.bias",
+}
+_BLOCK = {
+    "norm1": "layernorm_before",
+    "attn.proj": "attention.output.dense",
+    "norm2": "layernorm_after",
+    "mlp.fc1": "intermediate.dense",
+    "mlp.fc2": "output.dense",
+}
+_IN_BLOCK = re.compile(r"blocks\.(?:\d+\.(?=\d))?(\d+)\.(.+)\.(weight|bias)$")
+
+
+def load_checkpoint(file: Path, card: BackboneCard) -> Tower:
+    """Load an original checkpoint of ``card``.
+
+    Raises
+    ------
+    InputError
+        The file isn't there, or the card takes no checkpoint file.
+    FormatError
+        The file is damaged or holds another architecture.
+    """
+    from transformers import ViTConfig, ViTModel
+
+    if card.shape is None:
+        raise InputError(f"{card.name} takes no checkpoint file; give a directory in the hub's layout")
+    shape = card.shape
+    weights = convert(read_checkpoint(file), shape, str(file))
+    config = ViTConfig(
+        hidden_size=shape.width,
+        num_hidden_layers=shape.depth,
+        num_attention_heads=shape.heads,
+        intermediate_size=int(shape.width * shape.mlp_ratio),
+        image_size=shape.image_size,
+        patch_size=shape.patch,
+        layer_norm_eps=1e-6,
+        qkv_bias=True,
+    )
+    with quiet_transformers():
+        model, info = ViTModel.from_pretrained(
+            None,
+            config=config,
+            state_dict=weights,
+            add_pooling_layer=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, in our own words
+        )
+    check_fit(
+        str(file),
+        card.name,
+        f"Give a checkpoint of {card.name} itself, or the card that this one belongs to",
+        missing=info["missing_keys"],
+        misfits=info["mismatched_keys"],
+    )
+    return make_tower(model, config, card.preprocessing)
+
+
+def convert(weights: Mapping[str, torch.Tensor], shape: VitShape, origin: str) -> dict[str, torch.Tensor]:
+    """Rename a checkpoint's weights to those of the hub's ViT, splitting query, key and value.
+
+    The position embedding is interpolated (bicubic) if the checkpoint was made for another image size.
+    Heads, decoders and mask tokens are left out.
+
+    Raises
+    ------
+    FormatError
+        The weights aren't those of a vision transformer of ``shape``.
+    """
+    prefix = next((name[: -len(_ANCHOR)] for name in weights if name.endswith(_ANCHOR)), None)
+    if prefix is None:
+        raise FormatError(
+            f"{origin} holds no vision transformer: no {_ANCHOR} among its {len(weights)} names"
+        )
+    own = {name[len(prefix) :]: value for name, value in weights.items() if name.startswith(prefix)}
+    _check_shape(own, shape, origin)
+    out = {_TOP[name]: value.float() for name, value in own.items() if name in _TOP}
+    for name, value in own.items():
+        match = _IN_BLOCK.match(name)
+        if match is None:
+            continue
+        layer, part, kind = match.groups()
+        base = f"encoder.layer.{layer}."
+        if part == "attn.qkv":
+            for target, piece in zip(("query", "key", "value"), value.float().chunk(3), strict=True):
+                out[f"{base}attention.attention.{target}.{kind}"] = piece.clone()
+        elif part in _BLOCK:
+            out[f"{base}{_BLOCK[part]}.{kind}"] = value.float()
+    out["embeddings.position_embeddings"] = _positions(own, shape, origin)
+    return out
+
+
+def _check_shape(own: Mapping[str, torch.Tensor], shape: VitShape, origin: str) -> None:
+    width, _, patch = own[_ANCHOR].shape[:3]
+    layers = {m.group(1) for m in map(_IN_BLOCK.match, own) if m}
+    found = (len(layers), int(width), int(patch))
+    wanted = (shape.depth, shape.width, shape.patch)
+    if found != wanted:
+        raise FormatError(
+            f"{origin} has {found[0]} blocks of width {found[1]} and patches of {found[2]} pixels, "
+            f"the card says {wanted[0]}, {wanted[1]} and {wanted[2]}"
+        )
+
+
+def _positions(own: Mapping[str, torch.Tensor], shape: VitShape, origin: str) -> torch.Tensor:
+    """Return the position embedding (1, 1 + patches, width) for the card's image size."""
+    if "pos_embed" in own:
+        first, patches = own["pos_embed"][:, :1].float(), own["pos_embed"][:, 1:].float()
+        side = round(patches.shape[1] ** 0.5)
+        grid = patches.reshape(1, side, side, -1)
+    elif "pos_embed.embed" in own:  # MIM-Refiner: (1, rows, columns, width), nothing is added to CLS
+        grid = own["pos_embed.embed"].float()
+        first = torch.zeros(1, 1, grid.shape[-1])
+    else:
+        raise FormatError(f"{origin} has no position embedding")
+    side = shape.image_size // shape.patch
+    if grid.shape[1:3] != (side, side):
+        grid = torch.nn.functional.interpolate(
+            grid.permute(0, 3, 1, 2), size=(side, side), mode="bicubic", align_corners=False
+        ).permute(0, 2, 3, 1)
+    return torch.cat([first, grid.reshape(1, side * side, -1)], dim=1)

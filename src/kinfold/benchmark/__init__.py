@@ -17,7 +17,6 @@ from kinfold.benchmark._description import (
     list_benchmarks,
 )
 from kinfold.benchmark._files import Benchmark, is_benchmark, read_facts
-from kinfold.benchmark._labels import ClassCounts, LabelTable
 from kinfold.benchmark._lists import CLASS_LISTS, class_list, published_tree, read_class_list
 from kinfold.benchmark._maps import (
     ClassMap,
@@ -44,6 +43,7 @@ from kinfold.benchmark._suite._running import SuiteRun, run_suite
 from kinfold.benchmark._suite._summary import Summary
 from kinfold.benchmark._tree_file import read_tree_file
 from kinfold.benchmark._trees import OpenedTree, open_tree
+from kinfold.labels import ClassCounts, LabelTable
 
 __all__ = [
     "BUILDERS",

@@ -9,13 +9,13 @@ from typing import Any
 from kinfold.benchmark import _maps
 from kinfold.benchmark._catalogue import BUILDERS, Entry, find_entry
 from kinfold.benchmark._files import Benchmark
-from kinfold.benchmark._labels import ClassCounts, LabelTable
 from kinfold.benchmark._lists import class_list
 from kinfold.benchmark._making import make_benchmark
 from kinfold.benchmark._maps import ClassMap
 from kinfold.benchmark._trees import PUBLISHED, WORDNET, OpenedTree, open_tree
 from kinfold.errors import InputError, nearest_name
 from kinfold.hierarchy import ClassTree
+from kinfold.labels import ClassCounts, LabelTable
 
 
 def build_benchmark(

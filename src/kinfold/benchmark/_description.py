@@ -11,11 +11,11 @@ import numpy as np
 from kinfold.benchmark import _maps
 from kinfold.benchmark._building import build_benchmark
 from kinfold.benchmark._catalogue import BUILDERS, BY_DEPTH, CATALOGUE, WINDOWS, Entry, find_entry
-from kinfold.benchmark._labels import ClassCounts, LabelTable
 from kinfold.benchmark._lists import class_list
 from kinfold.benchmark._trees import PUBLISHED, RULES, WORDNET, OpenedTree, open_tree
 from kinfold.errors import InputError
 from kinfold.hierarchy import ClassTree, load_wordnet
+from kinfold.labels import ClassCounts, LabelTable
 
 _CHOICES = ("first", "shortest", "longest")
 _IMAGENET_21K = "imagenet21k"

@@ -19,10 +19,10 @@ from kinfold.benchmark._files import (
     SEVERAL_SCHEMA,
     Benchmark,
 )
-from kinfold.benchmark._labels import ClassCounts, LabelTable
 from kinfold.benchmark._maps import ClassMap, halve_odd, odd_counts
 from kinfold.benchmark._trees import OpenedTree
 from kinfold.errors import InputError
+from kinfold.labels import ClassCounts, LabelTable
 
 _MOST_NAMED = 20
 _PIECE = 1 << 20

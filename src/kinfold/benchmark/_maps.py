@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.benchmark._cifar import to_cifar20
-from kinfold.benchmark._labels import ClassCounts, LabelTable
 from kinfold.errors import InputError, nearest_name
 from kinfold.hierarchy import ClassTree, WordNet, load_wordnet
+from kinfold.labels import ClassCounts, LabelTable
 
 STEPS = ("all", "one")
 

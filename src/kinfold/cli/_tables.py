@@ -92,14 +92,14 @@ def summarise_run(run: Run) -> dict[str, Any]:
     """Return what ``kinfold cluster --json`` prints."""
     return {
         "run": str(run.path),
-        "method": run.manifest["parameters"].get("method"),
+        "method": run.manifest.parameters.get("method"),
         "n_clusters": run.n_clusters,
-        "criteria": run.manifest.get("criteria") or None,
-        "chosen": run.manifest.get("fit", {}).get("chosen"),
+        "criteria": run.manifest.criteria or None,
+        "chosen": run.manifest.fit.get("chosen"),
         "n_images": run.assignments.num_rows,
         "groups": count_groups(run.assignments, run.n_clusters),
         "skipped": {"total": run.skipped.num_rows, "reasons": count_reasons(run.skipped)},
-        "warnings": list(run.manifest["diagnosis"].get("messages", [])),
+        "warnings": list(run.manifest.diagnosis.get("messages", [])),
         "report": str(run.report_path) if run.report_path.exists() else None,
-        "timings": run.manifest["timings"],
+        "timings": run.manifest.timings,
     }

@@ -138,7 +138,7 @@ def show(
     from kinfold.run import Run
 
     opened = Run.open(run)
-    if opened.manifest["parameters"].get("method") != "tac":
+    if opened.manifest.parameters.get("method") != "tac":
         raise InputError(f"{run} was made without nouns; they guide kinfold cluster --method tac")
     kept = opened.model.selected_nouns_.tolist()
     summary = {"run": str(run), "n_nouns": len(kept), "nouns": kept[:top]}

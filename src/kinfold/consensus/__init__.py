@@ -6,7 +6,7 @@ JMLR 2002. Everything works on the label arrays alone; known classes are never s
 
 from __future__ import annotations
 
-from kinfold.consensus.agreement import mean_nmi, pairwise_nmi
 from kinfold.consensus.ensemble import METHODS, Candidate, Consensus, consensus
+from kinfold.consensus.labelings import mean_nmi, pairwise_nmi
 
 __all__ = ["METHODS", "Candidate", "Consensus", "consensus", "mean_nmi", "pairwise_nmi"]

@@ -1,4 +1,4 @@
-"""The consensus of many heads: several functions propose, the mean agreement with the heads chooses."""
+"""Consensus clustering: several consensus functions propose labels, the mean NMI to the heads chooses."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
-from kinfold.consensus import _cspa, _hgpa
-from kinfold.consensus._alignment import N_REFERENCES, iterate_alignment
-from kinfold.consensus._heads import Labeling, read_heads, read_labeling
-from kinfold.consensus._mcla import MetaGraph, mcla
-from kinfold.consensus._soft import SoftHeads, read_probabilities
-from kinfold.consensus.agreement import compare_heads, score
-from kinfold.errors import InputError, count_of, nearest_name
+from kinfold.consensus import graphs
+from kinfold.consensus.alignment import N_REFERENCES, SoftHeads, iterate_alignment, read_probabilities
+from kinfold.consensus.graphs import MetaGraph, mcla
+from kinfold.consensus.labelings import Labeling, compare_heads, read_heads, read_labeling, score
+from kinfold.errors import InputError, count_of
 from kinfold.progress import SILENT, Progress
+from kinfold.validation import check_choice, check_n_clusters
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +85,8 @@ def consensus(
     """Find the labeling that agrees best with many: the highest mean geometric NMI to the heads.
 
     Strehl and Ghosh, "Cluster Ensembles", JMLR 2002. Heads need no common numbering and no common number of
-    clusters. A head with one cluster tells nothing: it has no vote, and counts in the mean alone, where it is
-    the same for every candidate.
+    clusters. A head with one cluster holds no information: it has no vote, and counts in the mean alone,
+    where it is the same for every candidate.
 
     Parameters
     ----------
@@ -109,7 +108,7 @@ def consensus(
     random_state : int, RandomState or None, default None
         Seed of the partitioners. The same seed gives the same labels, with any number of threads.
     progress : Progress
-        Told of every candidate.
+        Advanced at every candidate.
 
     Returns
     -------
@@ -133,7 +132,7 @@ def consensus(
     seed = int(check_random_state(random_state).randint(2**31 - 1))
     trial = _Trial(heads, soft, int(n_clusters), seed)
     names = (BEST_HEAD, *METHODS[1:]) if method == "auto" else (method,)
-    if not trial.telling or (method == "auto" and trial.is_settled):
+    if not trial.informative or (method == "auto" and trial.is_settled):
         names = names[:1]  # all would say the same, or nothing can agree better
     with progress.task("consensus", len(names)) as task:
         for name in names:
@@ -147,9 +146,9 @@ class _Trial:
 
     def __init__(self, heads: list[Labeling], soft: SoftHeads | None, n_clusters: int, seed: int) -> None:
         self.heads, self.n_clusters, self.seed = heads, n_clusters, seed
-        telling = [number for number, head in enumerate(heads) if head.n_clusters > 1]
-        self.telling = [heads[number] for number in telling]
-        self.soft = soft.take(telling) if soft is not None else None
+        informative = [number for number, head in enumerate(heads) if head.n_clusters > 1]
+        self.informative = [heads[number] for number in informative]
+        self.soft = soft.take(informative) if soft is not None else None
         self.candidates: list[Candidate] = []
         self.labels: NDArray[np.int32] | None = None
         self.best = -1.0
@@ -157,23 +156,25 @@ class _Trial:
 
     @cached_property
     def compared(self) -> tuple[NDArray[np.float64], MetaGraph]:
-        """Pairwise NMI of the telling heads, and the meta-graph: one pass over all pairs."""
-        graph = MetaGraph(self.telling)
-        return compare_heads(self.telling, graph.add), graph
+        """Pairwise NMI of the informative heads, and the meta-graph: one pass over all pairs."""
+        graph = MetaGraph(self.informative)
+        return compare_heads(self.informative, graph.add), graph
 
     @property
     def is_settled(self) -> bool:
-        """Whether one head alone tells something, in as many clusters as are allowed: it is the consensus."""
-        return len(self.telling) == 1 and self.telling[0].n_clusters <= self.n_clusters
+        """Whether just one head is informative and has few enough clusters."""
+        return len(self.informative) == 1 and self.informative[0].n_clusters <= self.n_clusters
 
     def run(self, name: str, *, forced: bool) -> None:
-        """Try one function, unless it isn't feasible here and nobody insists."""
+        """Try one function, unless it isn't feasible here and the caller hasn't named it."""
         started = time.perf_counter()
         reason = "" if forced else self._infeasible(name)
         if reason:
             self.candidates.append(Candidate(name, None, None, 0.0, reason))
             return
-        labels, note = self._propose(name) if self.telling else (self._constant(), "no head has two clusters")
+        labels, note = (
+            self._propose(name) if self.informative else (self._constant(), "no head has two clusters")
+        )
         labeling = read_labeling(labels, name)
         value = score(self.heads, labeling)
         if labeling.n_clusters < self.n_clusters:
@@ -192,45 +193,45 @@ class _Trial:
 
     def _infeasible(self, name: str) -> str:
         n_samples = self.heads[0].n_samples
-        if name == "cspa" and n_samples > _cspa.MAX_SAMPLES:
-            return f"left out: quadratic in the samples, at most {_cspa.MAX_SAMPLES:,}"
-        if name == "hgpa" and not _hgpa.is_feasible(self.telling, self.n_clusters):
+        if name == "cspa" and n_samples > graphs.MAX_SAMPLES:
+            return f"left out: quadratic in the samples, at most {graphs.MAX_SAMPLES:,}"
+        if name == "hgpa" and not graphs.is_feasible(self.informative, self.n_clusters):
             return (
-                f"left out: too slow above {_hgpa.MAX_PINS:,} labels in all heads, "
-                f"or above {_hgpa.MAX_PINS_BY_PARTS:,} labels times clusters"
+                f"left out: too slow above {graphs.MAX_PINS:,} labels in all heads, "
+                f"or above {graphs.MAX_PINS_BY_PARTS:,} labels times clusters"
             )
-        if name == BEST_HEAD and self.telling and not self._heads_in_reach():
+        if name == BEST_HEAD and self.informative and not self._heads_in_reach():
             return f"left out: every head has more than {count_of(self.n_clusters, 'cluster')}"
         return ""
 
     def _propose(self, name: str) -> tuple[NDArray[np.int32], str]:
         if name == BEST_HEAD:
             number = self._heads_in_reach()[0]
-            original = next(n for n, head in enumerate(self.heads) if head is self.telling[number])
-            alone = ", the only one that tells something" if len(self.telling) == 1 else ""
-            return self.telling[number].codes, f"head {original}{alone}"
+            original = next(n for n, head in enumerate(self.heads) if head is self.informative[number])
+            alone = ", the only one that tells something" if len(self.informative) == 1 else ""
+            return self.informative[number].codes, f"head {original}{alone}"
         if name == "cspa":
-            return _cspa.cspa(self.telling, self.n_clusters, self.seed), ""
+            return graphs.cspa(self.informative, self.n_clusters, self.seed), ""
         if name == "hgpa":
-            return _hgpa.hgpa(self.telling, self.n_clusters, self.seed), ""
+            return graphs.hgpa(self.informative, self.n_clusters, self.seed), ""
         if name == "mcla":
-            return mcla(self.telling, self.compared[1], self.n_clusters, self.seed), ""
+            return mcla(self.informative, self.compared[1], self.n_clusters, self.seed), ""
         starts = list(self._references())
-        return iterate_alignment(self.telling, starts, self.n_clusters, self.soft)
+        return iterate_alignment(self.informative, starts, self.n_clusters, self.soft)
 
     def _heads_in_reach(self) -> list[int]:
-        """Return the telling heads of at most ``n_clusters`` clusters, the most agreeing first."""
+        """Return the informative heads of at most ``n_clusters`` clusters, the most agreeing first."""
         order = np.argsort(-self.compared[0].mean(axis=0), kind="stable")
-        return [int(n) for n in order if self.telling[n].n_clusters <= self.n_clusters]
+        return [int(n) for n in order if self.informative[n].n_clusters <= self.n_clusters]
 
     def _references(self) -> Iterator[tuple[str, NDArray[np.int32]]]:
         """Yield what alignment starts from: the most agreeing heads, and the best candidate so far."""
         for number in self._heads_in_reach()[:N_REFERENCES]:
-            yield "a head", self.telling[number].codes
+            yield "a head", self.informative[number].codes
         if self.labels is not None and self.winner != BEST_HEAD:
             yield self.winner, self.labels
         if not self._heads_in_reach():
-            yield "mcla", mcla(self.telling, self.compared[1], self.n_clusters, self.seed)
+            yield "mcla", mcla(self.informative, self.compared[1], self.n_clusters, self.seed)
 
     def _constant(self) -> NDArray[np.int32]:
         return np.zeros(self.heads[0].n_samples, dtype=np.int32)
@@ -238,17 +239,10 @@ class _Trial:
 
 def _check(method: str, n_clusters: int, n_samples: int) -> None:
     """Refuse what can't be done, before any work."""
-    if method not in METHODS:
+    check_choice(METHODS, method=method)
+    check_n_clusters(n_clusters, n_samples)
+    if method == "cspa" and n_samples > graphs.MAX_SAMPLES:
         raise InputError(
-            f"method {method!r} is unknown; use one of {', '.join(METHODS)}"
-            f"{nearest_name(str(method), list(METHODS))}"
-        )
-    if isinstance(n_clusters, bool) or not isinstance(n_clusters, (int, np.integer)) or n_clusters < 1:
-        raise InputError(f"n_clusters must be a whole number of 1 or more, but is {n_clusters!r}")
-    if n_clusters > n_samples:
-        raise InputError(f"n_clusters={n_clusters} is more than there are samples ({n_samples})")
-    if method == "cspa" and n_samples > _cspa.MAX_SAMPLES:
-        raise InputError(
-            f"method 'cspa' compares all pairs of samples and takes at most {_cspa.MAX_SAMPLES:,}, "
+            f"method 'cspa' compares all pairs of samples and takes at most {graphs.MAX_SAMPLES:,}, "
             f"not {n_samples:,}; use 'mcla' or 'alignment'"
         )

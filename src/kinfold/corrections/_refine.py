@@ -215,7 +215,7 @@ def refine(
     """
     check_integer(0, random_state=random_state)
     classes = _Classes.of(state)
-    matrix = run.features(source).matrix(run.manifest["features"]["variant"])
+    matrix = run.features(source).matrix(run.manifest.features["variant"])
     if matrix.shape[0] != len(state.labels):
         raise InputError(
             f"the features have {matrix.shape[0]} rows, but the run has {len(state.labels)} images; say "

@@ -215,7 +215,7 @@ class Job:
         10,000 images are spread over subfolders of at most that many. Yields the row of the table as a
         dictionary, the path below ``folder``, and the image.
         """
-        n_rows = int(self.takeaway.run.manifest["source"]["n_rows"])
+        n_rows = int(self.takeaway.run.manifest.source["n_rows"])
         width, part_width = (len(str(max(n_rows - 1, 0) // step)) for step in (1, _SHARD))
         rows = self.takeaway.table["row"].to_numpy()
 

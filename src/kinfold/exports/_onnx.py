@@ -232,7 +232,8 @@ def build_model(method: str, estimator: Any, outputs: Outputs) -> Any:
     from onnx import TensorProto, helper
 
     graph, dim, k = Graph(), int(estimator.n_features_in_), len(outputs.column)
-    own = add_method(graph, method, estimator.model_config(), estimator.model_tensors(), "features")
+    model = estimator.to_model()
+    own = add_method(graph, method, model.config, model.tensors, "features")
     graph("Identity", own, out="cluster_probabilities")
     if outputs.is_plain:
         graph("Identity", own, out="probabilities")
@@ -296,7 +297,7 @@ def is_our_onnx(path: Path) -> bool:
 def _metadata(takeaway: Takeaway, method: str, outputs: Outputs) -> dict[str, str]:
     """Return the metadata of the file: names of its columns, and which features it takes."""
     manifest = takeaway.run.manifest
-    backbone = manifest.get("backbone")
+    backbone = manifest.backbone
     labels = takeaway.labels
     told = [int(group) for group in outputs.groups]
     content: dict[str, Any] = {
@@ -309,7 +310,7 @@ def _metadata(takeaway: Takeaway, method: str, outputs: Outputs) -> dict[str, st
         "corrections": takeaway.version,
         "method": method,
         "run": takeaway.run.path.name,
-        "features": {name: manifest["features"].get(name) for name in ("variant", "dim")},
+        "features": {name: manifest.features.get(name) for name in ("variant", "dim")},
         "backbone": {name: backbone.get(name) for name in ("card", "fingerprint")} if backbone else None,
     }
     return {f"kinfold.{name}": json.dumps(value, default=as_plain) for name, value in content.items()}

@@ -154,7 +154,7 @@ def _find_features(takeaway: Takeaway) -> Features | None:
 
 
 def _vector_column(takeaway: Takeaway, features: Features) -> dict[str, pa.Array]:
-    matrix = features.matrix(takeaway.run.manifest["features"]["variant"])
+    matrix = features.matrix(takeaway.run.manifest.features["variant"])
     if matrix.shape[0] * matrix.shape[1] > _MOST_VALUES:
         logger.warning(
             "the features are too large for a column; compute a map first: kinfold explore RUN --map"

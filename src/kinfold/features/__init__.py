@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from kinfold.features.base import Features
 from kinfold.features.extraction import extract_features
-from kinfold.features.matrix import LazyMatrix, RowMatrix, ShardedMatrix, as_row_matrix, let_go
-from kinfold.features.opening import is_features, open_features
-from kinfold.features.ready import ArrayFeatures
-from kinfold.features.store import FeatureStore
+from kinfold.features.ready import ArrayFeatures, is_features, open_features
+from kinfold.features.store import Features, FeatureStore
+from kinfold.rows import LazyMatrix, RowMatrix, ShardedMatrix, as_row_matrix, let_go
 
 __all__ = [
     "ArrayFeatures",

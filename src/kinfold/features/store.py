@@ -1,7 +1,9 @@
-"""The feature store: vectors of images on disk, as they were extracted."""
+"""Features, one vector per image: their interface, and the feature store that keeps them on disk."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,21 +14,184 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kinfold.errors import FormatError
-from kinfold.features._layout import (
-    FORMAT,
-    INDEX_NAME,
-    INDEX_SCHEMA,
-    MANIFEST_NAME,
-    NEIGHBORS_NAME,
-    OK,
-    SKIPPED,
-    StoreManifest,
-    shard_path,
+from kinfold._version import __version__
+from kinfold.errors import FormatError, InputError, nearest_name
+from kinfold.rows import RowMatrix, ShardedMatrix
+from kinfold.storage import check_format_version, hash_file, hash_json, read_json, write_json
+
+DEFAULT_VARIANT = "cls"
+SKIPPED_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
+FORMAT = "kinfold-features"
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+INDEX_NAME = "index.parquet"
+VARIANTS_NAME = "variants"
+NEIGHBORS_NAME = "neighbors"
+UNFINISHED_NAME = "unfinished"
+OK, SKIPPED = "ok", "skipped"
+INDEX_SCHEMA = pa.schema(
+    [("row", pa.int64()), ("key", pa.string()), ("status", pa.string()), ("reason", pa.string())]
 )
-from kinfold.features.base import SKIPPED_SCHEMA, Features
-from kinfold.features.matrix import ShardedMatrix
-from kinfold.storage import hash_file, hash_json, read_json
+
+
+class Features(ABC):
+    """Features of the rows of a source.
+
+    A row number is the place in the source and never changes: rows that can't be used keep theirs, are
+    listed in ``skipped`` and are left out of the matrix.
+
+    Attributes
+    ----------
+    path : Path
+        The store or file.
+    variants : tuple of str
+        Names of the matrices that stand side by side, all with the same rows.
+    source_uri : str or None
+        Where the images are, if known; they may have moved since.
+    neighbors_path : Path or None
+        Folder where graphs of these features may be kept.
+    """
+
+    path: Path
+    variants: tuple[str, ...]
+    source_uri: str | None = None
+    neighbors_path: Path | None = None
+
+    @property
+    @abstractmethod
+    def n_rows(self) -> int:
+        """Rows of the source, skipped ones counted."""
+
+    @property
+    @abstractmethod
+    def keys(self) -> Any:
+        """Key of every row of the source, as a string array of PyArrow."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> NDArray[np.int64]:
+        """Row number of every line of the matrix, ascending."""
+
+    @property
+    @abstractmethod
+    def skipped(self) -> Any:
+        """PyArrow table of skipped rows: row int64, key string, reason string."""
+
+    @abstractmethod
+    def matrix(self, variant: str | None = None) -> RowMatrix:
+        """Return the vectors of the usable rows, ``len(rows)`` × dim.
+
+        Parameters
+        ----------
+        variant : str, optional
+            Which vectors; by default ``cls``, or the first variant where there is no such.
+
+        Raises
+        ------
+        InputError
+            There is no such variant; the message lists those there are.
+        """
+
+    @abstractmethod
+    def fingerprint(self, variant: str | None = None) -> str:
+        """Return a SHA-256 that stands for the vectors of a variant, the keys and the skipped rows."""
+
+    def choose_variant(self, variant: str | None) -> str:
+        """Return the variant asked for, checked, or the default one."""
+        if variant is None:
+            return DEFAULT_VARIANT if DEFAULT_VARIANT in self.variants else self.variants[0]
+        if variant not in self.variants:
+            hint = nearest_name(variant, list(self.variants))
+            offered = ", ".join(self.variants)
+            raise InputError(f"{self.path} has no variant {variant!r}{hint}; it has: {offered}")
+        return variant
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {str(self.path)!r}: {len(self.rows):,} of {self.n_rows:,} rows>"
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One ``.npy`` file: rows, size in bytes, SHA-256."""
+
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass
+class VariantRecord:
+    """One matrix: its columns, its type, its shards in order."""
+
+    dim: int
+    dtype: str = "float32"
+    shards: list[ShardRecord] = field(default_factory=list)
+
+
+@dataclass
+class StoreManifest:
+    """What ``manifest.json`` of a feature store says."""
+
+    source: dict[str, Any]
+    backbone: dict[str, Any]
+    backbone_fingerprint: str
+    n_rows: int
+    batch_size: int
+    shard_rows: int
+    variants: dict[str, VariantRecord]
+    complete: bool = False
+    n_usable: int | None = None
+    index_sha256: str | None = None
+
+    def n_shards(self) -> int:
+        """Return into how many ranges the source rows are cut."""
+        return -(-self.n_rows // self.shard_rows)
+
+    def makes_the_same(self, other: StoreManifest) -> bool:
+        """Tell whether another extraction would write the same bytes, batch size and shards apart."""
+        mine, others = (
+            (store.source["fingerprint"], store.backbone_fingerprint, store.n_rows, set(store.variants))
+            for store in (self, other)
+        )
+        return bool(mine == others)
+
+    def write(self, path: Path) -> None:
+        """Write the manifest of the store at ``path``, atomically."""
+        head = {"format": FORMAT, "format_version": FORMAT_VERSION, "kinfold_version": __version__}
+        write_json(path / MANIFEST_NAME, {**head, **asdict(self)})
+
+    @classmethod
+    def read(cls, path: Path) -> StoreManifest:
+        """Read the manifest of the store at ``path``.
+
+        Raises
+        ------
+        FormatError
+            It is missing, damaged, foreign, or of a newer format.
+        """
+        file = path / MANIFEST_NAME
+        if not file.is_file():
+            raise FormatError(f"{path} is not a feature store: it has no {MANIFEST_NAME}")
+        facts = read_json(file)
+        if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+            raise FormatError(f"{file} does not describe a feature store")
+        check_format_version(file, facts.get("format_version"), FORMAT_VERSION)
+        try:
+            known = {name: facts[name] for name in cls.__dataclass_fields__}
+            known["variants"] = {
+                name: VariantRecord(
+                    int(record["dim"]), record["dtype"], [ShardRecord(**shard) for shard in record["shards"]]
+                )
+                for name, record in facts["variants"].items()
+            }
+            return cls(**known)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"{file} is damaged: {error!r} does not fit its format") from error
+
+
+def shard_path(store: Path, variant: str, number: int) -> Path:
+    """Return the file of one shard."""
+    return store / VARIANTS_NAME / variant / f"{number:05d}.npy"
 
 
 class FeatureStore(Features):

@@ -1,24 +1,34 @@
-"""The multi-head network, its objectives and the one trainer."""
+"""The multi-head network, the losses and objectives, and the one trainer."""
 
-from kinfold.heads.distillation import (
+from kinfold.heads.dual import (
     DIRECTIONS,
+    DualHeads,
     DualSettings,
+    DualTraining,
+    PlainHead,
     balance_loss,
     confidence_loss,
     distillation_loss,
     dual_loss,
 )
-from kinfold.heads.dual import DualHeads, DualTraining, PlainHead
-from kinfold.heads.losses import pair_agreement, pseudo_label_loss, scan_loss, sinkhorn, temi_loss
+from kinfold.heads.learner import Schedule, StudentTeacher, Training
 from kinfold.heads.network import MultiHeadNetwork, count_head_weights
-from kinfold.heads.objectives import Objective, ScanObjective, TemiObjective
+from kinfold.heads.objectives import (
+    Objective,
+    ScanObjective,
+    TemiObjective,
+    pair_agreement,
+    pseudo_label_loss,
+    scan_loss,
+    sinkhorn,
+    temi_loss,
+)
 from kinfold.heads.sampling import DualBatches, PairSampler
-from kinfold.heads.student_teacher import Schedule, StudentTeacher
-from kinfold.heads.trainer import Learner, Trainer
-from kinfold.heads.training import Training
+from kinfold.heads.trainer import Checkpoint, Learner, Trainer
 
 __all__ = [
     "DIRECTIONS",
+    "Checkpoint",
     "DualBatches",
     "DualHeads",
     "DualSettings",

@@ -1,7 +1,7 @@
-"""Passes over a tile of heads: hand-written forward and backward, in memory that is used again.
+"""Forward and backward pass through a tile of heads, written by hand, in memory that is reused.
 
-All temporaries of a step live in a :class:`Scratch`, so that after the first step nothing is allocated but
-what the loss needs, and a tile's temporaries stay in the processor's cache.
+Temporaries of a step live in a :class:`Scratch`: after the first step only the loss allocates memory, and a
+tile's temporaries stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from torch import Tensor
 
 from kinfold.heads.network import BOTTLENECK, HIDDEN, SHORTEST, HeadWeights
 
+# Size of a tile's largest temporary, an activation. 16 MiB are four heads of 2,048 rows, with which a step
+# comes within a few per cent of all heads at once (docs/performance.md) in a quarter of the memory.
 _CPU_TILE_BYTES = 16 << 20
+
+# A GPU is busy only with large products; 1 GiB of some ten temporaries still fits on small ones.
 _GPU_TILE_BYTES = 1 << 30
 
 
@@ -23,22 +27,23 @@ def tile_heads(
     """Return the tiles in which a step goes over the heads: a function of shapes, device and dtype alone.
 
     One head's largest temporary has max(512, K) columns of ``n_rows``. On a CPU a tile's should stay in
-    the cache; on a GPU larger tiles fill the device. A tile has at least one head.
+    the cache; on a GPU larger tiles occupy the device. A tile has at least one head.
 
-    In bfloat16 on a CPU a tile is one head. How a product is summed up may depend on its shape, and rounding
-    the sum to 8 bits makes a difference of a last bit 65,536 times as large: the groups of several processes,
-    which have fewer heads each, would not be those of one.
+    In bfloat16 on a CPU a tile is one head. The order in which a product is summed may depend on its shape,
+    and rounding the sum to 8 bits enlarges a difference in the last bit 65,536 times: the clusters that
+    several processes find, which have fewer heads each, would not be those of one.
     """
     if device.type == "cpu" and dtype == torch.bfloat16:
         return [slice(head, head + 1) for head in range(n_heads)]
     budget = _CPU_TILE_BYTES if device.type == "cpu" else _GPU_TILE_BYTES
     size = max(1, budget // (4 * n_rows * max(HIDDEN, n_clusters)))
     n_tiles = math.ceil(n_heads / size)
+    # Equal tiles: a small rest at the end would be a slow product of its own.
     return [slice(i * n_heads // n_tiles, (i + 1) * n_heads // n_tiles) for i in range(n_tiles)]
 
 
 class Scratch:
-    """Named memory on one device that grows to the largest use and is then used again and again."""
+    """Named memory on one device that grows to its largest use and is reused from then on."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -81,6 +86,7 @@ class TilePass:
 
     def teach(self) -> Tensor:
         """Return logits (h, R, K), float32, without keeping what :meth:`backward` needs."""
+        # GELU in place: one activation less in the cache.
         hidden = self._first_layer()
         return self._last_layers(torch.ops.aten.gelu.out(hidden, out=hidden))
 
@@ -94,14 +100,15 @@ class TilePass:
     def backward(self, gradient: Tensor, *, frozen: bool) -> HeadWeights:
         """Return float32 gradients of the weights, from that of the logits (h, R, K).
 
-        The gradients of ``direction`` and ``gain`` aren't computed, and are anything, where the last
-        layer is ``frozen``.
+        Where the last layer is ``frozen``, the gradients of ``direction`` and ``gain`` aren't computed: what
+        stands in their place is not to be used.
         """
         weights, d_logits = self._weights, self._cast("gradient", gradient)
         d_direction, d_gain = weights.direction, weights.gain
         if not frozen:
             d_direction, d_gain = self._backward_prototypes(d_logits)
         d_code = torch.bmm(d_logits, self._prototypes, out=self._take("d_code", tuple(self._unit.shape)))
+        # Through the normalisation: the part along the code drops out, the rest is divided by its length.
         radial = (d_code * self._unit).sum(dim=2, keepdim=True)
         d_code.addcmul_(self._unit, radial, value=-1).div_(self._length)
         active = self._by_head(self._active)
@@ -111,6 +118,7 @@ class TilePass:
         d_active = torch.bmm(
             d_code, self._weight2.transpose(1, 2), out=self._take("d_active", tuple(active.shape))
         )
+        # The gradient overwrites the inputs of GELU, which nothing needs any more.
         hidden = self._by_head(self._hidden)
         torch.ops.aten.gelu_backward.grad_input(d_active, hidden, grad_input=hidden)
         d_weight1 = torch.mm(
@@ -118,6 +126,7 @@ class TilePass:
         )
         return HeadWeights(
             self._full("d_weight1", d_weight1),
+            # Sums over rows in float32 whatever the products are in: bfloat16 would lose most of the addends.
             self._hidden.sum(dim=0, dtype=torch.float32),
             self._full("d_weight2", d_weight2),
             d_code.sum(dim=1, keepdim=True, dtype=torch.float32),

@@ -1,4 +1,12 @@
-"""TAC's two heads, one for images and one for their text counterparts, and how a step moves them."""
+"""TAC: the losses by which two modalities teach each other, their fused form, and the learner of both heads.
+
+Each loss stands here twice. :func:`dual_loss` and its terms are the paper's equations on probabilities,
+differentiated by autograd: they are there to be read and to test against. :func:`dual_loss_gradient`, right
+behind them, is what training runs: the same value and its gradient from logits.
+
+A head's pass is written by hand as well (:class:`HeadPass`). Half of the time of a step are four large
+products; the rest is taken in memory that is reused.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +22,287 @@ from torch.nn import functional
 from torch.optim.adam import adam
 
 from kinfold.distributed import Workers
-from kinfold.heads._dual_loss import dual_loss_gradient
-from kinfold.heads._dual_pass import EPSILON, DualWeights, HeadPass
 from kinfold.heads._tiles import Scratch
-from kinfold.heads.distillation import DualSettings
 
-_NORM_MOMENTUM = 0.1
-BETAS = (0.9, 0.99)
+DIRECTIONS = ("both", "text_to_image", "image_to_text", "none")
+
+# Which pairs of columns are compared, see _add_distillation: 0 is L(P, Q^N), 1 is L(Q, P^N).
+_PAIRS = {"both": [0, 1], "text_to_image": [0], "image_to_text": [1], "none": []}
+
+# Least length that a column is divided by: an empty cluster's column is 0, and its cosines are then 0, not
+# NaN.
+SHORTEST = 1e-12
+
+# Least probability before a logarithm, for the same reason: a batch mean of float32 softmaxes can be 0.
+TINY = 1e-30
+
+# PyTorch's defaults for batch normalisation, which the paper's code takes over.
+_NORM_EPSILON = 1e-5  # of the batch's variance
+_NORM_MOMENTUM = 0.1  # of the running averages
+
+BETAS = (0.9, 0.99)  # of Adam; PyTorch's second is 0.999, a memory longer than many of these trainings
+_ADAM_EPSILON = 1e-8  # PyTorch's default
+
+
+@dataclass(frozen=True)
+class DualSettings:
+    """Which terms TAC's loss has, and how they weigh.
+
+    Attributes
+    ----------
+    temperature : float, default 0.5
+        τ of the distillation's softmax over clusters.
+    balance_weight : float, default 5.0
+        α of the balance term; 0 leaves it out.
+    confidence : bool, default True
+        Whether the confidence term counts.
+    distillation : {"both", "text_to_image", "image_to_text", "none"}, default "both"
+        Which modality's neighbours teach the other one: L(P, Q^N), L(Q, P^N), both or neither.
+    """
+
+    temperature: float = 0.5
+    balance_weight: float = 5.0
+    confidence: bool = True
+    distillation: str = "both"
+
+
+def distillation_loss(a: Tensor, b: Tensor, *, temperature: float) -> Tensor:
+    """Return L_AB, which makes cluster k of A the same samples as cluster k of B, and no other cluster.
+
+    The 2K columns of A and B at unit length are compared with each other. For every column its namesake on
+    the other side is the positive, the 2K − 2 others are negatives:
+    ``L_AB = −(1/2K) Σ log [ e^{s(a_k, b_k)/τ} / (e^{s(a_k, b_k)/τ} + Σ_negatives e^{s/τ}) ]``, both ways
+    (Li et al. 2024, equations 9 to 11).
+
+    Parameters
+    ----------
+    a, b : Tensor (B, K)
+        Probabilities.
+    temperature : float
+        τ.
+
+    Returns
+    -------
+    Tensor ()
+    """
+    n_clusters = a.shape[1]
+    columns = functional.normalize(torch.cat([a, b], dim=1), dim=0, eps=SHORTEST)
+    similarities = columns.T @ columns / temperature
+    own = torch.eye(2 * n_clusters, dtype=torch.bool, device=a.device)
+    positives = torch.cat([similarities.diagonal(n_clusters), similarities.diagonal(-n_clusters)])
+    return (similarities.masked_fill(own, -torch.inf).logsumexp(dim=1) - positives).mean()
+
+
+def confidence_loss(p: Tensor, q: Tensor) -> Tensor:
+    """Return L_con = −mean_batch log Σ_c p_c(x) q_c(x): 0 where both modalities are sure of one cluster.
+
+    Li et al. 2024, equation 12. ``p``, ``q``: probabilities (B, K) of the same samples.
+    """
+    return -(p * q).sum(dim=1).log().mean()
+
+
+def balance_loss(p: Tensor, q: Tensor) -> Tensor:
+    """Return L_bal = −H(P̄) − H(Q̄), P̄ and Q̄ being batch means: at least −2 log K, where use is even.
+
+    Li et al. 2024, equations 13 and 14. ``p``, ``q``: probabilities (B, K).
+    """
+    means = torch.stack([p.mean(dim=0), q.mean(dim=0)])
+    return (means * means.clamp_min(TINY).log()).sum()
+
+
+def dual_loss(p: Tensor, q: Tensor, p_neighbor: Tensor, q_neighbor: Tensor, settings: DualSettings) -> Tensor:
+    """Return TAC's whole loss, L_dis + L_con + α L_bal (Li et al. 2024, equation 15).
+
+    Training runs its fused form, :func:`dual_loss_gradient`.
+
+    Parameters
+    ----------
+    p, q : Tensor (B, K)
+        Probabilities of images, and of their text counterparts.
+    p_neighbor, q_neighbor : Tensor (B, K)
+        Those of a neighbour of every image among images, and of every counterpart among counterparts.
+    settings : DualSettings
+        Which terms count.
+
+    Returns
+    -------
+    Tensor ()
+    """
+    loss = p.new_zeros(())
+    if settings.distillation in ("both", "text_to_image"):
+        loss = loss + distillation_loss(p, q_neighbor, temperature=settings.temperature)
+    if settings.distillation in ("both", "image_to_text"):
+        loss = loss + distillation_loss(q, p_neighbor, temperature=settings.temperature)
+    if settings.confidence:
+        loss = loss + confidence_loss(p, q)
+    if settings.balance_weight > 0:
+        loss = loss + settings.balance_weight * balance_loss(p, q)
+    return loss
+
+
+@torch.no_grad()
+def dual_loss_gradient(logits: Tensor, settings: DualSettings) -> tuple[Tensor, Tensor]:
+    """Return the loss () and its gradient (2, K, 2B) with respect to the logits.
+
+    The fused form of :func:`dual_loss`: equal to it on the softmax of the logits, with autograd's gradient.
+    Clusters stand before samples: what is taken over clusters then runs along samples, which are many, and
+    the assignments to one cluster lie in one piece.
+
+    Parameters
+    ----------
+    logits : Tensor (2, K, 2B) float32
+        Of images, then of texts; of B samples, then of a neighbour of each in the same modality. Overwritten
+        by the gradient.
+    settings : DualSettings
+        Which terms count.
+    """
+    n_samples = logits.shape[2] // 2
+    log_p = torch.log_softmax(logits, dim=1)
+    p = log_p.exp()
+    own = p[:, :, :n_samples]
+    gradient = logits.zero_()  # with respect to the probabilities, to begin with
+    loss = logits.new_zeros(())
+    if pairs := _PAIRS[settings.distillation]:
+        loss = loss + _add_distillation(p, gradient, pairs, settings.temperature)
+    if settings.balance_weight > 0:
+        means = own.mean(dim=2, keepdim=True)  # (2, K, 1)
+        log_means = means.clamp_min(TINY).log()
+        loss = loss + settings.balance_weight * (means * log_means).sum()
+        gradient[:, :, :n_samples].add_(log_means, alpha=settings.balance_weight / n_samples)
+    # From probabilities to logits, through the softmax.
+    gradient.mul_(p)
+    gradient.addcmul_(p, gradient.sum(dim=1, keepdim=True), value=-1)
+    if settings.confidence:
+        # Straight from logits: a quotient by Σ p q, which can be 0 in float32, never arises.
+        joint = log_p[0, :, :n_samples] + log_p[1, :, :n_samples]
+        log_share = torch.log_softmax(joint, dim=0)
+        loss = loss - (joint[0] - log_share[0]).mean()
+        gradient[:, :, :n_samples].add_(own - log_share.exp_(), alpha=1 / n_samples)
+    return loss, gradient
+
+
+def _add_distillation(p: Tensor, gradient: Tensor, pairs: list[int], temperature: float) -> Tensor:
+    """Return the sum of the distillation losses of some pairs; add their gradient to ``gradient``.
+
+    Pair 0 holds images against neighbours of texts, pair 1 texts against neighbours of images.
+    """
+    n_clusters, n_samples = p.shape[1], p.shape[2] // 2
+    sides = [[p[pair, :, :n_samples], p[1 - pair, :, n_samples:]] for pair in pairs]
+    vectors = torch.stack([torch.cat(side) for side in sides])  # (pairs, 2K, B)
+    lengths = torch.linalg.vector_norm(vectors, dim=2, keepdim=True).clamp_min_(SHORTEST)
+    vectors.div_(lengths)
+    similarities = torch.bmm(vectors, vectors.transpose(1, 2)).div_(temperature)
+    positives = 2 * similarities.diagonal(n_clusters, 1, 2).sum()  # counted from a and from b
+    similarities.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    peaks = similarities.amax(dim=2, keepdim=True)
+    shares = similarities.sub_(peaks).exp_()
+    totals = shares.sum(dim=2, keepdim=True)
+    loss = (totals.log() + peaks).sum() - positives
+    shares.div_(totals)
+    for shift in (n_clusters, -n_clusters):
+        shares.diagonal(shift, 1, 2).sub_(1)
+    # Every similarity stands in the row of both its columns; then through the normalisation to unit length.
+    moved = torch.bmm(shares + shares.transpose(1, 2), vectors)
+    moved.addcmul_(vectors, (moved * vectors).sum(dim=2, keepdim=True), value=-1)
+    moved.mul_(1 / (2 * n_clusters * temperature * lengths))
+    for index, pair in enumerate(pairs):
+        gradient[pair, :, :n_samples].add_(moved[index, :n_clusters])
+        gradient[1 - pair, :, n_samples:].add_(moved[index, n_clusters:])
+    return loss / (2 * n_clusters)
+
+
+class DualWeights(NamedTuple):
+    """What training learns, stacked: the image head first, the text head second."""
+
+    weight1: Tensor  # (2, D, D)
+    gain: Tensor  # (2, D)
+    shift: Tensor  # (2, D)
+    weight2: Tensor  # (2, K, D)
+    bias2: Tensor  # (2, K)
+
+
+class HeadPass:
+    """One pass of a batch through one head, and back, in memory that is reused.
+
+    Parameters
+    ----------
+    rows : Tensor (R, D)
+        float32.
+    weights : DualWeights
+        Of one head, without the first axis.
+    scratch : Scratch
+        Where temporaries live.
+    name : str
+        Prefix of the temporaries that must survive from the forward to the backward pass.
+    dtype : torch.dtype
+        Of the products with D × D matrices.
+
+    Attributes
+    ----------
+    mean, variance : Tensor (D,)
+        Of the first layer's outputs over the batch.
+    """
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(
+        self, rows: Tensor, weights: DualWeights, scratch: Scratch, name: str, dtype: torch.dtype
+    ) -> None:
+        self._weights, self._scratch, self._name, self._dtype = weights, scratch, name, dtype
+        self._rows = self._cast("rows", rows, dtype)
+        self._ones = rows.new_ones(len(rows))
+
+    def forward(self, logits: Tensor) -> None:
+        """Write the logits (K, R)."""
+        weights, n_rows = self._weights, len(self._rows)
+        weight1 = self._cast("weight1", weights.weight1, self._dtype)
+        hidden = self._take("hidden", self._dtype)
+        hidden = self._cast("wide", torch.mm(self._rows, weight1.t(), out=hidden), torch.float32)
+        # Sums over rows as products with ones: several times faster than reductions over the first axis.
+        self.mean = torch.mv(hidden.t(), self._ones).div_(n_rows)
+        hidden.sub_(self.mean)
+        squares = torch.mul(hidden, hidden, out=self._take_shared("other", torch.float32))
+        self.variance = torch.mv(squares.t(), self._ones).div_(n_rows)
+        self._inverse = (self.variance + _NORM_EPSILON).rsqrt()
+        self._normal = hidden.mul_(self._inverse)
+        active = self._take("active", torch.float32)
+        self._active = torch.addcmul(weights.shift, self._normal, weights.gain, out=active).relu_()
+        torch.addmm(weights.bias2.unsqueeze(1), weights.weight2, self._active.t(), out=logits)
+
+    def backward(self, gradient: Tensor, out: DualWeights) -> None:
+        """Write the gradients of the weights, from that of the logits (K, R)."""
+        weights, n_rows = self._weights, len(self._rows)
+        torch.mv(gradient, self._ones, out=out.bias2)
+        torch.mm(gradient, self._active, out=out.weight2)
+        d_active = torch.mm(gradient.t(), weights.weight2, out=self._take_shared("other", torch.float32))
+        # ReLU's outputs tell where it let the gradient through; its inputs needn't be kept.
+        torch.ops.aten.threshold_backward.grad_input(d_active, self._active, 0, grad_input=d_active)
+        torch.mv(d_active.t(), self._ones, out=out.shift)
+        product = torch.mul(d_active, self._normal, out=self._active)
+        torch.mv(product.t(), self._ones, out=out.gain)
+        # Through batch normalisation: the mean and the part along the normalised values drop out.
+        d_hidden = d_active.addcmul_(self._normal, out.gain, value=-1 / n_rows)
+        d_hidden.sub_(out.shift, alpha=1 / n_rows)
+        d_hidden = self._scratch.cast("d_hidden", d_hidden, self._dtype)
+        if self._dtype is torch.float32:
+            d_weight1 = torch.mm(d_hidden.t(), self._rows, out=out.weight1)
+        else:
+            d_weight1 = out.weight1.copy_(torch.mm(d_hidden.t(), self._rows))
+        d_weight1.mul_((weights.gain * self._inverse).unsqueeze(1))
+
+    def _take(self, name: str, dtype: torch.dtype) -> Tensor:
+        return self._take_shared(self._name + name, dtype)
+
+    def _take_shared(self, name: str, dtype: torch.dtype) -> Tensor:
+        return self._scratch.take(name, (len(self._rows), len(self._weights.gain)), dtype)
+
+    def _cast(self, name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        return self._scratch.cast(self._name + name, tensor, dtype)
 
 
 class PlainHead(NamedTuple):
-    """One head as it predicts: the averages of batch normalisation are part of its first layer."""
+    """One head as it predicts: batch normalisation, by its averages, is folded into the first layer."""
 
     weight1: Tensor  # (D, D)
     bias1: Tensor  # (D,)
@@ -39,7 +317,7 @@ class PlainHead(NamedTuple):
 
 @dataclass(frozen=True)
 class DualTraining:
-    """What training leaves.
+    """Result of a training.
 
     Attributes
     ----------
@@ -58,10 +336,9 @@ class DualHeads:
     """A learner for :class:`~kinfold.heads.Trainer`: two heads that teach each other.
 
     One head is Linear(D → D), batch normalisation, ReLU, Linear(D → K), softmax; both follow Adam at a
-    constant rate. The first layer has no bias, which batch normalisation would take away again. Moments of a
-    batch are those of its samples and their neighbours together. The running averages of the moments, of
-    which prediction is made, don't count the values that they started from, so that they are right after
-    a few steps already.
+    constant rate. The first layer has no bias, since batch normalisation would subtract it again. Moments of
+    a batch are those of its samples and their neighbours together. The running averages of the moments, which
+    prediction uses, leave out the zeros that they started from, so that they are right after a single step.
 
     Parameters
     ----------
@@ -110,11 +387,15 @@ class DualHeads:
         self._gradients = DualWeights(*map(torch.empty_like, self.weights))
         self._mean = torch.zeros(2, n_features, device=device)
         self._variance = torch.zeros(2, n_features, device=device)
-        self._counted = torch.zeros((), device=device)  # the share of the averages that batches make
+        # Weight of all batches in the averages, 1 − 0.9^steps: dividing by it leaves out the zeros at the
+        # start.
+        self._counted = torch.zeros((), device=device)
         self._whole = torch.ones((), device=device)
         # Views, made once: weights and gradients are written in place.
-        self._sides = [_side(self.weights, side) for side in (0, 1)]
-        self._gradient_sides = [_side(self._gradients, side) for side in (0, 1)]
+        self._sides, self._gradient_sides = (
+            [DualWeights(*(weight[side] for weight in every)) for side in (0, 1)]
+            for every in (self.weights, self._gradients)
+        )
         self._scratch = Scratch(device)
 
     @torch.no_grad()
@@ -133,7 +414,13 @@ class DualHeads:
             Unused.
         """
         logits = self._scratch.take("logits", (2, self.n_clusters, 2 * batch_size), torch.float32)
-        passes = [self._forward(side, rows, logits[side]) for side, rows in enumerate(batch)]
+        passes = []
+        for side, rows in enumerate(batch):
+            done = HeadPass(rows, self._sides[side], self._scratch, f"{side}.", self.dtype)
+            done.forward(logits[side])
+            self._mean[side].lerp_(done.mean, _NORM_MOMENTUM)
+            self._variance[side].lerp_(done.variance, _NORM_MOMENTUM)
+            passes.append(done)
         self._counted.lerp_(self._whole, _NORM_MOMENTUM)
         loss, gradient = dual_loss_gradient(logits, self.settings)
         for side, done in enumerate(passes):
@@ -164,13 +451,6 @@ class DualHeads:
         """Return what training leaves."""
         return DualTraining(self._plain(0), self._plain(1), np.concatenate(list(history)))
 
-    def _forward(self, side: int, rows: Tensor, logits: Tensor) -> HeadPass:
-        done = HeadPass(rows, self._sides[side], self._scratch, f"{side}.", self.dtype)
-        done.forward(logits)
-        self._mean[side].lerp_(done.mean, _NORM_MOMENTUM)
-        self._variance[side].lerp_(done.variance, _NORM_MOMENTUM)
-        return done
-
     def _update(self, step: int) -> None:
         adam(
             list(self.weights),
@@ -178,7 +458,7 @@ class DualHeads:
             list(self._first),
             list(self._second),
             [],
-            # Filled on the device: a copy from the host could wait for it.
+            # Filled on the device: a copy from the host would wait until the device has caught up.
             [torch.full((), step, dtype=torch.float32, device=self._device) for _ in self.weights],
             fused=True,
             amsgrad=False,
@@ -186,24 +466,20 @@ class DualHeads:
             beta2=BETAS[1],
             lr=self.learning_rate,
             weight_decay=0.0,
-            eps=1e-8,
+            eps=_ADAM_EPSILON,
             maximize=False,
         )
 
     def _plain(self, side: int) -> PlainHead:
         weights = self._sides[side]
         mean, variance = self._mean[side] / self._counted, self._variance[side] / self._counted
-        scale = weights.gain * (variance + EPSILON).rsqrt()
+        scale = weights.gain * (variance + _NORM_EPSILON).rsqrt()
         return PlainHead(
             weights.weight1 * scale.unsqueeze(1),
             weights.shift - mean * scale,
             weights.weight2.clone(),
             weights.bias2.clone(),
         )
-
-
-def _side(weights: DualWeights, side: int) -> DualWeights:
-    return DualWeights(*(weight[side] for weight in weights))
 
 
 def _initial_weights(n_features: int, n_clusters: int, generator: torch.Generator) -> DualWeights:

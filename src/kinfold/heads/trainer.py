@@ -1,22 +1,30 @@
-"""The one training loop: epochs, history, progress, checkpoints. What a step does is the learner's."""
+"""The one training loop, with history, progress and checkpoints; what a step does is up to the learner."""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from kinfold.distributed import Workers
-from kinfold.heads.checkpoint import Checkpoint
 from kinfold.progress import SILENT, Progress
+from kinfold.storage import as_plain, atomic_file
 
 logger = logging.getLogger(__name__)
+
+# Seconds between two saves: what a kill can cost at most, against the time of writing some hundred megabytes.
+SECONDS_BETWEEN = 30.0
 
 StopRule = Callable[[NDArray[np.float32]], bool]
 
@@ -108,6 +116,8 @@ class Trainer(Generic[Batch, Result]):
         """
         learner, saved = self.learner, self._open(checkpoint) if checkpoint else None
         history = saved.restore() if saved else []
+        per_epoch = batches.steps_per_epoch
+        n_steps = learner.n_epochs * per_epoch
         stopped = False
         with progress.task(learner.title, learner.n_epochs, "epochs") as task:
             if history:
@@ -117,10 +127,16 @@ class Trainer(Generic[Batch, Result]):
                     logger.info("stopped after epoch %d of %d", epoch, learner.n_epochs)
                     break
                 started = time.perf_counter()
-                losses = self._epoch(batches, epoch)
-                history.append(losses)
+                total: Tensor | None = None
+                for step, batch in enumerate(batches.epoch(epoch), start=epoch * per_epoch):
+                    losses = learner.step(batch, batches.batch_size, step, step / n_steps)
+                    # Added up on the device, in the order of steps: to read each would wait for it.
+                    total = losses if total is None else total + losses
+                assert total is not None
+                history.append(learner.workers.gather((total / per_epoch).cpu().numpy()))
                 rate = 1 / max(time.perf_counter() - started, 1e-9)
-                task.advance(1, loss=float(losses.min()), rate=f"{rate:.2f} epochs/s")
+                task.advance(1, loss=float(history[-1].min()), rate=f"{rate:.2f} epochs/s")
+                # After the last epoch a save would spare a resumed fit no more than that one epoch.
                 if saved and epoch + 1 < learner.n_epochs:
                     saved.save_if_due(history)
         return learner.finish(history, stopped)
@@ -132,15 +148,87 @@ class Trainer(Generic[Batch, Result]):
     def _is_over(self, history: list[NDArray[np.float32]], stop: StopRule | None) -> bool:
         return bool(stop and history and self.learner.workers.broadcast(bool(stop(np.stack(history)))))
 
-    def _epoch(self, batches: Batches[Batch], epoch: int) -> NDArray[np.float32]:
-        """Return the mean losses, of all processes, over one epoch."""
-        learner, per_epoch = self.learner, batches.steps_per_epoch
-        n_steps = learner.n_epochs * per_epoch
-        losses = [
-            learner.step(batch, batches.batch_size, step, step / n_steps)
-            for step, batch in enumerate(batches.epoch(epoch), start=epoch * per_epoch)
-        ]
-        total = losses[0]
-        for further in losses[1:]:
-            total = total + further
-        return learner.workers.gather((total / per_epoch).cpu().numpy())
+
+class Checkpoint:
+    """One safetensors file with the state of a training and its history; of several processes, one for each.
+
+    All processes save after the same epoch, and resume from the same: a save is written beside the last
+    one and takes its place when all processes have written theirs, so that whenever they are killed, all have
+    one epoch in common.
+
+    Parameters
+    ----------
+    path : Path
+        The file; replaced atomically at every save. Of several processes each adds its rank to the name.
+    live : mapping of str to Tensor
+        The state itself, which training updates in place and :meth:`restore` overwrites in place.
+    description : mapping
+        JSON-ready; a file with another description is not continued from.
+    workers : Workers, optional
+        The processes that train together; by default this one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        live: Mapping[str, Tensor],
+        description: Mapping[str, Any],
+        workers: Workers | None = None,
+    ) -> None:
+        self._workers = workers or Workers()
+        self._path = path
+        if self._workers.size > 1:
+            self._path = path.with_name(f"{path.name}.{self._workers.rank}-of-{self._workers.size}")
+        self._next = self._path.with_name(f"{self._path.name}.next")
+        self._live, self._description = live, json.dumps(description, default=as_plain)
+        self._last = time.monotonic()
+
+    def restore(self) -> list[NDArray[np.float32]]:
+        """Load the state and return the history so far; empty, with nothing loaded, where no file fits."""
+        mine = {epoch: path for path in (self._next, self._path) if (epoch := self._epochs_of(path))}
+        common = set(mine).intersection(
+            *(self._workers.broadcast(set(mine), source=rank) for rank in range(self._workers.size))
+        )
+        if not common:
+            return []
+        with safe_open(mine[max(common)], framework="pt") as file:
+            history = file.get_tensor("history").numpy()
+            with torch.no_grad():
+                for name, tensor in self._live.items():
+                    tensor.copy_(file.get_tensor(name))
+        logger.info("continuing after epoch %d", len(history))
+        return list(history)
+
+    def save_if_due(self, history: list[NDArray[np.float32]]) -> None:
+        """Save when the last save is long enough ago; when it happens changes no result."""
+        if self._workers.broadcast(time.monotonic() - self._last >= SECONDS_BETWEEN):
+            self.save(history)
+
+    def save(self, history: list[NDArray[np.float32]]) -> None:
+        """Write the state after ``len(history)`` epochs."""
+        tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in self._live.items()}
+        tensors["history"] = torch.from_numpy(np.stack(history))
+        target = self._path if self._workers.size == 1 else self._next
+        with atomic_file(target) as partial:
+            save_file(tensors, partial, metadata={"trainer": self._description})
+        self._workers.wait()
+        if target != self._path:
+            os.replace(target, self._path)
+        self._last = time.monotonic()
+
+    def _epochs_of(self, path: Path) -> int:
+        """Return the number of epochs in a file that fits; 0, and a warning, where it doesn't."""
+        if not path.is_file():
+            return 0
+        try:
+            with safe_open(path, framework="pt") as file:
+                description = (file.metadata() or {}).get("trainer")
+                whole = set(file.keys()) == {*self._live, "history"}
+                epochs = int(file.get_slice("history").get_shape()[0]) if whole else 0
+        except (SafetensorError, OSError) as error:
+            logger.warning("ignoring the damaged checkpoint %s: %s", path, error)
+            return 0
+        if description != self._description or not whole:
+            logger.warning("ignoring the checkpoint %s: it was made with other parameters", path)
+            return 0
+        return epochs

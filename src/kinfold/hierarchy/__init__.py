@@ -6,8 +6,7 @@ Importing this room reads nothing; :func:`load_wordnet` reads the data when it i
 from __future__ import annotations
 
 from kinfold.hierarchy._class_tree import ClassTree
-from kinfold.hierarchy._hierarchy import Hierarchy
-from kinfold.hierarchy._links import Links
+from kinfold.hierarchy._hierarchy import Hierarchy, Links
 from kinfold.hierarchy._wordnet import Nouns, WordNet, load_wordnet
 
 __all__ = ["ClassTree", "Hierarchy", "Links", "Nouns", "WordNet", "load_wordnet"]

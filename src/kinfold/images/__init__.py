@@ -6,20 +6,16 @@ row stays where it is and nobody shifts.
 
 from __future__ import annotations
 
-from kinfold.images._decode import PIXEL_LIMIT, decode_image, make_thumbnail
-from kinfold.images._describe import ImageFacts, describe_image
+from kinfold.images._archives import TarSource, ZipSource
+from kinfold.images._decode import PIXEL_LIMIT, ImageFacts, decode_image, describe_image, make_thumbnail
 from kinfold.images._folder import FolderSource
 from kinfold.images._formats import EXTENSIONS, sniff
-from kinfold.images._image_table import ImageTableSource
 from kinfold.images._keys import KeyList, decode_key, encode_key, natural_key
 from kinfold.images._loader import ImageBatch, ImageLoader, count_workers
 from kinfold.images._open import open_source
-from kinfold.images._path_table import PathTableSource
-from kinfold.images._reasons import SkipReason, UnusableImage
-from kinfold.images._source import ImageSource
-from kinfold.images._tar import TarSource
+from kinfold.images._source import ImageSource, SkipReason, UnusableImage
+from kinfold.images._tables import ImageTableSource, PathTableSource
 from kinfold.images._thumbnails import Thumbnail, ThumbnailMaker
-from kinfold.images._zip import ZipSource
 
 __all__ = [
     "EXTENSIONS",

@@ -1,16 +1,20 @@
-"""Bytes to an upright RGB image, or the reason why not."""
+"""Decode an image file to upright RGB, or say why it can't be; read its header and EXIF data."""
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import (
     BmpImagePlugin,
+    ExifTags,
     GifImagePlugin,
     Image,
     ImageFile,
@@ -21,8 +25,84 @@ from PIL import (
 )
 
 from kinfold.images._formats import FORMATS, is_cut_signature, missing_bytes, sniff, webp_size
-from kinfold.images._modes import to_rgb, turn_upright
-from kinfold.images._reasons import SkipReason, UnusableImage
+from kinfold.images._source import SkipReason, UnusableImage
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def turn_upright(image: Image.Image) -> Image.Image:
+    """Return the image as its EXIF orientation wants it shown; damaged EXIF data counts as none."""
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # EXIF parsing raises anything from struct.error to TypeError
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return a loaded image in mode RGB.
+
+    Whatever is transparent lies on white. 16-bit grey is scaled from 0–65,535 to 0–255. Modes without a
+    range of their own (32-bit integers and floats) are stretched from their least to their greatest value,
+    except floats within 0–1, which are taken as shares of white.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        return _from_grey(np.asarray(image).astype(np.float32) / 65535)
+    if image.mode in ("I", "F"):
+        return _from_grey(_stretch(image))
+    if image.mode == "LAB":
+        return _from_lab(image)
+    if image.has_transparency_data:
+        return _on_white(image)
+    return image.convert("RGB")
+
+
+def _from_grey(share: NDArray[np.floating[Any]]) -> Image.Image:
+    return Image.fromarray((share * 255 + 0.5).astype(np.uint8)).convert("RGB")
+
+
+def _stretch(image: Image.Image) -> NDArray[np.float32]:
+    values = np.asarray(image)
+    if image.mode == "I" and image.format == "PNG":  # how older Pillows hand over 16-bit grey
+        return np.clip(values.astype(np.float32) / 65535, 0, 1)
+    finite = np.isfinite(values)
+    if not finite.any():
+        return np.zeros(values.shape, dtype=np.float32)
+    low, high = float(values[finite].min()), float(values[finite].max())
+    if image.mode == "F" and low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    share = (values.astype(np.float64) - low) / ((high - low) or 1.0)
+    return np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1).astype(np.float32)
+
+
+def _from_lab(image: Image.Image) -> Image.Image:
+    from PIL import ImageCms
+
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert converted is not None  # it is None only when converting in place
+    return converted
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":
+        image = image.convert("LA")
+    rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+    white = Image.new("RGB", rgba.size, (255, 255, 255))
+    white.paste(rgba, mask=rgba.getchannel("A"))
+    return white
+
 
 PIXEL_LIMIT = 178_956_970
 """Images of more pixels are not decoded unless asked for: the limit at which Pillow suspects a bomb."""
@@ -221,3 +301,111 @@ def _quiet_pillow() -> Iterator[None]:
             _Quiet.depth -= 1
             if _Quiet.depth == 0:
                 _Quiet.saved.__exit__(None, None, None)
+
+
+_MOST_TEXT = 200
+_SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """What is known of an image file without decoding it.
+
+    Attributes
+    ----------
+    format : str
+        ``"JPEG"``, ``"PNG"``, …, by its content.
+    width, height : int
+        In pixels, as it is shown (turned as EXIF wants it).
+    metadata : mapping of str to str
+        Camera, lens, date, exposure and so on by readable names; never a position.
+    """
+
+    format: str
+    width: int
+    height: int
+    metadata: Mapping[str, str]
+
+
+def describe_image(data: bytes) -> ImageFacts:
+    """Read the header of an image file.
+
+    Raises
+    ------
+    UnusableImage
+        It is no image, or its header is damaged.
+    """
+    kind = sniff(data)
+    if kind is None:
+        raise UnusableImage(SkipReason.NOT_AN_IMAGE, f"its content is none of {', '.join(FORMATS)}")
+    image = open_header(kind, data)
+    width, height = image.size
+    tags = _read_exif(image)
+    if tags.get(ExifTags.Base.Orientation) in _SIDEWAYS:
+        width, height = height, width
+    return ImageFacts(kind, width, height, _to_words(tags))
+
+
+def _read_exif(image: Image.Image) -> dict[int, Any]:
+    """Return the EXIF tags, those of the camera's own directory included; none where they can't be read."""
+    try:
+        exif = image.getexif()
+        return {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
+    except Exception:  # parsers raise anything on hostile bytes, and an image is shown without them too
+        return {}
+
+
+def _to_words(tags: Mapping[int, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, tag, show in _SHOWN:
+        if tag in tags:
+            try:
+                text = show(tags[tag])
+            except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+                continue
+            if text:
+                found[name] = text[:_MOST_TEXT]
+    return found
+
+
+def _show_text(value: Any) -> str:
+    text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _show_number(value: Any) -> str:
+    return f"{float(value):.4g}"
+
+
+def _show_seconds(value: Any) -> str:
+    seconds = float(value)
+    return f"1/{round(1 / seconds)} s" if 0 < seconds < 0.5 else f"{seconds:.3g} s"
+
+
+def _show_orientation(value: Any) -> str:
+    return _ORIENTATIONS.get(int(value), "")
+
+
+_ORIENTATIONS = {
+    2: "mirrored",
+    3: "turned by 180°",
+    4: "upside down, mirrored",
+    5: "turned left, mirrored",
+    6: "turned left",
+    7: "turned right, mirrored",
+    8: "turned right",
+}
+_SHOWN: tuple[tuple[str, int, Callable[[Any], str]], ...] = (
+    ("camera maker", ExifTags.Base.Make, _show_text),
+    ("camera", ExifTags.Base.Model, _show_text),
+    ("lens", ExifTags.Base.LensModel, _show_text),
+    ("taken", ExifTags.Base.DateTimeOriginal, _show_text),
+    ("changed", ExifTags.Base.DateTime, _show_text),
+    ("orientation", ExifTags.Base.Orientation, _show_orientation),
+    ("exposure", ExifTags.Base.ExposureTime, _show_seconds),
+    ("aperture", ExifTags.Base.FNumber, lambda value: f"f/{float(value):.3g}"),
+    ("sensitivity", ExifTags.Base.ISOSpeedRatings, lambda value: f"ISO {int(value)}"),
+    ("focal length", ExifTags.Base.FocalLength, lambda value: f"{_show_number(value)} mm"),
+    ("software", ExifTags.Base.Software, _show_text),
+    ("description", ExifTags.Base.ImageDescription, _show_text),
+)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 from kinfold.errors import InputError
-from kinfold.images._columns import column_types, holds_images
-from kinfold.images._folder import FolderSource, is_clutter, is_own_folder
+from kinfold.images._archives import TarSource, ZipSource
+from kinfold.images._folder import FolderSource, has_magic, is_clutter, is_own_folder, parse_pattern
 from kinfold.images._formats import EXTENSIONS
-from kinfold.images._image_table import ImageTableSource
-from kinfold.images._path_table import PathTableSource
-from kinfold.images._patterns import has_magic, parse_pattern
+from kinfold.images._keys import encode_key
 from kinfold.images._source import ImageSource, describe_os_error
-from kinfold.images._tar import TarSource
-from kinfold.images._zip import ZipSource
+from kinfold.images._tables import ImageTableSource, PathTableSource, column_types, holds_images
 
 _TABLES = (".csv", ".tsv", ".tab", ".parquet", ".pq")
 _TARS = (".tar",)
@@ -93,10 +91,6 @@ def _open_path(path: str, columns: dict[str, str | None]) -> ImageSource:
 
 
 def _one_image(path: str) -> FolderSource:
-    import re
-
-    from kinfold.images._keys import encode_key
-
     folder, name = os.path.split(os.path.abspath(path))
     only = re.compile(re.escape(encode_key(name)))
     return FolderSource(folder, pattern=only, max_depth=1, kind="glob", uri=os.path.abspath(path))

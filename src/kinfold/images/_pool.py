@@ -1,22 +1,98 @@
-"""Worker processes that may die: a thread tends each, and the image that killed it is found and set aside."""
+"""A pool of worker processes that may die: the image that killed one is found and set aside."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import queue
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from kinfold.errors import InputError, KinfoldError
-from kinfold.images import _wire
-from kinfold.images._process import end_worker, launch_worker
-from kinfold.images._reasons import SkipReason, UnusableImage
-from kinfold.images._slots import create_shared_file
-from kinfold.images._worker import Item, Outcome, Recipe, Task
+from kinfold.images._source import SkipReason, UnusableImage
+from kinfold.images._worker import (
+    Item,
+    Outcome,
+    Recipe,
+    Task,
+    create_shared_file,
+    pack_message,
+    receive_message,
+    send_message,
+    unpack_message,
+)
+
+_log = logging.getLogger(__name__)
+
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from kinfold.images._worker import main; main()"
+)
+_ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)
+
+
+def launch_worker(shared: int | None) -> subprocess.Popen[bytes]:
+    """Start a process that waits for messages (:func:`send_message`) on its standard input.
+
+    Parameters
+    ----------
+    shared : int or None
+        Descriptor of the file in memory that it inherits.
+
+    Raises
+    ------
+    OSError
+        The system refuses another process.
+    """
+    options: dict[str, Any] = {}
+    if shared is not None:
+        options["pass_fds"] = (shared,)
+    if os.name == "nt":
+        options["creationflags"] = getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
+    paths: Sequence[str] = [os.path.abspath(path) for path in sys.path]
+    with _interrupts_held():
+        return subprocess.Popen(
+            [sys.executable, "-c", _START, json.dumps(paths)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **_ONE_THREAD},
+            **options,
+        )
+
+
+def end_worker(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process, wait for its end and close the pipes to it."""
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        try:
+            if pipe is not None:
+                pipe.close()
+        except OSError:
+            _log.debug("a pipe to a dead process can't be flushed")
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Let a new process begin with Ctrl-C held back, until it ignores it by itself: the loader ends it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +136,7 @@ class WorkerPool:
     def __init__(self, recipe: Recipe, n_workers: int, *, niceness: int, timeout: float | None) -> None:
         packed = _pack_recipe(recipe)
         self.shared = create_shared_file()
-        self._hello = _wire.pack((niceness, self.shared, packed))
+        self._hello = pack_message((niceness, self.shared, packed))
         self._timeout = timeout
         self._waiting: deque[Task] = deque()
         self._change = threading.Condition()
@@ -196,10 +272,10 @@ class _Minder:
                 process.kill()
         answer = None
         if self._send(pool._hello) and process.stdout is not None:
-            answer = _wire.receive(process.stdout)
+            answer = receive_message(process.stdout)
         if answer is None:
             return False
-        trouble = _wire.unpack(answer)
+        trouble = unpack_message(answer)
         if trouble is not None:
             pool._done.put(
                 InputError(f"a worker process can't load the source or the transform ({trouble}): {_ADVICE}")
@@ -212,12 +288,12 @@ class _Minder:
         assert self.process is not None
         assert self.process.stdout is not None
         while self._fill():
-            answer = _wire.receive(self.process.stdout)
+            answer = receive_message(self.process.stdout)
             if answer is None:
                 return
             task = self._sent.popleft()
             self.begun, self.hung = (time.monotonic() if self._sent else None), False
-            self.pool._done.put(list(zip(task.items, _wire.unpack(answer), strict=True)))
+            self.pool._done.put(list(zip(task.items, unpack_message(answer), strict=True)))
 
     def _fill(self) -> bool:
         """Send tasks until enough are in flight, waiting for the first; False if there can be no more."""
@@ -233,7 +309,7 @@ class _Minder:
                 task = pool._waiting.popleft()
             self._sent.append(task)
             self.begun = self.begun or time.monotonic()
-            if not self._send(_wire.pack(task)):
+            if not self._send(pack_message(task)):
                 return False
         return True
 
@@ -241,7 +317,7 @@ class _Minder:
         assert self.process is not None
         assert self.process.stdin is not None
         try:
-            _wire.send(self.process.stdin, packed)
+            send_message(self.process.stdin, packed)
         except OSError:
             return False
         return True
@@ -280,7 +356,7 @@ class _Minder:
 
 def _pack_recipe(recipe: Recipe) -> bytes:
     try:
-        return _wire.pack(recipe)
+        return pack_message(recipe)
     except Exception as error:  # objects that can't be serialised raise what they like
         text = f"the source or the transform can't be sent to a worker process ({error}): {_ADVICE}"
         raise InputError(text) from error

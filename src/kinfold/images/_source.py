@@ -1,4 +1,4 @@
-"""What every source of images offers, and the one way in which bytes are read."""
+"""Sources of images: what each offers, how bytes are read, and why an image can't be used."""
 
 from __future__ import annotations
 
@@ -6,11 +6,53 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from kinfold.errors import KinfoldError
 from kinfold.images._formats import SNIFF_BYTES, is_cut_signature, sniff
-from kinfold.images._reasons import SkipReason, UnusableImage
+
+
+class SkipReason(str, Enum):
+    """The words that begin every reason in ``skipped.parquet``."""
+
+    EMPTY = "empty"
+    TRUNCATED = "truncated"
+    NOT_AN_IMAGE = "not an image"
+    CORRUPT = "corrupt"
+    UNREADABLE = "unreadable"
+    TOO_LARGE = "above the pixel limit"
+    MISSING = "missing"
+    BROKEN_LINK = "broken link"
+    DIRECTORY_LOOP = "directory loop"
+    NOT_A_FILE = "not a regular file"
+
+
+class UnusableImage(KinfoldError):  # noqa: N818 - it is a finding about an image, not a failure
+    """One image can't be used; the run goes on without it.
+
+    Parameters
+    ----------
+    reason : SkipReason
+        The kind of trouble.
+    detail : str
+        What exactly, for a person; may be empty.
+
+    Examples
+    --------
+    >>> str(UnusableImage(SkipReason.TRUNCATED, "12 bytes are missing"))
+    'truncated: 12 bytes are missing'
+    """
+
+    def __init__(self, reason: SkipReason, detail: str = "") -> None:
+        super().__init__(f"{reason.value}: {detail}" if detail else reason.value)
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[UnusableImage], tuple[SkipReason, str]]:
+        return type(self), (self.reason, self.detail)
+
 
 BYTE_LIMIT = 2 << 30
 """Larger files are never read."""

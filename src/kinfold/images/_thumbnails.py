@@ -19,8 +19,7 @@ from kinfold.errors import KinfoldError
 from kinfold.images._decode import PIXEL_LIMIT, decode_image
 from kinfold.images._loader import count_workers
 from kinfold.images._pool import WorkerPool
-from kinfold.images._reasons import SkipReason, UnusableImage
-from kinfold.images._source import ImageSource, Locator, Reader
+from kinfold.images._source import ImageSource, Locator, Reader, SkipReason, UnusableImage
 from kinfold.images._worker import Item, Outcome, Recipe, Task
 
 _log = logging.getLogger(__name__)

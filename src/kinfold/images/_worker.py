@@ -1,24 +1,118 @@
-"""What a worker process does: read, decode, transform, again and again; it never imports torch by itself."""
+"""What runs in a worker process, and its messages and shared memory; it never imports torch by itself."""
 
 from __future__ import annotations
 
+import mmap
 import os
 import queue
 import signal
+import struct
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.reduction import ForkingPickler
 from typing import IO, Any
 
 import numpy as np
 from PIL import Image
 
-from kinfold.images import _wire
 from kinfold.images._decode import decode_image
-from kinfold.images._reasons import SkipReason, UnusableImage
-from kinfold.images._slots import Slots, SlotShape
-from kinfold.images._source import Locator, Reader
+from kinfold.images._source import Locator, Reader, SkipReason, UnusableImage
+
+_LENGTH = struct.Struct("<Q")
+
+
+def pack_message(message: Any) -> bytes:
+    """Serialise a message."""
+    return bytes(ForkingPickler.dumps(message, protocol=5))
+
+
+def unpack_message(data: bytes) -> Any:
+    """Return the message that :func:`pack_message` was given."""
+    return ForkingPickler.loads(data)
+
+
+def send_message(stream: IO[bytes], packed: bytes) -> None:
+    """Write one packed message."""
+    stream.write(_LENGTH.pack(len(packed)))
+    stream.write(packed)
+    stream.flush()
+
+
+def receive_message(stream: IO[bytes]) -> bytes | None:
+    """Read one packed message, or None when the other side is gone."""
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    data = stream.read(length)
+    return data if len(data) == length else None
+
+
+@dataclass(frozen=True)
+class SlotShape:
+    """What lies in every slot.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of one decoded image.
+    dtype : str
+        Its dtype, as ``numpy.dtype.str``.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one slot to the next, a multiple of 64."""
+        size = int(np.prod(self.shape, dtype=np.int64)) * np.dtype(self.dtype).itemsize
+        return max(64, -(-size // 64) * 64)
+
+
+def create_shared_file() -> int | None:
+    """Return the descriptor of a nameless file in memory for workers to inherit, or None on Windows.
+
+    It has no name, so nothing is left behind however the process ends.
+    """
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("kinfold-images")
+    if os.name != "posix":
+        return None
+    descriptor, path = tempfile.mkstemp(prefix="kinfold-")
+    os.unlink(path)
+    return descriptor
+
+
+class Slots:
+    """A view of the shared file as a row of slots.
+
+    Parameters
+    ----------
+    descriptor : int
+        The shared file.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._map: mmap.mmap | None = None
+
+    def reserve(self, spec: SlotShape, count: int) -> None:
+        """Make the file large enough for ``count`` slots; it never shrinks."""
+        size = spec.stride * count
+        if os.fstat(self._descriptor).st_size < size:
+            os.ftruncate(self._descriptor, size)
+
+    def __call__(self, spec: SlotShape, slot: int) -> np.ndarray[Any, Any]:
+        """Return slot number ``slot`` as an array on the shared memory."""
+        end = spec.stride * (slot + 1)
+        if self._map is None or len(self._map) < end:
+            self._map = mmap.mmap(self._descriptor, 0)  # views of the old map keep it alive
+        return np.ndarray(spec.shape, spec.dtype, self._map, spec.stride * slot)
+
 
 Outcome = Any
 """Of one image: an array, a reason (str), or None where the array lies in the item's slot."""
@@ -86,18 +180,18 @@ def main() -> None:
     if hasattr(signal, "SIGINT"):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     inward, outward = _take_pipes()
-    first = _wire.receive(inward)
+    first = receive_message(inward)
     if first is None:
         return
     try:
-        niceness, descriptor, packed = _wire.unpack(first)
-        recipe: Recipe = _wire.unpack(packed)
+        niceness, descriptor, packed = unpack_message(first)
+        recipe: Recipe = unpack_message(packed)
     except Exception as error:
-        _wire.send(outward, _wire.pack(_describe(error)))
+        send_message(outward, pack_message(_describe(error)))
         return
     _lower_priority(niceness)
     _use_one_thread()
-    _wire.send(outward, _wire.pack(None))
+    send_message(outward, pack_message(None))
     tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(inward, tasks), daemon=True).start()
     slots = Slots(descriptor) if descriptor is not None else None
@@ -105,7 +199,7 @@ def main() -> None:
         while True:
             task = tasks.get()
             outcomes = [_finish(item, task.spec, recipe, slots) for item in task.items]
-            _wire.send(outward, _wire.pack(outcomes))
+            send_message(outward, pack_message(outcomes))
     except BrokenPipeError:
         os._exit(0)
 
@@ -132,8 +226,8 @@ def _take_pipes() -> tuple[IO[bytes], IO[bytes]]:
 
 
 def _listen(inward: IO[bytes], tasks: queue.SimpleQueue[Task]) -> None:
-    while (data := _wire.receive(inward)) is not None:
-        tasks.put(_wire.unpack(data))
+    while (data := receive_message(inward)) is not None:
+        tasks.put(unpack_message(data))
     os._exit(0)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from kinfold.language._choice import CLIP_LOGIT_SCALE
 from kinfold.language.cache import CachedNouns, NounCache, cache_folder
 from kinfold.language.encoders import TextEncoder, load_text_encoder
-from kinfold.language.lists import read_words
 from kinfold.language.naming import ClusterName, ClusterNames, Name, name_clusters
 from kinfold.language.nouns import (
     NounFeatures,
@@ -17,10 +16,19 @@ from kinfold.language.nouns import (
     embed_words,
     open_nouns,
     prepare_nouns,
+    read_words,
 )
 from kinfold.language.prompts import PLAIN, TEMPLATES, fill
-from kinfold.language.relabel import Relabeling, RelabelReport, relabel, shared_classes
-from kinfold.language.relabel_checks import Calibration, WalkAccuracy, calibration, walk_accuracy
+from kinfold.language.relabel import (
+    Calibration,
+    Relabeling,
+    RelabelReport,
+    WalkAccuracy,
+    calibration,
+    relabel,
+    shared_classes,
+    walk_accuracy,
+)
 from kinfold.language.zero_shot import (
     LemmaChoice,
     ZeroShotClassifier,

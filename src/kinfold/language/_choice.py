@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,12 @@ from kinfold.features.matrix import RowMatrix, as_row_matrix
 from kinfold.features.unit_rows import UnitRows
 from kinfold.hierarchy import Links
 from kinfold.progress import Progress
+from kinfold.validation import Either, Nothing, Number, check
 
 CLIP_LOGIT_SCALE = 100.0
 """What CLIP's logit scale is held at by the end of its training: the default where a model doesn't say."""
 
+_LOGIT_SCALE = Either(Number(above=0), Nothing())
 _BLOCK_BYTES = 128 << 20  # of rows that are sorted by their candidates: more rows, fewer products
 _PIECE_BYTES = 16 << 20  # of rows, or of their cosines, that are worked on at once
 
@@ -97,13 +98,11 @@ class Chooser:
 
 def check_logit_scale(logit_scale: float | None) -> float:
     """Return the factor of cosines, CLIP's for None; :class:`InputError` unless it is positive."""
-    scale: Any = CLIP_LOGIT_SCALE if logit_scale is None else logit_scale
-    if not isinstance(scale, Real) or isinstance(scale, bool) or not 0 < float(scale) < float("inf"):
-        raise InputError(f"logit_scale must be a positive number, got {logit_scale!r}")
-    return float(scale)
+    check({"logit_scale": _LOGIT_SCALE}, logit_scale=logit_scale)
+    return CLIP_LOGIT_SCALE if logit_scale is None else float(logit_scale)
 
 
-def check_labels(labels: NDArray[Any], n_rows: int, n_classes: int) -> NDArray[Any]:
+def check_labels(labels: ArrayLike, n_rows: int, n_classes: int) -> NDArray[Any]:
     """Return labels as an array, checked to be ``n_rows`` integers from −1 to ``n_classes`` − 1."""
     array = np.asarray(labels)
     if array.shape != (n_rows,) or not np.issubdtype(array.dtype, np.integer):

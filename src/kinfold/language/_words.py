@@ -1,23 +1,272 @@
-"""Which words may name a group, and how well each of them does."""
+"""Score nouns as names of clusters, and choose the sense of each."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix
 from kinfold.features.unit_rows import UnitRows
-from kinfold.language._groups import Groups
+from kinfold.hierarchy import WordNet
 from kinfold.progress import Progress
 
+_IMAGE_BLOCK_BYTES = 64 << 20
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of rows.
+
+    Attributes
+    ----------
+    sizes : ndarray (K,) int64
+        Rows of each group.
+    members : ndarray (K,) int64
+        Those of them that have a direction.
+    centres : Tensor (K, D) float32
+        Mean of the unit rows at unit length; zero where there is none.
+    samples : tuple of K ndarrays, int64
+        Rows that stand for each group, ascending; they have a direction.
+    """
+
+    sizes: NDArray[np.int64]
+    members: NDArray[np.int64]
+    centres: Tensor
+    samples: tuple[NDArray[np.int64], ...]
+
+    @property
+    def alive(self) -> NDArray[np.int64]:
+        """The groups that have a centre, ascending."""
+        return np.flatnonzero(torch.linalg.vector_norm(self.centres, dim=1).cpu().numpy() > 0.5)
+
+
+def read_groups(
+    X: RowMatrix,
+    labels: NDArray[np.int64],
+    n_clusters: int,
+    *,
+    n_samples: int,
+    seed: int,
+    device: torch.device,
+    progress: Progress,
+) -> Groups:
+    """Read all rows once and return their groups.
+
+    Which rows stand for a group depends on the seed and on what is in the rows, not on where they are, so
+    that the same rows in another order give the same groups.
+
+    Parameters
+    ----------
+    X : RowMatrix (N, D)
+        Rows of any length. One that is zero has no direction and counts in ``sizes`` alone.
+    labels : ndarray (N,) int64
+        Group of each row, −1 for none.
+    n_clusters : int
+        K.
+    n_samples : int
+        Rows that stand for a group at most.
+    seed : int
+        Of the choice of rows.
+
+    Raises
+    ------
+    InputError
+        A row isn't finite.
+    """
+    n, dim = int(X.shape[0]), int(X.shape[1])
+    weights = np.random.default_rng(seed).integers(1, 2**63, dim, dtype=np.uint64) | np.uint64(1)
+    sums = torch.zeros((n_clusters, dim), dtype=torch.float64)
+    marks = np.zeros(n, np.uint64)
+    usable = np.zeros(n, np.bool_)
+    step = max(1, _IMAGE_BLOCK_BYTES // (8 * dim))
+    with progress.task("Centres of groups", n, "images") as task:
+        for start in range(0, n, step):
+            rows = slice(start, min(n, start + step))
+            block = np.asarray(X[rows])
+            unit = UnitRows(block, device).read(0, len(block)).cpu()
+            norms = torch.linalg.vector_norm(unit, dim=1)
+            if not bool(torch.isfinite(norms).all()):
+                row = start + int((~torch.isfinite(norms)).nonzero()[0])
+                raise InputError(f"row {row} of the images holds values that are not finite")
+            usable[rows] = (norms > 0.5).numpy() & (labels[rows] >= 0)
+            kept = torch.from_numpy(np.flatnonzero(usable[rows]))
+            sums.index_add_(0, torch.from_numpy(labels[rows])[kept], unit[kept].double())
+            marks[rows] = _mark(block, weights)
+            task.advance(len(block))
+    chosen = np.where(usable, labels, -1)
+    return Groups(
+        sizes=np.bincount(labels[labels >= 0], minlength=n_clusters),
+        members=np.bincount(chosen[chosen >= 0], minlength=n_clusters),
+        centres=_directions(sums).to(device),
+        samples=_choose(chosen, marks, n_clusters, n_samples),
+    )
+
+
+def _directions(sums: Tensor) -> Tensor:
+    """Return sums at unit length; those that cancel out become zero."""
+    norms = torch.linalg.vector_norm(sums, dim=1, keepdim=True)
+    return torch.where(norms > 1e-9, sums / norms.clamp_min(1e-9), 0.0).float()
+
+
+def _mark(block: NDArray[Any], weights: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return a random-looking number for each row that depends on its values alone."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        words = np.ascontiguousarray(block, dtype=np.float32).view(np.uint32).astype(np.uint64)
+        mark: NDArray[np.uint64] = words @ weights
+        for factor in _MIX:
+            mark = (mark ^ (mark >> np.uint64(31))) * factor
+    return mark
+
+
+def _choose(
+    labels: NDArray[np.int64], marks: NDArray[np.uint64], n_clusters: int, n_samples: int
+) -> tuple[NDArray[np.int64], ...]:
+    """Return the rows of each group with the smallest marks."""
+    order = np.lexsort((marks, labels))
+    order = order[np.searchsorted(labels[order], 0) :]
+    ends = np.cumsum(np.bincount(labels[order], minlength=n_clusters))
+    starts = np.r_[0, ends[:-1]]
+    return tuple(
+        np.sort(order[start : min(end, start + n_samples)]) for start, end in zip(starts, ends, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Sense:
+    """What a word means.
+
+    Attributes
+    ----------
+    noun : str
+        The word as this sense is written, where the nouns have it so (``turkey`` rather than ``Turkey``).
+    synset : str or None
+        Its synset; None for words that aren't in WordNet.
+    path : tuple of str
+        Names from the synset up to ``entity``.
+    """
+
+    noun: str
+    synset: str | None = None
+    path: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SenseChooser:
+    """Chooses senses by what else belongs to them.
+
+    Parameters
+    ----------
+    nouns : sequence of str
+        The words.
+    features : UnitRows (V, D)
+        Their features.
+    wordnet : WordNet
+        Where senses are from.
+    """
+
+    nouns: Sequence[str]
+    features: UnitRows
+    wordnet: WordNet
+
+    def choose(self, numbers: Sequence[int], centre: Tensor) -> list[Sense]:
+        """Return the sense of each word for a group.
+
+        Of several synsets it is the one whose other lemmas, and those of its hypernyms, have the highest mean
+        cosine with the centre; equal ones go by WordNet's order. Where the nouns hold no such word for one of
+        the senses they can't be compared, and the first one, the most frequent, is taken.
+
+        Parameters
+        ----------
+        numbers : sequence of int
+            Which of the nouns.
+        centre : Tensor (D,)
+            The group's centre.
+        """
+        senses = {number: self._senses(self.nouns[number]) for number in numbers}
+        context = {
+            synset: self._context(synset, self.nouns[number])
+            for number in numbers
+            for synset in senses[number]
+            if len(senses[number]) > 1
+        }
+        fits = self._fits(context, centre)
+        chosen = []
+        for number in numbers:
+            word, synsets = self.nouns[number], senses[number]
+            if not synsets:
+                chosen.append(Sense(word))
+                continue
+            best = synsets[0]
+            if len(synsets) > 1 and all(synset in fits for synset in synsets):
+                best = max(synsets, key=lambda synset: fits[synset])  # the first of equals
+            path = tuple(self.wordnet.name(node) for node in self.wordnet.path_to_root(best))
+            chosen.append(Sense(self._spell(word, best), best, path))
+        return chosen
+
+    def _senses(self, word: str) -> tuple[str, ...]:
+        return self.wordnet.synsets(word) if as_key(word) in self._known else ()
+
+    def _context(self, synset: str, word: str) -> tuple[int, ...]:
+        """Return the numbers of the words that belong to a sense, ``word`` itself left out."""
+        related = [*self.wordnet.lemmas(synset)]
+        for parent in self.wordnet.parents(synset):
+            related += self.wordnet.lemmas(parent)
+        found = {self._number_of.get(as_key(lemma)) for lemma in related if as_key(lemma) != as_key(word)}
+        return tuple(sorted(number for number in found if number is not None))
+
+    def _fits(self, context: Mapping[str, Sequence[int]], centre: Tensor) -> dict[str, float]:
+        """Return the mean cosine of each sense's words with the centre, of those that have any."""
+        numbers = np.array(sorted({number for several in context.values() for number in several}), np.int64)
+        if not len(numbers):
+            return {}
+        cosines: NDArray[np.float64] = (self.features.take(numbers) @ centre).double().cpu().numpy()
+        return {
+            synset: float(cosines[np.searchsorted(numbers, several)].mean())
+            for synset, several in context.items()
+            if several
+        }
+
+    def _spell(self, word: str, synset: str) -> str:
+        """Return the word as it is written in a synset, if it stands so among the nouns."""
+        for lemma in self.wordnet.lemmas(synset):
+            if as_key(lemma) == as_key(word) and lemma in self._strings:
+                return lemma
+        return word
+
+    @cached_property
+    def _number_of(self) -> dict[str, int]:
+        numbers: dict[str, int] = {}
+        for number, noun in enumerate(self.nouns):
+            numbers.setdefault(as_key(noun), number)
+        return numbers
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        """The words of WordNet; asking it for another one makes it look for the nearest, which takes long."""
+        return frozenset(as_key(noun) for noun in self.wordnet.nouns().strings)
+
+    @cached_property
+    def _strings(self) -> frozenset[str]:
+        return frozenset(self.nouns)
+
+
+def as_key(word: str) -> str:
+    """Return what is the same for all ways to write a word."""
+    return word.replace("_", " ").lower()
+
+
 _CENTRES_AT_ONCE = 1024
-_BLOCK_BYTES = 64 << 20
+_WORD_BLOCK_BYTES = 64 << 20
 _TIE = 1e-6  # cosines that are closer than this are equal: the last digits depend on a row's place
 _CHANCE = 0.05
 
@@ -162,7 +411,7 @@ def _closest(
     best = torch.full((n_centres, n_words), -math.inf, device=device)
     which = torch.zeros((n_centres, n_words), dtype=torch.int64, device=device)
     totals = torch.full((n_centres,), -math.inf, device=device)
-    step = max(n_words, _BLOCK_BYTES // (8 * max(min(n_centres, _CENTRES_AT_ONCE), nouns.dim)))
+    step = max(n_words, _WORD_BLOCK_BYTES // (8 * max(min(n_centres, _CENTRES_AT_ONCE), nouns.dim)))
     with progress.task("Looking for words", nouns.n_rows, "nouns") as task:
         for start in range(0, nouns.n_rows, step):
             block = nouns.read(start, min(nouns.n_rows, start + step))
@@ -207,6 +456,6 @@ def _most(samples: Sequence[NDArray[np.int64]]) -> int:
 
 
 def _batches(n: int, values_each: int) -> Iterator[slice]:
-    step = max(1, _BLOCK_BYTES // (4 * max(values_each, 1)))
+    step = max(1, _WORD_BLOCK_BYTES // (4 * max(values_each, 1)))
     for start in range(0, n, step):
         yield slice(start, min(n, start + step))

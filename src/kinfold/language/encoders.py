@@ -16,9 +16,7 @@ from kinfold.backbones import BackboneCard, list_cards
 from kinfold.backbones.model_files import fetch_model, hash_weights
 from kinfold.compute import resolve_device, resolve_precision
 from kinfold.errors import InputError, count_of, nearest_name
-from kinfold.language._open_clip import load_open_clip_tower
-from kinfold.language._tower import TextTower
-from kinfold.language._transformers import WORKING, load_text_tower
+from kinfold.language._towers import WORKING, TextTower, load_open_clip_tower, load_text_tower
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
 
@@ -202,14 +200,14 @@ def load_text_encoder(
 def check_texts(texts: Sequence[str], what: str) -> None:
     """Raise :class:`InputError` unless ``texts`` is a sequence of strings that can be written as UTF-8."""
     if isinstance(texts, (str, bytes)):
-        raise InputError(f"{what} must be a list of texts, got the single text {texts!r}")
+        raise InputError(f"{what} must be a list of strings; got the single string {texts!r}")
     if isinstance(texts, (Mapping, Set)) or not hasattr(texts, "__getitem__"):  # has no order, or ends
-        raise InputError(f"{what} must be a list of texts, got {type(texts).__name__}")
+        raise InputError(f"{what} must be a list of strings; got {type(texts).__name__}")
     for place, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputError(f"{what} must be texts; number {place} is {text!r}")
+            raise InputError(f"{what} must be strings; number {place} is {text!r}")
         if _SURROGATE.search(text):
-            raise InputError(f"{what} must be whole Unicode; number {place} has half a character: {text!r}")
+            raise InputError(f"{what} must be valid Unicode; number {place} has a lone surrogate: {text!r}")
 
 
 def _load(name_or_path: str | Path) -> tuple[str, str, TextTower]:

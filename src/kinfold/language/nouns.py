@@ -1,4 +1,4 @@
-"""Features of words: the mean of what a text tower makes of them in several prompts."""
+"""Features of words: the mean of a text encoder's vectors over several prompts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
-from kinfold.language._entry import NounEntry, NounKey, read_entry
-from kinfold.language.cache import NounCache
+from kinfold.language.cache import NounCache, NounEntry, NounKey, read_entry
 from kinfold.language.encoders import TextEncoder, check_texts
 from kinfold.language.prompts import TEMPLATES, check_templates, fill
 from kinfold.progress import SILENT, Progress, ProgressTask
 from kinfold.storage import hash_json
+
+
+def read_words(path: str | Path) -> tuple[str, ...]:
+    """Read a text file with one word or name per line, in UTF-8.
+
+    Space around a word doesn't count, lines without one are left out.
+
+    Raises
+    ------
+    InputError
+        The file can't be read, isn't text, or holds no word.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} can't be read as a list of words, one per line: {error}") from error
+    if "\0" in text:
+        raise InputError(f"{path} is no text file; give one word per line, in UTF-8")
+    words = tuple(word for line in text.splitlines() if (word := line.strip()))
+    if not words:
+        raise InputError(f"{path} holds no words; give one per line")
+    return words
+
 
 # Words that are embedded together, and kept together when the work is interrupted: on one slow core a minute.
 _CHUNK = 512

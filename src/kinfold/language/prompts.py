@@ -54,7 +54,7 @@ def fill(templates: Sequence[str], words: Sequence[str]) -> list[str]:
 def check_templates(templates: Sequence[str]) -> None:
     """Raise :class:`InputError` unless every template has one ``{}``."""
     if not isinstance(templates, Sequence) or isinstance(templates, str) or not templates:
-        raise InputError(f"templates must be a list of texts with a {{}} each, got {templates!r}")
+        raise InputError(f"templates must be a list of strings with one {{}} each; got {templates!r}")
     for template in templates:
         if not isinstance(template, str) or template.count("{}") != 1:
             raise InputError(f"the template {template!r} must hold {{}} once, where the word goes")

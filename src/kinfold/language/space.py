@@ -27,6 +27,7 @@ from kinfold.errors import InputError
 from kinfold.features.matrix import RowMatrix, as_row_matrix
 from kinfold.features.unit_rows import UnitRows
 from kinfold.progress import SILENT, Progress
+from kinfold.validation import Number, check, check_integer
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +122,7 @@ def select_nouns(
     InputError
         Widths differ, a noun or a centre is zero or not finite, or ``per_centre`` is less than 1.
     """
-    if per_centre < 1:
-        raise InputError(f"per_centre must be at least 1, not {per_centre}")
+    check_integer(per_centre=per_centre)
     where = resolve_device(device)
     rows = unit_rows(nouns, where, name="nouns")
     targets = _all_rows(unit_rows(centres, where, name="centres"))
@@ -181,8 +181,7 @@ def text_counterparts(
     InputError
         Widths differ, a noun is zero or not finite, an image is not finite, or ``out`` has another shape.
     """
-    if not 0 < temperature < math.inf:
-        raise InputError(f"temperature must be a positive number, not {temperature!r}")
+    check({"temperature": Number(above=0)}, temperature=temperature)
     where = resolve_device(device)
     kept = _all_rows(unit_rows(nouns, where, name="nouns"))
     rows = UnitRows(as_row_matrix(X), where)

@@ -1,20 +1,29 @@
 """The methods: one estimator per file, one table of their names."""
 
 from kinfold.methods._auto import Auto, choose
-from kinfold.methods._criteria import Criteria, assess, neighbor_agreement
+from kinfold.methods._criteria import ASSESS_SECONDS, Criteria, assess, neighbor_agreement
 from kinfold.methods._diagnosis import Diagnosis, diagnose
+from kinfold.methods._heads import Plan, default_n_neighbors, plan_training
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
-from kinfold.methods._model import METHODS, TopClusters, get_method, load_model, predict_top, save_model
-from kinfold.methods._presets import PRESETS, preset_parameters
-from kinfold.methods._scan import SCAN
-from kinfold.methods._schedule import Plan, default_n_neighbors, plan_training
+from kinfold.methods._model import (
+    METHODS,
+    PRESETS,
+    TopClusters,
+    configure,
+    get_method,
+    load_model,
+    predict_top,
+    preset_parameters,
+    save_model,
+)
 from kinfold.methods._tac import TAC
-from kinfold.methods._temi import TEMI
+from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE
 from kinfold.methods._turtle_training import turtle_batch_size
 
 __all__ = [
+    "ASSESS_SECONDS",
     "ICCE",
     "METHODS",
     "PRESETS",
@@ -30,6 +39,7 @@ __all__ = [
     "TopClusters",
     "assess",
     "choose",
+    "configure",
     "default_n_neighbors",
     "diagnose",
     "get_method",

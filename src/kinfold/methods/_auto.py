@@ -1,36 +1,60 @@
-"""Several methods fitted on the same features, and the one kept that looks best without labels."""
+"""Auto: several methods fitted on the same features, and the one kept that looks best without labels."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from kinfold.compute import resolve_device, resolve_precision
+from kinfold.compute import Runtime
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
-from kinfold.methods._base import check_graph, check_n_clusters, check_whole
+from kinfold.methods._base import RUN_PARAMETERS, SHARED_CONSTRAINTS, BaseClusterer, check_graph
 from kinfold.methods._criteria import Criteria, assess, weigh_agreement
 from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._icce import ICCE
+from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
-from kinfold.methods._table import SINGLE_METHODS, check_candidates, find_named
+from kinfold.methods._temi_scan import SCAN, TEMI
+from kinfold.methods._turtle import TURTLE
+from kinfold.methods.protocol import Clusterer, Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
+from kinfold.validation import (
+    Constraint,
+    Either,
+    Integer,
+    Listed,
+    Nothing,
+    Rule,
+    check,
+    check_n_clusters,
+    check_parameters,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 
 logger = logging.getLogger(__name__)
 
-_SHARED = ("n_clusters", "random_state", "device")
+# The methods that find clusters of images alone. TAC needs nouns, which differ from run to run: it can't be
+# compared with others on equal terms.
+SINGLE_METHODS: dict[str, type[Any]] = {
+    method.name: method for method in (ICCE, SphericalKMeans, SCAN, TEMI, TURTLE)
+}
 _COUNTS = ("n_clusters", "live_clusters", "largest_share")  # criteria whose high values are not good as such
+_EXAMPLE = '{"icce": {"n_heads": 32}}'
 
 
 def choose(criteria: Mapping[str, Criteria], *, by: str = "neighbor_agreement") -> str:
@@ -56,6 +80,7 @@ def choose(criteria: Mapping[str, Criteria], *, by: str = "neighbor_agreement") 
     if not criteria:
         raise InputError("there is no fit to choose from; give the criteria of one at least")
     known = [name for name in next(iter(criteria.values())).as_dict() if name not in _COUNTS]
+    # A criterion that only methods with heads have would choose among those alone.
     if by not in known or any(getattr(found, by) is None for found in criteria.values()):
         raise InputError(
             f"fits can't be chosen by {by!r}{nearest_name(str(by), known)}: it must be one of "
@@ -65,14 +90,15 @@ def choose(criteria: Mapping[str, Criteria], *, by: str = "neighbor_agreement") 
     if not sound:
         most = max(found.live_clusters for found in criteria.values())
         sound = {name: found for name, found in criteria.items() if found.live_clusters == most}
-    return max(sound, key=lambda name: _value(sound[name], by))
+
+    def value(name: str) -> float:
+        found = sound[name]
+        return weigh_agreement(float(getattr(found, by)), found.live_clusters, found.n_clusters)
+
+    return max(sound, key=value)
 
 
-def _value(found: Criteria, by: str) -> float:
-    return weigh_agreement(float(getattr(found, by)), found.live_clusters, found.n_clusters)
-
-
-class Auto(ClusterMixin, BaseEstimator):
+class Auto(BaseClusterer):
     """Fit several methods and keep the one that looks best without labels.
 
     Parameters
@@ -103,6 +129,8 @@ class Auto(ClusterMixin, BaseEstimator):
         What the choice was made by, of every candidate.
     labels_ : ndarray (N,) int32
         Cluster of every training sample, by the chosen candidate.
+    criteria_ : Criteria
+        That of the chosen one.
     n_clusters_ : int
         K as fitted.
     n_features_in_ : int
@@ -123,6 +151,13 @@ class Auto(ClusterMixin, BaseEstimator):
     (['kmeans', 'turtle'], (5,))
     """
 
+    name: ClassVar[str] = "auto"
+    constraints: ClassVar[Mapping[str, Constraint]] = {
+        **SHARED_CONSTRAINTS,
+        "n_neighbors": Either(Nothing(), Integer()),
+    }
+    neighbors_parameter: ClassVar[str | None] = "n_neighbors"
+
     def __init__(
         self,
         *,
@@ -142,20 +177,16 @@ class Auto(ClusterMixin, BaseEstimator):
         self.precision = precision
         self.random_state = random_state
 
-    @property
-    def needs_graph(self) -> bool:
-        """Whether a candidate learns from a neighbour graph."""
-        return any(find_named(SINGLE_METHODS, name).needs_graph for name in self.candidates)
-
     def fit(
         self,
-        X: Any,
-        y: Any = None,
+        X: Rows,
+        y: object = None,
         *,
-        graph: NeighborGraph | Mapping[str, NeighborGraph] | None = None,
+        graph: Graphs = None,
         progress: Progress = SILENT,
         checkpoint: Path | None = None,
-    ) -> Auto:
+        runtime: Runtime | None = None,
+    ) -> Self:
         """Fit all candidates on X (N, D) and choose one.
 
         Parameters
@@ -172,43 +203,49 @@ class Auto(ClusterMixin, BaseEstimator):
         checkpoint : Path, optional
             Every candidate saves its training to this name with its own added, ``<checkpoint>.icce``, and
             continues from there.
+        runtime : Runtime, optional
+            Wins over ``device`` and ``progress``, and over ``precision``, that of candidates as well.
 
         Returns
         -------
         self
         """
         self.check_parameters()
+        given = runtime
+        runtime = self._resolve_runtime(runtime, progress)
         X = check_rows(self, X, fitting=True)
         refuse_beyond_float32(X)
         n_samples = int(X.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
         self._check_graphs(graph, n_samples)
         seed = self._seed()
-        graphs = self._make_graphs(X, graph, progress)
-        judge = next(iter(graphs.values()), None)
+        graphs = self._make_graphs(X, graph, runtime)
+        judge = next(
+            iter(graphs.values()), None
+        )  # one graph for all: agreements on different ones don't compare
         fitted, table = {}, {}
         for name, estimator in self.build(seed).items():
             file = checkpoint.with_name(f"{checkpoint.name}.{name}") if checkpoint else None
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # told of the chosen one alone
-                estimator.fit(X, graph=graphs.get(name), progress=progress, checkpoint=file)
+                warnings.simplefilter("ignore", ConvergenceWarning)  # only that of the chosen one matters
+                estimator.fit(X, graph=graphs.get(name), progress=progress, checkpoint=file, runtime=given)
             fitted[name] = estimator
-            table[name] = self._assess(estimator, X, judge, seed)
+            table[name] = _assess(estimator, X, judge, seed, runtime)
             logger.info("%s: %s", name, table[name])
         self.table_, self.method_ = table, choose(table)
-        self.chosen_ = fitted[self.method_]
+        self.chosen_, self.criteria_ = fitted[self.method_], table[self.method_]
         self.n_clusters_ = int(self.n_clusters)
         self.labels_: NDArray[np.int32] = self.chosen_.labels_
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
-    def predict(self, X: Any) -> NDArray[np.int32]:
+    def predict(self, X: Rows) -> NDArray[np.int32]:
         """Return the most probable cluster of every row of X (N, D), int32, by the chosen candidate."""
         check_is_fitted(self, "chosen_")
         labels: NDArray[np.int32] = self.chosen_.predict(check_rows(self, X, fitting=False))
         return labels
 
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+    def predict_proba(self, X: Rows) -> NDArray[np.float32]:
         """Return the chosen candidate's probabilities (N, K) for the rows of X (N, D)."""
         check_is_fitted(self, "chosen_")
         found: NDArray[np.float32] = self.chosen_.predict_proba(check_rows(self, X, fitting=False))
@@ -216,55 +253,80 @@ class Auto(ClusterMixin, BaseEstimator):
 
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
+        check_parameters(self)
         self.check_candidates()
-        if self.n_neighbors is not None:
-            check_whole(n_neighbors=self.n_neighbors)
-        resolve_precision(self.precision, resolve_device(self.device))
         for estimator in self.build(0).values():
             estimator.check_parameters()
 
     def check_candidates(self) -> None:
         """Raise :class:`InputError` unless candidates are methods, each once, and parameters are for them."""
-        check_candidates(self.candidates, self.parameters)
-
-    def build(self, seed: int) -> dict[str, Any]:
-        """Return the candidates, not fitted, by name and in order."""
-        return {name: self._build_one(name, seed) for name in self.candidates}
-
-    def candidate_graphs(self, n_samples: int) -> dict[str, dict[str, Any]]:
-        """Return, of each candidate that needs one, how ``knn_graph`` should make its graph of N samples."""
-        built = self.build(0)
-        return {
-            name: candidate.graph_options(n_samples)
-            for name, candidate in built.items()
-            if candidate.needs_graph
-        }
-
-    def model_config(self) -> dict[str, Any]:
-        """Return the chosen candidate's; a saved model is the candidate's own."""
-        config: dict[str, Any] = self.chosen_.model_config()
-        return config
-
-    def model_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return the chosen candidate's."""
-        tensors: dict[str, NDArray[Any]] = self.chosen_.model_tensors()
-        return tensors
-
-    def _build_one(self, name: str, seed: int) -> Any:
-        method = find_named(SINGLE_METHODS, name)
-        known = list(method().get_params())
-        neighbors = "min_neighbors" if "min_neighbors" in known else "n_neighbors"
-        shared = {"precision": self.precision, neighbors: self.n_neighbors}
-        values = {key: value for key, value in shared.items() if key in known and value is not None}
-        for key, value in (self.parameters or {}).get(name, {}).items():
-            if key not in known or key in _SHARED:
-                free = [parameter for parameter in known if parameter not in _SHARED]
+        names = _read_names(self.candidates)
+        if self.parameters is not None and not isinstance(self.parameters, Mapping):
+            raise InputError(
+                f"parameters must be a mapping of candidates, like {_EXAMPLE}; got {self.parameters!r}"
+            )
+        for name, own in (self.parameters or {}).items():
+            if name not in names:
                 raise InputError(
-                    f"method {name!r} has no parameter {key!r}{nearest_name(str(key), free)}; "
-                    f"it has {', '.join(free)}"
+                    f"parameters are given for {name!r}, which is no candidate"
+                    f"{nearest_name(str(name), names)}; candidates are {', '.join(names)}"
                 )
-            values[key] = value
-        return method(n_clusters=self.n_clusters, random_state=seed, device=self.device, **values)
+            if not isinstance(own, Mapping):
+                raise InputError(f"parameters of {name!r} must be a mapping, as in {_EXAMPLE}; got {own!r}")
+
+    def build(self, seed: int) -> dict[str, Clusterer]:
+        """Return the candidates, not fitted, by name and in order.
+
+        Each is what it would be alone: its own parameters win over ``precision`` and ``n_neighbors``.
+        """
+        built: dict[str, Clusterer] = {}
+        for name in self.candidates:
+            method = find_named(SINGLE_METHODS, name)
+            own = (self.parameters or {}).get(name, {})
+            check_names(method, own, left_out=RUN_PARAMETERS)
+            values: dict[str, Any] = {"precision": self.precision}
+            if method.neighbors_parameter is not None and self.n_neighbors is not None:
+                values[method.neighbors_parameter] = self.n_neighbors
+            values |= own
+            built[name] = method(n_clusters=self.n_clusters, random_state=seed, device=self.device, **values)
+        return built
+
+    def needs(self, n_samples: int) -> Needs:
+        """Return what the candidates' fits of N samples take besides the rows."""
+        candidates = self.build(0).values()
+        return Needs(
+            {key: options for one in candidates for key, options in one.needs(n_samples).graphs.items()}
+        )
+
+    def cost(self, shape: Shape, machine: Machine) -> Cost:
+        """Return what all candidates are expected to take, one after another.
+
+        Their weights are in memory one after another, but each keeps a checkpoint of its own on disk.
+        """
+        costs = [candidate.cost(shape, machine) for candidate in self.build(0).values()]
+        sizes = [cost.model_bytes for cost in costs]
+        return Cost(
+            seconds=sum(cost.seconds for cost in costs),
+            model_bytes=max(sizes),
+            other_bytes=sum(sizes) - max(sizes),
+            n_fits=len(costs),
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ``manifest.fit`` says of a fit: the chosen method's own, and why it was chosen."""
+        return {"chosen": self.method_, "methods": self._describe_table(), **self.chosen_.facts()}
+
+    def to_model(self) -> Model:
+        """Return the chosen candidate's model, with the table of candidates that it was chosen by."""
+        return replace(self.chosen_.to_model(), extra={"chosen_from": self._describe_table()})
+
+    @classmethod
+    def from_model(cls, model: Model, *, device: str = "auto") -> Self:
+        """Raise :class:`InputError`: what is saved is the chosen candidate's own model."""
+        raise InputError(f"a model of {model.method!r} is read by {model.method!r} itself, not by 'auto'")
+
+    def _describe_table(self) -> dict[str, dict[str, Any]]:
+        return {name: found.as_dict() for name, found in self.table_.items()}
 
     def _seed(self) -> int:
         """Return the candidates' seed: the one given, so that each is what it would be alone."""
@@ -285,29 +347,69 @@ class Auto(ClusterMixin, BaseEstimator):
                 )
             check_graph(graph, n_samples)
 
-    def _make_graphs(
-        self, X: Any, given: NeighborGraph | Mapping[str, NeighborGraph] | None, progress: Progress
-    ) -> dict[str, NeighborGraph]:
+    def _make_graphs(self, X: Any, given: Graphs, runtime: Runtime) -> dict[str, NeighborGraph]:
         """Return the graph of each candidate that needs one."""
         graphs: dict[str, NeighborGraph] = {}
         made: dict[str, NeighborGraph] = {}
-        for name, options in self.candidate_graphs(int(X.shape[0])).items():
+        for name, options in self.needs(int(X.shape[0])).graphs.items():
             if isinstance(given, NeighborGraph):
                 graphs[name] = given
             elif given is not None and name in given:
                 graphs[name] = given[name]
             else:
-                key = hash_json(options)
+                key = hash_json(options)  # the same neighbours are searched for once, which takes longest
                 if key not in made:
                     made[key] = knn_graph(
-                        X, **options, zero_rows="isolate", device=self.device, progress=progress
+                        X, **options, zero_rows="isolate", device=runtime.device, progress=runtime.progress
                     )
                 graphs[name] = made[key]
         return graphs
 
-    def _assess(self, estimator: Any, X: Any, graph: NeighborGraph | None, seed: int) -> Criteria:
-        """Return the criteria, measured by the first process for all."""
-        workers = current_workers()
-        found = assess(estimator, X, graph=graph, seed=seed, device=self.device) if workers.is_first else None
-        criteria: Criteria = workers.broadcast(found)
-        return criteria
+
+def _assess(
+    estimator: Clusterer, X: Any, graph: NeighborGraph | None, seed: int, runtime: Runtime
+) -> Criteria:
+    """Return the criteria, measured by the first process for all."""
+    workers = current_workers()
+    found = assess(estimator, X, graph=graph, seed=seed, device=runtime.device) if workers.is_first else None
+    criteria: Criteria = workers.broadcast(found)
+    return criteria
+
+
+def find_named(table: dict[str, type[Any]], name: str) -> type[Any]:
+    """Return the estimator class of a name.
+
+    Raises
+    ------
+    InputError
+        The name is unknown; the error names the nearest one.
+    """
+    if name not in table:
+        raise InputError(
+            f"method {name!r} is unknown{nearest_name(str(name), list(table))}; known: {', '.join(table)}"
+        )
+    return table[name]
+
+
+def check_names(method: type[Any], given: Mapping[str, Any], *, left_out: Sequence[str]) -> None:
+    """Raise :class:`InputError` for the first name that is no parameter of a method, or is left out here."""
+    free = [name for name in method().get_params(deep=False) if name not in left_out]
+    for name in given:
+        if name not in free:
+            raise InputError(
+                f"method {method.name!r} has no parameter {name!r}{nearest_name(str(name), free)}; "
+                f"it has {', '.join(free)}"
+            )
+
+
+def _read_names(candidates: Any) -> list[str]:
+    """Return the names of candidates; :class:`InputError` unless they are those of methods, each once."""
+    known = f"the name of a method ({', '.join(SINGLE_METHODS)})"
+    rule = Listed(Rule(lambda value: isinstance(value, str), known), example="['kmeans', 'icce']")
+    check({"candidates": rule}, candidates=candidates)
+    names = list(candidates)
+    for number, name in enumerate(names):
+        find_named(SINGLE_METHODS, name)
+        if name in names[:number]:
+            raise InputError(f"candidates name {name!r} more than once; every method is fitted once")
+    return names

@@ -1,58 +1,126 @@
-"""What every method shares: checks of parameters, and the K that was fitted."""
+"""Base classes of the methods, and the checks that need the data as well as the parameters."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from numbers import Integral, Real
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.utils.validation import check_is_fitted
 
+from kinfold.compute import PRECISIONS, Runtime
 from kinfold.errors import InputError
+from kinfold.methods._rows import check_rows, refuse_beyond_float32
+from kinfold.methods.protocol import Graphs, Needs, Rows
 from kinfold.neighbors import NeighborGraph
+from kinfold.progress import Progress
+from kinfold.validation import SEED, Choice, Constraint, Either, Integer, Nothing, Rule, check_parameters
+
+# Parameters that a run tells by themselves, beside the method's own: they are no part of its description.
+RUN_PARAMETERS = ("n_clusters", "random_state", "device")
+
+SHARED_CONSTRAINTS: Mapping[str, Constraint] = {
+    "n_clusters": Integer(),
+    # Which devices there are is known to PyTorch alone: kinfold.compute.resolve_device answers for the name.
+    "device": Rule(lambda value: isinstance(value, str | torch.device), 'the name of a device, like "cpu"'),
+    "precision": Choice(PRECISIONS),
+    "random_state": Either(
+        Nothing(),
+        SEED,
+        Rule(lambda value: isinstance(value, np.random.RandomState), "a numpy.random.RandomState"),
+    ),
+}
+"""Rules of the parameters that every method has; a class writes ``{**SHARED_CONSTRAINTS, …}``."""
 
 
-def check_positive(**parameters: Any) -> None:
-    """Raise :class:`InputError` for the first parameter that is not a positive, finite number."""
-    for name, value in parameters.items():
-        if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
-            raise InputError(f"{name} must be a positive number, not {value!r}")
+class BaseClusterer(ClusterMixin, BaseEstimator):
+    """Base of all methods: the answers of :class:`~kinfold.methods.protocol.Clusterer` that most share."""
+
+    name: ClassVar[str]
+    constraints: ClassVar[Mapping[str, Constraint]] = SHARED_CONSTRAINTS
+    neighbors_parameter: ClassVar[str | None] = None
+    noun_parameters: ClassVar[tuple[str, ...]] = ()
+    criteria_: Any = None
+
+    def check_parameters(self) -> None:
+        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
+        check_parameters(self)
+
+    def describe_parameters(self, n_samples: int) -> dict[str, Any]:
+        """Return the parameters that decide a fit of N samples, those of its graph filled in.
+
+        Left out are K, seed and device, which a run tells by themselves, and nouns, which it tells by their
+        fingerprint.
+        """
+        left_out = (*RUN_PARAMETERS, *self.noun_parameters)
+        own = {key: value for key, value in self.get_params(deep=False).items() if key not in left_out}
+        if graph := self.needs(n_samples).graphs.get(self.name):
+            # What was left open is told as it turned out: a new default must not pass for the old one.
+            if self.neighbors_parameter is not None:
+                own[self.neighbors_parameter] = graph["n_neighbors"]
+            if "max_neighbors" in graph:
+                own["max_neighbors"] = graph["max_neighbors"]
+        return own
+
+    def needs(self, n_samples: int) -> Needs:
+        """Return what a fit of N samples takes besides the rows."""
+        return Needs()
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ``manifest.fit`` says of a fit: the tables by which it chose, JSON-ready."""
+        history = getattr(self, "history_", None)
+        return {} if history is None else {"n_rounds": len(history)}
+
+    def _resolve_runtime(self, runtime: Runtime | None, progress: Progress) -> Runtime:
+        """Return the runtime of a fit: the given one, or that which the parameters name."""
+        if runtime is not None:
+            return runtime
+        return Runtime.resolve(self.device, self.precision, progress=progress)
 
 
-def check_exponent(**parameters: Any) -> None:
-    """Raise :class:`InputError` for the first parameter that is not in (0, 1]."""
-    check_positive(**parameters)
-    for name, value in parameters.items():
-        if value > 1:
-            raise InputError(f"{name} must be in (0, 1]; got {value!r}")
+class BlockPredictor(BaseClusterer):
+    """Base of methods that override ``_probabilities``; ``_learned`` is what only fitted ones have."""
+
+    _learned: ClassVar[str]
+
+    def predict(self, X: Rows) -> NDArray[np.int32]:
+        """Return the most probable cluster of every row of X (N, D), int32."""
+        return self._labels(self._check_predict(X))
+
+    def predict_proba(self, X: Rows) -> NDArray[np.float32]:
+        """Return the probabilities (N, K) of the clusters for the rows of X (N, D)."""
+        return np.concatenate(list(self._probabilities(self._check_predict(X))))
+
+    def _check_predict(self, X: Any) -> Any:
+        """Return rows to predict for, checked."""
+        check_is_fitted(self, self._learned)
+        X = check_rows(self, X, fitting=False)
+        refuse_beyond_float32(X)
+        return X
+
+    def _labels(self, X: Any) -> NDArray[np.int32]:
+        """Return the most probable cluster of rows that were checked already, the lower number on ties."""
+        return np.concatenate([block.argmax(axis=1).astype(np.int32) for block in self._probabilities(X)])
+
+    def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
+        """Yield the probabilities (n, K) of blocks of rows that were checked already."""
+        raise AssertionError("every method has its own probabilities")
 
 
-def check_whole(**parameters: Any) -> None:
-    """Raise :class:`InputError` for the first parameter that is not a positive whole number."""
-    for name, value in parameters.items():
-        if not _is_whole(value):
-            raise InputError(f"{name} must be a positive whole number, not {value!r}")
+def own_graph(name: str, graph: Graphs, n_samples: int) -> NeighborGraph | None:
+    """Return a method's graph: the only one, or that of its name.
 
-
-def read_widths(widths: Any, *, name: str) -> tuple[int, ...]:
-    """Return widths of blocks of columns, one or several; :class:`InputError` unless they are positive."""
-    several = isinstance(widths, Sequence | np.ndarray) and not isinstance(widths, str)
-    blocks = tuple(widths) if several else (widths,)
-    if not blocks or not all(_is_whole(width) for width in blocks):
-        raise InputError(f"{name} must be positive whole numbers, like [8, 8], not {widths!r}")
-    return tuple(int(width) for width in blocks)
-
-
-def check_n_clusters(n_clusters: Any, n_samples: int) -> None:
-    """Raise :class:`InputError` unless 1 ≤ n_clusters ≤ n_samples."""
-    if not isinstance(n_clusters, Integral) or isinstance(n_clusters, bool) or int(n_clusters) < 1:
-        raise InputError(f"n_clusters must be a whole number of at least 1, not {n_clusters!r}")
-    if int(n_clusters) > n_samples:
-        raise InputError(
-            f"n_clusters={n_clusters} is more than n_samples={n_samples}: every cluster needs at least one "
-            "sample. Ask for fewer clusters or give more images."
-        )
+    Raises
+    ------
+    InputError
+        It is no graph, or one of another number of samples.
+    """
+    own = graph.get(name) if isinstance(graph, Mapping) else graph
+    check_graph(own, n_samples)
+    return own
 
 
 def check_graph(graph: Any, n_samples: int) -> None:
@@ -71,14 +139,3 @@ def check_graph(graph: Any, n_samples: int) -> None:
 def fitted_clusters(estimator: Any) -> int:
     """Return K as an estimator was fitted, whatever its parameter says by now."""
     return int(getattr(estimator, "n_clusters_", estimator.n_clusters))
-
-
-def check_flags(**parameters: Any) -> None:
-    """Raise :class:`InputError` for the first parameter that is neither true nor false."""
-    for name, value in parameters.items():
-        if not isinstance(value, bool | np.bool_):
-            raise InputError(f"{name} must be true or false, not {value!r}")
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1

@@ -6,15 +6,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from kinfold.consensus import mean_nmi, pairwise_nmi
 from kinfold.errors import InputError
-from kinfold.methods._base import check_graph, check_whole, fitted_clusters
+from kinfold.methods._base import check_graph, fitted_clusters
 from kinfold.methods._diagnosis import diagnose, is_giant
 from kinfold.methods._self_training import cross_validated_agreement
+from kinfold.methods.protocol import Clusterer, Rows
 from kinfold.neighbors import NeighborGraph, closest_rows
+from kinfold.validation import check_integer
 
+ASSESS_SECONDS = 1.0  # expected for one call of assess: its samples are bounded whatever N is
 N_CLOSEST = 10
 N_FOLDS = 5
 MOST_DEAD = 0.1  # share of dead clusters beyond which a fit counts as collapsed
@@ -75,12 +79,12 @@ class Criteria:
 
 
 def assess(
-    estimator: Any,
-    X: Any,
+    estimator: Clusterer,
+    X: Rows,
     *,
     graph: NeighborGraph | None = None,
     seed: int = 0,
-    device: str = "auto",
+    device: str | torch.device = "auto",
     max_rows: int = 20_000,
 ) -> Criteria:
     """Measure a fit without labels, in seconds.
@@ -96,7 +100,7 @@ def assess(
         takes seconds. A graph of fewer than 10 neighbours per sample tells of these alone.
     seed : int, default 0
         Of the rows that are drawn, and of the folds.
-    device : str, default "auto"
+    device : str or torch.device, default "auto"
         Where to compute.
     max_rows : int, default 20000
         Where N is larger, neighbours and heads are looked at for so many samples, always the same ones; the
@@ -111,7 +115,7 @@ def assess(
     InputError
         X or the graph has another number of samples than were fitted, or there are no ``labels_``.
     """
-    check_whole(max_rows=max_rows)
+    check_integer(max_rows=max_rows)
     if not hasattr(estimator, "labels_"):
         raise InputError("the estimator has no labels_ to judge: fit it; one that was loaded has none either")
     labels = np.asarray(estimator.labels_)

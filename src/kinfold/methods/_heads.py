@@ -1,10 +1,11 @@
-"""What all methods that train heads on neighbours share: one fit, one prediction, one saved form."""
+"""Base of TEMI, SCANv2 and ICCE: plan of a training, fit, prediction, and the saved form."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
-from numbers import Real
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,45 +15,242 @@ from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 from torch import Tensor
 
-from kinfold.compute import resolve_device, resolve_precision
+from kinfold.compute import Runtime, resolve_device
 from kinfold.distributed import current_workers
-from kinfold.errors import InputError, nearest_name
-from kinfold.heads import MultiHeadNetwork, Objective, PairSampler, StudentTeacher, Trainer, Training
-from kinfold.methods._base import check_graph, check_n_clusters, check_positive, check_whole
+from kinfold.heads import (
+    MultiHeadNetwork,
+    Objective,
+    PairSampler,
+    Schedule,
+    StudentTeacher,
+    Trainer,
+    Training,
+    count_head_weights,
+)
+from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
 from kinfold.methods._criteria import draw_rows, neighbor_agreement, weigh_agreement
 from kinfold.methods._diagnosis import warn_of_collapse
-from kinfold.methods._predicting import BlockPredictor
 from kinfold.methods._rows import check_rows, column_moments, refuse_beyond_float32
-from kinfold.methods._schedule import Plan, StopWhenLevel, default_n_neighbors, plan_training
+from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
+from kinfold.validation import Choice, Constraint, Either, Integer, Nothing, Number, check_n_clusters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
+PAPER_MOMENTUM = 0.996  # of the teacher, in the papers
+_PAPER_NEIGHBORS = 50
+PAPER_WARMUP_EPOCHS = 20  # of the papers' 200; shorter trainings warm up for a tenth of their steps
+
+# Length of a training in time constants of the teacher's moving average, 1 / (1 − momentum) steps each. With
+# fewer, the teacher still holds much of its random start at the end (docs/methods.md: a loss of −0.41 against
+# −1.95); with many more it follows the student so closely that it averages nothing.
+EMA_TIME_CONSTANTS = 60
+
+# Steps of a training of up to _FEW_SAMPLES samples. Beyond, they grow with the square root of N: samples of
+# one cluster repeat each other, so that not every one needs as many.
+_STEPS = 500
+_FEW_SAMPLES = 5000
+
+# Heads where their number is not given. Twelve are enough for the best of them to be good and for a
+# consensus; 50 are the papers'.
+FEWEST_HEADS, MOST_HEADS = 12, 50
+
+# Products of samples and weights that all heads together may make while there are more than the fewest: some
+# three minutes of one core.
+_HEAD_WORK = 9e11
+
+# Few samples feed few heads: more would only choose between the same solutions.
+_SAMPLES_PER_HEAD = 20
+
+# A step on fewer samples takes as long, since reading the weights takes its time; no batch is planned
+# smaller.
+_LEAST_BATCH = 128
+
+# Larger batches make fewer steps of the same work; up to 256 the steps are worth more, and beyond it are only
+# what many clusters need: two samples each, up to the scaling paper's 4,096.
+_USUAL_BATCH, _MOST_BATCH = 256, 4096
+
+# The papers' rate is 1e-4 · B / 256; with far fewer steps than theirs this one ends at a lower loss.
+_LEARNING_RATE = 1e-3
+
+# Share by which a plan in whole epochs may be longer, or shorter, than the steps that are wanted.
+_ROUNDING = 0.1
+
 HEAD_CHOICES = ("agreement", "loss")
+
+# Samples on whose neighbours heads are compared: the error of a share of 200,000 pairs is about 0.001.
 _JUDGED_ROWS = 20_000
+
+# Softmax temperature of prediction, the one of training.
 TEMPERATURE = 0.1
+
+# Size of a block of rows in prediction, and of its logits: large for matrix products, small beside the
+# features.
 PREDICT_BYTES = 8 << 20
-_NORM = ("mean", "scale")
+
+# Expected share of the rate of a large matrix product at which heads train: less than a machine at rest
+# reaches (docs/performance.md), since estimates are made on busy ones too.
+_TRAINING_SHARE = 0.6
+
+_NORM = ("mean", "scale")  # saved without the prefix that they have in the network
+
+HEAD_CONSTRAINTS: Mapping[str, Constraint] = {
+    **SHARED_CONSTRAINTS,
+    "n_heads": Either(Integer(), Nothing()),
+    "n_epochs": Either(Integer(), Nothing()),
+    "batch_size": Either(Integer(), Nothing()),
+    "learning_rate": Either(Number(above=0), Nothing()),
+    "momentum": Either(Number(least=0, below=1), Nothing()),
+    "tol": Number(least=0, below=1),
+    "head_choice": Choice(HEAD_CHOICES),
+}
+"""Rules of the parameters that all methods with heads share."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Heads, batch size and schedule of one training.
+
+    Attributes
+    ----------
+    n_heads : int
+        H.
+    batch_size : int
+        B, at most N.
+    steps_per_epoch : int
+        Whole batches in N samples.
+    schedule : Schedule
+        What the trainer follows.
+    """
+
+    n_heads: int
+    batch_size: int
+    steps_per_epoch: int
+    schedule: Schedule
+
+
+def plan_training(
+    n_samples: int,
+    n_features: int,
+    n_clusters: int,
+    *,
+    n_heads: int | None = None,
+    n_epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    momentum: float | None = None,
+) -> Plan:
+    """Choose the length, rates and number of heads that were left open.
+
+    The papers train for a fixed number of epochs, which on a small folder is far too few steps for a teacher
+    that averages over 250 of them. Here the number of *steps* is chosen: 500 up to 5,000 samples, from there
+    on growing with √N; and the teacher averages over 1/60 of the training, never over more than the papers'
+    250 steps.
+
+    More heads leave more to choose from, and take longer: 12, or as many as fit in some minutes of a core
+    where samples or features are few, up to the papers' 50 and to one per 20 samples.
+
+    Parameters
+    ----------
+    n_samples, n_features, n_clusters : int
+        N, D and K.
+    n_heads, n_epochs, batch_size, learning_rate, momentum : optional
+        What the user fixed.
+    """
+    if batch_size is None:
+        wanted = max(min(_USUAL_BATCH, n_samples / 16), 2 * n_clusters, _LEAST_BATCH)
+        batch_size = 2 ** round(math.log2(min(wanted, _MOST_BATCH)))
+    batch_size = min(int(batch_size), n_samples)
+    steps_per_epoch = n_samples // batch_size
+    if n_epochs is None:
+        n_steps = math.ceil(_STEPS * max(1.0, math.sqrt(n_samples / _FEW_SAMPLES)))
+        n_epochs = _whole_epochs(n_steps / steps_per_epoch)
+    n_epochs = int(n_epochs)
+    n_steps = n_epochs * steps_per_epoch
+    if momentum is None:
+        momentum = max(0.0, min(PAPER_MOMENTUM, 1 - EMA_TIME_CONSTANTS / n_steps))
+    schedule = Schedule(
+        n_epochs=n_epochs,
+        learning_rate=_LEARNING_RATE if learning_rate is None else float(learning_rate),
+        # An epoch of frozen last layers is the papers'; a training of few epochs can't spare a whole one.
+        warmup_steps=min(PAPER_WARMUP_EPOCHS * steps_per_epoch, n_steps // 10),
+        frozen_steps=min(steps_per_epoch, n_steps // 20),
+        momentum=float(momentum),
+    )
+    if n_heads is None:
+        seen = n_steps * max(batch_size, _LEAST_BATCH)
+        affordable = int(_HEAD_WORK // (seen * count_head_weights(n_features, n_clusters)))
+        most = max(FEWEST_HEADS, min(MOST_HEADS, n_samples // _SAMPLES_PER_HEAD))
+        n_heads = max(FEWEST_HEADS, min(most, affordable))
+    return Plan(int(n_heads), batch_size, steps_per_epoch, schedule)
+
+
+@dataclass(frozen=True)
+class StopWhenLevel:
+    """Rule that ends a training whose loss has levelled off, without looking at labels.
+
+    After half of the planned epochs: stop when the mean loss of all heads, averaged over the last eighth of
+    the plan, lies at most ``tol`` times the whole fall so far below its average over the eighth before.
+
+    Parameters
+    ----------
+    tol : float
+        Share of the fall, in (0, 1).
+    n_epochs : int
+        Planned epochs.
+    """
+
+    tol: float
+    n_epochs: int
+
+    def __call__(self, history: NDArray[np.float32]) -> bool:
+        """Tell whether to stop after the epochs of ``history`` (epochs, H)."""
+        # An eighth of the plan averages out the noise of single epochs; two of them are compared. Before half
+        # of the plan a plateau may still be the one at the start, while the teacher is slow.
+        window = max(1, self.n_epochs // 8)
+        if len(history) < max(self.n_epochs // 2, 2 * window + 1):
+            return False
+        losses = history.mean(axis=1, dtype=np.float64)
+        now, before = losses[-window:].mean(), losses[-2 * window : -window].mean()
+        return bool(before - now <= self.tol * (losses[0] - now))
+
+
+def default_n_neighbors(n_samples: int, n_clusters: int) -> int:
+    """Return the papers' 50 neighbours, or fewer where half an average cluster is smaller."""
+    # Neighbours must be able to be of one kind, which a whole cluster of another size might not allow; but
+    # not below 5, however small clusters are: fewer pairs are hardly a graph.
+    return max(1, min(_PAPER_NEIGHBORS, max(5, n_samples // (2 * n_clusters)), n_samples - 1))
+
+
+def default_min_neighbors(n_samples: int, n_clusters: int) -> int:
+    """Return the least neighbours of the adaptive rule: a 16th of an average cluster, in 5 … 50."""
+    # Less than half a cluster, since the threshold adds neighbours where samples lie densely.
+    return max(1, min(_PAPER_NEIGHBORS, max(5, n_samples // (16 * n_clusters)), n_samples - 1))
+
+
+def _whole_epochs(wanted: float) -> int:
+    """Round up, or down where up is a tenth too long and down isn't as much too short."""
+    down, up = math.floor(wanted), math.ceil(wanted)
+    return down if up > (1 + _ROUNDING) * wanted and down > (1 - _ROUNDING) * wanted else up
 
 
 class HeadMethod(BlockPredictor):
     """Base of the methods that train heads; a method brings its parameters and its objective.
 
-    A subclass has the parameters ``n_clusters``, ``n_heads``, ``n_epochs``, ``batch_size``,
-    ``learning_rate``, ``momentum``, ``tol``, ``head_choice``, ``device``, ``precision`` and
-    ``random_state``, and ``n_neighbors`` unless it has a :meth:`graph_options` of its own; what it calls
-    ``batch_norm`` makes its networks normalise by the batch. It overrides
-    :meth:`check_parameters`, ``_make_objective`` and ``_describe_objective``.
+    A subclass has the parameters of :data:`HEAD_CONSTRAINTS`, and ``n_neighbors`` unless it has a
+    :meth:`needs` of its own; with a true parameter ``batch_norm`` its networks normalise by the batch. It
+    sets ``name`` and ``constraints``, and overrides ``_make_objective`` and ``_describe_objective``.
     """
 
-    needs_graph: ClassVar[bool] = True
+    constraints: ClassVar[Mapping[str, Constraint]] = HEAD_CONSTRAINTS
+    neighbors_parameter: ClassVar[str | None] = "n_neighbors"
     _learned: ClassVar[str] = "best_head_"
-    batch_norm: Any = False
+    batch_norm: bool = False
 
     n_clusters: int
     n_heads: int | None
@@ -65,16 +263,17 @@ class HeadMethod(BlockPredictor):
     head_choice: str
     device: str
     precision: str
-    random_state: Any
+    random_state: int | np.random.RandomState | None
 
     def fit(
         self,
-        X: Any,
-        y: Any = None,
+        X: Rows,
+        y: object = None,
         *,
-        graph: NeighborGraph | None = None,
+        graph: Graphs = None,
         progress: Progress = SILENT,
         checkpoint: Path | None = None,
+        runtime: Runtime | None = None,
     ) -> Self:
         """Train the heads on X (N, D).
 
@@ -84,40 +283,82 @@ class HeadMethod(BlockPredictor):
             Features; memory maps and sharded matrices stay on disk.
         y : ignored
             Labels never reach a fit.
-        graph : NeighborGraph, optional
-            Neighbours of the N samples, or pairs of one's own; made here where it is missing.
+        graph : NeighborGraph or mapping of str to NeighborGraph, optional
+            Neighbours of the N samples, or pairs of one's own; of a mapping the one of this method's name.
+            Made here where it is missing.
         progress : Progress
             Shows epochs and loss.
         checkpoint : Path, optional
-            File to save training to, and to continue from: the result is the same as without a stop.
+            File to save training to, and to resume from: the result is the same as without a stop.
+        runtime : Runtime, optional
+            Wins over ``device``, ``precision`` and ``progress``.
 
         Returns
         -------
         self
         """
         self.check_parameters()
-        X = check_rows(self, X, fitting=True)
-        n_samples = int(X.shape[0])
+        runtime = self._resolve_runtime(runtime, progress)
+        self._device = runtime.device
+        rows = check_rows(self, X, fitting=True)
+        n_samples = int(rows.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
-        self._check_fit(X, graph)
+        neighbors = own_graph(self.name, graph, n_samples)
+        self._check_fit(rows)
         self.n_clusters_ = int(self.n_clusters)
-        if graph is None:
-            options = self.graph_options(n_samples)
-            graph = knn_graph(X, **options, zero_rows="isolate", device=self.device, progress=progress)
+        if neighbors is None:
+            options = self.needs(n_samples).graphs[self.name]
+            neighbors = knn_graph(
+                rows, **options, zero_rows="isolate", device=runtime.device, progress=runtime.progress
+            )
         drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
-        seed = int(current_workers().broadcast(drawn))  # without a seed every process draws another
+        # Without a seed every process draws another: the first one's counts.
+        seed = int(current_workers().broadcast(drawn))
         self.plan_ = self._plan(n_samples, self.n_features_in_)
-        training = self._train(X, graph, seed, progress, checkpoint)
+        logger.info("training plan: %s", self.plan_)
+        training = self._train(rows, neighbors, seed, runtime, checkpoint)
         self.history_, self.head_losses_ = training.history, training.head_losses
-        self.head_labels_ = training.predict_labels(_blocks(X, self.n_clusters_))
-        self.head_agreements_ = agreements(graph, self.head_labels_, self.n_clusters)
+        self.head_labels_ = training.predict_labels(_blocks(rows, self.n_clusters_))
+        self.head_agreements_ = agreements(neighbors, self.head_labels_, self.n_clusters)
         self.best_head_ = self._choose_head()
         self._network = self._one_head(training.head_tensors(self.best_head_))
-        self._conclude(X, graph, seed, progress)
+        self._conclude(rows, neighbors, seed, runtime)
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
-    def model_config(self) -> dict[str, Any]:
+    def needs(self, n_samples: int) -> Needs:
+        """Return what a fit of N samples takes besides the rows: a graph of their neighbours."""
+        k = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
+        return Needs({self.name: {"n_neighbors": k}})
+
+    def cost(self, shape: Shape, machine: Machine) -> Cost:
+        """Return what a fit is expected to take, by the plan that it will follow to its end."""
+        plan = self._plan(shape.n_samples, shape.n_features)
+        weights = plan.n_heads * count_head_weights(shape.n_features, int(self.n_clusters))
+        n_seen = plan.schedule.n_epochs * plan.steps_per_epoch * plan.batch_size
+        # Two views of each sample, two operations for each weight. The student's forward and backward are
+        # three products, the teacher's one for every neighbour that a target is the mean of.
+        operations = 2 * 2 * (3 + self._count_targets()) * n_seen * weights
+        return Cost(seconds=operations / (_TRAINING_SHARE * machine.rate), model_bytes=4 * weights)
+
+    def to_model(self) -> Model:
+        """Return what is saved: what predicts, by default the best head alone."""
+        return Model(self.name, int(self.n_features_in_), self._model_config(), self._model_tensors())
+
+    @classmethod
+    def from_model(cls, model: Model, *, device: str = "auto") -> Self:
+        """Return an estimator that predicts, from what was saved."""
+        config = model.config
+        loaded = cls(n_clusters=config["n_clusters"], device=device)
+        loaded.head_losses_ = np.array(config["head_losses"], dtype=np.float32)
+        loaded.best_head_ = config["best_head"]
+        loaded.n_clusters_ = int(config["n_clusters"])
+        loaded.n_features_in_ = int(model.tensors["mean"].shape[0])
+        loaded._device = resolve_device(device)
+        loaded._load(model)
+        return loaded
+
+    def _model_config(self) -> dict[str, Any]:
         """Return what ``model.json`` holds."""
         return {
             "n_clusters": self.n_clusters_,
@@ -125,50 +366,13 @@ class HeadMethod(BlockPredictor):
             "head_losses": [float(loss) for loss in self.head_losses_],
         }
 
-    def model_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return what ``model.safetensors`` holds: the best head alone."""
+    def _model_tensors(self) -> dict[str, NDArray[Any]]:
+        """Return what ``model.safetensors`` holds."""
         state = self._network.state_dict()
         return {name.removeprefix("norm."): value.cpu().numpy() for name, value in state.items()}
 
-    @classmethod
-    def from_model(
-        cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]], *, device: str = "auto"
-    ) -> Self:
-        """Return an estimator that predicts, from a saved model."""
-        model = cls(n_clusters=config["n_clusters"], device=device)
-        model.head_losses_ = np.array(config["head_losses"], dtype=np.float32)
-        model.best_head_ = config["best_head"]
-        model.n_clusters_ = int(config["n_clusters"])
-        model.n_features_in_ = int(tensors["mean"].shape[0])
-        model._load(config, tensors)
-        return model
-
-    def check_parameters(self) -> None:
-        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
-        for name in ("n_heads", "n_neighbors", "n_epochs", "batch_size"):
-            if (value := getattr(self, name, None)) is not None:
-                check_whole(**{name: value})
-        if self.learning_rate is not None:
-            check_positive(learning_rate=self.learning_rate)
-        if self.momentum is not None and not (isinstance(self.momentum, Real) and 0 <= self.momentum < 1):
-            raise InputError(f"momentum must be in [0, 1); got {self.momentum!r}")
-        if not (isinstance(self.tol, Real) and 0 <= self.tol < 1):
-            raise InputError(f"tol must be in [0, 1); got {self.tol!r}")
-        if self.head_choice not in HEAD_CHOICES:
-            raise InputError(
-                f"head_choice must be one of {', '.join(HEAD_CHOICES)}, not {self.head_choice!r}"
-                f"{nearest_name(str(self.head_choice), list(HEAD_CHOICES))}"
-            )
-        resolve_precision(self.precision, resolve_device(self.device))
-
-    def graph_options(self, n_samples: int) -> dict[str, Any]:
-        """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
-        k = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
-        return {"n_neighbors": k}
-
-    def _check_fit(self, X: Any, graph: NeighborGraph | None) -> None:
-        """Raise :class:`InputError` where checked rows don't go with the graph or the parameters."""
-        check_graph(graph, int(X.shape[0]))
+    def _check_fit(self, X: Any) -> None:
+        """Raise :class:`InputError` where checked rows don't go with the parameters."""
         refuse_beyond_float32(X)
 
     def _may_stop(self) -> bool:
@@ -192,14 +396,15 @@ class HeadMethod(BlockPredictor):
             return int(self.head_losses_.argmin())
         return int(self.head_agreements_.argmax())
 
-    def _conclude(self, X: Any, graph: NeighborGraph, seed: int, progress: Progress) -> None:
-        """Learn ``labels_`` from the trained heads."""
+    def _conclude(self, X: Any, graph: NeighborGraph, seed: int, runtime: Runtime) -> None:
+        """Set ``labels_``, from the trained heads."""
         self.labels_ = self._labels(X)
 
     def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
         for block in _blocks(X, self.n_clusters_):
+            rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(self._device)
             with torch.inference_mode():
-                yield torch.softmax(self._logits(self._to_device(block)), dim=1).cpu().numpy()
+                yield torch.softmax(self._logits(rows), dim=1).cpu().numpy()
 
     def _logits(self, rows: Tensor) -> Tensor:
         """Return the logits (n, K) of what predicts; probabilities are their plain softmax."""
@@ -207,7 +412,7 @@ class HeadMethod(BlockPredictor):
         return logits
 
     def _plan(self, n_samples: int, n_features: int) -> Plan:
-        plan = plan_training(
+        return plan_training(
             n_samples,
             n_features,
             self.n_clusters,
@@ -217,13 +422,10 @@ class HeadMethod(BlockPredictor):
             learning_rate=self.learning_rate,
             momentum=self.momentum,
         )
-        logger.info("training plan: %s", plan)
-        return plan
 
     def _train(
-        self, X: Any, graph: NeighborGraph, seed: int, progress: Progress, checkpoint: Path | None
+        self, X: Any, graph: NeighborGraph, seed: int, runtime: Runtime, checkpoint: Path | None
     ) -> Training:
-        device = resolve_device(self.device)
         network = MultiHeadNetwork(
             self.n_features_in_,
             self.n_clusters_,
@@ -233,6 +435,7 @@ class HeadMethod(BlockPredictor):
         )
         mean, deviation = column_moments(X)
         network.norm.set(torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
+        # What a checkpoint must agree with besides the plan; a change of this list makes old ones useless.
         identity = {
             "method": type(self).__name__,
             "parameters": [*self._describe_objective(), bool(self.batch_norm), self._count_targets()],
@@ -244,8 +447,8 @@ class HeadMethod(BlockPredictor):
             network,
             self._make_objective(self.plan_.n_heads),
             self.plan_.schedule,
-            device=device,
-            dtype=resolve_precision(self.precision, device),
+            device=runtime.device,
+            dtype=runtime.dtype,
         )
         trainer = Trainer(learner, identity=hash_json(identity))
         batches = PairSampler(
@@ -253,32 +456,29 @@ class HeadMethod(BlockPredictor):
             graph,
             batch_size=self.plan_.batch_size,
             seed=seed,
-            device=device,
+            device=runtime.device,
             n_targets=self._count_targets(),
         )
         stop = StopWhenLevel(self.tol, self.plan_.schedule.n_epochs) if self._may_stop() else None
-        return trainer.fit(batches, progress=progress, checkpoint=checkpoint, stop=stop)
+        return trainer.fit(batches, progress=runtime.progress, checkpoint=checkpoint, stop=stop)
 
-    def _load(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
+    def _load(self, model: Model) -> None:
         """Become what a saved model describes."""
-        named = {f"norm.{name}" if name in _NORM else name: value for name, value in tensors.items()}
+        named = {f"norm.{name}" if name in _NORM else name: value for name, value in model.tensors.items()}
         self._network = self._one_head({name: torch.from_numpy(value) for name, value in named.items()})
 
     def _one_head(self, tensors: dict[str, Tensor]) -> MultiHeadNetwork:
         network = MultiHeadNetwork(self.n_features_in_, self.n_clusters_, 1, generator=torch.Generator())
         network.load_state_dict(tensors)
-        return network.to(resolve_device(self.device)).requires_grad_(False).eval()
-
-    def _to_device(self, block: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(np.array(block, dtype=np.float32)).to(resolve_device(self.device))
+        return network.to(self._device).requires_grad_(False).eval()
 
 
 def agreements(
     graph: NeighborGraph, labelings: Iterable[NDArray[np.int32]], n_clusters: int
 ) -> NDArray[np.float64]:
-    """Return how each labeling holds close neighbours together, a dead cluster counted by its share.
+    """Return the neighbour label agreement of each labeling, times the share of its clusters with a member.
 
-    Where N is large, all are judged on the same rows.
+    Where N is large, all labelings are compared on the same rows.
     """
     rows = draw_rows(graph.n_samples, _JUDGED_ROWS, seed=0)
     return np.array(

@@ -1,39 +1,51 @@
-"""ICCE: better neighbours and targets for many heads, one consensus of them, one classifier trained on it."""
+"""ICCE: heads on adaptive neighbours, one consensus of them, and a classifier trained on the consensus."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from numbers import Real
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kinfold.compute import Runtime
+from kinfold.consensus import METHODS as CONSENSUS_METHODS
 from kinfold.consensus import Consensus, consensus
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError
 from kinfold.heads import Objective, TemiObjective
-from kinfold.methods._base import check_exponent, check_flags, check_positive, check_whole, read_widths
-from kinfold.methods._heads import HeadMethod, agreements
-from kinfold.methods._icce_checks import check_consensus, check_shares, check_threshold
-from kinfold.methods._schedule import default_min_neighbors
-from kinfold.methods._self_training import SelfTraining, check_dims, fit_self_training
+from kinfold.methods._heads import HEAD_CONSTRAINTS, HeadMethod, agreements, default_min_neighbors
+from kinfold.methods._self_training import (
+    WIDTHS,
+    SelfTraining,
+    check_dims,
+    count_operations,
+    fit_self_training,
+)
+from kinfold.methods.protocol import Cost, Machine, Model, Needs, Shape
 from kinfold.neighbors import NeighborGraph
-from kinfold.progress import Progress
+from kinfold.validation import Choice, Constraint, Either, Flag, Integer, Listed, Nothing, Number
 
-_CLASSIFIER = ("weight", "bias", "mean", "scale")
-_NEIGHBORS_CAP = 40  # times the least number, where max_neighbors is open: the papers' 50 and 2,000
+_CLASSIFIER = ("weight", "bias", "mean", "scale")  # what a saved SelfTraining holds as arrays
+
+# Most neighbours of a sample, in times of the least, where max_neighbors is open: the paper's 50 and 2,000.
+_NEIGHBORS_CAP = 40
+
+# Expected seconds of a consensus, on one core: per sample and pair of heads for their NMI, and per sample and
+# head for the consensus functions themselves.
+_NMI_SECONDS = 5e-9
+_VOTE_SECONDS = 1e-6
 
 
 class ICCE(HeadMethod):
     """Unsupervised classification in three stages: heads, their consensus, a classifier trained on it.
 
-    Stage 1 trains heads as :class:`~kinfold.TEMI` does, on neighbours that adapt to how dense a sample's
-    surroundings are, against a teacher that is balanced over clusters. Stage 2 finds the labeling that
-    shares most information with all heads. Stage 3 trains a linear classifier on that labeling; it is what
-    predicts, the training samples included. Every part can be switched off on its own.
+    Stage 1 trains heads as :class:`~kinfold.TEMI` does, with more neighbours where samples lie densely,
+    against a teacher that is balanced over clusters. Stage 2 finds the labeling that shares most information
+    with all heads. Stage 3 trains a linear classifier on that labeling; it is what predicts, the training
+    samples included. Every part can be switched off on its own.
 
     Parameters
     ----------
@@ -93,7 +105,7 @@ class ICCE(HeadMethod):
         Of the teacher, in [0, 1); by default the paper's 0.996 in long trainings, less in short ones.
     tol : float, default 0.01
         Training ends early when the mean loss has levelled off, see :class:`~kinfold.TEMI`; 0 never ends
-        early, nor does a training with a cross-entropy, whose weight lifts the loss as it rises.
+        early, and neither does a ``cross_entropy_weight`` above 0, which lifts the loss as it comes in.
     device : str, default "auto"
         "cpu", "cuda", "mps", or the best there is.
     precision : str, default "auto"
@@ -148,6 +160,27 @@ class ICCE(HeadMethod):
     >>> ICCE(n_clusters=3, n_heads=4, n_epochs=20, random_state=0).fit(X).predict_proba(X[:5]).shape
     (5, 3)
     """
+
+    name: ClassVar[str] = "icce"
+    neighbors_parameter: ClassVar[str | None] = "min_neighbors"
+    constraints: ClassVar[Mapping[str, Constraint]] = {
+        **HEAD_CONSTRAINTS,
+        "similarity_threshold": Either(Number(least=-1, most=1), Choice(("auto",)), Nothing()),
+        "min_neighbors": Either(Integer(), Nothing()),
+        "max_neighbors": Either(Integer(), Nothing()),
+        "beta": Number(above=0, most=1),
+        "weighted": Flag(),
+        "sinkhorn": Flag(),
+        "teacher_temperature": Number(above=0),
+        "cross_entropy_weight": Number(least=0),
+        "batch_norm": Flag(),
+        "smoothing_neighbors": Integer(),
+        "consensus": Either(Flag(), Choice(CONSENSUS_METHODS)),
+        "consensus_shares": Listed(Number(least=0, most=1), example="[1.0, 0.5]"),
+        "self_training": Flag(),
+        "self_training_dims": WIDTHS,
+        "self_training_iterations": Either(Integer(), Nothing()),
+    }
 
     def __init__(
         self,
@@ -206,50 +239,59 @@ class ICCE(HeadMethod):
         self.precision = precision
         self.random_state = random_state
 
-    def graph_options(self, n_samples: int) -> dict[str, Any]:
-        """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
-        least = self.min_neighbors or default_min_neighbors(n_samples, self.n_clusters)
-        if self.similarity_threshold is None:
-            return {"n_neighbors": least, "threshold": None}
-        most = self.max_neighbors or max(least, min(_NEIGHBORS_CAP * least, n_samples // self.n_clusters))
-        return {
-            "n_neighbors": min(least, most),
-            "threshold": self.similarity_threshold,
-            "max_neighbors": most,
-        }
-
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
         super().check_parameters()
-        check_exponent(beta=self.beta)
-        check_positive(teacher_temperature=self.teacher_temperature)
-        check_whole(smoothing_neighbors=self.smoothing_neighbors)
-        for name in ("min_neighbors", "max_neighbors", "self_training_iterations"):
-            if (value := getattr(self, name)) is not None:
-                check_whole(**{name: value})
-        check_flags(
-            weighted=self.weighted,
-            sinkhorn=self.sinkhorn,
-            batch_norm=self.batch_norm,
-            self_training=self.self_training,
-        )
-        if not isinstance(self.cross_entropy_weight, Real) or not 0 <= self.cross_entropy_weight < math.inf:
-            raise InputError(
-                f"cross_entropy_weight must be 0 or a positive number, not {self.cross_entropy_weight!r}"
-            )
         if self.min_neighbors and self.max_neighbors and self.max_neighbors < self.min_neighbors:
             raise InputError(
                 f"max_neighbors ({self.max_neighbors}) is below min_neighbors ({self.min_neighbors})"
             )
-        if self.self_training_dims is not None:
-            read_widths(self.self_training_dims, name="self_training_dims")
-        check_threshold(self.similarity_threshold)
-        check_consensus(self.consensus)
-        check_shares(self.consensus_shares)
 
-    def model_config(self) -> dict[str, Any]:
-        """Return what ``model.json`` holds."""
-        content = super().model_config()
+    def needs(self, n_samples: int) -> Needs:
+        """Return what a fit of N samples takes besides the rows: a graph of their neighbours."""
+        least = self.min_neighbors or default_min_neighbors(n_samples, self.n_clusters)
+        if self.similarity_threshold is None:
+            return Needs({self.name: {"n_neighbors": least, "threshold": None}})
+        # Beyond an average cluster, neighbours would have to be of several kinds.
+        most = self.max_neighbors or max(least, min(_NEIGHBORS_CAP * least, n_samples // self.n_clusters))
+        options = {
+            "n_neighbors": min(least, most),
+            "threshold": self.similarity_threshold,
+            "max_neighbors": most,
+        }
+        return Needs({self.name: options})
+
+    def cost(self, shape: Shape, machine: Machine) -> Cost:
+        """Return what a fit is expected to take: heads, one consensus for each share of them, classifier."""
+        heads, n_samples = super().cost(shape, machine), shape.n_samples
+        seconds = heads.seconds
+        if self.consensus:
+            n_heads = self._plan(n_samples, shape.n_features).n_heads
+            sizes = {round(share * n_heads) for share in self.consensus_shares}
+            # A head alone is its own consensus.
+            seconds += n_samples * sum(
+                size**2 / 2 * _NMI_SECONDS + size * _VOTE_SECONDS for size in sizes if size > 1
+            )
+        if self.self_training:
+            iterations = self.self_training_iterations
+            seconds += count_operations(shape, int(self.n_clusters), iterations) / machine.rate
+        return replace(heads, seconds=seconds)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ``manifest["fit"]`` says of a fit: rounds, consensus candidates, settings tried."""
+        content = super().facts()
+        if (found := getattr(self, "consensus_", None)) is not None:
+            content["consensus"] = found.method
+            content["candidates"] = [asdict(candidate) for candidate in found.candidates]
+        if self._classifier is not None:
+            content["self_training"] = [
+                {"learning_rate": rate, "dims": list(dims), "agreement": agreement}
+                for rate, dims, agreement in self._classifier.table
+            ]
+        return content
+
+    def _model_config(self) -> dict[str, Any]:
+        content = super()._model_config()
         if self._agreed:
             content["consensus"] = self._agreed
         if found := self._classifier:
@@ -260,33 +302,32 @@ class ICCE(HeadMethod):
             }
         return content
 
-    def model_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return what ``model.safetensors`` holds: the classifier, or the best head."""
+    def _model_tensors(self) -> dict[str, NDArray[Any]]:
         if self._classifier is None:
-            return super().model_tensors()
+            return super()._model_tensors()
         return {name: getattr(self._classifier, name) for name in _CLASSIFIER}
 
-    def _load(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
-        self._agreed = config.get("consensus")
-        self.self_training = "self_training" in config
+    def _load(self, model: Model) -> None:
+        self._agreed = model.config.get("consensus")
+        self.self_training = "self_training" in model.config
         if not self.self_training:
-            super()._load(config, tensors)
+            super()._load(model)
             return
-        chosen = config["self_training"]
+        chosen = model.config["self_training"]
         self.self_training_ = SelfTraining(
-            **{name: tensors[name] for name in _CLASSIFIER},
+            **{name: model.tensors[name] for name in _CLASSIFIER},
             learning_rate=chosen["learning_rate"],
             dims=tuple(chosen["dims"]),
             agreement=chosen["agreement"],
             table=(),
         )
 
-    def _check_fit(self, X: Any, graph: NeighborGraph | None) -> None:
+    def _check_fit(self, X: Any) -> None:
         check_dims(self.self_training_dims, int(X.shape[1]), name="self_training_dims")
-        super()._check_fit(X, graph)
+        super()._check_fit(X)
 
     def _may_stop(self) -> bool:
-        # The cross-entropy's rising weight lifts the loss: that it stands still then says nothing.
+        # The cross-entropy's rising weight lifts the loss: a level loss then doesn't mean a trained one.
         return super()._may_stop() and not self.cross_entropy_weight
 
     def _count_targets(self) -> int:
@@ -312,27 +353,27 @@ class ICCE(HeadMethod):
             bool(self.sinkhorn),
         ]
 
-    def _conclude(self, X: Any, graph: NeighborGraph, seed: int, progress: Progress) -> None:
+    def _conclude(self, X: Any, graph: NeighborGraph, seed: int, runtime: Runtime) -> None:
         """Stages 2 and 3, by the first process for all."""
         for name in ("consensus_", "consensus_labels_", "self_training_"):
-            if hasattr(self, name):  # of an earlier fit
+            if hasattr(self, name):  # left by an earlier fit
                 delattr(self, name)
         workers = current_workers()
         found = None
         if workers.is_first:
-            agreed = self._find_consensus(graph, seed, progress)
+            agreed = self._find_consensus(graph, seed, runtime)
             labels = agreed.labels if agreed else self.head_labels_[self.best_head_]
-            found = agreed, self._train_classifier(X, labels, seed, progress)
+            found = agreed, self._train_classifier(X, labels, seed, runtime)
         agreed, classifier = workers.broadcast(found)
         self._agreed = {"method": agreed.method, "mean_nmi": agreed.mean_nmi} if agreed else None
         if agreed:
             self.consensus_, self.consensus_labels_ = agreed, agreed.labels
         if classifier:
             self.self_training_ = classifier
-        super()._conclude(X, graph, seed, progress)
+        super()._conclude(X, graph, seed, runtime)
 
-    def _find_consensus(self, graph: NeighborGraph, seed: int, progress: Progress) -> Consensus | None:
-        """Return the consensus of all heads, or of a share of them that holds neighbours better together."""
+    def _find_consensus(self, graph: NeighborGraph, seed: int, runtime: Runtime) -> Consensus | None:
+        """Return of the consensuses of each share of the heads the one with the best neighbour agreement."""
         if not self.consensus:
             return None
         order = np.argsort(-self.head_agreements_, kind="stable")
@@ -343,7 +384,7 @@ class ICCE(HeadMethod):
                 n_clusters=self.n_clusters,
                 method=self.consensus if isinstance(self.consensus, str) else "auto",
                 random_state=seed,
-                progress=progress,
+                progress=runtime.progress,
             )
             for size in sizes
         ]
@@ -351,7 +392,7 @@ class ICCE(HeadMethod):
         return found[int(judged.argmax())]  # the first on ties: the larger share
 
     def _train_classifier(
-        self, X: Any, labels: NDArray[np.int32], seed: int, progress: Progress
+        self, X: Any, labels: NDArray[np.int32], seed: int, runtime: Runtime
     ) -> SelfTraining | None:
         if not self.self_training:
             return None
@@ -362,13 +403,13 @@ class ICCE(HeadMethod):
             dims=self.self_training_dims,
             n_iterations=self.self_training_iterations,
             seed=seed,
-            device=self.device,
-            progress=progress,
+            device=runtime.device,
+            progress=runtime.progress,
         )
 
     @property
     def _classifier(self) -> SelfTraining | None:
-        """What predicts, as it was fitted, whatever the parameters say by now; None for the best head."""
+        """Classifier of the last fit, whatever the parameters say by now; None if the best head predicts."""
         return getattr(self, "self_training_", None)
 
     def _logits(self, rows: Tensor) -> Tensor:

@@ -1,30 +1,56 @@
-"""Spherical k-means: cosine similarity, unit-length centroids."""
+"""Spherical k-means: cosine similarity, unit-length centroids, greedy k-means++ seeding."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from kinfold.compute import resolve_device, resolve_precision
+from kinfold.compute import Runtime, resolve_device, resolve_precision
 from kinfold.distributed import Workers, current_workers
-from kinfold.methods._base import check_n_clusters, check_positive, check_whole
+from kinfold.methods._base import SHARED_CONSTRAINTS, BaseClusterer
 from kinfold.methods._diagnosis import warn_of_collapse
-from kinfold.methods._kmeans_assignment import Assigner
-from kinfold.methods._kmeans_lloyd import Lloyd, Start
-from kinfold.methods._kmeans_seeding import choose_seeds
+from kinfold.methods._kmeans_lloyd import Assigner, Lloyd, Start
 from kinfold.methods._rows import UnitBlocks, check_rows
+from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Rows, Shape
 from kinfold.progress import SILENT, Progress
+from kinfold.validation import Choice, Constraint, Either, Integer, Number, check_n_clusters
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+# Seeds are chosen from so many rows per cluster, and at least from so many: with 2 or 4 per cluster, seeds
+# overfit the sample and the objective ends below that of random seeds (docs/methods.md, spherical k-means).
+SAMPLE_PER_CLUSTER = 8
+MIN_SAMPLE = 8192
+_MAX_TABLE = 16384  # rows up to which all similarities are tabulated: 1 GiB of float32
+# Products for several steps at once pay from this many steps per sampled row on: before, centroids are so few
+# that every step lowers the distances of most rows, and candidates drawn earlier would mostly be rejected.
+_STEPS_PER_ROW = 1 / 64
+_TABLE_COST = 0.6  # of all similarities, relative to computing both halves: each pair is computed once
+_BLOCK = 512  # points per product: its result and the points stay in cache
+_POOLED_STEPS = 16  # steps that a pool serves at most: a larger one is out of date before it is used up
+_ZERO_DISTANCE = 1e-6  # rounding of a float32 cosine between equal rows: such rows are no candidates
+# For the cost: a start ends by its own rule, at ``max_iter`` at the latest; and each pass reads the matrix
+# for the product, for the exact comparisons and for the sums.
+_EXPECTED_PASSES = 60
+_READS_PER_PASS = 3
+# Below so many samples × clusters ten starts take seconds; beyond, three leave little to gain by more.
+_MANY_STARTS_PAIRS = 1_000_000
+_MANY_STARTS, _FEW_STARTS = 10, 3
+
+Distances = NDArray[np.float32]
+Similarities = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
-class SphericalKMeans(ClusterMixin, BaseEstimator):
+class SphericalKMeans(BaseClusterer):
     """K-means on the unit sphere.
 
     Samples are scaled to unit length, similarity is the cosine, and centroids are scaled back to unit
@@ -88,7 +114,14 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
     (True, False)
     """
 
-    needs_graph: ClassVar[bool] = False
+    name: ClassVar[str] = "kmeans"
+    constraints: ClassVar[Mapping[str, Constraint]] = {
+        **SHARED_CONSTRAINTS,
+        "n_init": Either(Integer(), Choice(("auto",))),
+        "max_iter": Integer(),
+        "tol": Number(least=0),
+        "temperature": Number(above=0),
+    }
 
     def __init__(
         self,
@@ -113,13 +146,14 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
 
     def fit(
         self,
-        X: Any,
-        y: Any = None,
+        X: Rows,
+        y: object = None,
         *,
-        graph: Any = None,
+        graph: Graphs = None,
         progress: Progress = SILENT,
         checkpoint: Path | None = None,
-    ) -> SphericalKMeans:
+        runtime: Runtime | None = None,
+    ) -> Self:
         """Find the centroids of X (N, D).
 
         Parameters
@@ -130,27 +164,30 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
             Present for a common interface.
         progress : Progress
             Shows starts.
+        runtime : Runtime, optional
+            Wins over ``device``, ``precision`` and ``progress``.
 
         Returns
         -------
         self
         """
         self.check_parameters()
+        runtime = self._resolve_runtime(runtime, progress)
         X = check_rows(self, X, fitting=True)
         check_n_clusters(self.n_clusters, X.shape[0])
         workers = current_workers()
-        device = resolve_device(self.device)
-        rows = UnitBlocks(X, device, workers.share(X.shape[0]))
-        assigner = Assigner(rows, self.n_clusters, resolve_precision(self.precision, device))
+        rows = UnitBlocks(X, runtime.device, workers.share(X.shape[0]))
+        assigner = Assigner(rows, self.n_clusters, runtime.dtype)
         lloyd = Lloyd(rows, assigner, workers, max_iter=self.max_iter, tol=self.tol)
         random = _shared_random(self.random_state, workers)
         best: Start | None = None
         n_init = self._resolve_n_init(rows.n_samples)
-        with progress.task("k-means", n_init, "starts") as task:
+        with runtime.progress.task("k-means", n_init, "starts") as task:
             for _ in range(n_init):
+                # A generator of its own for every start: how many numbers one draws must not move the next.
                 seeds = choose_seeds(rows, self.n_clusters, np.random.RandomState(random.randint(2**31)))
                 start = lloyd.run(rows.take(workers.broadcast(seeds)))
-                if best is None or start.objective > best.objective:
+                if best is None or start.objective > best.objective:  # the earlier one on ties
                     best = start
                 task.advance(1, similarity=best.objective)
         assert best is not None
@@ -161,62 +198,72 @@ class SphericalKMeans(ClusterMixin, BaseEstimator):
         warn_of_collapse(self.labels_, self.n_clusters)
         return self
 
-    def check_parameters(self) -> None:
-        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
-        check_whole(max_iter=self.max_iter)
-        if self.n_init != "auto":
-            check_whole(n_init=self.n_init)
-        check_positive(temperature=self.temperature)
-        if self.tol != 0:
-            check_positive(tol=self.tol)
-        resolve_precision(self.precision, resolve_device(self.device))
+    def cost(self, shape: Shape, machine: Machine) -> Cost:
+        """Return what a fit is expected to take."""
+        n_values = shape.n_samples * shape.n_features
+        product = 2 * n_values * self.n_clusters / machine.rate
+        reading = _READS_PER_PASS * 4 * n_values / machine.bandwidth
+        starts = self._resolve_n_init(shape.n_samples)
+        return Cost(
+            seconds=float(starts * _EXPECTED_PASSES * (product + reading)),
+            model_bytes=4 * shape.n_features * int(self.n_clusters),
+        )
 
-    def predict(self, X: Any) -> NDArray[np.int32]:
+    def predict(self, X: Rows) -> NDArray[np.int32]:
         """Return the closest centroid of every row of X (N, D), int32."""
-        check_is_fitted(self)
-        rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
-        centers = torch.from_numpy(self.cluster_centers_).to(resolve_device(self.device))
-        return _labels(rows, centers, resolve_precision(self.precision, rows.device))
+        rows, centers = self._place(X)
+        dtype = resolve_precision(self.precision, rows.device)
+        # One pass is all: bounds, which spare later ones, would only take memory.
+        assigner = Assigner(rows, len(centers), dtype, keep_bounds=False)
+        return _to_numpy(torch.cat([assigned.labels for assigned in assigner.assign(centers)]))
 
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+    def predict_proba(self, X: Rows) -> NDArray[np.float32]:
         """Return softmax(cosine similarity / temperature) of every row of X to every centroid, (N, K)."""
-        check_is_fitted(self)
-        rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
-        centers = torch.from_numpy(self.cluster_centers_).to(resolve_device(self.device))
+        rows, centers = self._place(X)
         parts = [
             torch.softmax(block @ centers.T / self.temperature, dim=1).cpu() for _, block in rows.blocks()
         ]
         return torch.cat(parts).numpy()
 
-    def model_config(self) -> dict[str, Any]:
-        """Return what ``model.json`` holds."""
-        return {"n_clusters": self.n_clusters_, "temperature": self.temperature, "objective": self.objective_}
-
-    def model_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return what ``model.safetensors`` holds."""
-        return {"cluster_centers": self.cluster_centers_}
+    def to_model(self) -> Model:
+        """Return what is saved: the centroids."""
+        return Model(
+            method=self.name,
+            n_features=int(self.n_features_in_),
+            config={
+                "n_clusters": self.n_clusters_,
+                "temperature": self.temperature,
+                "objective": self.objective_,
+            },
+            tensors={"cluster_centers": self.cluster_centers_},
+        )
 
     @classmethod
-    def from_model(
-        cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]], *, device: str = "auto"
-    ) -> SphericalKMeans:
-        """Return an estimator that predicts, from a saved model."""
-        model = cls(n_clusters=config["n_clusters"], temperature=config["temperature"], device=device)
-        model.cluster_centers_ = tensors["cluster_centers"]
-        model.n_clusters_, model.objective_ = int(config["n_clusters"]), config["objective"]
-        model.n_features_in_ = int(model.cluster_centers_.shape[1])
-        return model
+    def from_model(cls, model: Model, *, device: str = "auto") -> Self:
+        """Return an estimator that predicts, from what was saved."""
+        config = model.config
+        loaded = cls(n_clusters=config["n_clusters"], temperature=config["temperature"], device=device)
+        loaded.cluster_centers_ = model.tensors["cluster_centers"]
+        loaded.n_clusters_, loaded.objective_ = int(config["n_clusters"]), config["objective"]
+        loaded.n_features_in_ = int(loaded.cluster_centers_.shape[1])
+        return loaded
+
+    def _place(self, X: Rows) -> tuple[UnitBlocks, Tensor]:
+        """Return rows to predict for and the centroids, on the device."""
+        check_is_fitted(self)
+        rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
+        return rows, torch.from_numpy(self.cluster_centers_).to(rows.device)
 
     def _resolve_n_init(self, n_samples: int) -> int:
         if self.n_init == "auto":
-            return 10 if n_samples * self.n_clusters <= 1_000_000 else 3
+            return _MANY_STARTS if n_samples * self.n_clusters <= _MANY_STARTS_PAIRS else _FEW_STARTS
         return int(self.n_init)
 
 
 def _shared_random(
     random_state: int | np.random.RandomState | None, workers: Workers
 ) -> np.random.RandomState:
-    """Return a generator that is in the same state in every process."""
+    """Return a generator that is in the same state in every process, also where no seed is given."""
     random: np.random.RandomState = check_random_state(random_state)
     if workers.size > 1:
         state = workers.broadcast(random.get_state())
@@ -225,10 +272,144 @@ def _shared_random(
     return random
 
 
-def _labels(rows: UnitBlocks, centers: Tensor, dtype: torch.dtype) -> NDArray[np.int32]:
-    assigner = Assigner(rows, len(centers), dtype, keep_bounds=False)
-    return _to_numpy(torch.cat([assigned.labels for assigned in assigner.assign(centers)]))
-
-
 def _to_numpy(labels: Tensor) -> NDArray[np.int32]:
     return labels.to(torch.int32).cpu().numpy()
+
+
+def choose_seeds(rows: UnitBlocks, n_clusters: int, random: np.random.RandomState) -> NDArray[np.int64]:
+    """Return the indices of K rows that lie apart: greedy k-means++ on the distance 1 − cosine.
+
+    Of 2 + log K rows drawn in proportion to their distance from the rows chosen so far, the one that lowers
+    the sum of distances most is next. Drawn from, and summed over, a random sample of 8 K rows and at least
+    8,192; all rows where there are no more.
+
+    References
+    ----------
+    Arthur & Vassilvitskii (2007), "k-means++", and its greedy variant.
+    """
+    size = min(rows.n_samples, max(MIN_SAMPLE, SAMPLE_PER_CLUSTER * n_clusters))
+    sample: NDArray[np.int64] = np.arange(rows.n_samples)
+    if size < rows.n_samples:
+        sample = np.sort(random.choice(rows.n_samples, size, replace=False))
+    points = rows.take(sample)
+    source: _Single | _Pool
+    if n_clusters < _STEPS_PER_ROW * size:
+        source = _Single(lambda chosen: _similarities(points, chosen), random)
+    elif size <= _MAX_TABLE and _n_trials(n_clusters) * n_clusters > _TABLE_COST * size:
+        table = _all_similarities(points)
+        source = _Single(lambda chosen: table[chosen], random)
+    else:
+        source = _Pool(lambda chosen: _similarities_of_many(points, chosen), random)
+    return sample[_choose(source, int(random.randint(size)), n_clusters)]
+
+
+def _n_trials(n_clusters: int) -> int:
+    return 2 + int(np.log(n_clusters))
+
+
+def _choose(source: _Single | _Pool, first: int, n_clusters: int) -> NDArray[np.int64]:
+    chosen = [first]
+    distance = _distances(source.similarities, np.array(chosen))[0]  # to the closest of those chosen
+    while len(chosen) < n_clusters:
+        candidates, distances = source.draw(distance, _n_trials(n_clusters), len(chosen))
+        closer = np.minimum(distance, distances)
+        # float64: sums over thousands of points differ by less than float32 tells apart.
+        best = int(np.argmin(closer.sum(axis=1, dtype=np.float64)))
+        chosen.append(int(candidates[best]))
+        distance = closer[best]
+    return np.array(chosen)
+
+
+class _Single:
+    """Draws the candidates of one step, and computes their distances to all points."""
+
+    def __init__(self, similarities: Similarities, random: np.random.RandomState) -> None:
+        self.similarities, self._random = similarities, random
+
+    def draw(self, distance: Distances, n_trials: int, n_chosen: int) -> tuple[NDArray[np.int64], Distances]:
+        """Return candidates, in proportion to ``distance`` (n,), and their distances, (n_trials, n)."""
+        candidates = _draw(distance, n_trials, self._random)
+        return candidates, _distances(self.similarities, candidates)
+
+
+class _Pool:
+    """Draws candidates for several steps, and computes their distances to all points in one product.
+
+    A step accepts a candidate with the share of its distance at drawing that is left: distances only
+    fall, so what is accepted is distributed as if it had been drawn for the step (rejection sampling).
+    """
+
+    def __init__(self, similarities: Similarities, random: np.random.RandomState) -> None:
+        self.similarities, self._random = similarities, random
+        self._place = 0
+        self._candidates: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def draw(self, distance: Distances, n_trials: int, n_chosen: int) -> tuple[NDArray[np.int64], Distances]:
+        """Return candidates, in proportion to ``distance`` (n,), and their distances, (n_trials, n)."""
+        accepted: list[int] = []
+        distances: list[Distances] = []
+        while len(accepted) < n_trials:
+            if self._place == len(self._candidates):
+                # The more are chosen, the less a step changes distances, and the longer a pool lasts.
+                self._fill(distance, n_trials * min(_POOLED_STEPS, 2 + n_chosen // 4))
+            candidate = int(self._candidates[self._place])
+            if self._levels[self._place] <= distance[candidate]:
+                accepted.append(candidate)
+                distances.append(self._distances[self._place])
+            self._place += 1
+        return np.array(accepted), np.stack(distances)
+
+    def _fill(self, distance: Distances, size: int) -> None:
+        self._candidates = _draw(distance, size, self._random)
+        self._levels = self._random.uniform(size=size) * distance[self._candidates]
+        self._distances = _distances(self.similarities, self._candidates)
+        self._place = 0
+
+
+def _draw(distance: Distances, size: int, random: np.random.RandomState) -> NDArray[np.int64]:
+    """Return points drawn in proportion to their distance, or any where nothing lies apart."""
+    cumulative = np.cumsum(distance, dtype=np.float64)
+    if cumulative[-1] <= 0:
+        return np.asarray(random.randint(len(distance), size=size))
+    draws = random.uniform(size=size) * cumulative[-1]
+    # "right": a point of distance 0 is never drawn. Rounding may lift a draw to the total itself: hence clip.
+    found: NDArray[np.int64] = np.searchsorted(cumulative, draws, side="right").clip(max=len(distance) - 1)
+    return found
+
+
+def _distances(similarities: Similarities, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return 1 − cosine of the chosen points to all, rounding errors at 0 removed."""
+    distances = similarities(chosen)  # always a new array, so that it may be overwritten
+    np.subtract(1, distances, out=distances)
+    np.copyto(distances, 0, where=distances < _ZERO_DISTANCE)
+    return distances
+
+
+def _similarities(points: Tensor, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    return (points[torch.from_numpy(chosen).to(points.device)] @ points.T).cpu().numpy()
+
+
+def _similarities_of_many(points: Tensor, chosen: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the same; on CPUs in blocks that stay in cache, which takes a third less time for 10 to 100."""
+    if points.device.type != "cpu":
+        return _similarities(points, chosen)
+    rows = points[torch.from_numpy(chosen)]
+    products = points.new_empty(len(rows), len(points))
+    for start in range(0, len(points), _BLOCK):
+        block = points[start : start + _BLOCK]
+        torch.mm(rows, block.T, out=products[:, start : start + _BLOCK])
+    values: NDArray[np.float32] = products.numpy()
+    return values
+
+
+def _all_similarities(points: Tensor) -> NDArray[np.float32]:
+    """Return the products of all points, each pair computed once and mirrored."""
+    table = points.new_empty(len(points), len(points))
+    for start in range(0, len(points), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        torch.mm(points[rows], points[: rows.stop].T, out=table[rows, : rows.stop])
+        for first in range(0, start, _BLOCK):  # squares: transposing whole rows would leave the cache
+            columns = slice(first, first + _BLOCK)
+            table[columns, rows] = table[rows, columns].T
+    values: NDArray[np.float32] = table.cpu().numpy()
+    return values

@@ -1,22 +1,41 @@
-"""Lloyd's iteration on the unit sphere, over the rows of all processes."""
+"""Lloyd's iteration on the unit sphere, and the assignment of every row to its closest centroid.
+
+Assignment computes all products at first, then only those that can matter. On CPUs, a matrix product never
+decides: it bounds the similarities from above, and every centroid that may be the closest is compared again
+by a dot product whose rounding depends on nothing but its two vectors. Labels are therefore the same with any
+number of threads, blocks and processes, in float32 or bfloat16, with bounds kept or not.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
+from kinfold.compute import available_memory, sampled_products
 from kinfold.distributed import Workers
-from kinfold.methods._kmeans_assignment import Assigned, Assigner
 from kinfold.methods._rows import UnitBlocks
 
-_SUM_ROWS = 512
-_VANISHED = 1e-12
-_AT_ITS_CENTROID = 1e-6
+_SUM_ROWS = 512  # that are added to the sums at once: their float64 copy stays small beside a block
+_VANISHED = 1e-12  # length of a sum whose rows cancel out: its direction would be rounding noise
+_AT_ITS_CENTROID = 1e-6  # rounding of a float32 cosine: a row this close to its centroid fits perfectly
+# Candidates for each empty cluster: equal rows count once, so more are looked at than are wanted.
 _WORST_PER_CLUSTER = 4
+# With fewer clusters a whole product costs less than keeping and following bounds.
+MIN_CLUSTERS_FOR_BOUNDS = 32
+_BOUNDS_PART = 4  # one part in so many of the free memory may hold bounds, 4 N K bytes: the rows need it too
+_CHUNK_ELEMENTS = 1 << 20  # of products or bounds: 4 MiB, which stay in a shared cache
+_DENSE_SHARE = 1 / 12  # so many dot products one by one cost as much as all of them at once
+_RERANKED = 4  # candidates of a bfloat16 product on an accelerator that are compared again in float32
+# Adding up in float32 grows like the square root of the number of terms; 2 leaves room for unlucky orders.
+_SUM_SLACK = 2
+_ROUNDING_UNITS = 8  # of float32 that the bound of a step along a centroid is raised by, for its own rounding
+_SQUARES_SLACK = 1e-5  # relative: a squared step must not come out below its part along the centroid
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,7 @@ class Lloyd:
         for n_iter in range(1, self._max_iter + 1):
             found = self._assign(centers, sums)
             stands = found.n_changed == 0 or found.objective - objective < self._tol
-            if stands and not repaired:
+            if stands and not repaired:  # a repaired cluster needs a pass to gather its rows
                 return Start(centers, found.labels, found.objective, n_iter)
             objective = found.objective
             centers, repaired = self._update(centers, found)
@@ -93,6 +112,7 @@ class Lloyd:
     def _update(self, centers: Tensor, found: _Assignment) -> tuple[Tensor, bool]:
         """Return new unit-length centroids, and whether empty clusters took rows that fit badly."""
         norms = found.sums.norm(dim=1, keepdim=True)
+        # An empty cluster, or one whose rows cancel out, has no direction of its own: it keeps its centroid.
         fresh = (found.sums / norms.clamp_min(_VANISHED)).to(centers)
         stays = (found.counts[:, None] == 0) | (norms < _VANISHED)
         fresh = torch.where(stays.to(centers.device), centers, fresh)
@@ -106,13 +126,17 @@ class Lloyd:
     def _worst_rows(self, similarities: Tensor, n_rows: int) -> Tensor:
         """Return up to ``n_rows`` different rows, of all processes', that fit their centroids worst."""
         own = similarities.cpu().numpy()
+        # Each process sends its own worst; those of all are ordered again, so that their number is no matter.
         order = np.argsort(own, kind="stable")[: _WORST_PER_CLUSTER * n_rows]
         order = order[own[order] < 1 - _AT_ITS_CENTROID]
         values = self._workers.gather(own[order])
-        numbers = self._workers.gather(order + self._rows.part.start)
-        worst = numbers[np.argsort(values, kind="stable")][: _WORST_PER_CLUSTER * n_rows]
+        indices = self._workers.gather(order + self._rows.part.start)
+        worst = indices[np.argsort(values, kind="stable")][: _WORST_PER_CLUSTER * n_rows]
         rows = self._rows.take(worst)
-        return rows[_first_of_equal(rows.cpu().numpy())[:n_rows].tolist()]
+        seen: dict[bytes, int] = {}  # equal rows would become equal centroids, of which one stays empty
+        for place, row in enumerate(rows.cpu().numpy()):
+            seen.setdefault(row.tobytes(), place)
+        return rows[list(seen.values())[:n_rows]]
 
 
 @dataclass(frozen=True)
@@ -158,7 +182,8 @@ class _Sums:
         labels, previous, sums = assigned.labels, assigned.previous, self._sums
         ones = torch.ones(len(labels), device=labels.device)
         changed = ones if previous is None else (labels != previous).float()
-        extra = torch.stack([changed.sum(), assigned.similarities.sum(dtype=_widest(labels.device))])
+        widest = torch.float32 if labels.device.type == "mps" else torch.float64  # MPS has no float64
+        extra = torch.stack([changed.sum(), assigned.similarities.sum(dtype=widest)])
         self._extra += extra.to(sums)
         if self._changes_only:
             self._counts += torch.bincount(labels, minlength=len(sums))
@@ -170,6 +195,7 @@ class _Sums:
 
     def total(self, workers: Workers) -> tuple[Tensor, Tensor, int, float]:
         """Return sums, counts, rows that changed and the sum of similarities over all processes."""
+        # One message instead of four: all of it is float64, which counts exactly up to 2⁵³.
         packed = torch.cat([self._sums.flatten(), self._counts, self._extra])
         workers.sum_(packed)
         n_clusters = len(self._counts)
@@ -185,13 +211,288 @@ class _Sums:
                 self._sums.index_add_(0, assigned.previous[rows], part, alpha=-1)
 
 
-def _widest(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64
+@dataclass(frozen=True)
+class Assigned:
+    """The rows of one block after an assignment.
+
+    Attributes
+    ----------
+    block : Tensor (n, D)
+        Unit rows.
+    labels, previous : Tensor (n,) int64
+        Closest centroids, now and before; the lower index on ties.
+    similarities : Tensor (n,) float32
+        Cosine similarities to the closest centroids.
+    """
+
+    block: Tensor
+    labels: Tensor
+    previous: Tensor | None
+    similarities: Tensor
 
 
-def _first_of_equal(rows: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return the first place of every different row, in order."""
-    seen: dict[bytes, int] = {}
-    for place, row in enumerate(rows):
-        seen.setdefault(row.tobytes(), place)
-    return np.fromiter(seen.values(), dtype=np.int64, count=len(seen))
+class Assigner:
+    """Assigns the same rows again and again to centroids that move less and less.
+
+    On CPUs, from 32 clusters on and while a quarter of the free memory holds them, an upper bound on the
+    similarity of every row to every centroid is kept (Elkan's idea), and only centroids whose bound
+    reaches the similarity to the row's own centroid are compared. Bounds follow the centroids' steps
+    (:class:`Step`). A whole product makes the bounds of a block tight again once the comparisons since
+    the last one have cost as much.
+
+    Parameters
+    ----------
+    rows : UnitBlocks
+        The rows.
+    n_clusters : int
+        K.
+    dtype : torch.dtype
+        Of whole matrix products.
+    keep_bounds : bool or None, default None
+        Whether bounds are kept; None decides by shape.
+    """
+
+    def __init__(
+        self, rows: UnitBlocks, n_clusters: int, dtype: torch.dtype, *, keep_bounds: bool | None = None
+    ) -> None:
+        self._rows, self._dtype = rows, dtype
+        if keep_bounds is None:
+            n_rows = rows.part.stop - rows.part.start
+            n_bytes = 4 * n_clusters * (n_rows + 2 * n_clusters)
+            affordable = n_bytes <= available_memory() // _BOUNDS_PART
+            keep_bounds = n_clusters >= MIN_CLUSTERS_FOR_BOUNDS and affordable
+        self._keeps_bounds = keep_bounds and rows.device.type == "cpu"
+        self._states: dict[int, _BlockState] = {}
+        self._centers: Tensor | None = None
+
+    def restart(self) -> None:
+        """Forget labels and centroids, for another start; memory is used again."""
+        self._centers = None
+        for state in self._states.values():
+            state.labels = None
+
+    def assign(self, centers: Tensor) -> Iterator[Assigned]:
+        """Yield the blocks of rows with their closest centroids (K, D)."""
+        step = None
+        if self._keeps_bounds and self._centers is not None:
+            step = Step(self._centers, centers)
+        self._centers = centers
+        for start, block in self._rows.blocks():
+            state = self._states.setdefault(start, _BlockState())
+            previous = state.labels
+            if block.device.type != "cpu":
+                state.labels, state.similarities = _closest_on_accelerator(block, centers, self._dtype)
+            elif step is None or not self._assign_by_bounds(state, block, step):
+                self._assign_by_product(state, block, centers)
+            assert state.labels is not None
+            yield Assigned(block, state.labels, previous, state.similarities)
+
+    def _assign_by_product(self, state: _BlockState, block: Tensor, centers: Tensor) -> None:
+        size = len(block) if self._keeps_bounds else max(1, _CHUNK_ELEMENTS // len(centers))
+        labels, similarities = [], []
+        for chunk in torch.split(block, size):
+            bounds, label, similarity = self._closest(chunk, centers, self._dtype, state.bounds)
+            labels.append(label)
+            similarities.append(similarity)
+            if self._keeps_bounds:
+                state.bounds, state.spent = bounds.scatter_(1, label[:, None], -torch.inf), 0
+        state.labels, state.similarities = torch.cat(labels), torch.cat(similarities)
+
+    def _closest(
+        self, rows: Tensor, centers: Tensor, dtype: torch.dtype, out: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return upper bounds on all similarities, and every row's closest centroid and similarity."""
+        slack = _slack(dtype, rows.shape[1])
+        products = _product(rows, centers, dtype, out)
+        largest = products.amax(dim=1)
+        # The largest product and another one may be off by the slack in opposite directions: hence twice.
+        candidates = _above(products, largest - 2 * slack, len(rows) + int(_DENSE_SHARE * products.numel()))
+        if candidates is None and dtype != torch.float32:  # float32 leaves fewer ties
+            return self._closest(rows, centers, torch.float32, products)
+        if candidates is None:  # nearly everything ties, and the products decide
+            label = products.argmax(dim=1)
+        else:
+            label = torch.empty(len(rows), dtype=torch.int64).index_copy_(0, *candidates)
+            if not self._keeps_bounds and dtype == torch.float32:
+                # Of a row with one candidate nothing is to be decided, and its similarity is known already.
+                counts = torch.bincount(candidates[0], minlength=len(rows))
+                candidates = candidates[:, counts[candidates[0]] > 1]
+            largest[candidates[0]] = -torch.inf  # so that the dot product replaces the product
+            largest, label, _ = _decide(rows, centers, candidates, largest, label)
+        return products.add_(slack), label, largest
+
+    def _assign_by_bounds(self, state: _BlockState, block: Tensor, step: Step) -> bool:
+        """Assign a block by its bounds, unless a product is due: then return False."""
+        bounds, labels = state.bounds, state.labels
+        assert bounds is not None
+        assert labels is not None
+        slack = _slack(torch.float32, block.shape[1])
+        own = state.similarities.clone()
+        # Of a centroid that has moved, the similarity to its own rows is known no longer.
+        stale = torch.nonzero(step.moved[labels])[:, 0]
+        own[stale] = _dots(block, step.centers, torch.stack([stale, labels[stale]]))
+        budget = int(_DENSE_SHARE * bounds.numel()) - state.spent
+        candidates = step.follow(state, own, slack, budget)
+        if candidates is None:
+            return False
+        state.similarities, state.labels, found = _decide(block, step.centers, candidates, own, labels)
+        state.spent += candidates.shape[1]
+        changed = torch.nonzero(state.labels != labels)[:, 0]
+        bounds[candidates[0], candidates[1]] = found + slack
+        bounds[changed, labels[changed]] = own[changed] + slack
+        bounds[changed, state.labels[changed]] = -torch.inf
+        return True
+
+
+class _BlockState:
+    """What is known of a block.
+
+    Its labels and similarities, upper bounds on all similarities, and how many have been computed one by
+    one since the bounds were made. A row's own centroid has the bound −∞: it needs no comparison.
+    """
+
+    labels: Tensor | None = None
+    similarities: Tensor = torch.empty(0)
+    bounds: Tensor | None = None
+    spent: int = 0
+
+
+class Step:
+    """A step of all centroids, and what it can change.
+
+    Write a row as x = a·c + r·u with its own centroid c and a unit vector u at right angles to c. When
+    another centroid moves by δ, x·δ is at most a·(c·δ) + r·‖δ − (c·δ) c‖, for which a row of two K × K
+    tables suffices. This is several times tighter than ‖δ‖, since rows are far from their centroids.
+
+    Parameters
+    ----------
+    before, centers : Tensor (K, D)
+        Centroids.
+    """
+
+    def __init__(self, before: Tensor, centers: Tensor) -> None:
+        self.centers = centers
+        step = centers - before
+        squares = step.double().square().sum(dim=1).float()  # float64: small steps must not round to none
+        self.moved = squares > 0
+        columns = torch.nonzero(self.moved)[:, 0]
+        self._raises = before.new_zeros(2, len(before), len(before))
+        along, across = self._raises
+        along.index_copy_(1, columns, before @ step[columns].T)
+        across.copy_(squares * (1 + _SQUARES_SLACK)).addcmul_(along, along, value=-1).clamp_min_(0).sqrt_()
+        along += _ROUNDING_UNITS * torch.finfo(torch.float32).eps * self.moved
+
+    def follow(self, state: _BlockState, own: Tensor, slack: float, budget: int) -> Tensor | None:
+        """Raise the bounds of a block; return the (row, centroid) pairs, (2, n), that reach ``own``.
+
+        None when there are more than ``budget``; bounds are then only partly raised.
+        """
+        bounds, labels = state.bounds, state.labels
+        assert bounds is not None
+        assert labels is not None
+        n_clusters = bounds.shape[1]
+        along = state.similarities
+        # r = √(1 − a²), with the slack of a added so that it is never too small.
+        across = (1 - along.square()).clamp_min_(0).add_(2 * slack).sqrt_()
+        places = torch.stack([labels, labels + n_clusters], dim=1)
+        weights = torch.stack([along, across], dim=1)
+        raises = self._raises.view(2 * n_clusters, n_clusters)
+        size = max(1, _CHUNK_ELEMENTS // n_clusters)
+        found, n_found = [torch.empty(2, 0, dtype=torch.int64)], 0
+        for start in range(0, len(bounds), size):
+            rows = slice(start, start + size)
+            # Row by row a·along + r·across of its own centroid, in one pass over the two tables.
+            raised = embedding_bag(places[rows], raises, per_sample_weights=weights[rows], mode="sum")
+            part = bounds[rows].add_(raised)
+            found.append(_reaching(part, own[rows], start, raised))
+            n_found += found[-1].shape[1]
+            if n_found > budget:
+                return None
+        return torch.cat(found, dim=1)
+
+
+def _product(block: Tensor, centers: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+    if dtype == torch.float32:
+        return torch.mm(block, centers.T, out=out)
+    return torch.mm(block.to(dtype), centers.to(dtype).T).float()
+
+
+def _slack(dtype: torch.dtype, dim: int) -> float:
+    """Return how far a product of unit vectors may be from its true value.
+
+    Rounding both factors and the result costs at most three units in the last place of the narrower
+    type; to that comes what adding up in float32 may lose.
+    """
+    adding: float = _SUM_SLACK * torch.finfo(torch.float32).eps * math.sqrt(dim)
+    return adding if dtype == torch.float32 else adding + 2 * float(torch.finfo(dtype).eps)
+
+
+def _above(products: Tensor, thresholds: Tensor, limit: int) -> Tensor | None:
+    """Return the (row, column) pairs, (2, n), where products reach thresholds; None beyond a limit."""
+    size = max(1, _CHUNK_ELEMENTS // products.shape[1])
+    scratch = products.new_empty(min(size, len(products)), products.shape[1])
+    found, n_found = [], 0
+    for start in range(0, len(products), size):
+        part = products[start : start + size]
+        found.append(_reaching(part, thresholds[start : start + size], start, scratch[: len(part)]))
+        n_found += found[-1].shape[1]
+        if n_found > limit:
+            return None
+    return torch.cat(found, dim=1)
+
+
+def _reaching(values: Tensor, thresholds: Tensor, first: int, scratch: Tensor) -> Tensor:
+    """Return the (row, column) pairs of one chunk, (2, n), sorted; rows are counted from ``first``.
+
+    ``scratch`` is overwritten; it has the shape of ``values``.
+    """
+    # PyTorch compares to float and narrows that in half the time in which it compares to bool; NumPy, though
+    # it has one thread, finds few true values in many about ten times as fast as PyTorch does.
+    reaches = torch.ge(values, thresholds[:, None], out=scratch).to(torch.int8)
+    flat = torch.from_numpy(np.flatnonzero(reaches.numpy().view(np.bool_)))
+    rows = flat // values.shape[1]
+    return torch.stack([rows + first, flat - rows * values.shape[1]])
+
+
+def _decide(
+    block: Tensor, centers: Tensor, candidates: Tensor, similarities: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compare candidates with what every row has: the closest wins, the lower index on ties.
+
+    Returns the similarity and the label of every row, and the candidates' similarities.
+    """
+    rows, columns = candidates
+    found = _dots(block, centers, candidates)
+    best = similarities.scatter_reduce(0, rows, found, "amax")
+    winning = found == best[rows]
+    keeping = torch.where(similarities == best, labels, len(centers))
+    return best, keeping.scatter_reduce(0, rows[winning], columns[winning], "amin"), found
+
+
+def _dots(block: Tensor, centers: Tensor, pairs: Tensor) -> Tensor:
+    """Return the dot products of the given (row, centroid) pairs, sorted by rows: (n,) float32."""
+    rows, columns = pairs
+    starts = torch.zeros(len(block) + 1, dtype=torch.int64)
+    torch.cumsum(torch.bincount(rows, minlength=len(block)), dim=0, out=starts[1:])
+    return sampled_products(block, centers, starts, columns)
+
+
+def _closest_on_accelerator(block: Tensor, centers: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return labels and similarities, decided in float32: a product in ``dtype`` only proposes candidates.
+
+    Rows for which a centroid beyond the candidates may be the closest, within the rounding of ``dtype``, are
+    compared with all centroids again.
+    """
+    if dtype == torch.float32 or len(centers) <= _RERANKED:
+        similarities, labels = (block @ centers.T).max(dim=1)
+        return labels, similarities
+    rough = (block.to(dtype) @ centers.to(dtype).T).topk(_RERANKED + 1, dim=1)
+    nearest = rough.indices[:, :_RERANKED].sort(dim=1).values  # sorted: ties go to the lower index
+    exact = torch.stack([(block * centers[column]).sum(dim=1) for column in nearest.T], dim=1)
+    similarities, place = exact.max(dim=1)
+    labels = nearest.gather(1, place[:, None])[:, 0]
+    # What no candidate reached is at most the fifth product, give or take its rounding.
+    beyond = rough.values[:, _RERANKED].float() + _slack(dtype, block.shape[1])
+    open_rows = torch.nonzero(beyond >= similarities)[:, 0]
+    similarities[open_rows], labels[open_rows] = (block[open_rows] @ centers.T).max(dim=1)
+    return labels, similarities

@@ -1,6 +1,6 @@
 """Self-training: a linear classifier learns the labels that a clustering found, and then predicts.
 
-Also what tells how good labels are without any truth: a linear classifier should find them again on samples
+Also a measure of labels that needs no known classes: how well a linear classifier predicts them for samples
 that it has not seen.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,16 +17,36 @@ from torch import Tensor
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.methods._base import check_positive, check_whole, read_widths
+from kinfold.features.matrix import RowMatrix
 from kinfold.methods.linear import SoftmaxStack, StandardRows, agreements, deal_folds, train
+from kinfold.methods.protocol import Shape
 from kinfold.progress import SILENT, Progress
+from kinfold.validation import Either, Integer, Listed, Nothing, Number, check, check_integer
 
+# For rows of squared length 1. Below 0.3 held-out accuracy falls on every set of pseudo-labels that
+# docs/methods.md shows, and from 30 on it hardly rises.
 LEARNING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0)
-PAPER_ITERATIONS = 12_500
-HELD_OUT = 10  # one sample in so many
+
+PAPER_ITERATIONS = 12_500  # ICCE, section 4.2
+
+# Steps by default: a start that few samples need as well, and so many passes over the data.
+_LEAST_ITERATIONS, _PASSES = 500, 20
+
+# Batches by default are a 16th of the samples between these: larger ones make too few steps, smaller ones
+# cost as much time per step.
+_SMALLEST_BATCH, _LARGEST_BATCH = 128, 1024
+
+HELD_OUT = 10  # one sample in ten tells settings apart, and nine tenths are nearly all to learn from
+
+# Cross-validation compares labelings and not classifiers: one rate in the middle of the grid, shorter
+# training.
 _CHECK_RATE = 10.0
 _CHECK_BATCH = 512
 _CHECK_PASSES = 10
+_CHECK_LEAST_ITERATIONS = 200
+
+WIDTHS = Either(Nothing(), Integer(), Listed(Integer(), example="[8, 8]"))
+"""Rule for widths of blocks of columns: one, several, or None for all columns as one block."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +58,7 @@ class SelfTraining:
     weight : ndarray (K, D) float32
         On standardised columns; zero outside the chosen feature variant.
     bias : ndarray (K,) float32
-        -10,000 for a class without members, which therefore never wins.
+        −10,000 for a class without members, which therefore never wins.
     mean, scale : ndarray (D,) float32
         Of the columns.
     learning_rate : float
@@ -70,11 +89,11 @@ class SelfTraining:
 
 
 def fit_self_training(
-    X: Any,
+    X: RowMatrix,
     labels: NDArray[np.integer],
     n_clusters: int,
     *,
-    dims: Sequence[int] | None = None,
+    dims: int | Sequence[int] | None = None,
     learning_rates: Sequence[float] | None = None,
     n_iterations: int | None = None,
     batch_size: int | None = None,
@@ -97,7 +116,7 @@ def fit_self_training(
         Pseudo-labels in 0 … K−1. Classes may be empty: such a class never wins.
     n_clusters : int
         K.
-    dims : sequence of int, optional
+    dims : int or sequence of int, optional
         Widths of blocks of columns, D together. The feature variants are the leading blocks: the first alone,
         the first two, and so on. By default all columns are one block.
     learning_rates : sequence of float, optional
@@ -117,7 +136,7 @@ def fit_self_training(
     Raises
     ------
     InputError
-        ``dims`` don't add up to D, or a number is not positive.
+        ``dims`` don't add up to D, or a parameter breaks its rule.
 
     References
     ----------
@@ -125,7 +144,9 @@ def fit_self_training(
     et al., 2023). The paper's rates are not given; ours are.
     """
     blocks = check_dims(dims, int(X.shape[1]))
-    rates = _check_rates(learning_rates)
+    check({"learning_rates": Either(Nothing(), Listed(Number(above=0)))}, learning_rates=learning_rates)
+    # In ascending order, so that ties go to the slower rate.
+    rates = tuple(sorted(map(float, LEARNING_RATES if learning_rates is None else learning_rates)))
     place = resolve_device(device)
     rows, targets = StandardRows(X, place), torch.from_numpy(np.array(labels, dtype=np.int64))
     held_out, members = _hold_out(targets, seed)
@@ -170,7 +191,7 @@ def fit_self_training(
 
 
 def cross_validated_agreement(
-    X: Any,
+    X: RowMatrix,
     labels: NDArray[np.integer],
     n_clusters: int,
     *,
@@ -179,10 +200,11 @@ def cross_validated_agreement(
     device: str | torch.device = "auto",
     max_rows: int = 20_000,
 ) -> float:
-    """Return how many labels a linear classifier finds again on samples that it has not seen.
+    """Return the held-out accuracy of a linear classifier that is trained on the labels.
 
-    A label-free measure of labels: kinds that lie apart in the features score high. Read it beside the number
-    of live clusters, since a single cluster scores 1. The classifiers of all folds are trained at once.
+    A measure of labels that needs no known classes: kinds that lie apart in the features score high. Read it
+    beside the number of live clusters, since a single cluster scores 1. The classifiers of all folds are
+    trained at once.
 
     Parameters
     ----------
@@ -206,7 +228,7 @@ def cross_validated_agreement(
     float
         Mean accuracy over the folds, in [0, 1]; 1.0 for a single sample, on which nothing can be tested.
     """
-    check_whole(n_folds=n_folds, max_rows=max_rows)
+    check_integer(n_folds=n_folds, max_rows=max_rows)
     place = resolve_device(device)
     targets = torch.from_numpy(np.array(labels, dtype=np.int64))
     if len(targets) > max_rows:
@@ -225,7 +247,7 @@ def cross_validated_agreement(
         rows,
         targets.to(place),
         torch.arange(n_rows),
-        n_iterations=max(200, _CHECK_PASSES * (n_rows // batch_size)),
+        n_iterations=max(_CHECK_LEAST_ITERATIONS, _CHECK_PASSES * (n_rows // batch_size)),
         batch_size=batch_size,
         seed=seed,
         folds=folds.to(place),
@@ -237,39 +259,42 @@ def cross_validated_agreement(
     return float(np.mean(shares))
 
 
-def check_dims(dims: Sequence[int] | None, dim: int, *, name: str = "dims") -> tuple[int, ...]:
+def check_dims(dims: int | Sequence[int] | None, dim: int, *, name: str = "dims") -> tuple[int, ...]:
     """Return the widths of column blocks, one of all columns by default; InputError unless they make D."""
+    check({name: WIDTHS}, **{name: dims})
     if dims is None:
         return (dim,)
-    blocks = read_widths(dims, name=name)
+    blocks = tuple(int(width) for width in np.atleast_1d(dims))
     if sum(blocks) != dim:
         raise InputError(f"{name} {blocks} add up to {sum(blocks)}, but X has {dim} features")
     return blocks
 
 
-def _check_rates(learning_rates: Sequence[float] | None) -> tuple[float, ...]:
-    rates = LEARNING_RATES if learning_rates is None else tuple(learning_rates)
-    if not rates:
-        raise InputError("learning_rates holds nothing; give at least one rate, or None for the default ones")
-    for rate in rates:
-        check_positive(learning_rates=rate)
-    return tuple(sorted(float(rate) for rate in rates))
-
-
 def _plan(n_samples: int, batch_size: int | None, n_iterations: int | None) -> tuple[int, int]:
     """Return batch size and number of steps, chosen where they are open."""
     if batch_size is None:
-        batch_size = 2 ** round(math.log2(min(max(n_samples / 16, 128), 1024)))
-    check_whole(batch_size=batch_size)
+        batch_size = 2 ** round(math.log2(min(max(n_samples / 16, _SMALLEST_BATCH), _LARGEST_BATCH)))
+    check_integer(batch_size=batch_size)
     batch_size = min(batch_size, n_samples)
     if n_iterations is None:
-        n_iterations = min(PAPER_ITERATIONS, 500 + 20 * (n_samples // batch_size))
-    check_whole(n_iterations=n_iterations)
+        n_iterations = min(PAPER_ITERATIONS, _LEAST_ITERATIONS + _PASSES * (n_samples // batch_size))
+    check_integer(n_iterations=n_iterations)
     return batch_size, n_iterations
 
 
+def count_operations(shape: Shape, n_clusters: int, n_iterations: int | None = None) -> int:
+    """Return the floating-point operations that :func:`fit_self_training` is expected to make.
+
+    By the batches and steps of its plan, but for the rounding of a batch to a power of two.
+    """
+    batch = min(shape.n_samples, max(_SMALLEST_BATCH, min(_LARGEST_BATCH, shape.n_samples // 16)))
+    steps = n_iterations or min(PAPER_ITERATIONS, _LEAST_ITERATIONS + _PASSES * (shape.n_samples // batch))
+    # Every rate of the grid and the chosen one again, each a product forward and one backward.
+    return (len(LEARNING_RATES) + 1) * 2 * 2 * steps * batch * shape.n_features * n_clusters
+
+
 def _hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Return the numbers of the held-out samples and of the others; a lonely sample is both."""
+    """Return the indices of the held-out samples and of the others; a single sample is both."""
     if len(labels) < 2:
         return torch.arange(len(labels)), torch.arange(len(labels))
     held = deal_folds(labels, min(HELD_OUT, len(labels)), seed) == 0

@@ -1,38 +1,55 @@
-"""TAC: clusters that the nouns of a joint space guide."""
+"""Text-aided clustering (TAC): nouns of a joint space of images and texts guide the clusters."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from kinfold.compute import resolve_device, resolve_precision
+from kinfold.compute import Runtime, resolve_device
 from kinfold.distributed import current_workers
-from kinfold.heads import DualSettings
+from kinfold.heads import DIRECTIONS, DualSettings
 from kinfold.language.space import count_centres, select_nouns, text_counterparts
-from kinfold.methods._base import check_graph, check_n_clusters
+from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
 from kinfold.methods._diagnosis import warn_of_collapse
+from kinfold.methods._heads import default_n_neighbors
 from kinfold.methods._kmeans import SphericalKMeans
-from kinfold.methods._predicting import BlockPredictor
 from kinfold.methods._rows import check_rows, refuse_beyond_float32
-from kinfold.methods._schedule import default_n_neighbors
-from kinfold.methods._tac_centres import find_centres, fit_quietly
-from kinfold.methods._tac_checks import check_nouns, check_tac
-from kinfold.methods._tac_model import TacModel, name_head
-from kinfold.methods._tac_rows import JointMatrix, Neighbors, unit_matrix
-from kinfold.methods._tac_training import TacPlan, plan_tac, train_dual
-from kinfold.neighbors import NeighborGraph
+from kinfold.methods._tac_centres import CENTRES, find_centres, fit_quietly
+from kinfold.methods._tac_model import (
+    JointMatrix,
+    Neighbors,
+    TacModel,
+    TacPlan,
+    name_head,
+    plan_tac,
+    train_dual,
+    unit_matrix,
+)
+from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.progress import SILENT, Progress
+from kinfold.validation import Choice, Constraint, Either, Flag, Integer, Nothing, Number, check_n_clusters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+
+from kinfold.errors import InputError
+from kinfold.features.matrix import RowMatrix, as_row_matrix
+from kinfold.features.unit_rows import UnitRows
+
 logger = logging.getLogger(__name__)
+
+_SHOWN_NOUNS = 30  # in the manifest: the surest, as many as the paper shows (appendix B)
+_EXPECTED_NOUNS = 119_034  # WordNet's, for the cost: it is asked for before the nouns are read
+_CENTRE_PASSES = 60  # of k-means at most, for the cost
+_TRAINING_SHARE = 0.6  # of the matrix-product rate that training reaches beside its smaller operations
 
 
 class TAC(BlockPredictor):
@@ -137,6 +154,27 @@ class TAC(BlockPredictor):
     3
     """
 
+    name: ClassVar[str] = "tac"
+    constraints: ClassVar[Mapping[str, Constraint]] = {
+        **SHARED_CONSTRAINTS,
+        "train": Flag(),
+        "centres": Choice(CENTRES),
+        "n_centres": Either(Nothing(), Integer()),
+        "samples_per_centre": Number(above=0),
+        "resolution": Number(above=0),
+        "nouns_per_centre": Integer(),
+        "retrieval_temperature": Number(above=0),
+        "n_neighbors": Either(Nothing(), Integer()),
+        "distillation": Choice(DIRECTIONS),
+        "confidence": Flag(),
+        "balance_weight": Number(least=0),
+        "temperature": Either(Nothing(), Number(above=0)),
+        "n_epochs": Either(Nothing(), Integer()),
+        "batch_size": Either(Nothing(), Integer()),
+        "learning_rate": Number(above=0),
+    }
+    neighbors_parameter: ClassVar[str | None] = "n_neighbors"
+    noun_parameters: ClassVar[tuple[str, ...]] = ("noun_features", "nouns")
     _learned: ClassVar[str] = "_model"
 
     n_clusters_: int
@@ -190,19 +228,15 @@ class TAC(BlockPredictor):
         self.precision = precision
         self.random_state = random_state
 
-    @property
-    def needs_graph(self) -> bool:
-        """Whether ``fit`` goes by the neighbours of images."""
-        return bool(self.train) or self.centres not in ("kmeans", "none")
-
     def fit(
         self,
-        X: Any,
-        y: Any = None,
+        X: Rows,
+        y: object = None,
         *,
-        graph: NeighborGraph | None = None,
+        graph: Graphs = None,
         progress: Progress = SILENT,
         checkpoint: Path | None = None,
+        runtime: Runtime | None = None,
     ) -> Self:
         """Select nouns for X (N, D) and find its clusters; of several processes the first one trains for all.
 
@@ -213,82 +247,117 @@ class TAC(BlockPredictor):
             counterparts are in memory.
         y : ignored
             Labels never reach a fit.
-        graph : NeighborGraph, optional
-            Neighbours of the N images; made here where it is missing. Those of texts are always made here.
+        graph : NeighborGraph or mapping of str to NeighborGraph, optional
+            Neighbours of the N images, or a mapping that holds them under "tac"; made here where they are
+            missing. Those of texts are always made here.
         progress : Progress
             Shows what is done.
         checkpoint : Path, optional
             File to save training to, and to continue from: the result is the same as without a stop.
+        runtime : Runtime, optional
+            Wins over ``device``, ``precision`` and ``progress``.
 
         Returns
         -------
         self
         """
         self.check_parameters()
+        runtime = self._resolve_runtime(runtime, progress)
         X = check_rows(self, X, fitting=True)
         refuse_beyond_float32(X)
         n_samples = int(X.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
-        check_graph(graph, n_samples)
+        graph = own_graph(self.name, graph, n_samples)
         features = check_nouns(self._read_nouns(), self.nouns, self.n_features_in_)
         self.n_clusters_ = int(self.n_clusters)
+        # Less than 2³¹ − 1, since training derives seeds of its own by adding to it. Of several processes
+        # without a seed each would draw another one.
         seed = int(current_workers().broadcast(int(check_random_state(self.random_state).randint(2**31 - 8))))
-        neighbors = Neighbors(X, graph, self.graph_options(n_samples), self.device, progress)
-        self._select(X, features, neighbors, seed, progress)
+        neighbors = Neighbors(X, graph, self._graph_options(n_samples), runtime)
+        self._select(X, features, neighbors, seed, runtime)
         self.text_counterparts_ = text_counterparts(
             X,
             self.selected_features_,
             temperature=self.retrieval_temperature,
-            device=self.device,
-            progress=progress,
+            device=str(runtime.device),
+            progress=runtime.progress,
         )
         if self.train:
-            self._train(X, neighbors, seed, progress, checkpoint)
+            self._train(X, neighbors, seed, runtime, checkpoint)
         else:
-            self._join(X, seed, progress)
+            self._join(X, seed, runtime)
         self.labels_ = self._labels(X)
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
-    def model_config(self) -> dict[str, Any]:
-        """Return what ``model.json`` holds: the kept nouns among it."""
-        return {
-            "n_clusters": self.n_clusters_,
-            "trained": self._model.head is not None,
-            "retrieval_temperature": self._model.temperature,
-            "nouns": self.selected_nouns_.tolist(),
-        }
-
-    def model_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return what ``model.safetensors`` holds: features of the kept nouns, and the head or centroids."""
-        return {"noun_features": self.selected_features_, **self._model.tensors()}
+    def to_model(self) -> Model:
+        """Return what is saved: the kept nouns with their features, and the head or the centroids."""
+        return Model(
+            method=self.name,
+            n_features=int(self.n_features_in_),
+            config={
+                "n_clusters": self.n_clusters_,
+                "trained": self._model.head is not None,
+                "retrieval_temperature": self._model.temperature,
+                "nouns": self.selected_nouns_.tolist(),
+            },
+            tensors={"noun_features": self.selected_features_, **self._model.tensors()},
+        )
 
     @classmethod
-    def from_model(
-        cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]], *, device: str = "auto"
-    ) -> Self:
-        """Return an estimator that predicts, from a saved model."""
-        model = cls(n_clusters=config["n_clusters"], train=config["trained"], device=device)
-        model.n_clusters_ = int(config["n_clusters"])
-        model.selected_nouns_ = np.array(config["nouns"])
-        model.selected_features_ = tensors["noun_features"]
-        model.n_features_in_ = int(model.selected_features_.shape[1])
-        model._retrieval_temperature = float(config["retrieval_temperature"])
-        model._adopt({name: value for name, value in tensors.items() if name != "noun_features"})
-        return model
+    def from_model(cls, model: Model, *, device: str = "auto") -> Self:
+        """Return an estimator that predicts, from what was saved."""
+        config, tensors = model.config, model.tensors
+        loaded = cls(n_clusters=config["n_clusters"], train=config["trained"], device=device)
+        loaded.n_clusters_ = int(config["n_clusters"])
+        loaded.selected_nouns_ = np.array(config["nouns"])
+        loaded.selected_features_ = tensors["noun_features"]
+        loaded.n_features_in_ = int(loaded.selected_features_.shape[1])
+        loaded._retrieval_temperature = float(config["retrieval_temperature"])
+        learned = {name: value for name, value in tensors.items() if name != "noun_features"}
+        loaded._adopt(learned, resolve_device(device))
+        return loaded
 
-    def check_parameters(self) -> None:
-        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
-        check_tac(self)
-        resolve_precision(self.precision, resolve_device(self.device))
+    def needs(self, n_samples: int) -> Needs:
+        """Return what a fit of N samples takes besides the rows: neighbours, where it goes by them."""
+        if self.train or self.centres not in ("kmeans", "none"):
+            return Needs({self.name: self._graph_options(n_samples)})
+        return Needs()
 
-    def graph_options(self, n_samples: int) -> dict[str, Any]:
+    def cost(self, shape: Shape, machine: Machine) -> Cost:
+        """Return what a fit is expected to take: centres, selection, counterparts, and training."""
+        n_samples, n_features = shape.n_samples, shape.n_features
+        n_centres = self.count_centres(n_samples)
+        n_kept = n_centres * self.nouns_per_centre
+        products = 2.0 * n_features * n_centres * (_CENTRE_PASSES * n_samples + _EXPECTED_NOUNS)
+        products += 4.0 * n_features * n_kept * n_samples
+        if self.train:
+            plan = self.plan(n_samples)
+            n_seen = plan.n_epochs * plan.steps_per_epoch * plan.batch_size
+            # Two heads, two views of each sample, forward and twice backward.
+            training = 2.0 * 2 * 2 * 3 * n_seen * (n_features + self.n_clusters) * n_features
+            neighbors = 4.0 * n_samples * n_samples * n_features  # among texts, which fit finds itself
+            seconds = float((products + training / _TRAINING_SHARE + neighbors) / machine.rate)
+        else:
+            joint = SphericalKMeans(n_clusters=self.n_clusters)
+            seconds = float(products / machine.rate)
+            seconds += joint.cost(Shape(n_samples, 2 * n_features), machine).seconds
+        n_weights = n_features * (2 * (n_features + int(self.n_clusters)) + int(n_kept))
+        return Cost(seconds, model_bytes=4 * n_weights)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what ``manifest.fit`` says of a fit: the nouns that were kept."""
+        shown = self.selected_nouns_[:_SHOWN_NOUNS].tolist()
+        return {**super().facts(), "n_nouns": len(self.selected_nouns_), "nouns": shown}
+
+    def _read_nouns(self) -> Any:
+        """Return the features of nouns; a subclass may make those that go with the width of X."""
+        return self.noun_features
+
+    def _graph_options(self, n_samples: int) -> dict[str, Any]:
         """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
         wanted = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
         return {"n_neighbors": max(1, min(wanted, n_samples - 1))}
-
-    def _read_nouns(self) -> Any:
-        return self.noun_features
 
     def plan(self, n_samples: int) -> TacPlan:
         """Return batch size and length of training on N samples."""
@@ -301,7 +370,7 @@ class TAC(BlockPredictor):
             temperature=self.temperature,
         )
 
-    def _select(self, X: Any, features: Any, neighbors: Neighbors, seed: int, progress: Progress) -> None:
+    def _select(self, X: Any, features: Any, neighbors: Neighbors, seed: int, runtime: Runtime) -> None:
         """Learn which nouns are kept."""
         if self.centres == "none":
             kept = np.arange(features.shape[0])
@@ -313,10 +382,14 @@ class TAC(BlockPredictor):
                 neighbors,
                 seed=seed,
                 resolution=self.resolution,
-                device=self.device,
+                runtime=runtime,
             )
             kept = select_nouns(
-                features, centres, per_centre=self.nouns_per_centre, device=self.device, progress=progress
+                features,
+                centres,
+                per_centre=self.nouns_per_centre,
+                device=str(runtime.device),
+                progress=runtime.progress,
             ).indices
         logger.info("%d of %d nouns are kept", len(kept), features.shape[0])
         self.selected_features_: NDArray[np.float32] = unit_matrix(np.asarray(features[kept]))
@@ -330,54 +403,86 @@ class TAC(BlockPredictor):
         return count_centres(n_samples, self.n_clusters, samples_per_centre=self.samples_per_centre)
 
     def _train(
-        self, X: Any, neighbors: Neighbors, seed: int, progress: Progress, checkpoint: Path | None
+        self, X: Any, neighbors: Neighbors, seed: int, runtime: Runtime, checkpoint: Path | None
     ) -> None:
         """Train the heads, and keep that of images."""
         self.plan_ = self.plan(int(X.shape[0]))
         logger.info("training plan: %s", self.plan_)
         workers, found = current_workers(), None
-        if workers.is_first:
-            device = resolve_device(self.device)
+        if workers.is_first:  # the first one trains for all, so that all end with the same bytes
             training = train_dual(
                 unit_matrix(X),
                 self.text_counterparts_,
                 (neighbors(), neighbors.of(self.text_counterparts_)),
                 self.n_clusters_,
                 self.plan_,
-                self._settings(),
+                DualSettings(
+                    temperature=self.plan_.temperature,
+                    balance_weight=float(self.balance_weight),
+                    confidence=bool(self.confidence),
+                    distillation=self.distillation,
+                ),
                 seed=seed,
-                device=device,
-                dtype=resolve_precision(self.precision, device),
-                progress=progress,
+                runtime=runtime,
                 checkpoint=checkpoint,
             )
             found = training.history, name_head(training.image)
         self.history_, tensors = workers.broadcast(found)
-        self._adopt(tensors)
+        self._adopt(tensors, runtime.device)
 
-    def _settings(self) -> DualSettings:
-        return DualSettings(
-            temperature=self.plan_.temperature,
-            balance_weight=float(self.balance_weight),
-            confidence=bool(self.confidence),
-            distillation=self.distillation,
-        )
-
-    def _join(self, X: Any, seed: int, progress: Progress) -> None:
+    def _join(self, X: Any, seed: int, runtime: Runtime) -> None:
         """Find centroids of images and their counterparts side by side."""
-        model = SphericalKMeans(n_clusters=self.n_clusters_, random_state=seed, device=self.device)
+        model = SphericalKMeans(n_clusters=self.n_clusters_, random_state=seed)
         joint = JointMatrix(unit_matrix(X), self.text_counterparts_)
-        self._adopt({"centroids": fit_quietly(model, joint, progress).cluster_centers_})
+        self._adopt({"centroids": fit_quietly(model, joint, runtime).cluster_centers_}, runtime.device)
 
-    def _adopt(self, tensors: dict[str, NDArray[Any]]) -> None:
+    def _adopt(self, tensors: dict[str, NDArray[Any]], device: torch.device) -> None:
         """Become what was fitted elsewhere: an image head, or centroids."""
         self._model = TacModel.from_tensors(
             self.n_clusters_,
             self.selected_features_,
             self._retrieval_temperature,
             tensors,
-            resolve_device(self.device),
+            device,
         )
 
     def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
         return self._model.probabilities(X)
+
+
+def check_nouns(noun_features: Any, nouns: Sequence[str] | None, n_features: int) -> RowMatrix:
+    """Return the features of nouns as a row matrix, or say what is wrong with them.
+
+    Raises
+    ------
+    InputError
+        They are missing, of another width than the images, without a direction, or not as many as ``nouns``.
+    """
+    if noun_features is None:
+        raise InputError(
+            "TAC needs noun_features: the features of nouns in the space of X, made by the same "
+            "vision-language model (kinfold.language.embed_nouns makes those of WordNet)"
+        )
+    try:
+        features = as_row_matrix(noun_features)
+        UnitRows(features, torch.device("cpu")).check()
+    except InputError as error:
+        raise InputError(f"noun_features: {error}") from error
+    if features.shape[1] != n_features:
+        raise InputError(
+            f"noun_features have {features.shape[1]} dimensions, but X has {n_features}: both must come from "
+            "the same vision-language model"
+        )
+    if nouns is not None:
+        _check_names(nouns, int(features.shape[0]))
+    return features
+
+
+def _check_names(nouns: Any, n_features: int) -> None:
+    listed = isinstance(nouns, Sequence | np.ndarray) and not isinstance(nouns, str)
+    if not listed or not all(isinstance(noun, str) for noun in nouns):
+        raise InputError(f"nouns must be a list of words, not {type(nouns).__name__}")
+    if len(nouns) != n_features:
+        raise InputError(f"nouns are {len(nouns)}, but noun_features have {n_features} rows")
+    if twice := len(nouns) - len(set(nouns)):
+        logger.warning("%d nouns are given more than once: they take places of others", twice)

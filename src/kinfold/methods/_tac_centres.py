@@ -1,10 +1,11 @@
-"""Centres of images that nouns are selected for: six ways to find them (the TAC paper's Table 6)."""
+"""Centres of groups of images, which nouns are selected for: six ways to find them (TAC paper, Table 6)."""
 
 from __future__ import annotations
 
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,26 +14,34 @@ from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
+from kinfold.compute import Runtime
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError
 from kinfold.features.unit_rows import UnitRows
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import numpy_blocks
 from kinfold.neighbors import NeighborGraph
-from kinfold.progress import SILENT, Progress
+from kinfold.progress import SILENT
 
 logger = logging.getLogger(__name__)
 
 CENTRES = ("kmeans", "agglomerative", "spectral", "dbscan", "louvain", "none")
-_ALL_DISTANCES = 10_000  # samples up to which agglomerative clustering may join any two
-_CORE = 5  # neighbours that make a sample of DBSCAN a core
-_RADII = 32
+# Samples up to which agglomerative clustering may join any two: it holds all distances, N² / 2 of float64.
+_ALL_DISTANCES = 10_000
+_CORE = 5  # neighbours that make a sample of DBSCAN a core: scikit-learn's default
+_RADII = 32  # that DBSCAN is tried at: each is a pass over the graph
+_SMALLEST_QUANTILE = (
+    0.002  # of the distances, as the first radius: below it, hardly any two samples are joined
+)
+# Weights of a graph must be positive, or its edges vanish: added to those that are zero or below.
+_LEAST_SIMILARITY, _LEAST_DISTANCE = 1e-6, 1e-9
+_LEAST_LENGTH = 1e-6  # of a sum of unit rows: below it they cancel out, and the direction is rounding noise
 
 GraphSource = Callable[[], NeighborGraph]
 
 
 def find_centres(
-    X: Any, how: str, n_centres: int, graph: GraphSource, *, seed: int, resolution: float, device: str
+    X: Any, how: str, n_centres: int, graph: GraphSource, *, seed: int, resolution: float, runtime: Runtime
 ) -> NDArray[np.float32]:
     """Return the unit-length mean of every group of images (k, D), on every process of a job.
 
@@ -51,7 +60,7 @@ def find_centres(
         Of what is random.
     resolution : float
         Louvain's.
-    device : str
+    runtime : Runtime
         Of k-means.
 
     Raises
@@ -61,11 +70,21 @@ def find_centres(
     """
     workers, found = current_workers(), None
     if how == "kmeans":
-        model = SphericalKMeans(n_clusters=n_centres, n_init=1, random_state=seed, device=device)
-        found = fit_quietly(model, X).cluster_centers_
-        found = found[np.linalg.norm(found, axis=1) > 0.5]  # rows without direction make one of length 0
+        model = SphericalKMeans(n_clusters=n_centres, n_init=1, random_state=seed)
+        found = fit_quietly(model, X, replace(runtime, progress=SILENT)).cluster_centers_
+        found = found[
+            np.linalg.norm(found, axis=1) > 0.5
+        ]  # all-zero rows make one of length 0, others have 1
     elif workers.is_first:
-        found = mean_directions(X, _group(X, how, n_centres, graph, seed, resolution))
+        if how == "agglomerative":
+            labels = _agglomerative(X, n_centres, graph)
+        elif how == "spectral":
+            labels = _spectral(n_centres, graph(), seed)
+        elif how == "dbscan":
+            labels = _dbscan(n_centres, graph())
+        else:
+            labels = _louvain(graph(), resolution, seed)
+        found = mean_directions(X, labels)
     centres: NDArray[np.float32] = workers.broadcast(found)
     if not len(centres):
         raise InputError(f"centres={how!r} finds no group of images with a direction")
@@ -73,24 +92,11 @@ def find_centres(
     return centres
 
 
-def _group(
-    X: Any, how: str, n_centres: int, graph: GraphSource, seed: int, resolution: float
-) -> NDArray[np.int64]:
-    """Return the group of every sample, −1 where it is in none."""
-    if how == "agglomerative":
-        return _agglomerative(X, n_centres, graph)
-    if how == "spectral":
-        return _spectral(n_centres, graph(), seed)
-    if how == "dbscan":
-        return _dbscan(n_centres, graph())
-    return _louvain(graph(), resolution, seed)
-
-
-def fit_quietly(model: SphericalKMeans, X: Any, progress: Progress = SILENT) -> SphericalKMeans:
-    """Fit k-means without its warnings of empty or huge clusters, which are not those of the result."""
+def fit_quietly(model: SphericalKMeans, X: Any, runtime: Runtime) -> SphericalKMeans:
+    """Fit k-means, a step on the way, without the warnings of empty or huge clusters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return model.fit(X, progress=progress)
+        return model.fit(X, runtime=runtime)
 
 
 def mean_directions(X: Any, labels: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -109,7 +115,7 @@ def mean_directions(X: Any, labels: NDArray[np.int64]) -> NDArray[np.float32]:
         joins = sparse.csr_array((ones, (own[members], members)), shape=(n_labels, len(block)))
         sums += joins @ unit
     lengths = np.linalg.norm(sums, axis=1, keepdims=True)
-    kept = lengths[:, 0] > 1e-6
+    kept = lengths[:, 0] > _LEAST_LENGTH
     centres: NDArray[np.float32] = (sums[kept] / lengths[kept]).astype(np.float32)
     return centres
 
@@ -130,17 +136,17 @@ def _agglomerative(X: Any, n_centres: int, graph: GraphSource) -> NDArray[np.int
 
 
 def _spectral(n_centres: int, graph: NeighborGraph, seed: int) -> NDArray[np.int64]:
-    """Return normalised cuts of the neighbour graph, weighted by similarity where that is positive."""
+    """Return normalized cuts of the neighbour graph, weighted by similarity where that is positive."""
     from sklearn.cluster import SpectralClustering
 
     n_samples = graph.n_samples
     if n_samples <= n_centres + 1:
         return np.arange(n_samples)  # no fewer groups than the solver has vectors for
-    affinity = _both_ways(graph, lambda similarities: np.maximum(similarities, 0) + 1e-6)
+    affinity = _both_ways(graph, lambda similarities: np.maximum(similarities, 0) + _LEAST_SIMILARITY)
     model = SpectralClustering(
         n_clusters=n_centres,
         affinity="precomputed",
-        assign_labels="cluster_qr",
+        assign_labels="cluster_qr",  # needs no starts, unlike k-means: the same labels from the same vectors
         eigen_solver="arpack",
         random_state=seed,
     )
@@ -154,12 +160,12 @@ def _dbscan(n_centres: int, graph: NeighborGraph) -> NDArray[np.int64]:
     """
     from sklearn.cluster import DBSCAN
 
-    distances = _both_ways(graph, lambda similarities: np.maximum(1 - similarities, 0) + 1e-9)
+    distances = _both_ways(graph, lambda similarities: np.maximum(1 - similarities, 0) + _LEAST_DISTANCE)
     if not distances.nnz:
         return np.full(graph.n_samples, -1)
     core = min(_CORE, graph.n_samples)
     best: NDArray[np.int64] | None = None
-    for radius in np.unique(np.quantile(distances.data, np.linspace(0.002, 1, _RADII))):
+    for radius in np.unique(np.quantile(distances.data, np.linspace(_SMALLEST_QUANTILE, 1, _RADII))):
         model = DBSCAN(eps=float(radius), min_samples=core, metric="precomputed")
         labels = np.asarray(model.fit_predict(distances), np.int64)
         if best is None or abs(labels.max() + 1 - n_centres) < abs(best.max() + 1 - n_centres):
@@ -172,10 +178,11 @@ def _louvain(graph: NeighborGraph, resolution: float, seed: int) -> NDArray[np.i
     """Return the communities of the neighbour graph, weighted by similarity where that is positive."""
     import networkx
 
-    weights = _both_ways(graph, lambda similarities: np.maximum(similarities, 0) + 1e-6)
+    weights = _both_ways(graph, lambda similarities: np.maximum(similarities, 0) + _LEAST_SIMILARITY)
     network = networkx.from_scipy_sparse_array(weights)
     found = networkx.community.louvain_communities(network, resolution=resolution, seed=seed)
     labels = np.empty(graph.n_samples, np.int64)
+    # networkx gives sets in any order: by their first members, labels are the same in every process.
     for label, members in enumerate(sorted(found, key=min)):
         labels[list(members)] = label
     return labels

@@ -1,9 +1,11 @@
-"""What a fitted TAC predicts with: the image head, or centroids of images and text counterparts."""
+"""TAC's heads and centroids: rows that they learn from, training plan, training, prediction."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,234 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from kinfold.heads import PlainHead
+from kinfold.compute import Runtime
+from kinfold.features.matrix import LazyMatrix
+from kinfold.features.unit_rows import UnitRows
+from kinfold.heads import DualBatches, DualHeads, DualSettings, DualTraining, PairSampler, PlainHead, Trainer
 from kinfold.language.space import retrieve
-from kinfold.methods._tac_rows import unit_matrix
+from kinfold.methods._rows import fingerprint_columns
+from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.storage import hash_json
 
-_BLOCK_BYTES = 8 << 20
+MANY_CLUSTERS = 100  # from here on the paper's second setting: between its DTD (47) and UCF-101 (101)
+# Steps of training at least: the paper's smallest data sets have 100 to 180, a folder of 300 images had 20.
+_LEAST_STEPS = 500
+_BLOCK_BYTES = 8 << 20  # of rows or logits at once: small blocks stay in cache between their few products
+# Of probabilities where centroids predict; the same as SphericalKMeans' default, so that both read alike.
 _KMEANS_TEMPERATURE = 0.1
-_HEAD = "image."
+_HEAD = "image."  # begins the names of the head's tensors in a saved model
+_CPU = torch.device("cpu")
+
+
+class UnitMatrix(LazyMatrix):
+    """The rows of a matrix at unit length, float32, scaled as they are read.
+
+    Parameters
+    ----------
+    X : row matrix (N, D)
+        Checked features.
+    """
+
+    def __init__(self, X: Any) -> None:
+        self._rows = UnitRows(X, _CPU)
+        self.shape = (self._rows.n_rows, self._rows.dim)
+        self.dtype = np.dtype(np.float32)
+
+    def _range(self, start: int, stop: int) -> NDArray[Any]:
+        return self._rows.read(start, stop).numpy()
+
+    def _take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return self._rows.take(rows).numpy()
+
+
+class JointMatrix(LazyMatrix):
+    """Rows [v ‖ t̃]: those of two matrices side by side.
+
+    Parameters
+    ----------
+    images, texts : row matrix (N, D)
+        Both float32, at unit length.
+    """
+
+    def __init__(self, images: Any, texts: Any) -> None:
+        self._parts = images, texts
+        self.shape = (int(images.shape[0]), int(images.shape[1] + texts.shape[1]))
+        self.dtype = np.dtype(np.float32)
+
+    def _range(self, start: int, stop: int) -> NDArray[Any]:
+        return np.concatenate([part[start:stop] for part in self._parts], axis=1)
+
+    def _take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        return np.concatenate([part[rows] for part in self._parts], axis=1)
+
+
+def unit_matrix(X: Any) -> Any:
+    """Return the rows of X at unit length, float32: in memory where X is, else scaled as they are read."""
+    # Training reads every row in every epoch: what fits in memory once is not scaled again and again.
+    rows = UnitMatrix(X)
+    in_memory = isinstance(X, np.ndarray) and not isinstance(X, np.memmap)
+    return rows[:] if in_memory else rows
+
+
+class Neighbors:
+    """The neighbours of images, found when they are first asked for, and those of texts.
+
+    Parameters
+    ----------
+    X : row matrix (N, D)
+        Images.
+    graph : NeighborGraph or None
+        Theirs, where it is known already.
+    options : dict
+        How :func:`~kinfold.neighbors.knn_graph` finds neighbours.
+    runtime : Runtime
+        Where, and whom to tell.
+    """
+
+    def __init__(
+        self, X: Any, graph: NeighborGraph | None, options: dict[str, Any], runtime: Runtime
+    ) -> None:
+        self._X, self._graph, self._options, self._runtime = X, graph, options, runtime
+
+    def __call__(self) -> NeighborGraph:
+        """Return those of images."""
+        if self._graph is None:
+            self._graph = self.of(self._X)
+        return self._graph
+
+    def of(self, rows: Any) -> NeighborGraph:
+        """Return those of other rows."""
+        return knn_graph(
+            rows,
+            **self._options,
+            zero_rows="isolate",  # check_rows has warned of them: they are no reason to stop a fit
+            device=self._runtime.device,
+            progress=self._runtime.progress,
+        )
+
+
+@dataclass(frozen=True)
+class TacPlan:
+    """How long and how fast to train.
+
+    Attributes
+    ----------
+    n_epochs : int
+        Passes over the data.
+    batch_size : int
+        Samples per step, at most N.
+    steps_per_epoch : int
+        Whole batches in N samples.
+    learning_rate : float
+        Of Adam.
+    temperature : float
+        τ of the distillation.
+    """
+
+    n_epochs: int
+    batch_size: int
+    steps_per_epoch: int
+    learning_rate: float
+    temperature: float
+
+
+def plan_tac(
+    n_samples: int,
+    n_clusters: int,
+    *,
+    n_epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float = 1e-3,
+    temperature: float | None = None,
+) -> TacPlan:
+    """Choose what was left open.
+
+    The paper's 20 epochs of batches of 512 at τ = 0.5; from 100 clusters on its 100 epochs of batches of
+    8,192 at τ = 5. Where that is fewer than 500 steps, epochs are added up to 500: small folders would
+    hardly be trained.
+
+    Parameters
+    ----------
+    n_samples, n_clusters : int
+        N and K.
+    n_epochs, batch_size, learning_rate, temperature : optional
+        What the user fixed.
+    """
+    many = n_clusters >= MANY_CLUSTERS
+    size = min(int(batch_size or (8192 if many else 512)), n_samples)
+    steps_per_epoch = n_samples // size
+    if n_epochs is None:
+        n_epochs = max(100 if many else 20, math.ceil(_LEAST_STEPS / steps_per_epoch))
+    if temperature is None:
+        temperature = 5.0 if many else 0.5
+    return TacPlan(int(n_epochs), size, steps_per_epoch, float(learning_rate), float(temperature))
+
+
+def train_dual(
+    images: Any,
+    texts: Any,
+    graphs: tuple[NeighborGraph, NeighborGraph],
+    n_clusters: int,
+    plan: TacPlan,
+    settings: DualSettings,
+    *,
+    seed: int,
+    runtime: Runtime,
+    checkpoint: Path | None = None,
+) -> DualTraining:
+    """Train both heads, in this process alone.
+
+    Parameters
+    ----------
+    images, texts : array or row matrix (N, D)
+        Both at unit length.
+    graphs : pair of NeighborGraph
+        Neighbours among images, and among texts.
+    n_clusters : int
+        K.
+    plan : TacPlan
+        Length and rate.
+    settings : DualSettings
+        The loss.
+    seed : int
+        Of initial weights and batches.
+    runtime : Runtime
+        Where to train, and the type of matrix products.
+    checkpoint : Path, optional
+        As in :meth:`~kinfold.heads.Trainer.fit`.
+    """
+    # Both samplers draw the same samples in the same order, but a neighbour of each by a seed of their own.
+    samplers = [
+        PairSampler(
+            rows,
+            graph,
+            batch_size=plan.batch_size,
+            seed=seed + number,
+            device=runtime.device,
+            order_seed=seed + 2,
+        )
+        for number, (rows, graph) in enumerate(zip((images, texts), graphs, strict=True))
+    ]
+    learner = DualHeads(
+        int(images.shape[1]),
+        n_clusters,
+        settings,
+        n_epochs=plan.n_epochs,
+        learning_rate=plan.learning_rate,
+        generator=torch.Generator().manual_seed(seed),
+        device=runtime.device,
+        dtype=runtime.dtype,
+    )
+    identity = hash_json(
+        {
+            "plan": asdict(plan),
+            "seed": seed,
+            "rows": [fingerprint_columns(rows) for rows in (images, texts)],
+            "graphs": [[len(g.indices), int(g.indices.sum(dtype=np.int64))] for g in graphs],
+        }
+    )
+    trainer = Trainer(learner, identity=identity)
+    return trainer.fit(DualBatches(*samplers), progress=runtime.progress, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True)
@@ -71,6 +294,7 @@ class TacModel:
 
     def probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
         """Yield the probabilities (n, K) of blocks of rows that were checked already."""
+        # Without a head every row meets all kept nouns, which may be many more than columns or clusters.
         widest = max(self.n_clusters, X.shape[1], 0 if self.head is not None else len(self.nouns))
         size = max(1, _BLOCK_BYTES // (4 * widest))
         rows = unit_matrix(X)
@@ -82,7 +306,7 @@ class TacModel:
 
     def _logits(self, unit: Tensor) -> Tensor:
         if self.head is not None:
-            return self.head.logits(unit)
+            return self.head.logits(unit)  # nouns are only needed to train the head
         assert self.centroids is not None
         joint = torch.cat([unit, retrieve(unit, self.nouns, self.temperature)], dim=1)
         return functional.normalize(joint, dim=1) @ self.centroids.T / _KMEANS_TEMPERATURE

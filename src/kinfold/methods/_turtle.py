@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from kinfold.compute import resolve_device, resolve_precision
+from kinfold.compute import Runtime, resolve_device
 from kinfold.distributed import current_workers
-from kinfold.errors import InputError
-from kinfold.methods._base import check_n_clusters, check_positive, check_whole, read_widths
+from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor
 from kinfold.methods._diagnosis import warn_of_collapse
-from kinfold.methods._predicting import BlockPredictor
 from kinfold.methods._rows import check_rows, fingerprint_columns, numpy_blocks, refuse_beyond_float32
 from kinfold.methods._self_training import check_dims, cross_validated_agreement
-from kinfold.methods._task_encoder import TaskEncoder
 from kinfold.methods._turtle_training import (
+    TaskEncoder,
     TurtlePlan,
     TurtleTraining,
     column_factors,
     plan_turtle,
     space_sizes,
 )
+from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Rows, Shape
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json
+from kinfold.validation import (
+    Choice,
+    Constraint,
+    Either,
+    Integer,
+    Listed,
+    Nothing,
+    Number,
+    check_n_clusters,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
 
-_PREDICT_BYTES = 8 << 20
+_PREDICT_BYTES = 8 << 20  # of rows at once: small blocks stay in cache between their few products
+# For the cost, where training ends by its own rule: 850 to 1,150 steps on the data sets of docs/methods.md,
+# and more where clusters are many.
+_EXPECTED_STEPS = 1500
 
 
 class TURTLE(BlockPredictor):
@@ -111,7 +126,19 @@ class TURTLE(BlockPredictor):
     (5, 3)
     """
 
-    needs_graph: ClassVar[bool] = False
+    name: ClassVar[str] = "turtle"
+    constraints: ClassVar[Mapping[str, Constraint]] = {
+        **SHARED_CONSTRAINTS,
+        "space_dims": Either(Nothing(), Integer(), Listed(Integer(), example="[8, 8]")),
+        "inner_start": Choice(("cold", "warm")),
+        "n_inner_steps": Integer(),
+        "n_steps": Either(Nothing(), Integer()),
+        "batch_size": Either(Nothing(), Integer()),
+        "gamma": Number(above=0),
+        "learning_rate": Either(Nothing(), Number(above=0)),
+        "inner_learning_rate": Either(Nothing(), Number(above=0)),
+        "feature_scale": Either(Number(above=0), Choice(("rms",))),
+    }
     _learned: ClassVar[str] = "_encoder"
 
     history_: NDArray[np.float32]
@@ -150,13 +177,14 @@ class TURTLE(BlockPredictor):
 
     def fit(
         self,
-        X: Any,
-        y: Any = None,
+        X: Rows,
+        y: object = None,
         *,
-        graph: Any = None,
+        graph: Graphs = None,
         progress: Progress = SILENT,
         checkpoint: Path | None = None,
-    ) -> TURTLE:
+        runtime: Runtime | None = None,
+    ) -> Self:
         """Find labels for X (N, D); of several processes the first one trains for all.
 
         Parameters
@@ -169,12 +197,15 @@ class TURTLE(BlockPredictor):
             Shows rounds of steps and the objective.
         checkpoint : Path, optional
             File to save training to, and to continue from: the result is the same as without a stop.
+        runtime : Runtime, optional
+            Wins over ``device``, ``precision`` and ``progress``.
 
         Returns
         -------
         self
         """
         self.check_parameters()
+        runtime = self._resolve_runtime(runtime, progress)
         X = check_rows(self, X, fitting=True)
         refuse_beyond_float32(X)
         check_n_clusters(self.n_clusters, int(X.shape[0]))
@@ -185,20 +216,19 @@ class TURTLE(BlockPredictor):
         logger.info("training plan: %s", self.plan_)
         workers, found = current_workers(), None
         if workers.is_first:
-            self._train(X, widths, seed, progress, checkpoint)
-            found = self.history_, self.labels_, self.model_config(), self.model_tensors()
-        self.history_, self.labels_, config, tensors = workers.broadcast(found)
-        if not workers.is_first:
-            self._adopt(config, tensors)
+            self._train(X, widths, seed, runtime, checkpoint)
+            found = self.history_, self.labels_, self.to_model()
+        self.history_, self.labels_, model = workers.broadcast(found)
+        if not workers.is_first:  # so that predictions of all processes come from the same bytes
+            self._adopt(model, runtime.device)
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
     def _train(
-        self, X: Any, widths: Sequence[int], seed: int, progress: Progress, checkpoint: Path | None
+        self, X: Any, widths: Sequence[int], seed: int, runtime: Runtime, checkpoint: Path | None
     ) -> None:
         """Learn everything that is fitted."""
         self._factors = self._make_factors(X, widths)
-        device = resolve_device(self.device)
         training = TurtleTraining(
             X,
             widths,
@@ -206,74 +236,69 @@ class TURTLE(BlockPredictor):
             self.n_clusters_,
             self.plan_,
             seed=seed,
-            device=device,
-            dtype=resolve_precision(self.precision, device),
+            device=runtime.device,
+            dtype=runtime.dtype,
         )
-        self.history_ = training.run(self._identity(X, widths), progress=progress, checkpoint=checkpoint)
+        self.history_ = training.run(
+            self._identity(X, widths), progress=runtime.progress, checkpoint=checkpoint
+        )
         self._encoder = training.encoder
         self.labels_ = self._labels(X)
         self.generalization_score_ = cross_validated_agreement(
-            X, self.labels_, self.n_clusters_, seed=seed, device=device
+            X, self.labels_, self.n_clusters_, seed=seed, device=runtime.device
         )
 
     def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
-        device = resolve_device(self.device)
+        device = self._encoder.device
         factors = column_factors(self._factors, self._encoder.widths).to(device)
         for _, block in numpy_blocks(X, _PREDICT_BYTES):
             with torch.inference_mode():
                 rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(device).mul_(factors)
                 yield torch.stack(self._encoder(rows)).mean(dim=0).cpu().numpy()
 
-    def model_config(self) -> dict[str, Any]:
-        """Return what ``model.json`` holds."""
-        return {
-            "n_clusters": self.n_clusters_,
-            "space_dims": list(self._encoder.widths),
-            "generalization_score": self.generalization_score_,
-        }
-
-    def model_tensors(self) -> dict[str, NDArray[Any]]:
-        """Return what ``model.safetensors`` holds: the task encoder."""
+    def to_model(self) -> Model:
+        """Return what is saved: the task encoder and what features are multiplied by."""
         tensors = {name: value.detach().cpu().numpy() for name, value in self._encoder.tensors().items()}
-        return {**tensors, "factors": self._factors}
+        return Model(
+            method=self.name,
+            n_features=int(self.n_features_in_),
+            config={
+                "n_clusters": self.n_clusters_,
+                "space_dims": list(self._encoder.widths),
+                "generalization_score": self.generalization_score_,
+            },
+            tensors={**tensors, "factors": self._factors},
+        )
 
     @classmethod
-    def from_model(
-        cls, config: dict[str, Any], tensors: dict[str, NDArray[Any]], *, device: str = "auto"
-    ) -> TURTLE:
-        """Return an estimator that predicts, from a saved model."""
-        widths = tuple(config["space_dims"])
-        model = cls(n_clusters=config["n_clusters"], space_dims=widths, device=device)
-        model.n_features_in_ = sum(widths)
-        model._adopt(config, tensors)
-        return model
+    def from_model(cls, model: Model, *, device: str = "auto") -> Self:
+        """Return an estimator that predicts, from what was saved."""
+        widths = tuple(model.config["space_dims"])
+        loaded = cls(n_clusters=model.config["n_clusters"], space_dims=widths, device=device)
+        loaded.n_features_in_ = sum(widths)
+        loaded._adopt(model, resolve_device(device))
+        return loaded
 
-    def check_parameters(self) -> None:
-        """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
-        if self.space_dims is not None:
-            read_widths(self.space_dims, name="space_dims")
-        if self.inner_start not in ("cold", "warm"):
-            raise InputError(f"inner_start must be 'cold' or 'warm', not {self.inner_start!r}")
-        check_whole(n_inner_steps=self.n_inner_steps)
-        for name in ("n_steps", "batch_size"):
-            if (value := getattr(self, name)) is not None:
-                check_whole(**{name: value})
-        check_positive(gamma=self.gamma)
-        for name in ("learning_rate", "inner_learning_rate"):
-            if (value := getattr(self, name)) is not None:
-                check_positive(**{name: value})
-        if self.feature_scale != "rms":
-            check_positive(feature_scale=self.feature_scale)
-        resolve_precision(self.precision, resolve_device(self.device))
+    def cost(self, shape: Shape, machine: Machine) -> Cost:
+        """Return what a fit is expected to take."""
+        plan, n_features = self._plan(shape.n_samples, (shape.n_features,)), shape.n_features
+        steps = _EXPECTED_STEPS if self.n_steps is None else plan.n_steps
+        # An inner step multiplies the batch forward and backward, an outer one by encoder and classifiers.
+        products = 2 * plan.n_inner_steps + 4
+        product = 2 * plan.batch_size * n_features * self.n_clusters / machine.rate
+        reading = 4 * plan.batch_size * n_features / machine.bandwidth
+        return Cost(
+            seconds=float(steps * products * (product + reading)),
+            model_bytes=4 * n_features * int(self.n_clusters),
+        )
 
-    def _adopt(self, config: dict[str, Any], tensors: dict[str, NDArray[Any]]) -> None:
-        """Become what was fitted elsewhere, as :meth:`model_config` and :meth:`model_tensors` tell it."""
-        self.n_clusters_ = int(config["n_clusters"])
-        self.generalization_score_ = config["generalization_score"]
-        self._factors = tensors["factors"]
-        device = resolve_device(self.device)
-        self._encoder = TaskEncoder(config["space_dims"], self.n_clusters_, torch.Generator(), device)
-        self._encoder.load({name: torch.from_numpy(value) for name, value in tensors.items()})
+    def _adopt(self, model: Model, device: torch.device) -> None:
+        """Become what was fitted elsewhere."""
+        self.n_clusters_ = int(model.config["n_clusters"])
+        self.generalization_score_ = model.config["generalization_score"]
+        self._factors = model.tensors["factors"]
+        self._encoder = TaskEncoder(model.config["space_dims"], self.n_clusters_, torch.Generator(), device)
+        self._encoder.load({name: torch.from_numpy(value) for name, value in model.tensors.items()})
 
     def _plan(self, n_samples: int, widths: Sequence[int]) -> TurtlePlan:
         return plan_turtle(

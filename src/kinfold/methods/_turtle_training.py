@@ -1,8 +1,9 @@
-"""How TURTLE trains: rounds of outer steps, each step a function of the seed and its number alone."""
+"""Training of TURTLE: the task encoder, the inner classifiers, and the plan of steps."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,28 +13,227 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import linear
 
-from kinfold.heads.checkpoint import Checkpoint
+from kinfold.heads import Checkpoint
 from kinfold.methods._rows import numpy_blocks
-from kinfold.methods._task_encoder import (
-    InnerClassifiers,
-    TaskEncoder,
-    adam_state,
-    labeling_loss,
-    split_columns,
-)
 from kinfold.methods.linear import FloatRows
 from kinfold.progress import SILENT, Progress
 
 logger = logging.getLogger(__name__)
 
-ROUND = 50  # steps between looks at the objective
-PATIENCE = 4  # rounds compared with as many before them
 PAPER_STEPS, PAPER_BATCH, PAPER_RATE = 6000, 10_000, 1e-3
-_WIDE = 1280
+ROUND = 50  # steps between looks at the objective: each look waits for the device
+# Rounds compared with as many before them: the objective of one batch is too noisy to tell a level by.
+PATIENCE = 4
+# By how much a mean objective must fall to go on, per space; docs/methods.md shows where this ends.
+_TOLERANCE = 0.02
+# Adam moves every weight by about its rate, and so a logit by about rate · D, on entries of size 1. From this
+# width on the paper's rate is right; narrower spaces get more, at most what 64 columns get, as in the digits.
+_WIDE, _MOST_FASTER = 1280, 20
+# Samples of an outer step: the score rises with them (docs/methods.md), and so does the time of a step. With
+# fewer than ten per cluster, the entropy of a batch would be that of its sampling.
 _BATCH, _PER_CLUSTER = 2500, 10
-_TOLERANCE = 0.02  # of the objective, per space
-_READ_BYTES = 8 << 20
+_READ_BYTES = 8 << 20  # of X in memory at once
+_TINY = 1e-30  # keeps the slope of the entropy finite where a label dies out
+_LEAST_NORM = 1e-12  # of a weight's direction: a zero vector must not divide by zero
+
+
+def labeling_loss(log_classified: Sequence[Tensor], proposed: Sequence[Tensor], gamma: float) -> Tensor:
+    """Return what the task encoder minimizes.
+
+    ``Σ_s −mean_b Σ_k τ(k|b) log p_s(k|b) − γ Σ_s H(mean_b l_s(·|b))`` with ``τ = mean_s l_s``: labels should
+    be learnable in every space, and all of them in use.
+
+    Parameters
+    ----------
+    log_classified : sequence of Tensor (B, K)
+        log p_s of the inner classifier of every space; no gradient passes here.
+    proposed : sequence of Tensor (B, K)
+        l_s, the labels that every space proposes: rows sum to 1.
+    gamma : float
+        Weight of the entropy.
+
+    Returns
+    -------
+    Tensor
+        A scalar.
+
+    References
+    ----------
+    Gadetsky et al., "Let Go of Your Labels with Unsupervised Transfer" (ICML 2024).
+    """
+    labels = torch.stack(list(proposed)).mean(dim=0)  # with its gradient: each error teaches all spaces
+    loss = labels.new_zeros(())
+    for log_p, part in zip(log_classified, proposed, strict=True):
+        used = part.mean(dim=0)
+        error = -(labels * log_p.detach()).sum(dim=1).mean()
+        entropy = -(used * used.clamp_min(_TINY).log()).sum()
+        loss = loss + error - gamma * entropy
+    return loss
+
+
+def classifier_gradient(rows: Tensor, weight: Tensor, bias: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the gradient of the mean cross-entropy of softmax(rows · weightᵀ + bias) towards soft labels.
+
+    Parameters
+    ----------
+    rows : Tensor (B, D)
+        In the precision of matrix products.
+    weight, bias : Tensor (K, D), (K,)
+        Of the classifier, float32.
+    labels : Tensor (B, K)
+        Rows sum to 1.
+
+    Returns
+    -------
+    tuple of Tensor (K, D), (K,)
+        Both float32.
+    """
+    pull = torch.softmax(product(rows, weight) + bias, dim=1).sub_(labels).div_(len(rows))
+    return (pull.to(rows.dtype).T @ rows).float(), pull.sum(dim=0)
+
+
+def product(rows: Tensor, weight: Tensor) -> Tensor:
+    """Return ``rows · weightᵀ`` in the precision of the rows, as float32."""
+    return linear(rows, weight.to(rows.dtype)).float()
+
+
+def split_columns(rows: Tensor, widths: Sequence[int]) -> list[Tensor]:
+    """Return the columns (B, width) of every space, as views."""
+    starts = [sum(widths[:space]) for space in range(len(widths))]
+    return [rows.narrow(1, start, width) for start, width in zip(starts, widths, strict=True)]
+
+
+class TaskEncoder:
+    """Soft labels: the mean over spaces of softmax(weight-normalised linear with bias).
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Columns of every space.
+    n_clusters : int
+        K.
+    generator : torch.Generator
+        Of the initial values: PyTorch's for linear layers.
+    device : torch.device
+        Where it lives; also an attribute.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], n_clusters: int, generator: torch.Generator, device: torch.device
+    ) -> None:
+        self.widths, self.device = tuple(widths), device
+        self.directions, self.gains, self.biases = [], [], []
+        for width in self.widths:
+            weight, bias = _linear_layer(width, n_clusters, generator)
+            self.gains.append(weight.norm(dim=1, keepdim=True).to(device).requires_grad_())
+            self.directions.append(weight.to(device).requires_grad_())
+            self.biases.append(bias.to(device).requires_grad_())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the parameters by name."""
+        kinds = {"direction": self.directions, "gain": self.gains, "bias": self.biases}
+        return {
+            f"{kind}{space}": value for kind, values in kinds.items() for space, value in enumerate(values)
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Overwrite the parameters, in place."""
+        with torch.no_grad():
+            for name, value in self.tensors().items():
+                value.copy_(tensors[name])
+
+    def __call__(self, rows: Tensor) -> list[Tensor]:
+        """Return the labels (B, K) that every space proposes for rows (B, D), float32."""
+        proposed = []
+        for space, part in enumerate(split_columns(rows, self.widths)):
+            direction = self.directions[space]
+            weight = (
+                self.gains[space] * direction / direction.norm(dim=1, keepdim=True).clamp_min(_LEAST_NORM)
+            )
+            proposed.append(torch.softmax(product(part, weight) + self.biases[space], dim=1))
+        return proposed
+
+
+class InnerClassifiers:
+    """One linear classifier per space, which learns soft labels by Adam with gradients in closed form.
+
+    The closed form spares autograd's graph of ten steps, through which no gradient flows.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Columns of every space.
+    n_clusters : int
+        K.
+    learning_rate : float
+        Of Adam.
+    device : torch.device
+        Where they live.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], n_clusters: int, learning_rate: float, device: torch.device
+    ) -> None:
+        self.widths, self._n_clusters = tuple(widths), n_clusters
+        self.weights = [torch.zeros(n_clusters, width, device=device) for width in self.widths]
+        self.biases = [torch.zeros(n_clusters, device=device) for _ in self.widths]
+        self.optimizer = torch.optim.Adam([*self.weights, *self.biases], lr=learning_rate, fused=True)
+        self._moments = list(adam_state(self.optimizer, "").values())
+
+    def restart(self, generator: torch.Generator) -> None:
+        """Draw the classifiers afresh, and set Adam's moments to zero, all in place."""
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            for live, drawn in zip(
+                (weight, bias), _linear_layer(weight.shape[1], len(bias), generator), strict=True
+            ):
+                live.copy_(drawn)
+        torch._foreach_zero_(self._moments)
+
+    def learn(self, spaces: Sequence[Tensor], labels: Tensor, n_steps: int) -> None:
+        """Make ``n_steps`` steps towards labels (B, K) on the rows of every space (B, width)."""
+        for _ in range(n_steps):
+            for rows, weight, bias in zip(spaces, self.weights, self.biases, strict=True):
+                weight.grad, bias.grad = classifier_gradient(rows, weight, bias, labels)
+            self.optimizer.step()
+
+    def log_probabilities(self, spaces: Sequence[Tensor]) -> list[Tensor]:
+        """Return the log-probabilities (B, K) in every space, float32."""
+        return [
+            torch.log_softmax(product(rows, weight) + bias, dim=1)
+            for rows, weight, bias in zip(spaces, self.weights, self.biases, strict=True)
+        ]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the classifiers by name."""
+        kinds = {"weight": self.weights, "bias": self.biases}
+        return {
+            f"{kind}{space}": value for kind, values in kinds.items() for space, value in enumerate(values)
+        }
+
+
+def adam_state(optimizer: torch.optim.Adam, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors that Adam keeps, by name, made now where it has none yet."""
+    live: dict[str, Tensor] = {}
+    for index, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        moments = optimizer.state[parameter]
+        if not moments:  # Adam makes them in its first step, but a checkpoint restores before it
+            moments["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+            moments["exp_avg"] = torch.zeros_like(parameter)
+            moments["exp_avg_sq"] = torch.zeros_like(parameter)
+        live |= {f"{prefix}{index}.{name}": value for name, value in moments.items()}
+    return live
+
+
+def _linear_layer(width: int, n_clusters: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return weight (K, width) and bias (K,) drawn as PyTorch draws a linear layer's."""
+    bound = 1 / math.sqrt(width)
+    # On the CPU, and moved by the caller: the same seed gives the same values on every device.
+    weight, bias = torch.empty(n_clusters, width), torch.empty(n_clusters)
+    return weight.uniform_(-bound, bound, generator=generator), bias.uniform_(
+        -bound, bound, generator=generator
+    )
 
 
 @dataclass(frozen=True)
@@ -98,7 +298,7 @@ def plan_turtle(
     n_inner_steps, warm, gamma
         As in :class:`TurtlePlan`.
     """
-    rate = PAPER_RATE * float(np.clip(_WIDE / max(widths), 1, 20))
+    rate = PAPER_RATE * float(np.clip(_WIDE / max(widths), 1, _MOST_FASTER))
     return TurtlePlan(
         n_steps=PAPER_STEPS if n_steps is None else int(n_steps),
         batch_size=min(int(batch_size), n_samples)
@@ -161,6 +361,7 @@ class TurtleTraining:
         self.plan, self._seed, self._dtype = plan, seed, dtype
         self._rows = FloatRows(X, device)
         self._factors = column_factors(factors, widths).to(device)
+        # A batch of all samples is the same in every step: it is read and scaled once.
         everything = plan.batch_size >= self._rows.n_rows
         self._whole = self._prepare(torch.arange(self._rows.n_rows)) if everything else None
         generator = torch.Generator().manual_seed(seed)
@@ -203,6 +404,7 @@ class TurtleTraining:
         spaces = split_columns(rows, self.encoder.widths)
         proposed = self.encoder(rows)
         if not self.plan.warm:
+            # From the step's number, not from a running generator: a resumed training draws the same.
             self._inner.restart(torch.Generator().manual_seed(_derive(self._seed, number, 1)))
         labels = torch.stack([part.detach() for part in proposed]).mean(dim=0)
         self._inner.learn(spaces, labels, self.plan.n_inner_steps)
@@ -223,7 +425,7 @@ class TurtleTraining:
     def _draw(self, number: int) -> Tensor:
         random = np.random.default_rng(_derive(self._seed, number, 0))
         drawn = random.choice(self._rows.n_rows, self.plan.batch_size, replace=False, shuffle=False)
-        return torch.from_numpy(np.sort(drawn))
+        return torch.from_numpy(np.sort(drawn))  # in order: rows on disk are read in one sweep
 
     def _prepare(self, numbers: Tensor) -> Tensor:
         return self._rows.take(numbers).mul_(self._factors).to(self._dtype)

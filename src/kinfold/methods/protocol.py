@@ -1,7 +1,7 @@
-"""What a clustering method is to the rest of the package: a typed contract, so that nobody guesses.
+"""The contract of a clustering method: what the rest of the package may ask of it.
 
 ``kinfold cluster``, its estimate, ``auto`` and suites ask a method what it needs and what it costs through
-these names alone; how a method is recognised, and what its parameters are called, is nobody else's business.
+these names alone. No other code recognises a method by its class or by the names of its parameters.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from kinfold.validation import Constraint
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from kinfold.methods._criteria import Criteria
+
 Rows: TypeAlias = "ArrayLike | RowMatrix"
 Graphs: TypeAlias = "NeighborGraph | Mapping[str, NeighborGraph] | None"
 
@@ -36,12 +38,9 @@ class Needs:
     graphs : mapping of str to mapping
         By the name of the method that learns from it, the options with which
         :func:`~kinfold.neighbors.knn_graph` makes each graph. Empty for a method without neighbours.
-    nouns : bool
-        Whether features of nouns are needed.
     """
 
     graphs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    nouns: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,10 +77,16 @@ class Cost:
         Wall-clock time of the fit on the machine that was asked about.
     model_bytes : int
         float32 weights of everything that is trained at once: all heads, or all centroids.
+    other_bytes : int
+        The same of candidates that are trained at another time: they take room on disk, but no memory.
+    n_fits : int
+        Fits that are judged by :func:`~kinfold.methods.assess`, whose time isn't among the seconds.
     """
 
     seconds: float
     model_bytes: int
+    other_bytes: int = 0
+    n_fits: int = 1
 
 
 @dataclass(frozen=True)
@@ -118,6 +123,12 @@ class Clusterer(Protocol):
         As ``--method`` takes it.
     constraints : mapping of str to Constraint
         The rule of every parameter; see :mod:`kinfold.validation`.
+    neighbors_parameter : str or None
+        Parameter that holds the least number of neighbours in a graph, where the method has one.
+    noun_parameters : tuple of str
+        Parameters that take the features of nouns and the nouns themselves; empty where it reads none.
+    criteria_ : Criteria or None
+        What the fit itself measured to choose its result by; None where it compares nothing.
     labels_ : ndarray (N,) int32
         Cluster of every training sample, once fitted.
     n_clusters_ : int
@@ -128,7 +139,12 @@ class Clusterer(Protocol):
 
     name: ClassVar[str]
     constraints: ClassVar[Mapping[str, Constraint]]
+    neighbors_parameter: ClassVar[str | None]
+    noun_parameters: ClassVar[tuple[str, ...]]
+    criteria_: Criteria | None
     n_clusters: int
+    device: str
+    precision: str
     labels_: NDArray[np.int32]
     n_clusters_: int
     n_features_in_: int
@@ -143,7 +159,11 @@ class Clusterer(Protocol):
         checkpoint: Path | None = None,
         runtime: Runtime | None = None,
     ) -> Self:
-        """Find the clusters of X (N, D); ``runtime`` wins over the estimator's device and precision."""
+        """Find the clusters of X (N, D).
+
+        ``graph`` is one for the method, or a mapping by name of which each method takes its own. ``runtime``
+        wins over the estimator's device and precision, and over ``progress``.
+        """
 
     def predict(self, X: Rows) -> NDArray[np.int32]:
         """Return the most probable cluster of every row of X, (N,)."""
@@ -157,6 +177,9 @@ class Clusterer(Protocol):
     def check_parameters(self) -> None:
         """Raise :class:`~kinfold.errors.InputError` for a parameter that breaks its rule."""
 
+    def describe_parameters(self, n_samples: int) -> dict[str, Any]:
+        """Return the parameters that decide a fit of N samples, those of its graph filled in."""
+
     def needs(self, n_samples: int) -> Needs:
         """Return what a fit of N samples takes besides the rows."""
 
@@ -164,7 +187,7 @@ class Clusterer(Protocol):
         """Return what a fit is expected to take."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what ``manifest["fit"]`` says of a fit: the tables by which it chose, JSON-ready."""
+        """Return what ``manifest.fit`` says of a fit: the tables by which it chose, JSON-ready."""
 
     def to_model(self) -> Model:
         """Return what is saved."""

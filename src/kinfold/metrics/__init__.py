@@ -8,28 +8,40 @@ for evaluation alone.
 
 from __future__ import annotations
 
-from kinfold.metrics._accuracy import ClusterMatch, clustering_accuracy, match_clusters
-from kinfold.metrics._calibration import (
+from kinfold.metrics.accuracy import (
+    Agreement,
+    ClassScores,
+    ClusterMatch,
+    HeadAgreement,
+    clustering_accuracy,
+    compare,
+    head_agreement,
+    match_clusters,
+    per_class_accuracy,
+    purity,
+)
+from kinfold.metrics.calibration import (
     CalibrationCurve,
     ConfidenceHistogram,
     calibration_curve,
     confidence_histogram,
     expected_calibration_error,
 )
-from kinfold.metrics._classes import ClassScores, per_class_accuracy, purity
-from kinfold.metrics._comparison import Agreement, HeadAgreement, compare, head_agreement
-from kinfold.metrics._geometry import Silhouette, davies_bouldin, silhouette
-from kinfold.metrics._information import adjusted_mutual_info, normalized_mutual_info
-from kinfold.metrics._label_sets import LabelSets
-from kinfold.metrics._multi_label import DrawnAccuracy, drawn_label_accuracy, multi_label_accuracy
-from kinfold.metrics._neighbors import (
+from kinfold.metrics.geometry import Silhouette, davies_bouldin, silhouette
+from kinfold.metrics.information import adjusted_mutual_info, adjusted_rand_index, normalized_mutual_info
+from kinfold.metrics.multi_label import (
+    DrawnAccuracy,
+    LabelSets,
+    drawn_label_accuracy,
+    multi_label_accuracy,
+    top_k_accuracy,
+)
+from kinfold.metrics.neighbors import (
     NeighborPurity,
     alignment,
     neighbor_purity,
     neighbor_purity_by_threshold,
 )
-from kinfold.metrics._pairs import adjusted_rand_index
-from kinfold.metrics._ranked import top_k_accuracy
 
 __all__ = [
     "Agreement",

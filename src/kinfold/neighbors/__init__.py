@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from kinfold.neighbors.graph import NeighborGraph
+from kinfold.neighbors.graph import NeighborGraph, same_label_graph
 from kinfold.neighbors.search import closest_rows, knn_graph, nearest_rows
-from kinfold.neighbors.studies import same_label_graph
 
 __all__ = ["NeighborGraph", "closest_rows", "knn_graph", "nearest_rows", "same_label_graph"]

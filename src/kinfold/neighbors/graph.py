@@ -1,4 +1,4 @@
-"""The neighbour graph in compressed sparse rows, in memory or mapped from disk."""
+"""The neighbour graph in compressed sparse rows: made of a search, of given pairs or of labels; on disk."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_random_state
 
 from kinfold.errors import FormatError, InputError
-from kinfold.features.matrix import map_npy
-from kinfold.neighbors._lists import check_lists
+from kinfold.rows import map_npy
+from kinfold.rows.ragged import starts_of
 from kinfold.storage import (
     atomic_directory,
     check_format_version,
@@ -22,10 +23,19 @@ from kinfold.storage import (
     write_array,
     write_json,
 )
+from kinfold.validation import check_integer
 
 FORMAT = "kinfold-neighbors"
 FORMAT_VERSION = 1
+MOST_ROWS = 2**31 - 1  # indices are 32-bit: they take most of a graph's bytes, and half of what 64-bit would
+# The types on disk, in the order in which the arrays are hashed and written.
 _ARRAYS = {"indptr": np.int64, "indices": np.int32, "similarities": np.float32}
+
+
+# In a class of fewer members than this many times the neighbours, drawing with repetitions would have to be
+# repeated too often, so its members are shuffled instead. Shuffling costs the square of a class's size.
+_CROWDED = 4
+_DRAWN_AT_ONCE = 1 << 22  # random numbers of one block of a shuffle: 32 MiB
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,7 @@ class NeighborGraph:
         How the graph was made: ``n_neighbors``, ``threshold``, ``max_neighbors``, ``backend``; of an exact
         search ``precision``, and in bfloat16 ``share_searched_again`` (rows that the error bound did not
         clear); of an approximate one ``recall`` on ``recall_sample`` rows; ``isolated_rows`` where all-zero
-        rows were let in.
+        rows were isolated.
     """
 
     indptr: NDArray[np.int64]
@@ -64,7 +74,7 @@ class NeighborGraph:
         *,
         parameters: Mapping[str, Any] | None = None,
     ) -> NeighborGraph:
-        """Make a graph of one's own pairs, which ``fit`` takes as it takes one of :func:`knn_graph`.
+        """Make a graph of given pairs, which ``fit`` takes like one of :func:`knn_graph`.
 
         Parameters
         ----------
@@ -75,7 +85,7 @@ class NeighborGraph:
         similarities : array-like of float, shape (n_edges,), optional
             In [-1, 1]; by default 1 everywhere.
         parameters : mapping, optional
-            What the graph should say of itself, as JSON values.
+            JSON values to record in :attr:`parameters`.
 
         Raises
         ------
@@ -220,3 +230,135 @@ def _check_header(path: Path) -> dict[str, Any]:
 def _open_array(path: Path, mmap: bool) -> NDArray[Any]:
     array = map_npy(path)
     return array if mmap else np.array(array)
+
+
+def check_lists(
+    indptr: ArrayLike, indices: ArrayLike, similarities: ArrayLike | None
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
+    """Return the three arrays of a graph, its rows sorted; :class:`InputError` where they aren't one."""
+    starts, numbers = _whole(indptr, "indptr"), _whole(indices, "indices")
+    if len(starts) < 2 or starts[0] != 0 or starts[-1] != len(numbers) or (np.diff(starts) < 0).any():
+        raise InputError(f"indptr must rise from 0 to the number of pairs, {len(numbers)}")
+    n = len(starts) - 1
+    if n > MOST_ROWS:
+        raise InputError(f"{n:,} rows are more than a graph with 32-bit indices can hold")
+    # Each check names the first row that fails, so the graph's maker can find it.
+    rows = np.repeat(np.arange(n), np.diff(starts))
+    _refuse(rows, (numbers < 0) | (numbers >= n), f"has a neighbour that is not among the {n} samples")
+    _refuse(rows, numbers == rows, "is its own neighbour")
+    pairs = np.sort(rows * n + numbers)
+    twice = np.flatnonzero(pairs[1:] == pairs[:-1])
+    if len(twice):
+        raise InputError(f"row {pairs[twice[0]] // n} has the neighbour {pairs[twice[0]] % n} twice")
+    values = _check_similarities(similarities, rows)
+    # The order of a search's graph: by row, most similar first, ties to the lower number.
+    order = np.lexsort((numbers, -values, rows))
+    return starts, numbers[order].astype(np.int32), values[order]
+
+
+def _check_similarities(similarities: ArrayLike | None, rows: NDArray[Any]) -> NDArray[np.float32]:
+    if similarities is None:
+        return np.ones(len(rows), dtype=np.float32)
+    values = np.asarray(similarities)
+    if values.shape != rows.shape or values.dtype.kind not in "fiu":
+        raise InputError(f"similarities must be {len(rows)} numbers, one for each pair")
+    values = values.astype(np.float32)
+    _refuse(rows, ~(np.abs(values) <= 1), "has a similarity that is not in [-1, 1]")
+    return values
+
+
+def _whole(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    array = np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InputError(f"{name} must be a list of integers, got {array.dtype} {array.shape}")
+    return array.astype(np.int64)
+
+
+def _refuse(rows: NDArray[Any], wrong: NDArray[np.bool_], reason: str) -> None:
+    if wrong.any():
+        raise InputError(f"row {rows[np.argmax(wrong)]} {reason}")
+
+
+def same_label_graph(
+    labels: ArrayLike,
+    n_neighbors: int = 50,
+    *,
+    random_state: int | np.random.RandomState | None = None,
+) -> NeighborGraph:
+    """Return a graph that joins every sample to random others of its own label: **for studies only**.
+
+    Fitted with it, a method shows the upper bound that perfect neighbours would allow (ICCE's study of
+    ground-truth neighbours). This is not clustering: the result depends on the labels.
+
+    Parameters
+    ----------
+    labels : array-like of shape (n_samples,)
+        Classes, of any type that can be sorted.
+    n_neighbors : int, default 50
+        Others per sample, drawn without repetition; all of them where a class has no more.
+    random_state : int, RandomState or None, default None
+        Seed of the draws.
+
+    Returns
+    -------
+    NeighborGraph
+        All similarities are 1; the only sample of a class has no neighbours.
+
+    Raises
+    ------
+    InputError
+        ``labels`` is empty or no list, or ``n_neighbors`` is not an integer of at least 1.
+    """
+    classes = np.asarray(labels)
+    if classes.ndim != 1 or not len(classes):
+        raise InputError(f"labels must be a list with one entry per sample, not of shape {classes.shape}")
+    check_integer(n_neighbors=n_neighbors)
+    rng = np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
+    _, codes, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    degrees = np.minimum(n_neighbors, counts - 1)[codes]
+    indptr = starts_of(degrees)
+    indices = np.empty(int(indptr[-1]), dtype=np.int32)
+    order = np.argsort(codes, kind="stable")
+    for members in np.split(order, np.cumsum(counts)[:-1]):
+        degree = min(n_neighbors, len(members) - 1)
+        places = indptr[members][:, None] + np.arange(degree)
+        indices[places] = np.sort(members[_draw_others(len(members), degree, rng)], axis=1)
+    parameters = {
+        "n_neighbors": n_neighbors,
+        "threshold": None,
+        "max_neighbors": None,
+        "backend": "same labels",
+    }
+    return NeighborGraph(indptr, indices, np.ones(len(indices), np.float32), parameters)
+
+
+def _draw_others(size: int, degree: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return, for each of ``size`` members, ``degree`` different others, (size, degree)."""
+    steps = _shuffled(size, degree, rng) if size < _CROWDED * degree else _drawn(size, degree, rng)
+    others: NDArray[Any] = (np.arange(size)[:, None] + 1 + steps) % size
+    return others
+
+
+def _shuffled(size: int, degree: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw ``degree`` of the numbers below ``size`` − 1 for each row, by the order of random numbers."""
+    drawn = np.empty((size, degree), dtype=np.int64)
+    step = max(1, _DRAWN_AT_ONCE // size)
+    for start in range(0, size, step):
+        block = drawn[start : start + step]
+        block[:] = rng.random((len(block), size - 1)).argsort(axis=1)[:, :degree]
+    return drawn
+
+
+def _drawn(size: int, degree: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Draw as :func:`_shuffled` does, with repetitions first, which are drawn again until there are none."""
+    drawn = np.sort(rng.integers(size - 1, size=(size, degree)), axis=1)
+    open_rows: NDArray[Any] = np.arange(size)
+    while len(open_rows):
+        block = drawn[open_rows]
+        repeated = np.zeros(block.shape, dtype=bool)
+        repeated[:, 1:] = block[:, 1:] == block[:, :-1]
+        again = repeated.any(axis=1)
+        open_rows, block, repeated = open_rows[again], block[again], repeated[again]
+        block[repeated] = rng.integers(size - 1, size=int(repeated.sum()))
+        drawn[open_rows] = np.sort(block, axis=1)
+    return drawn

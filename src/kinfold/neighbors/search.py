@@ -1,34 +1,52 @@
-"""The one door to nearest neighbours: of all rows as a graph, or of a few as pairs."""
+"""Search for nearest neighbours: of all rows as a graph, or of a few rows as pairs."""
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from kinfold.errors import InputError
-from kinfold.features.matrix import RowMatrix, as_row_matrix
-from kinfold.features.unit_rows import UnitRows
-from kinfold.neighbors._bfloat16 import bfloat16_neighbors
-from kinfold.neighbors._chosen import ChosenRows, rows_with_direction
-from kinfold.neighbors._csr import Csr, spread_rows
-from kinfold.neighbors._exact import exact_neighbors, neighbors_among, neighbors_of
-from kinfold.neighbors._options import Engine, check_count, check_parameters, choose_engine, read_row_numbers
-from kinfold.neighbors._plan import READING_SHARE, make_plan
-from kinfold.neighbors._recall import measure_recall
-from kinfold.neighbors._rule import Rule, threshold_for_degree
-from kinfold.neighbors.graph import NeighborGraph
+from kinfold.compute import resolve_device, resolve_precision
+from kinfold.errors import InputError, MissingExtraError
+from kinfold.neighbors._candidates import Csr, Rule, spread_rows, threshold_for_degree
+from kinfold.neighbors._products import READING_SHARE, make_plan, multiplies_bfloat16
+from kinfold.neighbors.approximate import faiss_neighbors, measure_recall
+from kinfold.neighbors.bfloat16 import bfloat16_neighbors
+from kinfold.neighbors.exact import exact_neighbors, neighbors_among, neighbors_of
+from kinfold.neighbors.graph import MOST_ROWS, NeighborGraph
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix, SelectedRows, as_row_matrix, scan_rows
+from kinfold.rows.readers import UnitRows
+from kinfold.validation import Choice, Either, Integer, Nothing, Number, check, check_integer
 
 logger = logging.getLogger(__name__)
 
-TARGET_DEGREE = 2
+BACKENDS = ("auto", "exact", "faiss", "hnsw")
+ZERO_ROWS = ("refuse", "isolate")
+# Rows up to which "auto" computes all similarities. The work grows with their square, so above these an
+# index, which misses some neighbours, is worth its recall; a GPU's products are so much faster that its
+# limit lies ten times as high.
+EXACT_LIMIT = {"cpu": 500_000, "cuda": 5_000_000}
+DEFAULT_BUDGET = 2 << 30  # bytes: leaves most of a laptop's memory to the features themselves
+TARGET_DEGREE = 2  # mean degree that threshold="auto" aims at, as a multiple of n_neighbors
 DEFAULT_MAX_NEIGHBORS = 2000
-_SAMPLE = 1024
+# Rows whose similarities stand for all where threshold="auto". More would tell the mean degree more closely,
+# but each costs a search among all rows; the number is part of what a graph depends on, so it stays.
+_THRESHOLD_SAMPLE = 1024
+_CONSTRAINTS = {
+    "n_neighbors": Integer(),
+    "max_neighbors": Integer(),
+    "memory_budget": Either(Number(least=1), Nothing()),
+    "zero_rows": Choice(ZERO_ROWS),
+    "threshold": Either(Number(least=-1, most=1), Choice(("auto",)), Nothing()),
+    "backend": Choice(BACKENDS),
+}
 
 
 def knn_graph(
@@ -80,8 +98,8 @@ def knn_graph(
         are searched again in float32. Only neighbours whose similarities are equal up to the rounding of
         float32 can change places. ``"auto"`` is bfloat16 where the device has units for it.
     zero_rows : {"refuse", "isolate"}, default "refuse"
-        All-zero rows, which have no direction: an error that names them, or rows without neighbours that
-        are nobody's neighbours.
+        All-zero rows have no cosine similarity. They raise an error that lists them; with ``"isolate"`` they
+        get no edges.
     memory_budget : int, optional
         Bytes of working memory on the device, besides the graph itself and ``X`` where that is in memory.
         Default: 2 GiB on the CPU, half of the device's memory on CUDA. A smaller budget costs time and may
@@ -105,14 +123,19 @@ def knn_graph(
     matrix = as_row_matrix(X)
     n = int(matrix.shape[0])
     check_parameters(n, n_neighbors, threshold, max_neighbors, memory_budget, zero_rows)
-    used = rows_with_direction(matrix) if zero_rows == "isolate" else np.arange(n)
+    used = np.arange(n)
+    if zero_rows == "isolate":
+        scan = scan_rows(matrix)
+        scan.refuse_not_finite()
+        used = scan.usable
     engine = choose_engine(len(used), backend, device, precision, memory_budget)
-    chosen = matrix if len(used) == n else ChosenRows(matrix, used)
+    chosen = matrix if len(used) == n else SelectedRows(matrix, used)
     parameters: dict[str, Any] = {"n_neighbors": n_neighbors, "backend": engine.backend}
     if len(used) < n:
         parameters["isolated_rows"] = n - len(used)
     rows = UnitRows(chosen, engine.device, n_bytes=engine.budget // READING_SHARE)
-    rows.check()
+    if zero_rows == "refuse":
+        rows.check()
     if len(used) < 2:
         empty = np.zeros(0, np.int32), np.zeros(0, np.float32)
         described = Rule.fixed(n_neighbors).describe()
@@ -134,7 +157,7 @@ def closest_rows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return pairs of given rows and their closest others among all, exactly, without a graph of all.
 
-    Rows without direction (all zero) have no neighbours and are nobody's.
+    All-zero rows have no cosine similarity: they get no pairs.
 
     Parameters
     ----------
@@ -156,18 +179,20 @@ def closest_rows(
     ------
     InputError
         Rows are not finite; the first ones are named. ``rows`` are no row numbers of X, or ``n_closest`` is
-        no positive whole number.
+        not an integer of at least 1.
     """
     matrix = as_row_matrix(X)
-    check_count(n_closest=n_closest)
+    check_integer(n_closest=n_closest)
     rows = read_row_numbers(rows, int(matrix.shape[0]))
-    used = rows_with_direction(matrix)
+    scan = scan_rows(matrix)
+    scan.refuse_not_finite()
+    used = scan.usable
     asked = rows[np.isin(rows, used)]
     count = min(n_closest, len(used) - 1)
     if count < 1 or not len(asked):
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
     engine = choose_engine(len(used), "exact", device, "float32", memory_budget)
-    chosen = matrix if len(used) == matrix.shape[0] else ChosenRows(matrix, used)
+    chosen = matrix if len(used) == matrix.shape[0] else SelectedRows(matrix, used)
     unit = UnitRows(chosen, engine.device, n_bytes=engine.budget // READING_SHARE)
     places = np.searchsorted(used, asked)
     indptr, found, _ = neighbors_of(unit, places, Rule.fixed(count), engine.budget, engine.device)
@@ -205,11 +230,11 @@ def nearest_rows(
     Raises
     ------
     InputError
-        Shapes don't fit, rows are zero or not finite (the first ones are named), or ``n_nearest`` is no
-        positive whole number.
+        Shapes don't fit, rows are zero or not finite (the first ones are named), or ``n_nearest`` is
+        not an integer of at least 1.
     """
     matrix, asked = as_row_matrix(X), as_row_matrix(queries)
-    check_count(n_nearest=n_nearest)
+    check_integer(n_nearest=n_nearest)
     if matrix.shape[1] != asked.shape[1]:
         raise InputError(f"X has {matrix.shape[1]} features, but the queries have {asked.shape[1]}")
     engine = choose_engine(int(matrix.shape[0]), "exact", device, "float32", memory_budget)
@@ -227,8 +252,6 @@ def _search(rows: UnitRows, rule: Rule, engine: Engine, progress: Progress) -> t
     """Return the neighbours, and what the graph should say of how they were found."""
     budget, device = engine.budget, engine.device
     if engine.backend != "exact":
-        from kinfold.neighbors._faiss import faiss_neighbors
-
         make_plan(rows.n_rows, rows.dim, rule, budget, device)  # for the recall: refuse before any work
         parts = faiss_neighbors(rows, rule, budget, progress, hnsw=engine.backend == "hnsw")
         return parts, measure_recall(rows, parts, rule, budget, device)
@@ -258,7 +281,9 @@ def _make_rule(
         return Rule.fixed(at_least)
     if not isinstance(threshold, str):
         return Rule(at_least, at_most, float(np.float32(threshold)))
-    sample = np.sort(np.random.default_rng(0).choice(rows.n_rows, min(rows.n_rows, _SAMPLE), replace=False))
+    sample = np.sort(
+        np.random.default_rng(0).choice(rows.n_rows, min(rows.n_rows, _THRESHOLD_SAMPLE), replace=False)
+    )
     best = neighbors_of(rows, sample.astype(np.int64), Rule.fixed(at_most), engine.budget, engine.device)[2]
     value = threshold_for_degree(
         best.reshape(len(sample), -1), at_least, at_most, TARGET_DEGREE * n_neighbors
@@ -267,3 +292,95 @@ def _make_rule(
         "similarity threshold %.4f gives a mean degree of about %d", value, TARGET_DEGREE * n_neighbors
     )
     return Rule(at_least, at_most, value)
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What searches: a back end, where, in what precision, and in how many bytes."""
+
+    backend: str
+    device: torch.device
+    dtype: torch.dtype
+    budget: int
+
+
+def choose_engine(
+    n: int, backend: str, device: str | torch.device, precision: str, budget: int | None
+) -> Engine:
+    """Return the engine for ``n`` rows; :class:`InputError` for a name that is unknown."""
+    where = _search_device(device)
+    return Engine(
+        backend=_choose_backend(backend, n, where),
+        device=where,
+        dtype=_choose_dtype(precision, where),
+        budget=_default_budget(where) if budget is None else int(budget),
+    )
+
+
+def read_row_numbers(rows: Any, n_rows: int) -> NDArray[np.int64]:
+    """Return numbers of rows as int64 (R,); :class:`InputError` unless they are whole and in 0 … N − 1."""
+    numbers = np.asarray(rows)
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise InputError(f"rows must be a list of row numbers, got {numbers.dtype} {numbers.shape}")
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < n_rows:
+        raise InputError(f"rows must lie in 0 … {n_rows - 1}, got {numbers.min()} … {numbers.max()}")
+    return numbers.astype(np.int64)
+
+
+def check_parameters(
+    n: int,
+    n_neighbors: int,
+    threshold: float | str | None,
+    max_neighbors: int,
+    budget: int | None,
+    zero_rows: str,
+) -> None:
+    """Raise :class:`InputError` for what no search can be asked for."""
+    check(
+        _CONSTRAINTS,
+        n_neighbors=n_neighbors,
+        max_neighbors=max_neighbors,
+        memory_budget=budget,
+        zero_rows=zero_rows,
+        threshold=threshold,
+    )
+    if n > MOST_ROWS:
+        raise InputError(f"{n:,} rows are more than a graph with 32-bit indices can hold")
+    if threshold is not None and max_neighbors < n_neighbors:
+        raise InputError(f"max_neighbors ({max_neighbors}) is below n_neighbors ({n_neighbors})")
+
+
+def _choose_backend(backend: str, n: int, device: torch.device) -> str:
+    check(_CONSTRAINTS, backend=backend)
+    installed = importlib.util.find_spec("faiss") is not None
+    if backend in ("faiss", "hnsw") and not installed:
+        raise MissingExtraError("Approximate neighbour search", "faiss-cpu", "faiss")
+    if backend != "auto":
+        return backend
+    limit = EXACT_LIMIT[device.type]
+    if n > limit and not installed:
+        logger.warning(
+            "%s rows are searched exactly, which takes long; pip install 'kinfold[faiss]' for an index",
+            f"{n:,}",
+        )
+    return "faiss" if n > limit and installed else "exact"
+
+
+def _choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    dtype = resolve_precision(precision, device)
+    if dtype == torch.bfloat16 and not multiplies_bfloat16(device):
+        logger.warning("neighbours are searched in float32: in bfloat16 a GPU needs PyTorch 2.8")
+        return torch.float32
+    return dtype
+
+
+def _search_device(device: str | torch.device) -> torch.device:
+    found = resolve_device(device)
+    return found if found.type in EXACT_LIMIT else torch.device("cpu")
+
+
+def _default_budget(device: torch.device) -> int:
+    if device.type == "cuda":
+        properties: Any = torch.cuda.get_device_properties(device)
+        return int(properties.total_memory) // 2
+    return DEFAULT_BUDGET

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
+from kinfold.compute import Runtime
 from kinfold.errors import InputError
 from kinfold.features import FeatureStore, extract_features
-from kinfold.pipeline._backbone import as_backbone
 from kinfold.pipeline._estimate import Estimate, estimate_embed
-from kinfold.pipeline._place import check_place
-from kinfold.pipeline._source import SourceLike, resolve_source
+from kinfold.pipeline._source import SourceLike, as_backbone, resolve_source
 from kinfold.progress import SILENT, Progress
+from kinfold.storage import check_place
 
 
 def embed(
@@ -72,16 +72,17 @@ def embed(
         raise InputError(f"{opened.uri} holds features already; there is nothing to embed")
     out = Path(out)
     check_place(out)
-    loaded = as_backbone(backbone, device, precision)
+    runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
+    loaded = as_backbone(backbone, runtime)
     loaded.check_variants(variants)
     if on_estimate is not None:
-        on_estimate(Estimate((estimate_embed(opened.images, loaded, variants, device, n_workers),)))
+        on_estimate(Estimate((estimate_embed(opened.images, loaded, variants, runtime),)))
     return extract_features(
         opened.images,
         loaded,
         out,
         variants=tuple(variants),
         batch_size=batch_size,
-        n_workers=n_workers,
-        progress=progress,
+        n_workers=runtime.n_workers,
+        progress=runtime.progress,
     )

@@ -13,14 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
-from kinfold.compute import cpu_count, resolve_device
+from kinfold.compute import Runtime, cpu_count
 from kinfold.errors import InputError
 from kinfold.images import ImageSource, UnusableImage, count_workers, decode_image
-from kinfold.pipeline._backbone import as_backbone
 from kinfold.pipeline._estimate_fit import BASE_MEMORY, StageEstimate, estimate_grouping
+from kinfold.pipeline._language import Guide, NounsLike, prepare_guide
 from kinfold.pipeline._method import DEFAULT_METHOD, Method, check_n_samples, prepare_method
-from kinfold.pipeline._nouns import Guide, NounsLike, prepare_guide
-from kinfold.pipeline._source import Source, SourceLike, resolve_source
+from kinfold.pipeline._source import Source, SourceLike, as_backbone, resolve_source
 
 _SAMPLE_IMAGES = 16
 _SAMPLE_SECONDS = 2.0
@@ -99,11 +98,12 @@ def estimate(
     prepared = prepare_method(
         method, n_clusters, 0, device, precision, n_neighbors, method_parameters, preset
     )
+    runtime = Runtime.resolve(device, precision, n_workers=n_workers)
     opened = resolve_source(source, source_options)
     check_n_samples(n_clusters, opened.n_rows, "image", opened.uri)
-    loaded = as_backbone(backbone, device, precision) if opened.images is not None else None
-    guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, device, precision)
-    return estimate_work(opened, prepared, variant, loaded, device=device, n_workers=n_workers, guide=guide)
+    loaded = as_backbone(backbone, runtime) if opened.images is not None else None
+    guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
+    return estimate_work(opened, prepared, variant, loaded, runtime, guide=guide)
 
 
 def estimate_work(
@@ -111,9 +111,8 @@ def estimate_work(
     method: Method,
     variant: str,
     backbone: Backbone | None,
+    runtime: Runtime,
     *,
-    device: str = "auto",
-    n_workers: int | None = None,
     done: frozenset[str] = frozenset(),
     guide: Guide | None = None,
 ) -> Estimate:
@@ -122,7 +121,7 @@ def estimate_work(
     if backbone is not None and source.images is not None:
         n, dim = len(source.images), backbone.variants[variant]
         if "embed" not in done:
-            stages.append(estimate_embed(source.images, backbone, (variant,), device, n_workers))
+            stages.append(estimate_embed(source.images, backbone, (variant,), runtime))
     else:
         assert source.features is not None
         n, dim = (int(length) for length in source.features.matrix(variant).shape)
@@ -131,7 +130,7 @@ def estimate_work(
     if guide is not None and (seconds := guide.estimate_seconds()):
         n_bytes = 4 * len(guide.nouns.words) * guide.encoder.dim
         stages.append(StageEstimate("nouns", seconds, BASE_MEMORY + _TEXT_MEMORY, 2 * n_bytes))
-    stages += estimate_grouping(method, n, dim, resolve_device(device))
+    stages += estimate_grouping(method, n, dim, runtime.device)
     return Estimate(tuple(stages))
 
 
@@ -153,13 +152,13 @@ def check_disk(expected: Estimate, out: Path) -> None:
 
 
 def estimate_embed(
-    images: ImageSource, backbone: Backbone, variants: Sequence[str], device: str, n_workers: int | None
+    images: ImageSource, backbone: Backbone, variants: Sequence[str], runtime: Runtime
 ) -> StageEstimate:
     """Estimate the embedding of all ``images`` from that of a few."""
     n = len(images)
-    workers = max(1, count_workers(n_workers, n))
+    workers = max(1, count_workers(runtime.n_workers, n))
     prepare, forward = _measure_image(images, backbone, variants)
-    if resolve_device(device).type == "cpu":
+    if runtime.device.type == "cpu":
         per_image = prepare / min(workers, cpu_count()) + forward
     else:
         per_image = max(prepare / workers, forward)

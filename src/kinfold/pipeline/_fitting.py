@@ -1,10 +1,10 @@
-"""One fit: what takes part in it, and what is told of it afterwards."""
+"""One fit of a run: its method, features and graphs, in a form that can be sent to other processes."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,11 @@ from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.features import Features, open_features
 from kinfold.language import open_nouns
-from kinfold.methods import Auto, Criteria, assess
+from kinfold.methods import Criteria, assess
+from kinfold.methods.protocol import Clusterer
 from kinfold.neighbors import NeighborGraph
 from kinfold.pipeline._method import Method
 from kinfold.progress import Progress
-
-_SHOWN_NOUNS = 30  # the surest, as many as the paper shows (TAC, appendix B)
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class FitOrder:
     options: Mapping[str, Any] = field(default_factory=dict)
     nouns: Path | None = None
 
-    def run(self, progress: Progress, features: Features | None = None) -> Any:
+    def run(self, progress: Progress, features: Features | None = None) -> Clusterer:
         """Fit and return the estimator; ``features`` are those at the path, where they are open already."""
         features = features or open_features(self.features, **self.options)
         estimator = self.method.build(None if self.nouns is None else open_nouns(self.nouns))
@@ -58,43 +57,23 @@ class FitOrder:
             warnings.simplefilter("ignore", ConvergenceWarning)  # the diagnosis says it, with advice
             estimator.fit(
                 features.matrix(self.variant),
-                graph=self._open_graphs(estimator),
+                graph=self._open_graphs(),
                 progress=progress,
                 checkpoint=self.checkpoint,
             )
         return estimator
 
-    def assess(self, estimator: Any, features: Features) -> Criteria:
+    def assess(self, estimator: Clusterer, features: Features) -> Criteria:
         """Return the criteria of what was fitted."""
-        if isinstance(estimator, Auto):
-            return estimator.table_[estimator.method_]
-        graphs = self._open_graphs(estimator)
-        seed, device = self.method.random_state, estimator.device
-        return assess(estimator, features.matrix(self.variant), graph=graphs, seed=seed, device=device)
+        if estimator.criteria_ is not None:
+            return estimator.criteria_  # the fit measured them itself, to choose by
+        return assess(
+            estimator,
+            features.matrix(self.variant),
+            graph=self._open_graphs().get(self.method.name),
+            seed=self.method.random_state,
+            device=estimator.device,
+        )
 
-    def _open_graphs(self, estimator: Any) -> Any:
-        graphs = {name: NeighborGraph.open(path) for name, path in self.graphs.items()}
-        return graphs if isinstance(estimator, Auto) else graphs.get(self.method.name)
-
-
-def describe_fit(estimator: Any) -> dict[str, Any]:
-    """Return what the manifest tells of a fit: the tables that its choices were made by, JSON-ready."""
-    content: dict[str, Any] = {}
-    if isinstance(estimator, Auto):
-        content["chosen"] = estimator.method_
-        content["methods"] = {name: found.as_dict() for name, found in estimator.table_.items()}
-        estimator = estimator.chosen_
-    if (history := getattr(estimator, "history_", None)) is not None:
-        content["n_rounds"] = len(history)
-    if (found := getattr(estimator, "consensus_", None)) is not None:
-        content["consensus"] = found.method
-        content["candidates"] = [asdict(candidate) for candidate in found.candidates]
-    if (classifier := getattr(estimator, "self_training_", None)) is not None:
-        content["self_training"] = [
-            {"learning_rate": rate, "dims": list(dims), "agreement": agreement}
-            for rate, dims, agreement in classifier.table
-        ]
-    if (nouns := getattr(estimator, "selected_nouns_", None)) is not None:
-        content["n_nouns"] = len(nouns)
-        content["nouns"] = nouns[:_SHOWN_NOUNS].tolist()
-    return content
+    def _open_graphs(self) -> dict[str, NeighborGraph]:
+        return {name: NeighborGraph.open(path) for name, path in self.graphs.items()}

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from kinfold.compute import Runtime
 from kinfold.language import ClusterNames, name_clusters, prepare_nouns
 from kinfold.language.naming import MIN_SEPARATION, N_NAMES
-from kinfold.pipeline._joint_space import find_joint_space
-from kinfold.pipeline._nouns import NounsLike, read_nouns
+from kinfold.pipeline._language import NounsLike, find_joint_space, read_nouns
 from kinfold.pipeline._report import run_report_stage
 from kinfold.pipeline._stages import Stages, open_run_stages
 from kinfold.progress import SILENT, Progress
@@ -82,16 +82,17 @@ def name(
     >>> kinfold.name("photos.kinfold").nouns  # doctest: +SKIP
     """
     path = run.path if isinstance(run, Run) else Path(run)
+    runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
     Run.open(path)  # refuses what isn't finished
     with open_run_stages(path) as stages:
         opened, started = Run(path, stages.manifest), time.monotonic()
-        space = find_joint_space(opened, text_model, source, device, precision)
+        space = find_joint_space(opened, text_model, source, runtime)
         words, origin = read_nouns(nouns)
         prepared = prepare_nouns(space.encoder, words)
-        X, labels, fingerprint = space.read(n_workers, progress)
+        X, labels, fingerprint = space.read(runtime)
         inputs = {
             "version": _VERSION,
-            "assign": stages.manifest["stages"]["assign"]["inputs"],
+            "assign": stages.manifest.stages["assign"]["inputs"],
             "features": fingerprint,
             "nouns": prepared.fingerprint,
             "n_names": n_names,
@@ -108,7 +109,7 @@ def name(
                 n_names=n_names,
                 logit_scale=space.encoder.logit_scale,
                 min_separation=min_separation,
-                device=device,
+                device=str(runtime.device),
                 progress=progress,
             )
             naming = {**space.describe(), "nouns": {"source": origin, "n_words": len(read)}}

@@ -1,23 +1,29 @@
-"""Groups for images that come later, by a finished run's model alone."""
+"""Groups for images that come later, by a finished run's model; where such tables may be written."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from kinfold.backbones import Backbone
-from kinfold.errors import InputError
-from kinfold.features import Features, FeatureStore
+from kinfold.compute import Runtime
+from kinfold.errors import InputError, count_of
+from kinfold.features import Features, FeatureStore, extract_features
 from kinfold.images import ImageSource
 from kinfold.methods import load_model, predict_top
-from kinfold.pipeline._beside import embedded_beside, tell_skipped
-from kinfold.pipeline._place import check_predictions_place
 from kinfold.pipeline._source import SourceLike, resolve_source
 from kinfold.progress import SILENT, Progress
-from kinfold.run import Run, write_predictions
+from kinfold.run import Run, is_predictions, is_skipped, lock_directory, write_predictions, write_skipped
+from kinfold.storage import PARTIAL_PREFIX, check_place, hash_json
+
+_OTHER_FORMATS = (".csv", ".json", ".jsonl", ".tsv", ".txt")
+logger = logging.getLogger(__name__)
 
 
 def predict(
@@ -74,14 +80,15 @@ def predict(
     run = run if isinstance(run, Run) else Run.open(run)
     out = Path(out)
     check_predictions_place(run, out)
-    model = load_model(run.path, device=device)  # before long work: it may be damaged
+    runtime = Runtime.resolve(device, n_workers=n_workers, progress=progress)
+    model = load_model(run.path, device=str(runtime.device))  # before long work: it may be damaged
     opened = resolve_source(source, source_options)
     if opened.features is not None:
         _check_features(run, opened.features)
         return _write(run, model, opened.features, out)
     assert opened.images is not None
-    loaded = run.backbone(backbone, device=device)
-    return _predict_images(run, model, opened.images, out, loaded, n_workers, progress)
+    loaded = run.backbone(backbone, device=str(runtime.device))
+    return _predict_images(run, model, opened.images, out, loaded, runtime)
 
 
 def _predict_images(
@@ -90,25 +97,23 @@ def _predict_images(
     images: ImageSource,
     out: Path,
     backbone: Backbone,
-    n_workers: int | None,
-    progress: Progress,
+    runtime: Runtime,
 ) -> pa.Table:
     """Embed as the run's images were, and predict."""
     with embedded_beside(
         out,
         images,
         backbone,
-        run.manifest["features"]["variant"],
-        batch_size=run.manifest["backbone"]["batch_size"],
-        n_workers=n_workers,
-        progress=progress,
+        run.manifest.features["variant"],
+        runtime,
+        batch_size=(run.manifest.backbone or {})["batch_size"],
     ) as features:
         _check_features(run, features)
         return _write(run, model, features, out)
 
 
 def _write(run: Run, model: Any, features: Features, out: Path) -> pa.Table:
-    matrix = features.matrix(run.manifest["features"]["variant"])
+    matrix = features.matrix(run.manifest.features["variant"])
     top = predict_top(model, matrix, n_top=1)
     tell_skipped(out, features)
     nouns = [run.names[cluster].noun for cluster in range(run.n_clusters)] if run.names else None
@@ -117,15 +122,15 @@ def _write(run: Run, model: Any, features: Features, out: Path) -> pa.Table:
 
 def _check_features(run: Run, features: Features) -> None:
     """Refuse features that the run's model can't take, as far as that can be seen."""
-    recorded = run.manifest["features"]
+    recorded = run.manifest.features
     variant = recorded["variant"]
     if variant not in features.variants:
         raise InputError(
             f"{features.path} has no variant {variant!r}, which {run.path} was made from; "
             f"it has {', '.join(features.variants)}"
         )
-    if isinstance(features, FeatureStore) and run.manifest.get("backbone"):
-        expected, found = run.manifest["backbone"], features.manifest
+    if isinstance(features, FeatureStore) and run.manifest.backbone:
+        expected, found = run.manifest.backbone, features.manifest
         if found.backbone_fingerprint != expected["fingerprint"]:
             raise InputError(
                 f"{features.path} was made with the backbone {found.backbone['card']['name']}, which isn't "
@@ -138,3 +143,106 @@ def _check_features(run: Run, features: Features) -> None:
             f"the features at {features.path} have {dim} dimensions, but those of {run.path} have "
             f"{recorded['dim']}; embed the images with the same backbone and variant"
         )
+
+
+def check_predictions_place(run: Run, out: Path) -> None:
+    """Refuse to write predictions over anything but earlier predictions, or into the run itself.
+
+    Raises
+    ------
+    InputError
+        ``out``, or the list of skipped images beside it, is something else.
+    """
+    home = run.path.resolve()
+    if not out.is_dir() and any(
+        place.is_relative_to(home) for place in (out.resolve(), out.parent.resolve())
+    ):
+        raise InputError(
+            f"{out} is inside the run {run.path}; write predictions to another folder (out=, --out)"
+        )
+    check_table_place(out, is_predictions, "predict")
+
+
+def check_table_place(out: Path, is_ours: Callable[[Path], bool], command: str) -> None:
+    """Refuse to write a table, and a list of skipped images beside it, over anything but earlier ones.
+
+    Raises
+    ------
+    InputError
+        There is something else.
+    """
+    if out.is_dir():
+        raise InputError(f"{out} is a folder; give the Parquet file to write (out=, --out)")
+    if out.suffix.lower() in _OTHER_FORMATS:
+        raise InputError(
+            f"{out} would be a Parquet file by another name; let it end in .parquet (out=, --out)"
+        )
+    check_place(out)
+    for file, is_known in ((out, is_ours), (skipped_path(out), is_skipped)):
+        if (file.exists() or file.is_symlink()) and not is_known(file):
+            raise InputError(
+                f"{file} exists and wasn't written by `kinfold {command}`; it was left as it is. "
+                "Choose another name (out=, --out)"
+            )
+
+
+def skipped_path(out: Path) -> Path:
+    """Return where images are listed that could not be used for the predictions ``out``."""
+    return out.with_name(f"{out.stem}.skipped.parquet")
+
+
+@contextmanager
+def embedded_beside(
+    out: Path,
+    images: ImageSource,
+    backbone: Backbone,
+    variant: str,
+    runtime: Runtime,
+    *,
+    batch_size: int | None = None,
+) -> Iterator[Features]:
+    """Embed into a folder beside ``out`` that a restart goes on with; it is removed if all goes well.
+
+    Parameters
+    ----------
+    out : Path
+        The file that is written meanwhile.
+    images : ImageSource
+        What is embedded.
+    backbone : Backbone
+        By what.
+    variant : str
+        Which vectors.
+    runtime : Runtime
+        Processes that decode, and who is told how far it is.
+    batch_size : int or None
+        Images per batch; None lets the backbone find it.
+    """
+    made_of = hash_json([images.fingerprint(), backbone.fingerprint(), variant])
+    home = out.with_name(f"{PARTIAL_PREFIX}{out.name}-{made_of[:12]}")
+    home.mkdir(parents=True, exist_ok=True)
+    with lock_directory(home):
+        yield extract_features(
+            images,
+            backbone,
+            home / "features",
+            variants=(variant,),
+            batch_size=batch_size,
+            n_workers=runtime.n_workers,
+            progress=runtime.progress,
+        )
+        shutil.rmtree(home / "features")
+    home.rmdir()
+
+
+def tell_skipped(out: Path, features: Features) -> None:
+    """List the images that could not be used beside ``out``, or remove the list of an earlier result."""
+    skipped, n_skipped = skipped_path(out), features.skipped.num_rows
+    if n_skipped:
+        write_skipped(skipped, features.skipped)
+        were = "was" if n_skipped == 1 else "were"
+        logger.warning(
+            "%d of %s %s skipped; see %s", n_skipped, count_of(features.n_rows, "image"), were, skipped
+        )
+    else:
+        skipped.unlink(missing_ok=True)

@@ -14,8 +14,14 @@ from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError
 from kinfold.language import Calibration, Relabeling, RelabelReport, WalkAccuracy
-from kinfold.pipeline._place import check_place
-from kinfold.storage import atomic_file, check_format_version, read_json, remove_partials, write_json
+from kinfold.storage import (
+    atomic_file,
+    check_format_version,
+    check_place,
+    read_json,
+    remove_partials,
+    write_json,
+)
 
 FORMAT = "kinfold-relabeling"
 FORMAT_VERSION = 1

@@ -1,15 +1,19 @@
-"""Writing the page of a run anew."""
+"""Take a run to people and to other programs: its page, and exports."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kinfold.errors import InputError
 from kinfold.images import ImageSource
 from kinfold.pipeline._stages import Stages
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run, lock_directory
+
+if TYPE_CHECKING:
+    from kinfold.exports import Exported
 
 REPORT_NAME = "report.html"
 
@@ -40,17 +44,25 @@ def report(run: Run | str | Path, *, source: str | Path | None = None, progress:
         ``source`` holds other images than the run was made from.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    images = run.images(source) if source is not None else find_images(run)
+    images = find_images(run, source, "the report")
     with lock_directory(run.path):
-        return render(run, images, progress)
+        return _render(run, images, progress)
 
 
-def find_images(run: Run) -> ImageSource | None:
-    """Open the images of ``run`` where they were; None, with a warning, if they are gone."""
+def find_images(
+    run: Run, source: str | Path | None, what: str, *, needed: bool = False
+) -> ImageSource | None:
+    """Open the images of ``run``.
+
+    Images at a place that is given, or that are needed, must be found; others may be gone from their recorded
+    place, which a warning says: ``what`` will show no pictures.
+    """
+    if source is not None or needed:
+        return run.images(source)
     try:
         return run.images()
     except InputError as error:
-        logger.warning("the report will show no pictures: %s", error)
+        logger.warning("%s will show no pictures: %s", what, error)
         return None
 
 
@@ -60,23 +72,85 @@ def run_report_stage(stages: Stages, progress: Progress, source: str | Path | No
     ``source`` is where the images are, if they were moved.
     """
     manifest = stages.manifest
-    recorded = manifest["stages"]
+    recorded = manifest.stages
     sections = ("metrics", "source", "backbone", "features", "parameters")
     inputs = {
         "assignments": recorded["assign"]["outputs"],
         **({"names": recorded["name"]["outputs"]} if "name" in recorded else {}),
-        **{name: manifest[name] for name in sections},
+        **{name: getattr(manifest, name) for name in sections},
     }
 
     def work() -> None:
         run = Run.open(stages.path)
-        render(run, run.images(source) if source is not None else find_images(run), progress)
+        _render(run, find_images(run, source, "the report"), progress)
 
     stages.run("report", inputs, (REPORT_NAME,), work)
 
 
-def render(run: Run, images: ImageSource | None, progress: Progress) -> Path:
+def _render(run: Run, images: ImageSource | None, progress: Progress) -> Path:
     """Write the page."""
     from kinfold.gallery import write_report
 
     return write_report(run, images, run.report_path, progress=progress)
+
+
+def export(
+    run: Run | str | Path,
+    to: str,
+    out: str | Path | None = None,
+    *,
+    source: str | Path | None = None,
+    link: str = "auto",
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Exported:
+    """Write a run for other programs: groups and names as corrected, confidence, marks.
+
+    Parameters
+    ----------
+    run : Run or path
+        A finished run. Nothing in it changes, and no original does.
+    to : str
+        ``"csv"`` or ``"parquet"``: a table; ``"folders"``: a folder per group; ``"imagefolder"`` (of Hugging
+        Face), ``"coco"``, ``"fiftyone"``: folders as these programs read them; ``"html"``: a page;
+        ``"onnx"``: the classifier; ``"embedding-atlas"``: its Parquet. See docs/formats.md.
+    out : path, optional
+        The file or folder to write, outside the run; by default ``<name of the run>.csv``, or
+        ``<name of the run>-folders`` and so on, in the current folder.
+    source : path, optional
+        Where the images are now, if they were moved.
+    link : {"auto", "hard", "symlink", "copy"}, default "auto"
+        How image files get into a folder. ``"auto"`` makes hard links where that is possible, else copies.
+        Images inside archives and tables are always written out.
+    force : bool, default False
+        Replace an earlier export of the same kind. Anything else is never replaced.
+    progress : Progress
+        Shows the work.
+
+    Returns
+    -------
+    Exported
+        ``path``, ``n_images``, ``n_groups``, ``n_unsorted``, and ``missing``: the images whose originals were
+        not to be had, each with ``row``, ``key`` and ``reason``; all others are exported.
+
+    Raises
+    ------
+    InputError
+        There is no such format; something is at ``out``; or images are needed that can't be found.
+    FormatError
+        The run or its corrections are damaged.
+    MissingExtraError
+        ``"onnx"`` without the package onnx.
+    """
+    from kinfold.exports import export as write
+    from kinfold.exports import find_format
+
+    form = find_format(to)
+    run = run if isinstance(run, Run) else Run.open(run)
+    if out is None:
+        stem = run.path.resolve().name.removesuffix(".kinfold")
+        out = f"{stem}{form.endings[0]}" if form.endings else f"{stem}-{to}"
+    images = None
+    if form.uses_images:
+        images = find_images(run, source, "the export", needed=form.needs_images)
+    return write(run, to, Path(out), images=images, link=link, force=force, progress=progress)

@@ -1,4 +1,4 @@
-"""What the work starts from: images, a feature store, or ready features."""
+"""What a verb starts from: images or features, and the backbone that embeds images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from kinfold.backbones import Backbone, list_cards, load_backbone
+from kinfold.compute import Runtime
 from kinfold.errors import InputError
-from kinfold.features import Features, is_features, open_features
+from kinfold.features import Features, FeatureStore, is_features, open_features
 from kinfold.images import ImageSource, open_source
 from kinfold.storage import hash_json
 
@@ -128,3 +130,40 @@ def _refuse_options(source: str | Path, options: Mapping[str, Any], known: set[s
     for name in options:
         if name not in known:
             raise InputError(f"{name} doesn't apply to {source}; what applies is {', '.join(sorted(known))}")
+
+
+def as_backbone(backbone: str | Path | Backbone, runtime: Runtime) -> Backbone:
+    """Load a backbone, unless it is loaded already."""
+    if isinstance(backbone, Backbone):
+        return backbone
+    return load_backbone(backbone, device=runtime.device, precision=runtime.precision)
+
+
+def as_spec(backbone: str | Path | Backbone) -> str | None:
+    """Return what loads this backbone again, from any folder; None if it was loaded by someone else."""
+    if isinstance(backbone, Backbone):
+        return None
+    return str(Path(backbone).absolute()) if Path(backbone).is_dir() else str(backbone)
+
+
+def describe_backbone(features: Features, spec: str | None) -> dict[str, Any] | None:
+    """Return what embeds later images in the same way; None for features of unknown origin.
+
+    Parameters
+    ----------
+    features : Features
+        A feature store knows its backbone.
+    spec : str or None
+        What ``load_backbone`` was given; None takes the card's name or source.
+    """
+    if not isinstance(features, FeatureStore):
+        return None
+    described = features.manifest.backbone
+    card = described.get("card", {})
+    known = {listed.name for listed in list_cards()}
+    return {
+        **described,
+        "spec": spec or (card.get("name") if card.get("name") in known else card.get("source")),
+        "fingerprint": features.manifest.backbone_fingerprint,
+        "batch_size": features.manifest.batch_size,
+    }

@@ -14,11 +14,11 @@ from typing import Any
 
 from kinfold._version import __version__
 from kinfold.errors import InputError
-from kinfold.pipeline._place import check_place
 from kinfold.pipeline._source import Source
 from kinfold.run import (
     MANIFEST_NAME,
     NAMES_NAME,
+    Manifest,
     finish_replacing,
     is_run,
     lock_directory,
@@ -27,7 +27,7 @@ from kinfold.run import (
     stage_files,
     write_manifest,
 )
-from kinfold.storage import PARTIAL_PREFIX, hash_file, hash_json, remove_partials
+from kinfold.storage import PARTIAL_PREFIX, check_place, hash_file, hash_json, remove_partials
 
 logger = logging.getLogger(__name__)
 
@@ -47,16 +47,16 @@ class Stages:
     ----------
     path : Path
         The run directory.
-    manifest : dict
+    manifest : Manifest
         What manifest.json says.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any]) -> None:
+    def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
 
     def is_current(self, name: str, inputs: Mapping[str, Any]) -> bool:
         """Tell whether a stage has run on these inputs and its files are whole."""
-        record = self.manifest["stages"].get(name)
+        record = self.manifest.stages.get(name)
         if not record or record["inputs"] != _hash_inputs(name, inputs):
             return False
         return all(_is_whole(self.path / file, sha) for file, sha in record["outputs"].items())
@@ -117,7 +117,7 @@ class Stages:
         """
         staged = stage_files(self.path, writers)
         hashes = {file: hash_file(path) for file, path in staged.items()}
-        stages = self.manifest["stages"]
+        stages = self.manifest.stages
         for later in STAGES[STAGES.index(name) :]:
             stages.pop(later, None)
         for record in stages.values():
@@ -138,13 +138,13 @@ class Stages:
         first = STAGES.index(name)
         gone = STAGES[first:] if first >= _RESULT else (name,)
         for stage in gone:
-            self.manifest["stages"].pop(stage, None)
+            self.manifest.stages.pop(stage, None)
         if "fit" in gone:
-            self.manifest["criteria"] = {}
-            self.manifest["fit"] = {}
+            self.manifest.criteria = {}
+            self.manifest.fit = {}
         if "assign" in gone:
-            self.manifest["metrics"] = {}
-            self.manifest["diagnosis"] = {}
+            self.manifest.metrics = {}
+            self.manifest.diagnosis = {}
         if "name" in gone and self.manifest.pop("naming", None):
             logger.warning("the names of the groups are dropped; `kinfold name` finds new ones")
         self.save()
@@ -158,16 +158,16 @@ class Stages:
 
     def _record(self, name: str, inputs: Mapping[str, Any], outputs: dict[str, str], seconds: float) -> None:
         inputs_hash = _hash_inputs(name, inputs)
-        recorded = self.manifest["stages"]
+        recorded = self.manifest.stages
         recorded[name] = {"inputs": inputs_hash, "outputs": outputs, "seconds": round(seconds, 3)}
-        self.manifest["stages"] = {stage: recorded[stage] for stage in STAGES if stage in recorded}
-        self.manifest |= {"kinfold": __version__, "libraries": dict(_library_versions())}
+        self.manifest.stages = {stage: recorded[stage] for stage in STAGES if stage in recorded}
+        self.manifest.kinfold, self.manifest.libraries = __version__, dict(_library_versions())
         logger.info("stage %s: done in %.1f s", name, seconds)
 
     def _sum_up(self) -> None:
-        stages = self.manifest["stages"]
+        stages = self.manifest.stages
         timings = {f"{name}_seconds": record["seconds"] for name, record in stages.items()}
-        self.manifest["timings"] = {**timings, "total_seconds": round(sum(timings.values()), 3)}
+        self.manifest.timings = {**timings, "total_seconds": round(sum(timings.values()), 3)}
 
 
 @contextmanager
@@ -189,9 +189,9 @@ def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
             if (out / MANIFEST_NAME).exists():
                 finish_replacing(out)
                 manifest = read_manifest(out)
-                _check_same_source(out, manifest["source"], described)
+                _check_same_source(out, manifest.source, described)
             else:
-                manifest = {"source": described, "stages": {}}
+                manifest = Manifest.of({"source": described, "stages": {}})
             remove_partials(out)
             stages = Stages(out, manifest)
             stages.save()
@@ -222,7 +222,7 @@ def open_run_stages(path: Path) -> Iterator[Stages]:
 
 def _remove_if_nothing_was_done(stages: Stages) -> None:
     """Remove the manifest of a run that was refused before its first stage left anything."""
-    if not stages.manifest["stages"] and {file.name for file in stages.path.iterdir()} <= set(_OURS):
+    if not stages.manifest.stages and {file.name for file in stages.path.iterdir()} <= set(_OURS):
         (stages.path / MANIFEST_NAME).unlink()
 
 

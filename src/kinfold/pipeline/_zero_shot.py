@@ -13,9 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinfold.backbones import Backbone
+from kinfold.compute import Runtime
 from kinfold.errors import InputError, nearest_name
 from kinfold.features import Features
 from kinfold.hierarchy import load_wordnet
+from kinfold.labels import name_source, read_labels
 from kinfold.language import (
     TextEncoder,
     ZeroShotClassifier,
@@ -24,13 +26,9 @@ from kinfold.language import (
     read_words,
 )
 from kinfold.methods import TopClusters
-from kinfold.pipeline._backbone import as_backbone
-from kinfold.pipeline._beside import embedded_beside, tell_skipped
-from kinfold.pipeline._labels import name_source, read_labels
-from kinfold.pipeline._nouns import WORDNET
-from kinfold.pipeline._place import check_table_place
-from kinfold.pipeline._source import SourceLike, resolve_source
-from kinfold.pipeline._text import open_text_encoder_of
+from kinfold.pipeline._language import WORDNET, open_text_encoder_of
+from kinfold.pipeline._predict import check_table_place, embedded_beside, tell_skipped
+from kinfold.pipeline._source import SourceLike, as_backbone, resolve_source
 from kinfold.progress import SILENT, Progress
 from kinfold.run import is_predictions, write_predictions
 
@@ -124,15 +122,14 @@ def zero_shot(
     out, names = Path(out), _read_classes(classes)
     check_table_place(out, is_predictions, "zeroshot")
     opened = resolve_source(source, source_options)
-    loaded = as_backbone(backbone, device, precision) if opened.images is not None else None
-    encoder = open_text_encoder_of(opened, loaded, VARIANT, text_model, device=device, precision=precision)
+    runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
+    loaded = as_backbone(backbone, runtime) if opened.images is not None else None
+    encoder = open_text_encoder_of(opened, loaded, VARIANT, text_model, runtime)
     if loaded is None:
         assert opened.features is not None
         return _classify(opened.features, names, encoder, labels, out, progress)
     assert opened.images is not None
-    with embedded_beside(
-        out, opened.images, loaded, VARIANT, batch_size=None, n_workers=n_workers, progress=progress
-    ) as features:
+    with embedded_beside(out, opened.images, loaded, VARIANT, runtime) as features:
         return _classify(features, names, encoder, labels, out, progress)
 
 

@@ -18,11 +18,10 @@ from kinfold.pipeline._cluster import cluster
 from kinfold.pipeline._embed import embed
 from kinfold.pipeline._evaluate import evaluate
 from kinfold.pipeline._method import prepare_method
-from kinfold.pipeline._place import check_place
 from kinfold.pipeline._report import report
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run
-from kinfold.storage import atomic_directory, atomic_file, remove_partials
+from kinfold.storage import atomic_directory, atomic_file, check_place, remove_partials
 
 METHODS = ("kmeans", "temi", "icce")
 N_DIGITS = 10
@@ -192,7 +191,7 @@ def _draw(digit: NDArray[np.float64]) -> bytes:
 
 def _judge(method: str, run: Run, labels: Path, progress: Progress) -> DemoRow:
     """Evaluate a run, and write its page unless it is there with these figures."""
-    seconds = float(run.manifest["timings"]["total_seconds"])
+    seconds = float(run.manifest.timings["total_seconds"])
     known = run.metrics
     found = evaluate(run, labels)
     if known != found.as_dict() or not run.report_path.exists():

@@ -6,8 +6,14 @@ may ever import this room.
 
 from __future__ import annotations
 
-from kinfold.probing._linear_probe import LEARNING_RATES, WEIGHT_DECAYS, LinearProbe, linear_probe
-from kinfold.probing._nearest import NearestNeighbors, knn_classify
+from kinfold.probing.probes import (
+    LEARNING_RATES,
+    WEIGHT_DECAYS,
+    LinearProbe,
+    NearestNeighbors,
+    knn_classify,
+    linear_probe,
+)
 
 __all__ = [
     "LEARNING_RATES",

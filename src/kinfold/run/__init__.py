@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from kinfold.locks import lock_directory
-from kinfold.run._manifest import (
+from kinfold.run.manifest import (
     FORMAT,
     FORMAT_VERSION,
     MANIFEST_NAME,
+    Manifest,
+    finish_replacing,
     is_run,
     read_manifest,
+    replace_files,
+    stage_files,
     write_manifest,
 )
-from kinfold.run._names import NAMES_NAME, write_names
-from kinfold.run._replacing import finish_replacing, replace_files, stage_files
-from kinfold.run._run import Run
-from kinfold.run._tables import (
+from kinfold.run.run import Run
+from kinfold.run.tables import (
     ASSIGNMENTS_NAME,
+    NAMES_NAME,
     SKIPPED_NAME,
     is_predictions,
     is_skipped,
     read_table,
     write_assignments,
     write_named_assignments,
+    write_names,
     write_predictions,
     write_skipped,
 )
@@ -33,6 +37,7 @@ __all__ = [
     "MANIFEST_NAME",
     "NAMES_NAME",
     "SKIPPED_NAME",
+    "Manifest",
     "Run",
     "finish_replacing",
     "is_predictions",

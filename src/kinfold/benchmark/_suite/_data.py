@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kinfold.benchmark._files import is_benchmark
-from kinfold.benchmark._labels import LabelTable
-from kinfold.benchmark._reading import label_by_folder, read_label_table
+from kinfold.benchmark._reading import read_label_table
 from kinfold.benchmark._suite._entries import BenchmarkEntry, FeatureEntry
 from kinfold.errors import InputError, nearest_name
 from kinfold.features import Features, is_features, open_features
 from kinfold.features.matrix import SelectedRows
+from kinfold.labels import LabelTable
 from kinfold.storage import hash_array, hash_json
 
 _COLUMN = "column:"
@@ -246,7 +246,7 @@ def _join(
 
 def _read_labels(labels: str, part: Part) -> LabelTable:
     if labels == _FOLDER:
-        return label_by_folder(part.keys, part.name)
+        return LabelTable.from_folders(part.keys, part.name)
     if labels.startswith(_COLUMN):
         column = part.read_column(labels.removeprefix(_COLUMN).strip())
         return LabelTable.from_columns(part.keys, column, what=part.name)

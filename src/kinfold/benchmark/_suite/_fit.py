@@ -6,6 +6,7 @@ import json
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,8 @@ def _fit(
     clock.note("words" if words else "load")
     estimator = make_estimator(method, order["n_clusters"], order["seed"], **words)
     options: dict[str, Any] = {}
-    if getattr(estimator, "needs_graph", False) and method.method != "auto":
-        options["graph"], seconds = _graph(estimator, task, order)
+    if wanted := estimator.needs(len(task.train.y)).graphs.get(method.method):
+        options["graph"], seconds = _graph(wanted, estimator.device, task, order)
         clock.note("graph")
         clock.seconds["neighbors"] = seconds
     with warnings.catch_warnings():
@@ -120,17 +121,16 @@ def _classify(features: FeatureEntry, benchmark: BenchmarkEntry, task: Task) -> 
     return judge_names(ZeroShotClassifier(vectors, encoder.logit_scale), task)
 
 
-def _graph(estimator: Any, task: Task, order: dict[str, Any]) -> tuple[Any, float]:
+def _graph(options: Mapping[str, Any], device: str, task: Task, order: dict[str, Any]) -> tuple[Any, float]:
     """Return the neighbours of the training rows, kept for other cells, and the seconds that they took."""
     from kinfold.neighbors import NeighborGraph, knn_graph
 
-    options = estimator.graph_options(len(task.train.y))
     path = Path(order["work"]) / "graphs" / hash_json([order["data_key"], options])[:16]
     cost = path.with_suffix(".json")
     if cost.exists():
         return NeighborGraph.open(path), float(json.loads(cost.read_text(encoding="utf-8"))["seconds"])
     started = time.perf_counter()
-    graph = knn_graph(task.train.X, **options, zero_rows="isolate", device=estimator.device)
+    graph = knn_graph(task.train.X, **options, zero_rows="isolate", device=device)
     seconds = time.perf_counter() - started
     path.parent.mkdir(parents=True, exist_ok=True)
     graph.save(path)

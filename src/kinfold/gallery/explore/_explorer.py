@@ -225,7 +225,7 @@ class Explorer:
         self.nearest = Nearest(run, self.vectors, device=options.device)
         self.refining = Refining(run, lambda: self.state, path)
         self.map_job = MapJob(run, features=path, writable=not options.read_only)
-        source = run.manifest["source"]
+        source = run.manifest.source
         self.base = hash_json([source.get(name) for name in ("fingerprint", "images", "n_rows")])[:16]
         self.thumbnails = Thumbnails(
             self.originals,

@@ -355,7 +355,7 @@ def compute_map(
     rows = run.assignments["row"].to_numpy()
     if not np.array_equal(opened.rows, rows):
         raise InputError(f"the features at {opened.path} aren't those of {run.path}: they have other rows")
-    matrix = opened.matrix(run.manifest["features"]["variant"])
+    matrix = opened.matrix(run.manifest.features["variant"])
     graph = find_graph(run, opened)
     own = graph is None
     if graph is None:
@@ -369,17 +369,17 @@ def compute_map(
 
 def map_inputs(run: Run, n_epochs: int | None = None) -> dict[str, Any]:
     """Return all inputs of a run's map as JSON values, without opening the features."""
-    features, n = run.manifest["features"], len(run.labels)
+    features, n = run.manifest.features, len(run.labels)
     return {
         "layout": LAYOUT_VERSION,
         "features": features["fingerprint"],
         "variant": features["variant"],
         "rows": hash_array(run.assignments["row"].to_numpy()),
-        "neighbors": hash_json(run.manifest.get("neighbors") or {}),
+        "neighbors": hash_json(run.manifest.neighbors or {}),
         "n_neighbors": N_NEIGHBORS,
         "min_distance": MIN_DISTANCE,
         "n_epochs": choose_n_epochs(n) if n_epochs is None else n_epochs,
-        "random_state": int(run.manifest["parameters"].get("random_state") or 0),
+        "random_state": int(run.manifest.parameters.get("random_state") or 0),
     }
 
 

@@ -66,7 +66,7 @@ class Originals:
         self.trouble = ""
         if isinstance(images, ImageSource):
             self._opened.set_result(images)
-        elif images is None and run.manifest["source"].get("images") is None:
+        elif images is None and run.manifest.source.get("images") is None:
             self.trouble = "this run was made from ready features: it has no images"
             self._opened.set_result(None)
         else:

@@ -77,7 +77,7 @@ def describe_run(explorer: Explorer) -> dict[str, Any]:
         for one in collect_facts(manifest)
         for fact in one.facts
     ]
-    card = (manifest.get("backbone") or {}).get("card", {})
+    card = (manifest.backbone or {}).get("card", {})
     path = shlex.quote(str(run.path))
     images, features = (
         f" --source {shlex.quote(moved)}" if moved else ""
@@ -86,9 +86,9 @@ def describe_run(explorer: Explorer) -> dict[str, Any]:
     return {
         "title": run.path.resolve().name,
         "path": str(run.path),
-        "method": manifest["parameters"].get("method"),
+        "method": manifest.parameters.get("method"),
         "backbone": card.get("name"),
-        "seed": manifest["parameters"].get("random_state"),
+        "seed": manifest.parameters.get("random_state"),
         "n_images": len(explorer.columns),
         "n_groups": len(state.alive),
         "n_skipped": explorer.skipped.num_rows,

@@ -67,7 +67,7 @@ def find_graph(run: Run, features: Features | None = None) -> NeighborGraph | No
 
 def _descriptions(run: Run) -> list[dict[str, Any]]:
     """Return the description of the graph in the manifest, or of each where there are several."""
-    described = run.manifest.get("neighbors") or {}
+    described = run.manifest.neighbors or {}
     if "n_samples" in described:
         return [described]
     return [one for one in described.values() if isinstance(one, dict)]
@@ -110,10 +110,10 @@ class Vectors:
             return True
         if self._is_other:
             return False
-        recorded = self._run.manifest["features"].get("path")
+        recorded = self._run.manifest.features.get("path")
         if self._given is None and not recorded:
             return False
-        where = Path(self._given) if self._given is not None else self._run.path / recorded
+        where = Path(self._given) if self._given is not None else self._run.path / str(recorded)
         return where.exists()
 
     def open(self) -> Features:
@@ -137,7 +137,7 @@ class Vectors:
 
     def matrix(self) -> RowMatrix:
         """Return the features, one row for each position; raises as :meth:`open` does."""
-        return self.open().matrix(self._run.manifest["features"]["variant"])
+        return self.open().matrix(self._run.manifest.features["variant"])
 
     def distances(self, state: State, group: int | None) -> NDArray[np.float32]:
         """Return the distance (1 − cosine) of images from the center of their group.
@@ -263,7 +263,7 @@ class Nearest:
     @property
     def can_embed(self) -> bool:
         """Tell whether dropped images can be searched for, by the manifest."""
-        return bool(self._run.manifest.get("backbone")) and self._vectors.are_there
+        return bool(self._run.manifest.backbone) and self._vectors.are_there
 
     def of_image(self, place: int, n: int) -> SimilarImages:
         """Return the most similar images to an image of the run.
@@ -339,7 +339,7 @@ class Nearest:
                 image = decode_image(data, min_side=self._backbone.min_side)
             except UnusableImage as error:
                 raise InputError(f"this file can't be searched for: {error}") from error
-            variant = self._run.manifest["features"]["variant"]
+            variant = self._run.manifest.features["variant"]
             batch = self._backbone.transform(image)[None]
             vector: NDArray[np.float32] = self._backbone.embed(batch, (variant,))[variant]
             if not np.isfinite(vector).all() or not vector.any():

@@ -1,0 +1,381 @@
+"""Images from tables: a column of paths (CSV, TSV, Parquet), or a column of images (Parquet)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinfold.errors import InputError, nearest_name
+from kinfold.images._folder import fingerprint_files
+from kinfold.images._keys import KeyList, different_keys, encode_key, natural_key, unique_keys
+from kinfold.images._source import FileReader, LocatedSource, SkipReason, UnusableImage
+
+
+def column_types(path: str) -> dict[str, Any]:
+    """Return the columns of a CSV, TSV or Parquet file with their Arrow types (all text in a CSV)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if _is_csv(path):
+            from pyarrow import csv
+
+            with csv.open_csv(path, parse_options=_csv_options(path)) as reader:
+                return dict.fromkeys(reader.schema.names, pa.string())
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} can't be read as a table: {error}") from error
+    return dict(zip(schema.names, schema.types, strict=True))
+
+
+def holds_images(kind: Any) -> bool:
+    """Tell whether a column of this type can hold images: binary, or a struct with binary ``bytes``."""
+    import pyarrow as pa
+
+    if has_field(kind, "bytes"):
+        kind = kind.field("bytes").type
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def read_columns(path: str, columns: list[str]) -> dict[str, Any]:
+    """Return columns of a CSV, TSV or Parquet file as chunked arrays (all text from a CSV)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = list(column_types(path))
+    for column in columns:
+        require_column(path, column if column in names else column.rsplit(".", 1)[0], names)
+    try:
+        if _is_csv(path):
+            from pyarrow import csv
+
+            convert = csv.ConvertOptions(
+                include_columns=columns,
+                column_types=dict.fromkeys(columns, pa.string()),
+                strings_can_be_null=False,
+            )
+            table = csv.read_csv(path, parse_options=_csv_options(path), convert_options=convert)
+        else:
+            table = pq.ParquetFile(path).read(columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{path} can't be read as a table: {error}") from error
+    return {name: table[name] for name in table.column_names}
+
+
+def column_values(column: Any) -> Iterator[Any]:
+    """Yield the values of a chunked array, a few at a time in memory."""
+    for chunk in column.chunks:
+        for start in range(0, len(chunk), 65536):
+            yield from chunk.slice(start, 65536).to_pylist()
+
+
+def choose_column(uri: str, usual: Sequence[str], candidates: list[str]) -> str:
+    """Return the candidate with a usual name, or the only one; raise :class:`InputError` if there is none."""
+    lowered = {name.lower(): name for name in reversed(candidates)}
+    for name in usual:
+        if name in lowered:
+            return lowered[name]
+    if len(candidates) == 1:
+        return candidates[0]
+    columns = ", ".join(map(repr, candidates)) or "none that could"
+    raise InputError(
+        f"which column of {uri} holds the images? Name it (path_column or image_column); it has {columns}"
+    )
+
+
+def require_column(uri: str, column: str, names: list[str]) -> None:
+    """Raise :class:`InputError` with the nearest name if there is no such column."""
+    if column not in names:
+        raise InputError(f"{uri} has no column {column!r}{nearest_name(column, names)}")
+
+
+def _is_csv(path: str) -> bool:
+    return not path.lower().endswith((".parquet", ".pq"))
+
+
+def _csv_options(path: str) -> Any:
+    from pyarrow import csv
+
+    delimiter = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
+    return csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+
+
+def has_field(kind: Any, name: str) -> bool:
+    """Tell whether an Arrow type is a struct with this field."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_struct(kind) and kind.get_field_index(name) >= 0)
+
+
+def is_text(kind: Any) -> bool:
+    """Tell whether a column of this Arrow type holds text."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+_PATH_NAMES = (
+    "path",
+    "file_path",
+    "filepath",
+    "image_path",
+    "file",
+    "file_name",
+    "filename",
+    "image",
+    "img",
+    "key",
+)
+
+
+class PathTableSource(LocatedSource):
+    """Images whose paths stand in a column of a CSV, TSV or Parquet file, in the order of the table.
+
+    Relative paths begin at the table's folder. The key is the path as written, or the value of
+    ``key_column``. A path that occurs twice becomes the key ``path#2``; keys of a column of their own must
+    differ.
+
+    Parameters
+    ----------
+    path : str or Path
+        The table.
+    path_column, key_column : str, optional
+        Names of columns; without ``path_column`` a column with a usual name is taken, or the only one.
+
+    Raises
+    ------
+    InputError
+        The table can't be read, or has no such column, or keys occur twice.
+    """
+
+    kind = "table"
+
+    def __init__(
+        self, path: str | Path, *, path_column: str | None = None, key_column: str | None = None
+    ) -> None:
+        self.uri = os.path.abspath(path)
+        types = column_types(self.uri)
+        texts = [name for name, kind in types.items() if is_text(kind)]
+        column = path_column or choose_column(self.uri, _PATH_NAMES, texts)
+        require_column(self.uri, column, list(types))
+        if column not in texts:
+            raise InputError(f"column {column!r} of {self.uri} holds {types[column]}, not paths")
+        columns = read_columns(self.uri, [column] if key_column is None else [column, key_column])
+        self._paths = KeyList(value or "" for value in column_values(columns[column]))
+        self.keys = _keys_of(self.uri, self._paths, None if key_column is None else columns[key_column])
+        self._folder = os.fsencode(os.path.dirname(self.uri))
+        self._fingerprint: str | None = None
+
+    def path(self, row: int) -> Path | None:
+        """Return the file's path."""
+        return Path(os.fsdecode(self._path(row))) if self._paths[row] else None
+
+    def locate(self, row: int) -> bytes:
+        """Return the file's path as bytes; raises :class:`UnusableImage` where the table has none."""
+        if not self._paths[row]:
+            raise UnusableImage(SkipReason.MISSING, "the table has no path for it")
+        return self._path(row)
+
+    def reader(self) -> FileReader:
+        """Return a reader of paths."""
+        return FileReader()
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of keys, and of sizes and modification times of the files."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint_files((key, self._path(row)) for row, key in enumerate(self.keys))
+        return self._fingerprint
+
+    def _path(self, row: int) -> bytes:
+        return os.path.join(
+            self._folder, os.path.expanduser(self._paths[row]).encode("utf-8", "surrogateescape")
+        )
+
+
+def _keys_of(uri: str, paths: KeyList, column: Any) -> KeyList:
+    if column is not None:
+        return different_keys((str(value) for value in column_values(column)), uri)
+    return unique_keys(path or f"row-{row}" for row, path in enumerate(paths))
+
+
+_IMAGE_NAMES = ("image", "img", "jpg", "png", "image_bytes", "bytes", "picture", "photo")
+_AHEAD = 32  # so many images of a row group are unpacked at a time
+
+
+class ImageLocator(NamedTuple):
+    """Number of the shard, row group in it, place in the row group."""
+
+    shard: int
+    group: int
+    place: int
+
+
+class ImageTableSource(LocatedSource):
+    """Images inside Parquet files: a column of bytes, or of Hugging Face's ``struct<bytes, path>``.
+
+    Rows keep the order of the tables, which keep the natural order of their names. The key is the value of
+    ``key_column``, else the struct's path, else ``table.parquet/<row in it>``. A struct without bytes is
+    read from its path.
+
+    Parameters
+    ----------
+    paths : sequence of str or Path
+        The Parquet files, all of one schema.
+    image_column, key_column : str, optional
+        Names of columns; without ``image_column`` one with a usual name is taken, or the only one of such a
+        type.
+    uri : str, optional
+        What was opened, if not the one path.
+
+    Raises
+    ------
+    InputError
+        A file can't be read, or has no such column, or keys of a column of their own occur twice.
+    """
+
+    kind = "table"
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        *,
+        image_column: str | None = None,
+        key_column: str | None = None,
+        uri: str | None = None,
+    ) -> None:
+        self._shards = sorted(
+            (os.path.abspath(path) for path in paths), key=lambda p: natural_key(encode_key(p))
+        )
+        self.uri = uri or self._shards[0]
+        types = column_types(self._shards[0])
+        known = [name for name, kind in types.items() if holds_images(kind)]
+        self._column = image_column or choose_column(self.uri, _IMAGE_NAMES, known)
+        require_column(self.uri, self._column, list(types))
+        if not holds_images(types[self._column]):
+            raise InputError(
+                f"column {self._column!r} of {self.uri} holds {types[self._column]}, not image bytes"
+            )
+        self._groups, self._starts = _row_groups(self._shards)
+        self.keys = self._list_keys(key_column, has_path=has_field(types[self._column], "path"))
+
+    def locate(self, row: int) -> ImageLocator:
+        """Return shard, row group and place."""
+        at = int(np.searchsorted(self._starts, row, side="right")) - 1
+        shard, group = self._groups[at].tolist()
+        return ImageLocator(shard, group, int(row - self._starts[at]))
+
+    def reader(self) -> ImageTableReader:
+        """Return a reader of row groups."""
+        return ImageTableReader(tuple(self._shards), self._column)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the keys, and of the tables' sizes and modification times."""
+        digest = hashlib.sha256()
+        for key in self.keys:
+            digest.update(key.encode("utf-8", "surrogatepass") + b"\n")
+        shards = ((os.path.basename(shard), os.fsencode(shard)) for shard in self._shards)
+        digest.update(fingerprint_files(shards).encode())
+        return digest.hexdigest()
+
+    def _list_keys(self, key_column: str | None, *, has_path: bool) -> KeyList:
+        if key_column is not None:
+            require_column(self.uri, key_column, list(column_types(self._shards[0])))
+            columns = (read_columns(shard, [key_column])[key_column] for shard in self._shards)
+            keys = (str(value) for column in columns for value in column_values(column))
+            return different_keys(keys, self.uri)
+        return unique_keys(self._named_rows(f"{self._column}.path" if has_path else None))
+
+    def _named_rows(self, column: str | None) -> Iterator[str]:
+        counts = np.diff(self._starts)
+        for shard, path in enumerate(self._shards):
+            base = os.path.basename(path)
+            if column is None:
+                rows = int(counts[self._groups[:, 0] == shard].sum())
+                yield from (f"{base}/{row}" for row in range(rows))
+            else:
+                structs = read_columns(path, [column])[self._column]
+                for row, value in enumerate(column_values(structs)):
+                    yield (value or {}).get("path") or f"{base}/{row}"
+
+
+class ImageTableReader:
+    """Reads images out of row groups; going forward is fast, going back unpacks the row group anew."""
+
+    def __init__(self, shards: tuple[str, ...], column: str) -> None:
+        self._shards = shards
+        self._column = column
+        self._cursor: _Cursor | None = None
+
+    def read(self, locator: ImageLocator) -> bytes:
+        """Return an image's bytes; raises :class:`UnusableImage`."""
+        import pyarrow as pa
+
+        shard, group, place = locator
+        try:
+            if self._cursor is None or not self._cursor.can_reach(shard, group, place):
+                self._cursor = _Cursor(self._shards[shard], self._column, shard, group)
+            value = self._cursor.get(place)
+        except (OSError, pa.ArrowException) as error:
+            self._cursor = None
+            detail = f"in the table: {' '.join(str(error).split())[:200]}"
+            raise UnusableImage(SkipReason.UNREADABLE, detail) from error
+        if isinstance(value, dict):
+            if value.get("bytes") is None and value.get("path"):
+                folder = os.fsencode(os.path.dirname(self._shards[shard]))
+                return FileReader().read(os.path.join(folder, os.fsencode(value["path"])))
+            value = value.get("bytes")
+        if value is None:
+            raise UnusableImage(SkipReason.MISSING, "the table has no image for it")
+        return bytes(value)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_shards": self._shards, "_column": self._column, "_cursor": None}
+
+
+class _Cursor:
+    """A place in a row group that moves forward."""
+
+    def __init__(self, path: str, column: str, shard: int, group: int) -> None:
+        import pyarrow.parquet as pq
+
+        self._where = (shard, group)
+        self._file = pq.ParquetFile(path)
+        self._batches = self._file.iter_batches(
+            _AHEAD, row_groups=[group], columns=[column], use_threads=False
+        )
+        self._start = 0
+        self._batch: Any = next(self._batches).column(0)
+
+    def can_reach(self, shard: int, group: int, place: int) -> bool:
+        return (shard, group) == self._where and place >= self._start
+
+    def get(self, place: int) -> Any:
+        while place >= self._start + len(self._batch):
+            self._start += len(self._batch)
+            self._batch = next(self._batches).column(0)
+        return self._batch[place - self._start].as_py()
+
+
+def _row_groups(shards: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (shard, row group) of every row group, and the first row of each with the end as one more."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    groups, starts = [], [0]
+    for shard, path in enumerate(shards):
+        try:
+            metadata = pq.read_metadata(path)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{path} can't be read as a Parquet file: {error}") from error
+        for group in range(metadata.num_row_groups):
+            groups.append((shard, group))
+            starts.append(starts[-1] + metadata.row_group(group).num_rows)
+    return np.array(groups, dtype=np.int64).reshape(-1, 2), np.array(starts, dtype=np.int64)

@@ -1,0 +1,314 @@
+"""Where images and words meet: text towers, the nouns that guide a method, and a run's joint space."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from kinfold.backbones import Backbone, load_backbone
+from kinfold.compute import Runtime
+from kinfold.errors import InputError, count_of
+from kinfold.features import Features, extract_features
+from kinfold.features.matrix import RowMatrix
+from kinfold.images import ImageSource
+from kinfold.language import PreparedNouns, TextEncoder, fill, load_text_encoder, prepare_nouns, read_words
+from kinfold.pipeline._method import Method
+from kinfold.pipeline._source import Source, describe_backbone
+from kinfold.run import Run
+
+_JOINT_VARIANT = "cls"  # of backbones that have a joint space
+WORDNET = "WordNet 3.0"
+_SAMPLE_WORDS = 64
+NounsLike: TypeAlias = "str | Path | Sequence[str] | None"
+logger = logging.getLogger(__name__)
+LANGUAGE_FEATURES_NAME = "language-features"
+_ADVICE = (
+    "Groups of any run of images can be named: give a vision-language model, for instance "
+    "--text-model clip-vit-b32 or a model's directory, and the images are embedded with it beside the run"
+)
+_compute: Any = pc  # its functions have no types
+
+
+def find_text_spec(text_model: str | Path | None, backbone: Mapping[str, Any] | None, where: str) -> str:
+    """Return what loads the text tower: what was asked for, else the backbone of the features.
+
+    Parameters
+    ----------
+    text_model : str, path or None
+        What the user named.
+    backbone : mapping or None
+        What a manifest says of the backbone.
+    where : str
+        What the features are of, for the message.
+
+    Raises
+    ------
+    InputError
+        Neither is known.
+    """
+    if text_model is not None:
+        return str(Path(text_model).absolute()) if Path(text_model).is_dir() else str(text_model)
+    spec = (backbone or {}).get("spec")
+    if not spec:
+        raise InputError(
+            f"words need the text tower of the model that made the features, which isn't known of {where}; "
+            "name it (text_model=, --text-model)"
+        )
+    return str(spec)
+
+
+def open_text_encoder(spec: str, dim: int, runtime: Runtime) -> TextEncoder:
+    """Load a text tower whose texts lie in the space of features of ``dim`` values.
+
+    Raises
+    ------
+    InputError
+        There is no such model, it has no text tower, or its texts have another dimension.
+    HubUnavailableError, MissingExtraError, FormatError
+        As :func:`~kinfold.language.load_text_encoder`.
+    """
+    encoder = load_text_encoder(spec, device=runtime.device, precision=runtime.precision)
+    if encoder.dim != dim:
+        raise InputError(
+            f"the texts of {encoder.name} have {encoder.dim} dimensions, the images' features {dim}: both "
+            "must come from one and the same vision-language model (text_model=, --text-model)"
+        )
+    return encoder
+
+
+def open_text_encoder_of(
+    source: Source,
+    backbone: Backbone | None,
+    variant: str | None,
+    text_model: str | Path | None,
+    runtime: Runtime,
+) -> TextEncoder:
+    """Load the text tower for a source: that of the loaded backbone, or of the model that made its features.
+
+    ``variant`` is as for :meth:`~kinfold.features.Features.matrix`.
+    The errors are those of :func:`find_text_spec` and :func:`open_text_encoder`.
+    """
+    if backbone is not None:
+        known: Mapping[str, Any] | None = {"spec": backbone.spec}
+        dim = backbone.variants[variant or _JOINT_VARIANT]
+    else:
+        assert source.features is not None
+        known = describe_backbone(source.features, None)
+        dim = int(source.features.matrix(variant).shape[1])
+    spec = find_text_spec(text_model, known, source.uri)
+    return open_text_encoder(spec, dim, runtime)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Nouns and what reads them.
+
+    Attributes
+    ----------
+    encoder : TextEncoder
+        The text tower.
+    nouns : PreparedNouns
+        The words, and where their features are or will be.
+    source : str
+        Where the words are from: "WordNet 3.0", a file, or "given".
+    """
+
+    encoder: TextEncoder
+    nouns: PreparedNouns
+    source: str
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the manifest records, JSON-ready."""
+        return {
+            "text_encoder": self.encoder.describe(),
+            "nouns": {
+                "source": self.source,
+                "n_words": len(self.nouns.words),
+                "prompts": list(self.nouns.prompts),
+                "fingerprint": self.nouns.fingerprint,
+            },
+        }
+
+    def estimate_seconds(self) -> float:
+        """Return how long the nouns will take to read, from some of them; 0 where that is done."""
+        n_texts = self.nouns.count_texts()
+        if not n_texts:
+            return 0.0
+        step = max(1, len(self.nouns.words) // _SAMPLE_WORDS)
+        texts = fill(self.nouns.prompts, self.nouns.words[::step][:_SAMPLE_WORDS])
+        self.encoder.encode(texts[:1])
+        started = time.perf_counter()
+        self.encoder.encode(texts)
+        return n_texts * (time.perf_counter() - started) / len(texts)
+
+
+def prepare_guide(
+    method: Method,
+    nouns: NounsLike,
+    text_model: str | Path | None,
+    source: Source,
+    backbone: Backbone | None,
+    variant: str,
+    runtime: Runtime,
+) -> Guide | None:
+    """Find the words and load the text tower of a method that needs them; None for one that doesn't.
+
+    Raises
+    ------
+    InputError
+        Words are given to a method that reads none, or there is no text tower for these features.
+    """
+    if not method.needs_nouns:
+        for name, value in (("nouns", nouns), ("text_model", text_model)):
+            if value is not None:
+                raise InputError(f"method {method.name!r} reads no words: {name} is for 'tac'")
+        return None
+    words, origin = read_nouns(nouns)
+    encoder = open_text_encoder_of(source, backbone, variant, text_model, runtime)
+    return Guide(encoder, prepare_nouns(encoder, words), origin)
+
+
+def read_nouns(nouns: NounsLike) -> tuple[Sequence[str] | None, str]:
+    """Return the words, None for those of WordNet, and where they are from."""
+    if nouns is None:
+        return None, WORDNET
+    if isinstance(nouns, str | Path):
+        return read_words(nouns), str(Path(nouns).absolute())
+    return nouns, "given"
+
+
+@dataclass(frozen=True)
+class JointSpace:
+    """Where a run's images and words meet.
+
+    Attributes
+    ----------
+    run : Run
+        The run.
+    encoder : TextEncoder
+        The text tower.
+    source : path or None
+        Where the images, or the ready features, are now.
+    images : ImageSource or None
+        What is embedded beside the run; None where its own features serve.
+    backbone : Backbone or None
+        What embeds it.
+    """
+
+    run: Run
+    encoder: TextEncoder
+    source: str | Path | None = None
+    images: ImageSource | None = None
+    backbone: Backbone | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the manifest records, JSON-ready."""
+        return {
+            "text_encoder": self.encoder.describe(),
+            "features": "own" if self.backbone is None else LANGUAGE_FEATURES_NAME,
+            "backbone_fingerprint": None if self.backbone is None else self.backbone.fingerprint(),
+        }
+
+    @property
+    def images_at(self) -> str | Path | None:
+        """Where the images are, if they were moved."""
+        return None if _is_features(self.run, self.source) else self.source
+
+    def read(self, runtime: Runtime) -> tuple[RowMatrix, NDArray[np.int64], str]:
+        """Return the images' features, the group of each (−1 for none), and the features' fingerprint.
+
+        Images are embedded into RUN/language-features, from where an earlier call was interrupted.
+        """
+        if self.backbone is None:
+            moved = self.source if _is_features(self.run, self.source) else None
+            features, variant = self.run.features(moved), self.run.manifest.features["variant"]
+        else:
+            assert self.images is not None
+            variant = _JOINT_VARIANT
+            features = extract_features(
+                self.images,
+                self.backbone,
+                self.run.path / LANGUAGE_FEATURES_NAME,
+                variants=(variant,),
+                n_workers=runtime.n_workers,
+                progress=runtime.progress,
+            )
+        return features.matrix(variant), _labels_of(self.run, features), features.fingerprint(variant)
+
+
+def find_joint_space(
+    run: Run, text_model: str | Path | None, source: str | Path | None, runtime: Runtime
+) -> JointSpace:
+    """Find out where the run's images and words can meet, and load what is needed for it.
+
+    Parameters
+    ----------
+    run : Run
+        A finished run.
+    text_model : str, path or None
+        A vision-language model; None takes the one that made the run's features.
+    source : path or None
+        Where the images, or the features, are now.
+    runtime : Runtime
+        Where and how exactly to compute.
+
+    Raises
+    ------
+    InputError
+        The run's features don't lie in a joint space and no model, or no images, are given to mend that.
+    """
+    own = run.manifest.features
+    dim, variant, recorded = int(own["dim"]), own["variant"], run.manifest.backbone or {}
+    guided = ((run.manifest.language or {}).get("text_encoder") or {}).get("spec")
+
+    def serve_itself(spec: str) -> JointSpace:
+        encoder = open_text_encoder(spec, dim, runtime)
+        return JointSpace(run, encoder, source)
+
+    if text_model is None:
+        try:
+            return serve_itself(guided or find_text_spec(None, recorded, str(run.path)))
+        except InputError as error:
+            raise InputError(f"{error}. {_ADVICE}") from error
+    spec = find_text_spec(text_model, None, str(run.path))
+    if variant == _JOINT_VARIANT and spec in (guided, recorded.get("spec")):
+        return serve_itself(spec)
+    images = run.images(None if _is_features(run, source) else source)
+    if images is None:
+        return serve_itself(spec)
+    backbone = load_backbone(spec, device=runtime.device, precision=runtime.precision)
+    if variant == _JOINT_VARIANT and backbone.fingerprint() == recorded.get("fingerprint"):
+        return serve_itself(spec)
+    width = int(backbone.variants[_JOINT_VARIANT])
+    encoder = open_text_encoder(spec, width, runtime)
+    return JointSpace(run, encoder, source, images, backbone)
+
+
+def _is_features(run: Run, source: str | Path | None) -> bool:
+    """Tell whether ``source`` says where features are: so it is for runs that know of no images."""
+    return source is not None and run.manifest.source.get("images") is None
+
+
+def _labels_of(run: Run, features: Features) -> NDArray[np.int64]:
+    """Return the group of every line of the features, matched by key; −1 where the run has no such image."""
+    keys = features.keys.take(pa.array(features.rows))
+    ours = run.assignments["key"].combine_chunks()
+    if len(keys) == len(ours) and keys.equals(ours):
+        return run.labels.astype(np.int64)
+    places = _compute.fill_null(_compute.index_in(keys, value_set=ours), -1)
+    places = np.asarray(places.to_numpy(zero_copy_only=False), np.int64)
+    n_missing = len(ours) - len(np.unique(places[places >= 0]))
+    if n_missing == len(ours):
+        raise InputError(f"none of the images of {run.path} is at {features.path}: the keys are other ones")
+    if n_missing:
+        logger.warning("%s of the run can't be read here and don't count", count_of(n_missing, "image"))
+    return np.where(places >= 0, run.labels[places], -1).astype(np.int64)

@@ -1,0 +1,267 @@
+"""The manifest of a run, ``manifest.json``: its sections, reading, writing, replacing files with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from kinfold.errors import FormatError, InputError
+from kinfold.storage import check_format_version, read_json, write_json
+
+FORMAT = "kinfold-run"
+FORMAT_VERSION = 1  # of the folder; readers refuse a newer one
+MANIFEST_NAME = "manifest.json"
+
+# A manifest without one of these is damaged: readers index them without asking whether they are there.
+_SECTIONS = ("source", "parameters", "features", "stages", "metrics", "diagnosis", "timings", "machine")
+_NEXT = ".next"  # folder of staged files; the dot keeps it out of what people and exporters list
+_MEND = "Restore the file from a copy, or remove the folder and cluster again"
+
+Section: TypeAlias = dict[str, Any]
+
+
+@dataclass(eq=False)
+class Manifest(MutableMapping[str, Any]):
+    """What was asked of a run, what was done, on what machine, and with which result.
+
+    Each section of the file is an attribute. A manifest is also a mapping from the sections that the file
+    has to their content, in the order of the file, which is the order in which they were first set. A section
+    that isn't there is an empty or None attribute, but no key of the mapping. docs/formats.md describes the
+    content of each section.
+
+    Attributes
+    ----------
+    format, format_version : str, int
+        What kind of folder this is.
+    source : dict
+        Images or features: kind, uri, images, options, n_rows, n_usable, n_skipped, fingerprint.
+    parameters : dict
+        n_clusters, method, random_state, variant, method_parameters, preset.
+    features : dict
+        Where the features are: path, column, variant, dim, fingerprint.
+    stages : dict
+        By the name of each finished stage: inputs (hash), outputs (hash by file), seconds.
+    metrics : dict
+        What the last evaluation found; empty before.
+    diagnosis : dict
+        Sizes of the groups and what is suspicious about them.
+    timings : dict
+        Seconds by stage, and total_seconds.
+    machine : dict
+        System, cores, memory, device.
+    seed : int or None
+        The method's.
+    backbone : dict or None
+        What embeds later images alike; None for ready features.
+    language : dict or None
+        Text model and nouns of a method that nouns guide.
+    neighbors : dict or None
+        The neighbor graph; by method where there are several.
+    criteria, fit : dict
+        How good the fit looks without labels, and the tables by which it made its choices.
+    naming : dict or None
+        How the groups were named.
+    kinfold : str or None
+        Version that did the last stage.
+    libraries : dict
+        Versions of the libraries then.
+    replacing : list of str or None
+        Files that are on their way to replace others, see :func:`replace_files`.
+    extra : dict
+        Sections that this version doesn't know; they are written back as they were.
+    """
+
+    format: str = FORMAT
+    format_version: int = FORMAT_VERSION
+    source: Section = field(default_factory=dict)
+    parameters: Section = field(default_factory=dict)
+    features: Section = field(default_factory=dict)
+    stages: dict[str, Section] = field(default_factory=dict)
+    metrics: Section = field(default_factory=dict)
+    diagnosis: Section = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    machine: Section = field(default_factory=dict)
+    seed: int | None = None
+    backbone: Section | None = None
+    language: Section | None = None
+    neighbors: Section | None = None
+    criteria: Section = field(default_factory=dict)
+    fit: Section = field(default_factory=dict)
+    naming: Section | None = None
+    kinfold: str | None = None
+    libraries: dict[str, str] = field(default_factory=dict)
+    replacing: list[str] | None = None
+    extra: Section = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # A dict for its order: files must come out as they always did, whichever stage set a section first.
+        self._keys = dict.fromkeys([*(name for name in _FIELDS if getattr(self, name)), *self.extra])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _FIELDS and "_keys" in vars(self):
+            self._keys.setdefault(name)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Manifest:
+        """Take the sections of a mapping, in its order; a manifest is returned as it is."""
+        if isinstance(content, Manifest):
+            return content
+        found = cls()
+        found._keys = {}
+        found.update(content)
+        return found
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in self._keys:
+            raise KeyError(key)
+        return getattr(self, key) if key in _FIELDS else self.extra[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in _FIELDS:
+            setattr(self, key, value)
+        else:
+            self.extra[key] = value
+            self._keys.setdefault(key)
+
+    def __delitem__(self, key: str) -> None:
+        del self._keys[key]
+        if key in _FIELDS:
+            one = _FIELDS[key]
+            default = one.default if one.default_factory is MISSING else one.default_factory()
+            super().__setattr__(key, default)
+        else:
+            del self.extra[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+_FIELDS = {one.name: one for one in fields(Manifest) if one.name != "extra"}
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether ``path`` is a run directory, finished or not, of any version.
+
+    A directory whose manifest can't be read counts as none.
+    """
+    try:
+        content = read_json(path / MANIFEST_NAME)
+    except (OSError, FormatError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read and check the manifest of the run at ``path``.
+
+    Raises
+    ------
+    InputError
+        There is nothing at ``path``, or something that is no run.
+    FormatError
+        The manifest is damaged, or of a newer format version than this Kinfold reads.
+    """
+    if not path.is_dir():
+        what = "is a file" if path.exists() else "doesn't exist"
+        raise InputError(f"{path} {what}; give the folder that `kinfold cluster` wrote")
+    file = path / MANIFEST_NAME
+    if not file.is_file():
+        raise InputError(f"{path} is no run of Kinfold: it has no {MANIFEST_NAME}{_find_run_near(path)}")
+    try:
+        content = read_json(file)
+    except FormatError as error:
+        raise FormatError(f"{error}. {_MEND}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else None
+        raise InputError(
+            f"{path} is no run of Kinfold: its {MANIFEST_NAME} "
+            + (f"has the format {found!r}" if found else f"doesn't name the format {FORMAT!r}")
+        )
+    check_format_version(file, content.get("format_version"), FORMAT_VERSION)
+    for section in _SECTIONS:
+        if not isinstance(content.get(section), dict):
+            raise FormatError(f"{file} is damaged: {section!r} is missing. {_MEND}")
+    return Manifest.of(content)
+
+
+def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest of the run at ``path``, atomically.
+
+    Format and version come first, then what ``manifest`` has in its order, then empty sections for those that
+    every manifest must have.
+    """
+    head = {"format": FORMAT, "format_version": FORMAT_VERSION}
+    sections = {section: manifest.get(section, {}) for section in _SECTIONS}
+    write_json(path / MANIFEST_NAME, {**head, **manifest, **head, **sections})
+
+
+def stage_files(path: Path, writers: Mapping[str, Callable[[Path], None]]) -> dict[str, Path]:
+    """Write the new files of the run at ``path`` beside the old ones, which stay as they are.
+
+    Parameters
+    ----------
+    path : Path
+        The run directory, locked by this process.
+    writers : mapping
+        File name to what writes it to the path that it is given, whole or not at all.
+
+    Returns
+    -------
+    dict
+        File name to where its new content is.
+    """
+    home = path / _NEXT
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir()
+    staged = {name: home / name for name in writers}
+    for name, write in writers.items():
+        write(staged[name])
+    return staged
+
+
+def replace_files(path: Path, manifest: Manifest, names: tuple[str, ...]) -> None:
+    """Put staged files in their place, together with the manifest that lists them.
+
+    Several files can't be renamed at one moment, one file can: the change happens when the manifest is
+    written. Before it a reader finds the old files, after it (:func:`locate_file`) the new ones, wherever
+    they are; :func:`finish_replacing` moves them.
+    """
+    manifest.replacing = list(names)
+    write_manifest(path, manifest)
+    finish_replacing(path)
+    del manifest["replacing"]
+
+
+def finish_replacing(path: Path) -> None:
+    """Finish or discard a replacement that a killed process left; the run must be locked."""
+    if not (path / MANIFEST_NAME).is_file():
+        return
+    manifest = read_manifest(path)
+    names = manifest.pop("replacing", None)
+    for name in names or ():
+        if (path / _NEXT / name).exists():
+            os.replace(path / _NEXT / name, path / name)
+    if names is not None:
+        write_manifest(path, manifest)
+    shutil.rmtree(path / _NEXT, ignore_errors=True)
+
+
+def locate_file(path: Path, manifest: Manifest, name: str) -> Path:
+    """Return where a file of the run is: in its place, or on its way there."""
+    staged = path / _NEXT / name
+    return staged if name in (manifest.replacing or ()) and staged.exists() else path / name
+
+
+def _find_run_near(path: Path) -> str:
+    """Return a hint at a run inside ``path``, or at the one made from it."""
+    inside = sorted(file.parent for file in path.glob(f"*/{MANIFEST_NAME}"))
+    runs = [one for one in (*inside, Path(f"{path.resolve().name}.kinfold")) if is_run(one)]
+    return f"; did you mean {runs[0]}?" if runs else ""

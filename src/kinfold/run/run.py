@@ -1,0 +1,261 @@
+"""A finished run, read back from its directory."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from kinfold.errors import FormatError, InputError, KinfoldError
+from kinfold.run.manifest import MANIFEST_NAME, Manifest, locate_file, read_manifest
+from kinfold.run.tables import (
+    ASSIGNMENTS_NAME,
+    ASSIGNMENTS_SCHEMA,
+    NAMES_NAME,
+    SKIPPED_NAME,
+    SKIPPED_SCHEMA,
+    read_names,
+    read_table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from kinfold.backbones import Backbone
+    from kinfold.features import Features
+    from kinfold.images import ImageSource
+    from kinfold.language import ClusterName
+
+_MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
+_RENAME = "name the groups anew: `kinfold name`"
+_IF_MOVED = "if they were moved, say where they are now (source=, --source)"
+
+
+class Run:
+    """A finished run: groups, model and facts, read from its directory when they are asked for.
+
+    Open one with :meth:`open`.
+
+    Attributes
+    ----------
+    path : Path
+        The run directory.
+    manifest : Manifest
+        What ``manifest.json`` says, a section per attribute; see docs/formats.md.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]) -> None:
+        self.path = path
+        self.manifest = Manifest.of(manifest)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Open the run at ``path``.
+
+        Raises
+        ------
+        InputError
+            There is no run at ``path``, or it isn't finished.
+        FormatError
+            It is damaged, or of a newer format version; the message names the file and how to mend it.
+        """
+        path = Path(path)
+        manifest = read_manifest(path)
+        stages = manifest.stages
+        if "assign" not in stages:
+            done = ", ".join(stages) or "none"
+            raise InputError(
+                f"{path} isn't finished (stages done: {done}); "
+                "repeat the `kinfold cluster` command with the same --out to go on"
+            )
+        for stage in ("fit", "assign"):
+            for name in stages.get(stage, {}).get("outputs", {}):
+                if not locate_file(path, manifest, name).exists():
+                    raise FormatError(f"{path / name} is missing; {_MEND}")
+        try:
+            int(manifest.parameters["n_clusters"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"{path / MANIFEST_NAME} is damaged: it names no n_clusters; {_MEND}"
+            ) from error
+        return cls(path, manifest)
+
+    @cached_property
+    def assignments(self) -> pa.Table:
+        """The usable images in row order; docs/formats.md has the columns. ``name`` is null before naming."""
+        path = locate_file(self.path, self.manifest, ASSIGNMENTS_NAME)
+        return read_table(path, ASSIGNMENTS_SCHEMA, _MEND)
+
+    @cached_property
+    def names(self) -> Mapping[int, ClusterName]:
+        """What each group is called, by its number, with the words, scores and paths; empty before naming.
+
+        Of a named run all groups are there; where no word fits, ``names[group].noun`` is None and
+        ``names[group].reason`` says why.
+        """
+        if "name" not in self.manifest.stages:
+            return {}
+        path = locate_file(self.path, self.manifest, NAMES_NAME)
+        parameters = (self.manifest.naming or {}).get("parameters", {})
+        return read_names(path, self.n_clusters, parameters, _RENAME)
+
+    @cached_property
+    def skipped(self) -> pa.Table:
+        """The images that could not be used: row, key, reason."""
+        return read_table(self.path / SKIPPED_NAME, SKIPPED_SCHEMA, _MEND)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int32]:
+        """Group of every usable image, 0 to ``n_clusters - 1``, in the order of :attr:`assignments`."""
+        labels: NDArray[np.int32] = self.assignments["cluster"].to_numpy()
+        labels.flags.writeable = False
+        return labels
+
+    @property
+    def n_clusters(self) -> int:
+        """Number of groups that was asked for; some may be empty."""
+        return int(self.manifest.parameters["n_clusters"])
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Agreement with known labels, as last evaluated; empty if that never happened."""
+        return dict(self.manifest.metrics)
+
+    @property
+    def report_path(self) -> Path:
+        """Where the report page is, or would be."""
+        return self.path / "report.html"
+
+    @cached_property
+    def model(self) -> Any:
+        """The fitted estimator, which predicts groups of new features."""
+        from kinfold.methods import load_model
+
+        return load_model(self.path)
+
+    def features(self, source: str | Path | None = None) -> Features:
+        """Open the features that the run was made from.
+
+        Parameters
+        ----------
+        source : path, optional
+            Where they are now, if they were moved.
+
+        Raises
+        ------
+        InputError
+            They aren't there, or the features found are other ones.
+        """
+        from kinfold.features import open_features
+
+        recorded = self.manifest.features
+        path = Path(source) if source is not None else self.path / recorded["path"]
+        try:
+            features = open_features(path, column=recorded.get("column"))
+        except FormatError:
+            raise
+        except KinfoldError as error:
+            raise InputError(
+                f"the features of this run can't be opened at {path} ({error}); {_IF_MOVED}; of kinfold "
+                "explore the option is --features"
+            ) from error
+        if features.fingerprint(recorded["variant"]) != recorded["fingerprint"]:
+            raise InputError(f"the features at {path} aren't those that {self.path} was made from")
+        return features
+
+    def images(self, source: str | Path | None = None) -> ImageSource | None:
+        """Open the images that the run was made from; None where it was made from features of unknown origin.
+
+        Parameters
+        ----------
+        source : path, optional
+            Where they are now, if they were moved.
+
+        Raises
+        ------
+        InputError
+            They aren't there, or the images found there are other ones.
+        """
+        from kinfold.images import open_source
+
+        recorded = self.manifest.source
+        where = source if source is not None else recorded.get("images")
+        if where is None:
+            return None
+        options = {} if recorded.get("kind") == "features" else recorded.get("options", {})
+        try:
+            images = open_source(where, **options)
+        except InputError as error:
+            raise InputError(
+                f"the images of this run can't be opened at {where} ({error}); {_IF_MOVED}"
+            ) from error
+        if not self._fits(images):
+            raise InputError(
+                f"the images at {where} aren't those that {self.path} was made from: "
+                f"the run knows {recorded['n_rows']} of them, under other names"
+            )
+        return images
+
+    def backbone(self, backbone: str | Path | Backbone | None = None, *, device: str = "auto") -> Backbone:
+        """Load the backbone that the run's images were embedded with.
+
+        Parameters
+        ----------
+        backbone : str, path or Backbone, optional
+            Where it is now, if it was moved.
+        device : str, default "auto"
+            Where to compute.
+
+        Raises
+        ------
+        InputError
+            The run was made from ready features, the backbone isn't there, or the one found is another one.
+        """
+        from kinfold.backbones import Backbone, load_backbone
+
+        recorded = self.manifest.backbone
+        if not recorded:
+            raise InputError(
+                f"{self.path} was made from ready features, so how to embed images isn't known; "
+                "give features of the new images, made the same way"
+            )
+        if isinstance(backbone, Backbone):
+            loaded = backbone
+        else:
+            if backbone is None and recorded["spec"]:
+                self._check_local(recorded["spec"])
+            where = backbone if backbone is not None else recorded["spec"]
+            loaded = load_backbone(where, device=device, precision=recorded.get("precision", "auto"))
+        if loaded.fingerprint() != recorded["fingerprint"]:
+            raise InputError(
+                f"the backbone {loaded.card.name} isn't the one that {self.path} was made with: its weights, "
+                "preprocessing or precision differ. Say where the same one is (backbone=, --backbone)"
+            )
+        return loaded
+
+    def _check_local(self, spec: str) -> None:
+        """Refuse a backbone that was a directory or ``CARD:FILE`` of this machine and is gone."""
+        card, _, file = spec.partition(":")
+        for place, option in ((spec, "DIR"), (file, f"{card}:FILE")):
+            if Path(place).is_absolute() and not Path(place).exists():
+                raise InputError(
+                    f"{self.path} needs the model that was at {place}, where nothing is now; if it was "
+                    f"moved, say where it is (backbone=, --backbone {option})"
+                )
+
+    def _fits(self, images: ImageSource) -> bool:
+        """Tell whether ``images`` has the run's rows under the run's keys."""
+        if len(images) != self.manifest.source["n_rows"]:
+            return False
+        rows = self.assignments["row"].to_numpy()
+        keys = self.assignments["key"]
+        some = np.unique(np.linspace(0, len(rows) - 1, min(1000, len(rows))).astype(np.int64))
+        return all(images.keys[int(rows[i])] == keys[int(i)].as_py() for i in some)
+
+    def __repr__(self) -> str:
+        method = self.manifest.parameters.get("method", "?")
+        return f"Run({str(self.path)!r}: {self.n_clusters} groups by {method})"
