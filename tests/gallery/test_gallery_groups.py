@@ -1,3 +1,5 @@
+"""Which images of a group are shown, and the bars of charts."""
+
 from __future__ import annotations
 
 from itertools import pairwise
@@ -5,7 +7,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from kinfold.gallery._groups import MAX_SHEETS, SheetPlan, arrange_groups, plan_sheets
+from kinfold.gallery._groups import (
+    MAX_SHEETS,
+    SheetPlan,
+    arrange_groups,
+    draw_bars,
+    draw_confidence,
+    draw_sizes,
+    plan_sheets,
+    trace,
+)
 
 PLAN = SheetPlan(n_top=4, n_least=2, side=64, max_bytes=1000)
 
@@ -86,3 +97,25 @@ def test_more_groups_never_mean_larger_thumbnails():
     for before, after in pairwise(plans):
         assert after.n_top + after.n_least <= before.n_top + before.n_least
         assert after.side <= before.side
+
+
+def test_bars_scale_to_the_largest_and_nothing_vanishes():
+    bars = draw_bars([1000, 500, 1, 0], "abcd")
+    assert [bar.height for bar in bars] == [100, 50, 1.5, 0]
+
+
+def test_very_many_groups_are_drawn_as_an_even_choice():
+    bars = draw_sizes(np.arange(5000))
+    assert len(bars) == 240
+    assert bars[0].title == "Group 4999: 4,999"
+    assert bars[-1].title == "Group 0: 0"
+
+
+def test_confidence_bars_name_their_bins():
+    bars = draw_confidence(np.array([1, 2, 0, 4]))
+    assert bars[1].title == "0.25 to 0.50: 2"
+
+
+def test_a_trace_has_one_bar_per_filled_bin():
+    assert trace(np.array([0, 2, 1])).count("M") == 2
+    assert trace(np.zeros(3, int)) == "M0 100"

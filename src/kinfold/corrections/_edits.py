@@ -89,6 +89,7 @@ class Accept:
     """
 
     kind: ClassVar[str] = "accept"
+    # two arrays, not pairs: there may be a hundred thousand proposals
     rows: Rows
     groups: Rows
 

@@ -146,6 +146,7 @@ class Journal:
 
     def _replay(self, oldest: int) -> None:
         """Apply the edits from index ``oldest`` on again, starting from the closest state that is kept."""
+        # states after an edit that was undone or redone no longer hold
         self._states = {count: state for count, state in self._states.items() if count <= oldest}
         start = max(self._states)
         draft = Draft(self._states[start])
@@ -166,7 +167,7 @@ class Journal:
             return
         try:
             apply_change(draft, record.change(), self._index)
-        except InputError as error:
+        except InputError as error:  # no longer possible without an edit that was undone
             record.problem = str(error)
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise FormatError(f"edit {record.row.id} can't be read ({error})") from error

@@ -233,9 +233,10 @@ def refine(
     for number in range(N_ROUNDS):
         rounds.append(classifiers.predict(np.where(wrong, classes.labels, labels), random_state + number))
         found = rounds[-1].classes
+        # from the current groups each time, so that a wrong prediction of one round can be taken back
         labels = np.where(classes.free & classes.open[found], found, classes.labels)
     changed = np.flatnonzero(labels != classes.labels)
-    sure = [one.probabilities(changed, labels[changed]) for one in (rounds[0], rounds[-1])]
+    confidences = [one.probabilities(changed, labels[changed]) for one in (rounds[0], rounds[-1])]
     agreement = _share(rounds[0], classes.labels, learned & ~state.by_hand)
     hand, tried = training_set.certain, None
     if hand.sum() >= FEWEST_TRIED:
@@ -256,7 +257,7 @@ def refine(
     return Proposals(
         run.assignments["row"].to_numpy()[changed],
         classes.groups[labels[changed]],
-        np.mean(sure, axis=0, dtype=np.float32),
+        np.mean(confidences, axis=0, dtype=np.float32),
         state.labels[changed],
         facts,
     )

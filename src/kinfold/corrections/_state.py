@@ -124,6 +124,7 @@ def changed_groups(before: State, after: State) -> tuple[int, ...]:
         (before.marks, after.marks),
         (before.by_hand, after.by_hand),
     )
+    # an edit shares the arrays that it doesn't change, so most of these comparisons are skipped
     places = [np.flatnonzero(old != new) for old, new in pairs if old is not new]
     for state in (before, after):
         for found in places:
@@ -171,14 +172,17 @@ class Draft:
 
 
 def _frozen(array: NDArray[Scalar]) -> NDArray[Scalar]:
-    array.flags.writeable = False
+    array.flags.writeable = False  # threads share a state, and so do the states after it
     return array
 
 
 def names_of(run: Run, state: State) -> dict[int, str]:
     """Return the name of each group by its number: the corrected one, else the run's noun, else ""."""
-    nouns = run.names
-    return {number: group.name or _noun(nouns, number) for number, group in sorted(state.groups.items())}
+    nouns, names = run.names, {}
+    for number, group in sorted(state.groups.items()):
+        found = nouns.get(number)  # groups that were made later have none
+        names[number] = group.name or (found.noun if found is not None else None) or ""
+    return names
 
 
 def corrected_table(run: Run, state: State) -> pa.Table:
@@ -207,11 +211,6 @@ def corrected_table(run: Run, state: State) -> pa.Table:
         "by_hand": pa.array(state.by_hand),
     }
     return pa.table(columns, schema=CORRECTED_SCHEMA)
-
-
-def _noun(nouns: object, number: int) -> str:
-    found = nouns.get(number) if hasattr(nouns, "get") else None
-    return (found.noun or "") if found is not None else ""
 
 
 def hash_base(run: Run) -> str:

@@ -185,6 +185,7 @@ def export(
     MissingExtraError
         For ``"onnx"``, where the package onnx isn't installed.
     """
+    # all checks come before the run is read, which takes a while for millions of images
     form = find_format(to)
     check_link(link)
     check_place(out, run.path)

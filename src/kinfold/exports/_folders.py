@@ -49,6 +49,7 @@ def write_folders(job: Job) -> None:
         return Path(folders[cluster]) / free.setdefault(cluster, FreeNames()).take(stem, suffix)
 
     files: list[str | None] = [None] * len(clusters)
+    # group by group, in the order of rows, so that files of one name get the same numbers at every export
     for line, file, _ in job.place_images(np.argsort(clusters, kind="stable"), name):
         files[line] = file.as_posix()
     write_labels(job, files)
@@ -91,11 +92,12 @@ def write_coco(job: Job) -> None:
     # Annotations follow the list of all images in the file, so they wait in a file beside it: a million of
     # them would fill memory.
     aside = job.target / "annotations.part"
+    info = {"description": f"Groups of {job.takeaway.run.path.name}", "version": f"kinfold {__version__}"}
     with (
         (job.target / ANNOTATIONS_NAME).open("w", encoding="utf-8") as stream,
         aside.open("w+", encoding="utf-8") as annotations,
     ):
-        stream.write(f'{{"info": {json.dumps(_info(job))},\n"licenses": [],\n"images": [')
+        stream.write(f'{{"info": {json.dumps(info)},\n"licenses": [],\n"images": [')
         _write_coco_images(job, stream, annotations)
         stream.write('],\n"annotations": [')
         annotations.seek(0)
@@ -108,7 +110,7 @@ def _write_coco_images(job: Job, images: IO[str], annotations: IO[str]) -> None:
     """Write all images, and to the other file their annotations, one line each."""
     between, between_annotations = "\n", "\n"
     for record, file, original in job.number_images(_IMAGES):
-        size = _measure(original)
+        size = _image_size(original)
         if size is None:
             (job.target / _IMAGES / file).unlink()
             reason = f"{SkipReason.CORRUPT.value}: its width and height can't be read"
@@ -120,10 +122,6 @@ def _write_coco_images(job: Job, images: IO[str], annotations: IO[str]) -> None:
         if record["cluster"] >= 0:
             annotations.write(between_annotations + json.dumps(_annotate(record, size)))
             between_annotations = ",\n"
-
-
-def _info(job: Job) -> dict[str, str]:
-    return {"description": f"Groups of {job.takeaway.run.path.name}", "version": f"kinfold {__version__}"}
 
 
 def _categories(job: Job) -> list[dict[str, Any]]:
@@ -147,7 +145,7 @@ def _annotate(record: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def _measure(original: Original) -> tuple[int, int] | None:
+def _image_size(original: Original) -> tuple[int, int] | None:
     """Return width and height from the header; None where it can't be read."""
     try:
         with Image.open(original.path or io.BytesIO(original.data)) as image:

@@ -224,6 +224,7 @@ class Job:
             part = Path(folder, f"{row // _SHARD:0{part_width}d}") if n_rows > _SHARD else Path(folder)
             return part / f"{row:0{width}d}{suffix.lower()}"
 
+        # place_images skips missing images, so rows are read on until they meet
         records = enumerate(self.takeaway.lines())
         for line, file, original in self.place_images(np.arange(len(rows)), name):
             record = next(record for at, record in records if at == line)

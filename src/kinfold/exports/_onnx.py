@@ -178,13 +178,13 @@ class Outputs:
         Numbers of the groups that have an output.
     column : ndarray (K,) int64
         Index of the output that each cluster adds to.
-    untold : tuple of int
+    unpredicted : tuple of int
         Groups made by corrections, which the model can't predict.
     """
 
     groups: NDArray[np.int64]
     column: NDArray[np.int64]
-    untold: tuple[int, ...]
+    unpredicted: tuple[int, ...]
 
     @property
     def is_plain(self) -> bool:
@@ -210,12 +210,13 @@ def write_onnx(job: Job) -> None:
     except ImportError as error:
         raise MissingExtraError("Writing ONNX", "onnx", "onnx") from error
     run = job.takeaway.run
-    estimator, method = run.model, _method_of(run.path)
+    # the method that predicts: model.json of ``auto`` names the chosen one
+    estimator, method = run.model, str(read_json(run.path / "model.json")["method"])
     outputs = map_clusters(job.takeaway, int(estimator.n_clusters_))
-    if outputs.untold:
+    if outputs.unpredicted:
         logger.warning(
             "the model can't predict the groups %s: they were made by corrections",
-            ", ".join(map(str, outputs.untold)),
+            ", ".join(map(str, outputs.unpredicted)),
         )
     model = build_model(method, estimator, outputs)
     for name, text in _metadata(job.takeaway, method, outputs).items():
@@ -279,8 +280,8 @@ def map_clusters(takeaway: Takeaway, n_clusters: int) -> Outputs:
                 target[cluster] = np.bincount(members).argmax()
                 break
     groups = np.unique(np.concatenate([target, [group for group in alive if group < n_clusters]]))
-    untold = tuple(sorted(group for group in alive if group not in set(groups.tolist())))
-    return Outputs(groups.astype(np.int64), np.searchsorted(groups, target).astype(np.int64), untold)
+    unpredicted = tuple(sorted(group for group in alive if group not in set(groups.tolist())))
+    return Outputs(groups.astype(np.int64), np.searchsorted(groups, target).astype(np.int64), unpredicted)
 
 
 def is_our_onnx(path: Path) -> bool:
@@ -293,14 +294,10 @@ def is_our_onnx(path: Path) -> bool:
         return False
 
 
-def _method_of(path: Path) -> str:
-    """Return the name of the method that predicts: of ``auto`` the chosen one."""
-    return str(read_json(path / "model.json")["method"])
-
-
 def _metadata(takeaway: Takeaway, method: str, outputs: Outputs) -> dict[str, str]:
     """Return the metadata of the file: names of its columns, and which features it takes."""
     manifest = takeaway.run.manifest
+    backbone = manifest.backbone
     labels = takeaway.labels
     told = [int(group) for group in outputs.groups]
     content: dict[str, Any] = {
@@ -309,18 +306,14 @@ def _metadata(takeaway: Takeaway, method: str, outputs: Outputs) -> dict[str, st
             for group in told
         ],
         "clusters": [told[column] for column in outputs.column],
-        "groups_not_told": list(outputs.untold),
+        "groups_not_told": list(outputs.unpredicted),
         "corrections": takeaway.version,
         "method": method,
         "run": takeaway.run.path.name,
         "features": {name: manifest.features.get(name) for name in ("variant", "dim")},
-        "backbone": _backbone(manifest.backbone),
+        "backbone": {name: backbone.get(name) for name in ("card", "fingerprint")} if backbone else None,
     }
     return {f"kinfold.{name}": json.dumps(value, default=as_plain) for name, value in content.items()}
-
-
-def _backbone(backbone: Mapping[str, Any] | None) -> Any:
-    return {name: backbone.get(name) for name in ("card", "fingerprint")} if backbone else None
 
 
 def _compare(model: Any, estimator: Any) -> None:

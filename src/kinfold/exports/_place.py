@@ -91,14 +91,14 @@ def fingerprint(folder: Path) -> str:
     file managers write, like ``.DS_Store``, are left out.
     """
     digest = hashlib.sha256()
-    for name in _files(os.fsencode(folder)):
+    for name in _files(os.fsencode(folder)):  # bytes, because a name needn't be valid Unicode
         digest.update(name + b"\0")
     return digest.hexdigest()
 
 
 def _files(top: bytes) -> Iterator[bytes]:
     for folder, folders, files in os.walk(top):
-        folders.sort()
+        folders.sort()  # in place, which os.walk follows: its own order depends on the file system
         inside = os.path.relpath(folder, top)
         if not folders and not files:
             yield inside + b"/"

@@ -1,4 +1,4 @@
-"""Results as pages of images: contact sheets of groups, and of refined labels, that open with no network."""
+"""Results as HTML files of images that open without a network: reports and sheets."""
 
 from __future__ import annotations
 

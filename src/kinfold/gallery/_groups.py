@@ -8,24 +8,24 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-N_BINS = 20
-MAX_SHEETS = 1_000
+N_BINS = 20  # of confidence, each 0.05 wide: as fine as a histogram on a card can show
+MAX_SHEETS = 1_000  # groups with images on the page: that leaves each of 8 thumbnails 1.5 kB of the budget
 
-_MOST_BARS = 240
+_MOST_BARS = 240  # more would be thinner than a pixel or two on the page
 
 
 @dataclass(frozen=True)
 class SheetPlan:
-    """How much of every group a page shows.
+    """How many images of each group a page shows, and how large.
 
     Attributes
     ----------
     n_top, n_least : int
-        Most and least confident members shown per group.
+        Number of most and of least confident members shown for each group.
     side : int
         Longest side of a thumbnail in pixels.
     max_bytes : int
-        Most bytes one encoded thumbnail may take, so that all of them keep within the page's budget.
+        Largest size of an encoded thumbnail, so that all of them stay within the page's budget.
     """
 
     n_top: int
@@ -35,42 +35,45 @@ class SheetPlan:
 
 
 def plan_sheets(n_groups: int, *, budget: int = 16_000_000) -> SheetPlan:
-    """Choose thumbnails per group and their side, so that all of them fit into ``budget`` bytes of page.
+    """Choose number and size of thumbnails for each group, so that all fit into ``budget`` bytes of page.
 
     From 60 thumbnails of 144 pixels for up to ten groups, down to 8 of 64 pixels for a thousand.
 
     Parameters
     ----------
     n_groups : int
-        Groups that get a sheet, at most :data:`MAX_SHEETS`.
+        Number of groups that get a sheet, at most :data:`MAX_SHEETS`.
     budget : int
-        Bytes that all thumbnails together may take on the page, where three bytes become four characters.
+        Bytes of all thumbnails on the page, where base64 makes four characters of three bytes.
     """
     groups = min(max(n_groups, 1), MAX_SHEETS)
+    # The exponent joins the two ends: 60 for ten groups, 60 · (10 / 1000) ** 0.44 ≈ 8 for a thousand.
     per_group = int(np.clip(round(60 * (10 / groups) ** 0.44), 8, 60))
     n_least = max(2, per_group // 6)
     side = 144 if groups <= 20 else 112 if groups <= 100 else 88 if groups <= 300 else 64
     max_bytes = budget * 3 // 4 // (per_group * groups)
-    return SheetPlan(per_group - n_least, n_least, side, min(max_bytes, 24_000))
+    return SheetPlan(
+        per_group - n_least, n_least, side, min(max_bytes, 24_000)
+    )  # even where few groups leave room
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One group as it is shown.
+    """One group as a page shows it.
 
     Attributes
     ----------
     group : int
         The cluster's number, as in ``assignments.parquet``.
     size : int
-        Its members, at least one.
+        Number of members, at least one.
     mean_confidence : float
-        Their mean confidence.
+        Mean confidence of the members.
     histogram : NDArray
-        Members per confidence bin of width 1/20, int64, shape (20,).
+        Number of members for each confidence bin of width 1/20, int64, shape (20,).
     top, least : NDArray
-        Positions in the assignments of the most confident members (falling) and of the least confident
-        ones (rising), int64. They never overlap.
+        Positions in the assignments of the most confident members (descending) and of the least
+        confident ones (ascending), int64. They never overlap.
     """
 
     group: int
@@ -88,19 +91,19 @@ class Grouping:
     Attributes
     ----------
     sizes : NDArray
-        Members of every group that there is, by number, int64, shape (K,).
+        Number of members of every group, by number, int64, shape (K,).
     histogram : NDArray
-        Rows per confidence bin, int64, shape (20,).
+        Number of rows for each confidence bin, int64, shape (20,).
     mean_confidence : float
         Over all rows; 0 where there are none.
     sheets : list of Sheet
-        The groups with members, by falling mean confidence, at most :data:`MAX_SHEETS`.
+        The groups with members, by descending mean confidence, at most :data:`MAX_SHEETS`.
     empty : list of int
-        The groups with none.
+        Groups without members.
     n_left_out : int
-        Groups with members that get no sheet because there are too many.
+        Number of groups with members that get no sheet, because there are too many.
     n_outside : int
-        Rows that are in no group.
+        Number of rows that are in no group.
     """
 
     sizes: NDArray[np.int64]
@@ -115,7 +118,7 @@ class Grouping:
 def arrange_groups(
     labels: NDArray[np.integer], confidence: NDArray[np.floating], groups: Collection[int], plan: SheetPlan
 ) -> Grouping:
-    """Count all groups and pick what is shown of them.
+    """Count all groups, and choose the members that are shown.
 
     Parameters
     ----------
@@ -124,13 +127,13 @@ def arrange_groups(
     confidence : NDArray
         Confidence of every row, in [0, 1], shape (N,).
     groups : collection of int
-        The numbers of the groups that there are, dead ones too.
+        Numbers of all groups, also those without members.
     plan : SheetPlan
-        How many members a group shows.
+        How many members of a group are shown.
 
     Notes
     -----
-    Ties are broken by position, so the same run always gives the same page.
+    Ties are broken by position, so that the same run always gives the same page.
     """
     inside = np.flatnonzero(labels >= 0)
     n_outside = len(labels) - len(inside)
@@ -151,6 +154,7 @@ def arrange_groups(
     sheets = []
     for group in alive[:MAX_SHEETS]:
         members = order[ends[group] - sizes[group] : ends[group]]
+        # In a small group at most a quarter counts as least confident, or the two rows would be alike.
         n_least = min(plan.n_least, len(members) // 4)
         n_top = min(plan.n_top, len(members) - n_least)
         least = members[len(members) - n_least :][::-1]
@@ -169,16 +173,16 @@ def arrange_groups(
 
 @dataclass(frozen=True)
 class Bar:
-    """One bar, in a drawing that is 100 high and one wide per bar.
+    """One bar of a chart that is 100 high and one wide for each bar.
 
     Attributes
     ----------
     x : int
-        Its place from the left.
+        Position from the left.
     height : float
-        Its height, in [0, 100].
+        Height, in [0, 100].
     title : str
-        What it stands for; shown when pointed at.
+        Text that is shown when the pointer is on the bar.
     """
 
     x: int
@@ -187,7 +191,7 @@ class Bar:
 
 
 def draw_bars(values: Iterable[int], titles: Iterable[str]) -> list[Bar]:
-    """Scale values so that the largest fills the drawing; what is there at all stays visible."""
+    """Scale values so that the largest fills the chart, and all above 0 stay visible."""
     numbers = list(values)
     largest = max([*numbers, 1])
     return [
@@ -197,7 +201,7 @@ def draw_bars(values: Iterable[int], titles: Iterable[str]) -> list[Bar]:
 
 
 def draw_sizes(sizes: NDArray[np.integer]) -> list[Bar]:
-    """Draw the groups' sizes, falling; of very many groups, an even choice of 240."""
+    """Return bars of the groups' sizes, descending; of more than 240 groups, 240 at even distances."""
     order = np.lexsort((np.arange(len(sizes)), -sizes))
     if len(order) > _MOST_BARS:
         order = order[np.linspace(0, len(order) - 1, _MOST_BARS).round().astype(int)]
@@ -208,7 +212,7 @@ def draw_sizes(sizes: NDArray[np.integer]) -> list[Bar]:
 
 
 def draw_confidence(histogram: NDArray[np.integer]) -> list[Bar]:
-    """Draw how many images lie in every bin of confidence."""
+    """Return bars of the number of images in every bin of confidence."""
     width = 1 / len(histogram)
     return draw_bars(
         [int(count) for count in histogram],
@@ -220,7 +224,10 @@ def draw_confidence(histogram: NDArray[np.integer]) -> list[Bar]:
 
 
 def trace(histogram: NDArray[np.integer]) -> str:
-    """Return a small histogram as one SVG path, one wide per bin and 100 high."""
+    """Return a small histogram as one SVG path, 1 wide for each bin and 100 high.
+
+    One path instead of 20 elements: a page has up to a thousand of these.
+    """
     largest = max(int(histogram.max(initial=0)), 1)
     steps = "".join(
         f"M{place} 100v-{height}h.86v{height}"

@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
     from kinfold.images import ImageSource
 
-_QUALITIES = (82, 65, 45, 25)
-_BLOCK = 128
-_SMALLEST_SIDE = 16
+_QUALITIES = (82, 65, 45, 25)  # of WebP or JPEG, tried in this order; then the image is made smaller
+_BLOCK = 128  # encoded originals in memory at a time
+_SMALLEST_SIDE = 16  # pixels; never smaller, even if the limit of bytes can't be kept
 
 
 def render_template(name: str, *, styles: tuple[str, ...], script: str = "", **content: Any) -> str:
-    """Return the HTML of a template.
+    """Return the HTML of a template, with styles and scripts inside, which its policy names by hash.
 
     Parameters
     ----------
     name : str
-        The template; it finds ``style``, ``script`` and their hashes beside ``content``.
+        File name of the template; it gets ``style``, ``script`` and their hashes besides ``content``.
     styles : tuple of str
-        Our own style sheets, one after the other.
+        File names of our own style sheets, in order.
     script : str
-        Our own script; empty for a page without.
+        File name of our own script; empty for a page without one.
     **content
-        What the page says; escaped by the template.
+        Values for the template, which escapes them.
     """
     style = "".join(_static(sheet) for sheet in styles)
     code = _static(script) if script else ""
@@ -50,7 +50,7 @@ def render_template(name: str, *, styles: tuple[str, ...], script: str = "", **c
         _environment()
         .get_template(name)
         .render(
-            style=Markup(style),  # ours, not the user's: the only texts that are not escaped
+            style=Markup(style),  # our own files, never data of a user: the only strings that aren't escaped
             script=Markup(code),
             style_hash=_csp_hash(style),
             script_hash=_csp_hash(code),
@@ -79,14 +79,14 @@ def _csp_hash(text: str) -> str:
 
 @dataclass(frozen=True)
 class EmbeddedImage:
-    """One image of a page.
+    """A thumbnail as part of a page.
 
     Attributes
     ----------
     uri : str
-        ``data:image/webp;base64,…``; empty where the image could not be had.
+        ``data:image/webp;base64,…``; empty where the image couldn't be read.
     width, height : int
-        Of the encoded image, in pixels.
+        Size of the encoded image in pixels.
     reason : str
         Why there is no image; empty where there is one.
     """
@@ -98,7 +98,7 @@ class EmbeddedImage:
 
     @property
     def is_oblong(self) -> bool:
-        """Tell whether cropping to a square would hide a good part of it."""
+        """Tell whether cropping to a square would hide more than a third of it."""
         return max(self.width, self.height) > 1.6 * min(self.width, self.height)
 
 
@@ -110,26 +110,26 @@ def embed_images(
     *,
     progress: Progress = SILENT,
 ) -> dict[int, EmbeddedImage]:
-    """Read and encode the images of some rows.
+    """Read the images of some rows and encode them as thumbnails.
 
-    The files are read one after another (an archive is one stream) while all cores decode: Pillow decodes,
-    shrinks and encodes outside Python's lock. At most 128 encoded originals are held at a time.
+    Files are read one after another (an archive is one stream) while threads decode on all cores: Pillow
+    releases the interpreter lock. At most 128 encoded originals are in memory at a time.
 
     Parameters
     ----------
     source : ImageSource
-        Where the images are.
+        Source of the images.
     rows : sequence of int
-        Rows of the source; every row is read once, in rising order.
+        Rows of the source; every row is read once, in ascending order.
     side : int
-        Longest side in pixels.
+        Longest side of a thumbnail in pixels.
     max_bytes : int
-        Most bytes of one encoded thumbnail; quality, then the side, give way until it fits.
+        Largest size of an encoded thumbnail; quality, then the side, is reduced until it fits.
 
     Returns
     -------
     dict
-        Row to thumbnail. An image that can't be used any more gives one that says why.
+        Thumbnail by row. For an image that can't be read any more, it holds the reason.
     """
     wanted = sorted(set(rows))
     encode = partial(_encode, side=side, max_bytes=max_bytes)
@@ -146,7 +146,7 @@ def embed_images(
 
 
 def _read(source: ImageSource, rows: Sequence[int]) -> Iterator[bytes | str]:
-    """Yield every row's bytes, or the reason why there are none."""
+    """Yield the encoded image of every row, or the reason why it can't be read."""
     for row in rows:
         try:
             yield source.read(row)
@@ -167,7 +167,7 @@ def _encode(data: bytes | str, side: int, max_bytes: int) -> EmbeddedImage:
 
 
 def _fit(image: Image, max_bytes: int) -> EmbeddedImage:
-    """Encode an image in at most ``max_bytes``, as well as possible."""
+    """Encode an image in at most ``max_bytes``, at the best quality that fits."""
     while True:
         for quality in _QUALITIES:
             kind, encoded = _compress(image, quality)

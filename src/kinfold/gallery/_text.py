@@ -76,9 +76,9 @@ _HIDDEN = (
 )
 _TABLES = ("variants", "preprocessing", "classes")
 _FIRST = ("name", "method", "uri", "kind")
-_MOST_FACTS = 24
+_MOST_FACTS = 24  # of one section; more would push the others off the screen
 
-# how the evaluation names its measures, and how a reader does
+# measures by their key in the manifest, with the name to show, most common first
 METRICS = {
     "accuracy": "accuracy",
     "nmi": "NMI",
@@ -89,12 +89,13 @@ METRICS = {
 
 
 def show_name(name: str, limit: int = 160) -> str:
-    """Return a name in which nothing is invisible, shortened in its middle to ``limit`` characters.
+    """Return a name without invisible characters, shortened in its middle to ``limit`` characters.
 
-    Control characters, line breaks, lone surrogates and the marks that turn the direction of writing are
-    spelled out, so a name can neither hide a part of itself nor break the line it stands in.
-    Escaping for HTML is the template's work.
+    Control characters, line breaks, lone surrogates and marks that change the direction of writing are
+    written as escapes, so that a name can neither hide a part of itself nor break its line. The template
+    escapes the result for HTML.
     """
+    # first to 4 × limit, so that a name of megabytes isn't looked through character by character
     shown = "".join(_visible(character) for character in _shorten(name, 4 * limit))
     return _shorten(shown, limit)
 
@@ -102,7 +103,7 @@ def show_name(name: str, limit: int = 160) -> str:
 def _shorten(name: str, limit: int) -> str:
     if len(name) <= limit:
         return name
-    head = limit * 2 // 3
+    head = limit * 2 // 3  # both ends matter: folders come first, number and suffix last
     return f"{name[:head]}…{name[len(name) - (limit - head - 1) :]}"
 
 
@@ -112,12 +113,12 @@ def show_count(number: int) -> str:
 
 
 def show_share(share: float) -> str:
-    """Return a share in [0, 1] as per cent with one decimal: ``10.1 %``."""
+    """Return a fraction in [0, 1] as percentage with one decimal: ``10.1 %``."""
     return f"{100 * share:.1f} %"
 
 
 def show_confidence(value: float) -> str:
-    """Return a confidence with two decimals, never rounded up to certainty: 0.999 is ``0.99``."""
+    """Return a confidence with two decimals, never rounded up to 1: 0.999 is ``0.99``."""
     return "1.00" if value >= 0.9995 else f"{min(value, 0.99):.2f}"
 
 
@@ -146,7 +147,7 @@ def _visible(character: str) -> str:
 
 @dataclass(frozen=True)
 class Fact:
-    """A name and a value, both ready to be shown."""
+    """A name and a value, as they are shown."""
 
     name: str
     value: str
@@ -161,9 +162,9 @@ class FactSet:
 
 
 def collect_facts(manifest: Mapping[str, Any]) -> list[FactSet]:
-    """Return the manifest's sections that a reader cares for, with readable names and values.
+    """Return the sections of a manifest that matter to readers, with readable names and values.
 
-    Unknown entries are shown under their own names, so a new stage needs no change here; hashes, paths of
+    Unknown entries are shown under their own keys, so that a new stage needs no change here. Hashes, paths of
     caches and nested tables are left out.
     """
     sets = []
@@ -181,7 +182,7 @@ def collect_facts(manifest: Mapping[str, Any]) -> list[FactSet]:
 
 
 def collect_warnings(manifest: Mapping[str, Any]) -> list[str]:
-    """Return what the diagnosis and the stages warn of, each with its advice."""
+    """Return the warnings of the diagnosis and of all stages, each with its advice."""
     found: list[str] = []
     diagnosis = manifest.get("diagnosis")
     for home in (diagnosis, manifest):
@@ -194,7 +195,7 @@ def collect_warnings(manifest: Mapping[str, Any]) -> list[str]:
 
 
 def collect_metrics(manifest: Mapping[str, Any]) -> list[Fact]:
-    """Return the measures against labels, where a run was evaluated: accuracy first."""
+    """Return the measures against labels, accuracy first; empty where the run wasn't evaluated."""
     metrics = manifest.get("metrics")
     if not isinstance(metrics, Mapping):
         return []
@@ -206,7 +207,7 @@ def collect_metrics(manifest: Mapping[str, Any]) -> list[Fact]:
 
 
 def _flatten(content: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """List scalars, and those one level down whose names don't repeat."""
+    """Return the scalars of a section and of the mappings in it, under distinct names."""
     flat = dict(content)
     for key, value in content.items():
         if isinstance(value, Mapping):

@@ -44,15 +44,17 @@ if TYPE_CHECKING:
     from kinfold.language import ClusterName, Name
     from kinfold.run import Run
 
+# in characters, so that one long name can't spoil the layout
 _NOUN_LIMIT = 60
 _PATH_LIMIT = 240
 
+_NAME_LIMIT = 96
+# of longer lists the page gives the number of the rest, and the run's files have all
 _FIRST_SKIPPED = 50
 _MOST_REASONS = 20
 _LISTED_EMPTY = 40
-_NAME_LIMIT = 96
-_SECOND_FROM = 0.05
-_COMPACT = 10
+_SECOND_FROM = 0.05  # probability; a second choice below it tells a reader nothing
+_COMPACT = 10  # images of a group that fit into one row, with the least confident ones to the right
 _ABSENT = (
     "The images were not found where the run knows them, so their names stand here. "
     "If they were moved: kinfold report RUN --source WHERE"
@@ -61,7 +63,7 @@ _ABSENT = (
 
 @dataclass(frozen=True)
 class WordView:
-    """A word of a group: how well it tells the group apart, and in the title what else is known of it."""
+    """A noun of a group, its separation from other groups, and its scores as title."""
 
     noun: str
     separation: str
@@ -70,7 +72,7 @@ class WordView:
 
 @dataclass(frozen=True)
 class NameView:
-    """What a group is called: its words, the first one's path to the root; or why no name fits."""
+    """The nouns of a group with the path of the first one in WordNet, or the reason why none fits."""
 
     words: list[WordView]
     path: str
@@ -78,14 +80,14 @@ class NameView:
 
     @property
     def noun(self) -> str:
-        """The name; empty where none fits."""
+        """The first noun; empty where none fits."""
         return self.words[0].noun if self.words else ""
 
 
 def view_name(names: Mapping[int, ClusterName], group: int, given: str | None = None) -> NameView | None:
-    """Return what a page says of a group's name; None where groups aren't named.
+    """Return the name of a group as a page shows it; None where groups aren't named.
 
-    A name that was ``given`` to it, where it isn't the run's own, stands alone.
+    A name ``given`` by a person, other than the run's own, is shown without scores.
     """
     found = names.get(group)
     if given and (found is None or found.noun != given):
@@ -98,7 +100,7 @@ def view_name(names: Mapping[int, ClusterName], group: int, given: str | None = 
 
 
 def count_named(names: Mapping[int, str]) -> str:
-    """Return how many groups have a name: ``8 of 10``."""
+    """Return the number of groups that have a name: ``8 of 10``."""
     return f"{sum(map(bool, names.values())):,} of {len(names):,}"
 
 
@@ -113,7 +115,7 @@ def _view_word(name: Name) -> WordView:
 
 @dataclass(frozen=True)
 class SheetImage:
-    """One member of a group: its name, confidence and second choice, and its image where there is one."""
+    """An image of a group, with its name, confidence and second choice."""
 
     name: str
     title: str
@@ -124,7 +126,7 @@ class SheetImage:
 
 @dataclass(frozen=True)
 class SheetView:
-    """One group."""
+    """One group, as the template shows it."""
 
     group: int
     n_members: int
@@ -141,7 +143,7 @@ class SheetView:
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """One of the large figures under the title; ``measured`` marks those that need labels."""
+    """One of the large figures under the title; ``measured`` marks those that were computed with labels."""
 
     name: str
     value: str
@@ -159,7 +161,7 @@ class SkippedItem:
 
 @dataclass(frozen=True)
 class SkippedReason:
-    """How many were skipped for one reason."""
+    """The number of images that were skipped for one reason."""
 
     name: str
     count: str
@@ -167,7 +169,7 @@ class SkippedReason:
 
 @dataclass(frozen=True)
 class SkippedView:
-    """What was skipped: counts by reason, and the first so many."""
+    """The skipped images: counts by reason, and the first 50."""
 
     total: str
     reasons: list[SkippedReason]
@@ -177,7 +179,7 @@ class SkippedView:
 
 @dataclass(frozen=True)
 class Page:
-    """One page; field by field what ``report.html.j2`` shows."""
+    """The values that ``report.html.j2`` shows."""
 
     title: str
     place: str
@@ -210,20 +212,20 @@ def build_page(
     *,
     corrected: bool = False,
 ) -> Page:
-    """Put a page together.
+    """Return the values of a report.
 
     Parameters
     ----------
     run : Run
         The run to show.
     grouping : Grouping
-        Its groups, counted and picked from.
+        Counts of its groups, and the images to show.
     thumbnails : mapping, optional
-        Row of the source to thumbnail, for every row shown; None where the source has no images.
+        Thumbnail by row of the source, for every row shown; None where there are no images.
     names : mapping
-        What the groups are called; empty where one has no name.
+        Name by group; empty for a group without name.
     corrected : bool
-        The groups are others than in ``assignments.parquet``.
+        Whether people changed the groups, so that they differ from ``assignments.parquet``.
     """
     manifest = run.manifest
     n_rows = run.assignments.num_rows
@@ -231,6 +233,7 @@ def build_page(
     noun, noun_one = ("images", "image") if images_known else ("samples", "sample")
     n_groups = len(grouping.sizes)
     sizes = grouping.sizes
+    n_shown = max((len(sheet.top) + len(sheet.least) for sheet in grouping.sheets), default=0)
     return Page(
         title=f"{show_count(n_rows)} {noun if n_rows != 1 else noun_one} in {show_count(n_groups)} "
         f"group{'s' if n_groups != 1 else ''}",
@@ -246,7 +249,7 @@ def build_page(
         sheets=_SheetWriter(run, thumbnails, sizes, names).write(grouping.sheets),
         with_images=thumbnails is not None,
         absent=_ABSENT if images_known and thumbnails is None else "",
-        compact=thumbnails is not None and max(map(_n_shown, grouping.sheets), default=0) <= _COMPACT,
+        compact=thumbnails is not None and n_shown <= _COMPACT,
         noun=noun,
         noun_one=noun_one,
         left_out=_left_out(grouping.n_left_out),
@@ -259,13 +262,13 @@ def build_page(
 
 
 def _place(manifest: Mapping[str, Any]) -> str:
-    """Return the end of the source's path; the whole stands among the facts."""
+    """Return the last two parts of the source's path; the facts have all of it."""
     where = _look(manifest, "source", "images") or _look(manifest, "source", "uri") or ""
     return "/".join(re.split(r"[/\\]", str(where).rstrip("/\\"))[-2:])
 
 
 class _SheetWriter:
-    """Turns sheets of positions into sheets of names and images, reading only the rows shown."""
+    """Makes sheets of names and images from sheets of positions, reading only the rows shown."""
 
     def __init__(
         self,
@@ -284,6 +287,7 @@ class _SheetWriter:
     def write(self, sheets: Sequence[Sheet]) -> list[SheetView]:
         shown = [int(place) for sheet in sheets for place in (*sheet.top, *sheet.least)]
         table = self._assignments.take(pa.array(shown, type=pa.int64()))
+        # one call for all groups: taking rows one by one from a table of a million is slow
         records = dict(zip(shown, table.to_pylist(), strict=True))
         return [self._view(sheet, records) for sheet in sheets]
 
@@ -310,12 +314,8 @@ class _SheetWriter:
         return SheetImage(name, f"{name}, confidence {confidence}", confidence, second, image)
 
 
-def _n_shown(sheet: Sheet) -> int:
-    return len(sheet.top) + len(sheet.least)
-
-
 def _second_choice(record: Mapping[str, Any], group: int, known: Collection[int]) -> str:
-    """Name the best of the other groups, where the model thinks of it at all."""
+    """Return the most probable other group; "" where its probability is below 0.05."""
     for cluster, probability in zip(record["top_clusters"], record["top_probabilities"], strict=True):
         if cluster != group and cluster in known:
             return f"or {cluster}" if probability >= _SECOND_FROM else ""
@@ -328,7 +328,7 @@ def _look(manifest: Mapping[str, Any], section: str, name: str) -> Any:
 
 
 def _words(manifest: Mapping[str, Any]) -> list[str]:
-    """Name method, backbone and seed in the line under the title."""
+    """Return method, backbone and seed for the line under the title."""
     method = _look(manifest, "parameters", "method")
     card = _look(manifest, "backbone", "card")
     backbone = card.get("name") if isinstance(card, Mapping) else None
@@ -355,7 +355,7 @@ def _figures(grouping: Grouping, run: Run, names: Mapping[int, str]) -> list[Key
 
 
 def _skipped(table: pa.Table) -> SkippedView:
-    """Count by the reason's first words, which come before the colon, and list the first so many."""
+    """Count skipped images by kind, which is the part of the reason before the colon; list the first 50."""
     kinds = Counter(str(reason).split(":", 1)[0] for reason in table.column("reason").to_pylist())
     first = table.slice(0, _FIRST_SKIPPED).to_pylist()
     more = table.num_rows - len(first)
@@ -395,14 +395,14 @@ def _empty(groups: Sequence[int]) -> str:
 
 @dataclass(frozen=True)
 class Shown:
-    """Other groups than the run's own, for its page to show: those that people made of them.
+    """Corrected groups, for a report to show in place of the run's own.
 
     Attributes
     ----------
     labels : NDArray of int (N,)
         Group of every row of the run's assignments; −1 for none.
     names : Mapping of int to str
-        The groups that there are, and what each is called; empty where it has no name.
+        Name of every group by its number; empty for a group without name.
     """
 
     labels: NDArray[np.integer]
@@ -423,26 +423,26 @@ def write_report(
     shown: Shown | None = None,
     progress: Progress = SILENT,
 ) -> Path:
-    """Write the page of a run: its groups as contact sheets, its figures, its facts.
+    """Write the report of a run: a contact sheet for each group, figures and facts.
 
-    The page is one file whose only script is its own (named by hash in its content security policy). It asks
-    nothing of the network and holds at most 25 MB whatever the number of images and groups: the groups of a
-    larger run show fewer and smaller thumbnails, and beyond 1,000 groups only the most confident have a
-    sheet. The same run and images give the same bytes.
+    The page is one file whose only script is its own (named by hash in its content security policy). It loads
+    nothing from the network and takes at most 25 MB for any number of images and groups: a run of more groups
+    shows fewer and smaller thumbnails, and beyond 1,000 groups only the most confident have a sheet. The same
+    run and images give the same bytes.
 
     Parameters
     ----------
     run : Run
         An opened run.
     images : ImageSource or None
-        The images the run was made of; only those shown are read. None where the source was ready features or
-        the originals are gone: the page then lists keys.
+        The images of the run; only those shown are read. None where the run was made from features, or the
+        images are missing: the page then lists keys.
     path : Path
-        The file to write, whole or not at all; usually ``RUN/report.html``.
+        File to write, whole or not at all; usually ``RUN/report.html``.
     shown : Shown, optional
-        Corrected groups; by default the run's own.
+        Corrected groups; the run's own by default.
     progress : Progress
-        Shown while thumbnails are made.
+        Shows how many thumbnails are made.
 
     Returns
     -------
@@ -459,6 +459,7 @@ def write_report(
             images, _rows_shown(run, grouping), plan.side, plan.max_bytes, progress=progress
         )
     text = render_page(build_page(run, grouping, thumbnails, shown.names, corrected=corrected))
+    # a key may hold half a surrogate pair, which UTF-8 can't encode
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path

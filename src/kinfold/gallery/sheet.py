@@ -19,28 +19,29 @@ from kinfold.storage import atomic_file
 if TYPE_CHECKING:
     from kinfold.images import ImageSource
 
+# 24 · 6 · 6 images: what a person can look through, and what keeps the page below 25 MB
 N_SECTIONS = 24
 N_COLUMNS = 6
 N_IMAGES = 6
 
-_SIDE = 112
-_MOST_BYTES = 24_000
-_BUDGET = 16_000_000
-_NAME_LIMIT = 96
+_SIDE = 112  # pixels
+_MOST_BYTES = 24_000  # of one thumbnail
+_BUDGET = 16_000_000  # bytes of all thumbnails on the page, as in a report
+_NAME_LIMIT = 96  # characters
 
 
 @dataclass(frozen=True)
 class Destination:
-    """Images that went from one class to the same other one.
+    """Images that went from one class to the same class.
 
     Attributes
     ----------
     after : int
-        Where they went; the section's own class for those that stayed.
+        The class that they went to; the section's own for images that stayed.
     size : int
-        How many.
+        Number of images.
     shown : list of int
-        Positions of those shown, the surest first: every so many in the order of confidence.
+        Positions of the images shown, by descending confidence, at even distances in that order.
     """
 
     after: int
@@ -50,7 +51,7 @@ class Destination:
 
 @dataclass(frozen=True)
 class Section:
-    """One class before, and where its images went, most first."""
+    """One class before, and the classes that its images went to, the most frequent first."""
 
     before: int
     size: int
@@ -68,18 +69,18 @@ def arrange_moves(
     n_columns: int = N_COLUMNS,
     n_images: int = N_IMAGES,
 ) -> list[Section]:
-    """Pick the classes that most images left, where most of those went, and some of them.
+    """Choose the classes that most images left, the classes that most of those went to, and some images.
 
     Parameters
     ----------
     before, after : NDArray of int (N,)
-        Classes of every row; −1 for none.
+        Class of every row; −1 for none.
     confidences : NDArray (N,)
-        Probability of each choice; rows without one (NaN) had none and aren't counted.
+        Probability of each new class; rows with NaN had no choice and aren't counted.
 
     Notes
     -----
-    Ties are broken by class and by position, so the same labels always give the same sheet.
+    Ties are broken by class and by position, so that the same labels always give the same sheet.
     """
     rows = np.flatnonzero((before >= 0) & np.isfinite(confidences))
     old, new, sure = before[rows].astype(np.int64), after[rows].astype(np.int64), confidences[rows]
@@ -94,7 +95,9 @@ def arrange_moves(
         targets = np.argsort(-counts, kind="stable")[: int((counts > 0).sum())]
         destinations = [
             Destination(
-                int(target), int(counts[target]), _spread(rows, own[new[own] == target], sure, n_images)
+                int(target),
+                int(counts[target]),
+                _spread_out(rows, own[new[own] == target], sure, n_images),
             )
             for target in targets[:n_columns]
         ]
@@ -103,8 +106,8 @@ def arrange_moves(
     return sections
 
 
-def _spread(rows: NDArray[np.int64], members: NDArray[np.int64], sure: NDArray[Any], n: int) -> list[int]:
-    """Return positions of ``n`` members at even distances from the surest to the least sure."""
+def _spread_out(rows: NDArray[np.int64], members: NDArray[np.int64], sure: NDArray[Any], n: int) -> list[int]:
+    """Return positions of ``n`` members at even distances in the order of descending confidence."""
     order = members[np.argsort(-sure[members], kind="stable")]
     places = np.unique(np.linspace(0, len(order) - 1, min(n, len(order))).round().astype(np.int64))
     return [int(row) for row in rows[order[places]]]
@@ -112,28 +115,28 @@ def _spread(rows: NDArray[np.int64], members: NDArray[np.int64], sure: NDArray[A
 
 @dataclass(frozen=True)
 class Moves:
-    """What a sheet is about.
+    """Labels before and after a change, for a sheet to show.
 
     Attributes
     ----------
     rows : NDArray of int64 (N,)
         Row in the source of every image.
     keys : sequence of str (N,)
-        Its name; those shown alone are read.
+        Key of every image; only those of shown images are read.
     before, after : NDArray of int (N,)
-        Its class before and after; −1 for none.
+        Class before and after; −1 for none.
     confidences : NDArray of float (N,)
-        Probability of the choice; NaN where there was none.
+        Probability of the new class; NaN where there was no choice.
     names : sequence of str (K,)
-        What to call each class.
+        Name of each class, to show.
     ids : sequence of str (K,)
-        What it is called in the files; shown beside its name where they differ.
+        Identifier of each class in the files; shown beside the name where they differ.
     title : str
-        The heading.
+        Heading.
     words : sequence of str
-        What stands under the heading: how it was made.
+        Line under the heading, about how the labels were made.
     figures : Mapping of str to str
-        The figures under that, by name.
+        Figures under that line, by name.
     """
 
     rows: NDArray[Any]
@@ -177,7 +180,7 @@ class _SectionView:
 
 
 def write_sheet(moves: Moves, images: ImageSource | None, path: Path, *, progress: Progress = SILENT) -> Path:
-    """Write a page of images before and after relabelling, as Figure 1 of the scaling paper has them.
+    """Write a page of images before and after relabeling, as in Figure 1 of the scaling paper.
 
     Shown are the classes that most images left, at most 24. Each has columns for the (at most six) classes
     that most of its images went to, of up to six images, by falling confidence. The page is one file without
@@ -186,13 +189,13 @@ def write_sheet(moves: Moves, images: ImageSource | None, path: Path, *, progres
     Parameters
     ----------
     moves : Moves
-        Labels before and after.
+        The labels before and after.
     images : ImageSource or None
-        Only those shown are read; None lists names in their place.
+        The images; only those shown are read. None lists keys instead.
     path : Path
-        The file to write, whole or not at all.
+        File to write, whole or not at all.
     progress : Progress
-        Shown while thumbnails are made.
+        Shows how many thumbnails are made.
 
     Returns
     -------
@@ -214,6 +217,7 @@ def write_sheet(moves: Moves, images: ImageSource | None, path: Path, *, progres
         sections=[_view(moves, section, thumbnails) for section in sections],
         with_images=images is not None,
     )
+    # a key may hold half a surrogate pair, which UTF-8 can't encode
     with atomic_file(path) as partial:
         partial.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     return path

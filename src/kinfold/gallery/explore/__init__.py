@@ -1,4 +1,4 @@
-"""The page that groups are looked through on, corrected on and taken away from: a server for one run."""
+"""The interactive page of a run: a server to look through groups, correct and export them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load the web framework only for those who make an application."""
+    """Import on first use: the web framework loads slowly, and reading a map doesn't need it."""
     if name in _HOMES:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,7 +36,7 @@ _KINDS = {
 }
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
-DEFAULT_LIMIT = 1 << 30
+DEFAULT_LIMIT = 1 << 30  # bytes of kept thumbnails, 1 GiB
 _ROUTES = (
     run_routes,
     group_routes,
@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class WebFile:
-    """One of the page's files, in memory."""
+    """One of the page's own files, in memory."""
 
     content: bytes
     kind: str
@@ -60,7 +60,10 @@ class WebFile:
 
 
 def list_files(folder: Path = WEB_FOLDER) -> Mapping[str, WebFile]:
-    """Return the page's files by name: regular files of known kinds directly in the folder, no links."""
+    """Return the page's own files by name: regular files of known suffixes in the folder, no links.
+
+    They are listed once and served from this mapping alone, so that no request can name another file.
+    """
     found = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         kind = _KINDS.get(path.suffix)
@@ -71,13 +74,13 @@ def list_files(folder: Path = WEB_FOLDER) -> Mapping[str, WebFile]:
 
 
 def web_routes(files: Mapping[str, WebFile]) -> APIRouter:
-    """Return the routes of the shell and of the files under ``/web/``."""
+    """Return the routes of ``/`` and of the files under ``/web/``."""
     routes = APIRouter()
 
     def give(name: str, request: Request) -> Response:
         file = files.get(name)
         if file is None:
-            raise NotFoundError("there is no such file")
+            raise NotFoundError(f"there is no file {name[:100]!r}")
         headers = {"ETag": file.etag, "Cache-Control": "no-cache"}
         if file.etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
@@ -107,30 +110,31 @@ def create_app(
     device: str = "auto",
     warm: bool = False,
 ) -> FastAPI:
-    """Return the application that shows a run and takes its corrections; any ASGI server runs it.
+    """Return the ASGI application that shows a run and takes corrections.
 
     Parameters
     ----------
     run : Run
-        An opened run. Nothing is written to it but corrections, proposals, the map and thumbnails.
+        An opened run. Only corrections, proposals, the map and thumbnails are written to it.
     images : ImageSource or path, optional
-        The images, or where they are now, if they were moved. Without any the page shows keys.
+        The images, or where they are now, if they were moved. Without images the page shows keys.
     features : Features or path, optional
-        The same of the features; what needs them says so where they are gone.
+        The features, or where they are now, if they were moved. Without features, search by image and
+        similarity are not available.
     token : str, optional
-        What the first address must bring as ``?token=``. None asks nobody.
+        Secret that the first request must have as ``?token=``. None lets every request in.
     hosts : sequence of str
-        Names by which the server may be asked, without port; ``"*"`` adds every address in numbers.
+        Allowed names in the Host header, without port; ``"*"`` adds every IP address.
     read_only : bool
-        Refuse corrections, and write nothing into the run.
+        Refuse corrections, and write nothing to the run.
     thumbnail_limit : int
         Bytes that ``RUN/thumbnails.sqlite`` may take.
     n_workers : int, optional
-        Processes that make thumbnails; by default one per core.
+        Processes that make thumbnails; one for each core by default.
     device : str
-        Where dropped images are embedded.
+        Device that embeds dropped images.
     warm : bool
-        Prepare in a thread, from the start, what later requests would wait for.
+        Start a thread that prepares what later requests would wait for.
 
     Returns
     -------
@@ -140,7 +144,7 @@ def create_app(
     Raises
     ------
     FormatError
-        The run, or its corrections, are damaged; :func:`create_trouble_app` shows that as a page.
+        The run or its corrections are damaged; :func:`create_trouble_app` makes a page that says so.
     """
     options = Options(images, features, read_only, thumbnail_limit, n_workers, device)
     explorer = Explorer(run, options)
@@ -160,6 +164,7 @@ def create_app(
         app.include_router(routes(explorer))
     app.include_router(web_routes(list_files()))
     handle_errors(app)
+    # outside all routes: no code of a route runs before its checks
     app.add_middleware(Guard, hosts=hosts, token=token)
     return app
 
@@ -167,14 +172,14 @@ def create_app(
 def create_trouble_app(
     title: str, trouble: str, *, token: str | None = None, hosts: Sequence[str] = LOCAL_HOSTS
 ) -> FastAPI:
-    """Return an application of one page that says why a run can't be shown.
+    """Return an application with one page that says why a run can't be shown.
 
     Parameters
     ----------
     title : str
-        What can't be shown.
+        Path of the run.
     trouble : str
-        Why, and how to mend it.
+        Reason, and how to mend it.
     token, hosts
         As for :func:`create_app`.
     """
@@ -195,6 +200,7 @@ def create_trouble_app(
 
 
 def _bare_app(lifespan: Any) -> FastAPI:
+    # No OpenAPI pages: they load scripts from another site, which the policy forbids.
     return FastAPI(
         title="Kinfold",
         openapi_url=None,

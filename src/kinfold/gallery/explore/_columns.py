@@ -16,29 +16,29 @@ from kinfold.corrections import State
 from kinfold.errors import FormatError, InputError
 from kinfold.run import Run
 
-N_BORDERS = 8
-N_SHOWN = 8
-_SAMPLE = 200_000
-_MOST_COLUMNS = 512
-_SPREAD = 2_654_435_761  # Knuth's multiplicative hash
+N_BORDERS = 8  # neighbours of a group on its page: one row of cards
+N_SHOWN = 8  # images of each
+_SAMPLE = 200_000  # images: an order of groups needs no more, and a request shouldn't take seconds
+_MOST_COLUMNS = 512  # of a profile, so that profiles of 10,000 groups take 20 MB, not 400
+_SPREAD = 2_654_435_761  # of Knuth's multiplicative hash: 2**32 divided by the golden ratio
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """The images of a run by place, which is the position in ``run.assignments``.
+    """The images of a run by position in ``run.assignments``.
 
     Attributes
     ----------
     rows : ndarray of int64, shape (n,)
-        Row number in the source, ascending.
+        Rows in the source, ascending.
     keys : pyarrow.LargeStringArray, length n
-        Their keys.
+        Keys of the images.
     confidence : ndarray of float32, shape (n,)
-        Of the run's first choice, in [0, 1].
+        Probability of the run's first choice, in [0, 1].
     top : ndarray of int32, shape (n, k)
-        The run's best groups, best first.
+        The most probable clusters of the run, in descending order.
     probabilities : ndarray of float32, shape (n, k)
-        Their probabilities.
+        Probabilities of those clusters.
     """
 
     rows: NDArray[np.int64]
@@ -60,12 +60,15 @@ class Columns:
         table = run.assignments
         rows = table["row"].to_numpy()
         if len(rows) and (table["row"].null_count or np.any(np.diff(rows) <= 0) or rows[0] < 0):
-            raise FormatError(f"the assignments in {run.path} are damaged: their rows don't rise")
+            raise FormatError(
+                f"the assignments in {run.path} are damaged: their rows don't rise; cluster again"
+            )
         keys = table["key"].cast(pa.large_string()).combine_chunks()
         labels = run.labels
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < run.n_clusters:
             raise FormatError(
-                f"the assignments in {run.path} are damaged: they name groups that there aren't"
+                f"the assignments in {run.path} are damaged: they name clusters that it "
+                "doesn't have; cluster again"
             )
         confidence = np.nan_to_num(table["confidence"].to_numpy()).clip(0, 1).astype(np.float32, copy=False)
         top = _as_matrix(run, table["top_clusters"], np.int32)
@@ -78,28 +81,29 @@ class Columns:
         return len(self.rows)
 
     def place(self, row: int) -> int | None:
-        """Return where a row of the source is; None where the run doesn't list it."""
+        """Return the position of a row of the source; None where the run doesn't have it."""
         if not 0 <= row < 1 << 62:
             return None
         place = int(np.searchsorted(self.rows, row))
         return place if place < len(self.rows) and int(self.rows[place]) == row else None
 
     def margin(self) -> NDArray[np.float32]:
-        """Return by how much each image's first choice is ahead of its second."""
+        """Return the difference of the two highest probabilities of each image."""
         if self.probabilities.shape[1] < 2:
             return self.confidence
         return self.probabilities[:, 0] - self.probabilities[:, 1]
 
     @cached_property
     def key_order(self) -> NDArray[np.int32]:
-        """All places in the order of their keys."""
+        """All positions in the order of their keys."""
+        # locked, because cached_property doesn't keep two threads from sorting a million keys at once
         with self._guard:
             order: NDArray[np.int32] = pc.sort_indices(self.keys).to_numpy().astype(np.int32)
             return order
 
     @cached_property
     def confidence_order(self) -> NDArray[np.int32]:
-        """All places, the most confident first; equal ones in the order of rows."""
+        """All positions by descending confidence, ties in the order of rows."""
         return np.argsort(-self.confidence, kind="stable").astype(np.int32)
 
     @cached_property
@@ -108,23 +112,23 @@ class Columns:
             return pc.utf8_lower(self.keys)
 
     def search(self, text: str) -> NDArray[np.bool_]:
-        """Tell of every image whether its key contains ``text``, in whatever case.
+        """Return for every image whether its key contains ``text``, ignoring case.
 
         Raises
         ------
         InputError
-            The text isn't Unicode.
+            The text isn't valid Unicode.
         """
         try:
             found = pc.match_substring(self._folded_keys, text.lower())
         except UnicodeEncodeError as error:
-            raise InputError("what is searched for is no text") from error
+            raise InputError(f"q must be valid Unicode to be searched for: {error}") from error
         mask: NDArray[np.bool_] = found.to_numpy(zero_copy_only=False)
         return mask
 
 
 def _as_matrix(run: Run, column: Any, dtype: Any) -> NDArray[Any]:
-    """Return a column of lists, all of one length, as a matrix."""
+    """Return a column of lists of equal length as a matrix."""
     n = len(column)
     values = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     flat = values.flatten().to_numpy(zero_copy_only=False)
@@ -139,18 +143,18 @@ def _as_matrix(run: Run, column: Any, dtype: Any) -> NDArray[Any]:
 
 @dataclass(frozen=True)
 class Border:
-    """A group that another one borders on.
+    """A neighbour of a group: the second choice of some of its images.
 
     Attributes
     ----------
     group : int
-        The neighbour.
+        Number of the neighbour.
     n : int
-        Images of the group whose second choice it is.
+        Number of images of the group whose second choice it is.
     share : float
-        Their share of the group, in [0, 1].
+        Fraction of the group's images, in [0, 1].
     places : tuple of int
-        The most doubtful of them, at most eight.
+        Positions of those to which it is most probable, at most eight.
     """
 
     group: int
@@ -160,14 +164,14 @@ class Border:
 
 
 class Choices:
-    """The run's best groups of every image, as the corrections left them.
+    """The most probable groups of every image, as corrected.
 
     Parameters
     ----------
     columns : Columns
         The run's images.
     labels : ndarray of int32, shape (n,)
-        The run's own groups.
+        Clusters of the run.
     """
 
     def __init__(self, columns: Columns, labels: NDArray[np.int32]) -> None:
@@ -176,7 +180,10 @@ class Choices:
         self._heirs: tuple[int, NDArray[np.int32]] | None = None
 
     def heirs(self, state: State) -> NDArray[np.int32]:
-        """Return what became of the run's groups: one that was merged away is part of another now."""
+        """Return for each group the one that its images are in now; another one where it was merged.
+
+        A merged group maps to the group of most of its images, and to −1 if it has none.
+        """
         kept = self._heirs
         if kept is not None and kept[0] == state.version:
             return kept[1]
@@ -192,7 +199,7 @@ class Choices:
     def second(
         self, state: State, places: NDArray[np.integer]
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Return the best group of some images besides their own, and its probability; −1 and 0 for none."""
+        """Return the most probable other group of some images, and its probability; −1 and 0 for none."""
         groups = self.heirs(state)[self._columns.top[places]]
         other = (groups != state.labels[places][:, None]) & (groups >= 0)
         first = other.argmax(axis=1)[:, None]
@@ -203,7 +210,7 @@ class Choices:
         return found, probabilities
 
     def borders(self, state: State, group: int) -> list[Border]:
-        """Return the groups that most images of a group have as their second choice."""
+        """Return the groups that are the second choice of most images of a group."""
         places = np.flatnonzero((state.labels == group) & (state.marks == 0))
         second, probabilities = self.second(state, places)
         counts = np.bincount(second[second >= 0])
@@ -218,10 +225,10 @@ class Choices:
         return found
 
     def profiles(self, state: State, groups: list[int]) -> NDArray[np.float32]:
-        """Return for each group how its images' probabilities lie among all groups, as unit rows.
+        """Return for each group the distribution of its images' probabilities over all groups, as unit rows.
 
-        At most 200,000 images, evenly spread, are looked at; above 512 groups the groups are hashed into as
-        many columns, which keeps alike rows alike.
+        At most 200,000 images at even distances are used. More than 512 groups are hashed into 512 columns,
+        which keeps similar rows similar.
         """
         n, width = len(self._columns), min(len(groups), _MOST_COLUMNS)
         places = np.arange(0, n, max(1, n // _SAMPLE))

@@ -1,4 +1,4 @@
-"""What the server refuses besides wrong input, and with which status."""
+"""Errors of the server other than wrong input; :mod:`_answers` gives each its HTTP status."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class NotFoundError(KinfoldError):
 
 
 class ConflictError(KinfoldError):
-    """An edit isn't possible as things are now: the page reloads."""
+    """An edit isn't possible in the current state, which the page then loads again."""
 
 
 class UnavailableError(KinfoldError):
-    """What was asked for needs something that isn't there: features, a backbone, an extra."""
+    """The request needs something that is missing: features, a backbone, an optional package."""
 
 
 class ForbiddenError(KinfoldError):
-    """The server was started for looking alone."""
+    """The server or the run is read-only."""

@@ -42,14 +42,14 @@ _log = logging.getLogger(__name__)
 
 
 class Refining:
-    """The proposals of a run, and the thread that makes new ones; one at a time.
+    """The proposals of a run, and the thread that computes new ones, one at a time.
 
     Parameters
     ----------
     run : Run
         The run.
     get_state : callable
-        Gives the state to learn from.
+        Returns the state to train on.
     source : path, optional
         Where the features are now, if they were moved.
     """
@@ -73,7 +73,7 @@ class Refining:
         return "ready" if self.proposals() is not None else "none"
 
     def start(self) -> None:
-        """Begin, unless it is going on already."""
+        """Start to refine, unless it is running already."""
         with self._guard:
             if self._thread is None or not self._thread.is_alive():
                 self.text = "Getting ready"
@@ -81,7 +81,7 @@ class Refining:
                 self._thread.start()
 
     def proposals(self) -> Proposals | None:
-        """Return the last proposals, those of `kinfold refine` included; None where there are none."""
+        """Return the last proposals, also of `kinfold refine`; None where there are none."""
         path = self._run.path / PROPOSALS_NAME
         with self._guard:
             try:
@@ -94,7 +94,7 @@ class Refining:
             return self._read[1]
 
     def left(self, state: State) -> NDArray[np.int64]:
-        """Return which proposals can still be accepted, the surest first: numbers of their list."""
+        """Return the indices of proposals that can still be accepted, by descending confidence."""
         proposals = self.proposals()
         if proposals is None:
             return np.empty(0, np.int64)
@@ -115,7 +115,7 @@ class Refining:
         return found
 
     def proposed(self, state: State) -> dict[int, int]:
-        """Return the group that is proposed for each row, of proposals that can still be accepted."""
+        """Return the proposed group by row, of proposals that can still be accepted."""
         proposals = self.proposals()
         if proposals is None:
             return {}
@@ -127,34 +127,34 @@ class Refining:
 
     def _work(self) -> None:
         try:
-            made = refine(self._run, self._get_state(), source=self._source, progress=_Told(self))
+            made = refine(self._run, self._get_state(), source=self._source, progress=_LineProgress(self))
             write_proposals(self._run, made)
             self.text = ""
         except (KinfoldError, OSError, MemoryError) as error:
             self.text = str(error) or type(error).__name__
         except Exception:
-            _log.exception("learning from the corrections failed")
-            self.text = "Learning failed; what `kinfold explore` printed says why."
+            _log.exception("refining failed")
+            self.text = "Refining failed; see what `kinfold explore` printed."
 
 
-class _Told:
-    """Progress as the one line that the page shows."""
+class _LineProgress:
+    """Progress as the line of text that the page shows."""
 
     def __init__(self, refining: Refining) -> None:
         self._refining = refining
 
     @contextmanager
-    def task(self, description: str, total: int | None, unit: str = "") -> Iterator[_ToldTask]:
-        yield _ToldTask(self._refining, description, total)
+    def task(self, description: str, total: int | None, unit: str = "") -> Iterator[_LineTask]:
+        yield _LineTask(self._refining, description, total)
 
 
-class _ToldTask:
+class _LineTask:
     def __init__(self, refining: Refining, description: str, total: int | None) -> None:
         self._refining, self._description, self._total, self._done = refining, description, total, 0
         self.advance(0)
 
     def advance(self, n: int = 1, **figures: object) -> None:
-        """Move on."""
+        """Count ``n`` more."""
         self._done += n
         part = f", {min(100, 100 * self._done // self._total)} %" if self._total else ""
         self._refining.text = f"{self._description}{part}"
@@ -162,22 +162,22 @@ class _ToldTask:
 
 @dataclass(frozen=True)
 class Options:
-    """How a run is explored.
+    """Options of the server.
 
     Attributes
     ----------
     images : ImageSource, path or None
         The images, or where they are now, if they were moved.
     features : Features, path or None
-        The same of the features.
+        The features, or where they are now, if they were moved.
     read_only : bool
-        Nothing can be corrected, and nothing is written to the run.
+        Refuse corrections, and write nothing to the run.
     thumbnail_limit : int
-        Bytes that kept thumbnails may take.
+        Largest size of the cache of thumbnails in bytes.
     n_workers : int or None
         Processes that make thumbnails.
     device : str
-        Where dropped images are embedded.
+        Device that embeds dropped images.
     """
 
     images: ImageSource | str | Path | None = None
@@ -189,14 +189,14 @@ class Options:
 
 
 class Explorer:
-    """A run and what is kept in memory for its page. All threads share one.
+    """A run and all that is kept in memory for its page. All threads share one.
 
     Parameters
     ----------
     run : Run
         The run.
     options : Options
-        How.
+        Options of the server.
 
     Raises
     ------
@@ -207,7 +207,7 @@ class Explorer:
     def __init__(self, run: Run, options: Options) -> None:
         self.run = run
         self.columns = Columns.read(run)
-        self.skipped = run.skipped  # read now: damage is told before anything is shown
+        self.skipped = run.skipped  # read now, so that damage is reported before anything is shown
         self.words = {group: [name.noun for name in named.names] for group, named in run.names.items()}
         self.moved_images, path = (
             str(one) if isinstance(one, str | Path) else None for one in (options.images, options.features)
@@ -239,25 +239,25 @@ class Explorer:
 
     @property
     def state(self) -> State:
-        """The groups as corrected by now."""
+        """The current state of the groups."""
         return self.corrections.state
 
     def names(self, state: State) -> dict[int, str]:
-        """Return what each group is called; "" for those without a name."""
+        """Return the name of each group, "" for groups without one; kept until the next edit."""
         with self._guard:
             if self._names[0] != state.version:
                 self._names = (state.version, names_of(self.run, state))
             return self._names[1]
 
     def place(self, row: int) -> int:
-        """Return where a row is; raises :class:`NotFoundError` for those that the run doesn't list."""
+        """Return the position of a row; :class:`NotFoundError` if the run doesn't have it."""
         place = self.columns.place(row)
         if place is None:
             raise NotFoundError(f"this run has no image of row {row}")
         return place
 
     def check_group(self, state: State, group: int) -> None:
-        """Raise :class:`NotFoundError` for a group that there isn't, or that was merged away."""
+        """Raise :class:`NotFoundError` for a group that doesn't exist or was merged away."""
         found = state.groups.get(group)
         if found is None or not found.alive:
             raise NotFoundError(
@@ -265,34 +265,34 @@ class Explorer:
             )
 
     def edit(self, content: Any, client: str) -> dict[str, Any]:
-        """Carry out an edit, durably, and return what the page is told."""
+        """Make an edit; return its version, description and the groups that changed."""
         if not isinstance(content, dict):
-            raise InputError("an edit is a JSON object with its kind and fields")
+            raise InputError("an edit must be a JSON object with 'kind' and the fields of that kind")
         edit = read_edit(content)
         self._check_writable()
-        return self._tell(lambda: self.corrections.apply(edit, client=client))
+        return self._apply(lambda: self.corrections.apply(edit, client=client))
 
     def undo(self, client: str) -> dict[str, Any]:
-        """Take back the client's last edit."""
+        """Undo the last edit of the client."""
         self._check_writable()
-        return self._tell(lambda: self.corrections.undo(client))
+        return self._apply(lambda: self.corrections.undo(client))
 
     def redo(self, client: str) -> dict[str, Any]:
-        """Bring back what the client undid last."""
+        """Redo the edit that the client undid last."""
         self._check_writable()
-        return self._tell(lambda: self.corrections.redo(client))
+        return self._apply(lambda: self.corrections.redo(client))
 
     def map_groups(self) -> tuple[int, NDArray[np.int32]]:
-        """Return the version, and the group of every place; −1 for marked images."""
+        """Return the version, and the group of every image; −1 for marked images."""
         state = self.state
         return state.version, np.where(state.marks == 0, state.labels, np.int32(-1))
 
     def warm(self) -> None:
-        """Do now, beside the first requests, what would make later ones wait once."""
+        """Start a thread that computes what later requests would wait for."""
         threading.Thread(target=self._warm, name="kinfold-warm", daemon=True).start()
 
     def close(self) -> None:
-        """End the processes and close the files."""
+        """Stop the processes and close the files."""
         self.map_job.stop()
         self.thumbnails.close()
         self.corrections.close()
@@ -310,11 +310,11 @@ class Explorer:
         if self.corrections.refusal is not None:
             raise ForbiddenError(self.corrections.refusal)
 
-    def _tell(self, work: Any) -> dict[str, Any]:
+    def _apply(self, work: Callable[[], State]) -> dict[str, Any]:
         before = self.state
         try:
-            after: State = work()
-        except UnwritableError:
+            after = work()
+        except UnwritableError:  # an InputError too, but no conflict: the disk is full or the file is held
             raise
         except InputError as error:
             raise ConflictError(str(error)) from error

@@ -11,38 +11,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.corrections import MARKS, State, changed_groups
-from kinfold.errors import InputError, nearest_name
 from kinfold.gallery.explore._columns import Columns
+from kinfold.validation import Choice, check
 
-N_BINS = 20
-N_REPRESENTATIVES = 8
-_FEW = 64  # so many changed groups are counted one by one
+N_BINS = 20  # of confidence, as in a report
+N_REPRESENTATIVES = 8  # images on the card of a group
+_FEW = 64  # up to so many changed groups, one scan for each is faster than counting all groups
 
 SORTS = ("confidence", "doubt", "distance", "key", "row", "group")
-_FALLING = ("confidence", "doubt")  # the others rise unless asked otherwise
-_KEPT_BYTES = 96 << 20
+_RULES = {
+    "sort": Choice(SORTS),
+    "order": Choice(("", "asc", "desc")),
+    "mark": Choice(("", "none", "any", *MARKS)),
+}
+_FALLING = ("confidence", "doubt")  # descending by default; the others ascend
+_KEPT_BYTES = 96 << 20  # 24 lists of a million images
 
 Places = NDArray[np.int32]
 Distances = Callable[[State, "int | None"], NDArray[np.float32]]
-"""From a state and a group (None: all) to every image's distance from its group's centre, NaN elsewhere."""
+"""From a state and a group (None: all) to distances from the center of the group, NaN for other images."""
 
 
 @dataclass(frozen=True)
 class GroupSummary:
-    """One group, counted.
+    """Counts of one group.
 
     Attributes
     ----------
     size : int
-        Its images that aren't marked.
+        Number of unmarked images.
     n_wrong, n_noise : int
-        Those that are.
+        Number of images with either mark.
     mean_confidence : float
-        Of the unmarked ones; 0 where there are none.
+        Mean confidence of unmarked images; 0 where there are none.
     histogram : tuple of int
-        Unmarked ones per confidence bin of width 1/20.
+        Number of unmarked images for each confidence bin of width 1/20.
     representatives : tuple of int
-        Places of the most confident unmarked ones, at most eight.
+        Positions of the most confident unmarked images, at most eight.
     """
 
     size: int
@@ -54,7 +59,7 @@ class GroupSummary:
 
 
 class GroupSummaries:
-    """The summaries of all groups for the state that was asked for last.
+    """Summaries of all groups in one state; after an edit, changed groups alone are counted again.
 
     Parameters
     ----------
@@ -70,7 +75,7 @@ class GroupSummaries:
         self._found: dict[int, GroupSummary] = {}
 
     def of(self, state: State) -> Mapping[int, GroupSummary]:
-        """Return the summary of every group that is there, by its number."""
+        """Return the summary of every group of a state, by number."""
         with self._guard:
             if self._state is None or self._state.version != state.version:
                 self._found = self._update(state)
@@ -123,11 +128,13 @@ class GroupSummaries:
         }
 
     def _best(self, state: State, sizes: NDArray[np.int64]) -> dict[int, tuple[int, ...]]:
-        """Return the places of every group's most confident images."""
+        """Return the positions of the most confident images of every group."""
         order = self._columns.confidence_order
         order = order[state.marks[order] == 0]
         labels = state.labels[order]
-        by_group = order[np.argsort(_narrow(labels), kind="stable")]
+        # in 16 bits where they fit: NumPy sorts those in linear time
+        narrow = labels.astype(np.uint16) if labels.max(initial=0) < 1 << 16 else labels
+        by_group = order[np.argsort(narrow, kind="stable")]
         ends = np.cumsum(sizes)
         return {
             int(group): tuple(
@@ -137,29 +144,24 @@ class GroupSummaries:
         }
 
 
-def _narrow(labels: NDArray[np.int32]) -> NDArray[np.integer]:
-    """Return labels in 16 bits where they fit: those are sorted in linear time."""
-    return labels.astype(np.uint16) if not len(labels) or labels.max() < 1 << 16 else labels
-
-
 @dataclass(frozen=True)
 class ImageQuery:
-    """Which images, in which order.
+    """Which images to list, in which order.
 
     Attributes
     ----------
     group : int or None
-        Those of one group; None is all.
+        Images of this group; None for all.
     second : int or None
-        Those whose second choice is this group.
+        Images whose second choice is this group.
     mark : str
-        ``""``: marked or not; ``"none"``, ``"wrong"``, ``"noise"``; ``"any"``: marked.
+        ``""`` for all; ``"none"`` for unmarked, ``"wrong"``, ``"noise"``, or ``"any"`` for marked images.
     text : str
-        A part of the key, in whatever case.
+        Part of the key, ignoring case.
     sort : str
-        One of :data:`SORTS`. ``doubt``: first those whose two best groups are closest.
+        One of :data:`SORTS`. ``doubt`` is 1 minus the difference of the two highest probabilities.
     order : str
-        ``"asc"``, ``"desc"``, or ``""`` for the sort's own.
+        ``"asc"``, ``"desc"``, or ``""`` for the default of the sort.
     """
 
     group: int | None = None
@@ -170,31 +172,24 @@ class ImageQuery:
     order: str = ""
 
     def check(self) -> None:
-        """Refuse words that mean nothing; raises :class:`InputError`."""
-        for word, known in (
-            (self.sort, SORTS),
-            (self.order, ("", "asc", "desc")),
-            (self.mark, ("", "none", "any", *MARKS)),
-        ):
-            if word not in known:
-                names = [name for name in known if name]
-                raise InputError(f"{word!r} is none of {', '.join(names)}{nearest_name(word, names)}")
+        """Raise :class:`InputError` for an unknown sort, order or mark."""
+        check(_RULES, sort=self.sort, order=self.order, mark=self.mark)
 
     @property
     def is_falling(self) -> bool:
-        """Tell whether the greatest comes first."""
+        """Tell whether the order is descending."""
         return self.order == "desc" or (not self.order and self.sort in _FALLING)
 
 
 class ImageLists:
-    """Answers :class:`ImageQuery` for states of the corrections.
+    """Lists of images for queries, the last of which are kept for the next pages of a list.
 
     Parameters
     ----------
     columns : Columns
         The run's images.
     seconds : callable
-        From a state and places to those images' second choices, −1 for none.
+        From a state and positions to second choices, −1 for none.
     distances : callable
         See :data:`Distances`.
     """
@@ -208,67 +203,67 @@ class ImageLists:
         self._guard = threading.Lock()
         self._kept: OrderedDict[object, NDArray[np.generic]] = OrderedDict()
 
-    def places(self, state: State, asked: ImageQuery) -> Places:
-        """Return the places of all images that are asked for, in order.
+    def places(self, state: State, query: ImageQuery) -> Places:
+        """Return the positions of all images of a query, in order.
 
         Raises
         ------
         InputError
-            A word of ``asked`` isn't known, or its group isn't there.
+            The sort, order or mark is unknown.
         """
-        asked.check()
-        found: Places = self._keep((state.version, asked), lambda: self._find(state, asked))  # type: ignore[assignment]
+        query.check()
+        found: Places = self._keep((state.version, query), lambda: self._find(state, query))  # type: ignore[assignment]
         return found
 
-    def _find(self, state: State, asked: ImageQuery) -> Places:
-        mask = self._filter(state, asked)
-        if asked.group is None and asked.second is None and asked.sort in ("confidence", "key", "row"):
-            order = self._whole_order(asked.sort)
+    def _find(self, state: State, query: ImageQuery) -> Places:
+        mask = self._filter(state, query)
+        if query.group is None and query.second is None and query.sort in ("confidence", "key", "row"):
+            order = self._whole_order(query.sort)
             order = order if mask is None else order[mask[order]]
-            return self._turn(order, asked)
+            return self._turn(order, query)
         found = np.arange(len(self._columns)) if mask is None else np.flatnonzero(mask)
         places: Places = found.astype(np.int32)
-        if asked.second is not None:
-            places = places[self._seconds(state, places) == asked.second]
-        return self._sort(state, asked, places)
+        if query.second is not None:
+            places = places[self._seconds(state, places) == query.second]
+        return self._sort(state, query, places)
 
     def _whole_order(self, sort: str) -> Places:
         if sort == "row":
             return np.arange(len(self._columns), dtype=np.int32)
         return self._columns.key_order if sort == "key" else self._columns.confidence_order
 
-    def _turn(self, order: Places, asked: ImageQuery) -> Places:
-        """Turn a whole order round where that is asked for; that of confidence falls already."""
-        return order[::-1] if asked.is_falling != (asked.sort == "confidence") else order
+    def _turn(self, order: Places, query: ImageQuery) -> Places:
+        """Reverse an order of all images where the query needs it; that of confidence descends already."""
+        return order[::-1] if query.is_falling != (query.sort == "confidence") else order
 
-    def _filter(self, state: State, asked: ImageQuery) -> NDArray[np.bool_] | None:
+    def _filter(self, state: State, query: ImageQuery) -> NDArray[np.bool_] | None:
         masks = []
-        if asked.group is not None:
-            masks.append(state.labels == asked.group)
-        if asked.mark:
-            wanted = {"none": 0, "wrong": 1, "noise": 2}.get(asked.mark)
+        if query.group is not None:
+            masks.append(state.labels == query.group)
+        if query.mark:
+            wanted = {"none": 0, "wrong": 1, "noise": 2}.get(query.mark)
             masks.append(state.marks != 0 if wanted is None else state.marks == wanted)
-        if asked.text:
-            text = asked.text.lower()
+        if query.text:
+            text = query.text.lower()
             masks.append(self._keep(("text", text), lambda: self._columns.search(text)))
         return np.logical_and.reduce(masks) if masks else None
 
-    def _sort(self, state: State, asked: ImageQuery, places: Places) -> Places:
+    def _sort(self, state: State, query: ImageQuery, places: Places) -> Places:
         values: NDArray[np.generic]
-        if asked.sort == "row":
-            return places[::-1] if asked.is_falling else places
-        if asked.sort == "confidence":
+        if query.sort == "row":
+            return places[::-1] if query.is_falling else places
+        if query.sort == "confidence":
             values = self._columns.confidence[places]
-        elif asked.sort == "doubt":
+        elif query.sort == "doubt":
             values = 1 - self._margin()[places]
-        elif asked.sort == "distance":
-            values = self._distances(state, asked.group)[places]
-        elif asked.sort == "group":
+        elif query.sort == "distance":
+            values = self._distances(state, query.group)[places]
+        elif query.sort == "group":
             values = state.labels[places]
         else:
             values = self._key_ranks()[places]
-        if asked.is_falling:
-            values = -values  # not turned round afterwards: equal ones stay in the order of rows
+        if query.is_falling:
+            values = -values  # not reversed afterwards, so that ties stay in the order of rows
         return places[np.argsort(values, kind="stable")]
 
     def _margin(self) -> NDArray[np.float32]:
@@ -283,7 +278,7 @@ class ImageLists:
         return self._keep("key ranks", rank)  # type: ignore[return-value]
 
     def _keep(self, name: object, work: Callable[[], NDArray[np.generic]]) -> NDArray[np.generic]:
-        """Return what was found before, or find it and keep it; the least recently used goes first."""
+        """Return a kept array, or compute and keep it; the least recently used ones are dropped first."""
         with self._guard:
             if name in self._kept:
                 self._kept.move_to_end(name)

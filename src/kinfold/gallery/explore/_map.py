@@ -32,18 +32,18 @@ from kinfold.storage import atomic_file, check_format_version, hash_array, hash_
 if TYPE_CHECKING:
     from kinfold.neighbors import NeighborGraph
 
-N_NEIGHBORS = 15
-MIN_DISTANCE = 0.3
+N_NEIGHBORS = 15  # umap-learn's default
+MIN_DISTANCE = 0.3  # umap-learn's default is 0.1; more leaves room to point at single images
 FEWEST = 4
-"""Linked points that UMAP is asked to lay out; fewer stay where they start."""
+"""Fewest connected points that UMAP lays out; fewer keep their initial positions."""
 LAYOUT_VERSION = 1
-"""Changes whenever the same run would get other points."""
+"""Raise this whenever the same run would get other points."""
 
-_START_SAMPLE = 20_000
-_BLOCK_ROWS = 16_384
-_START_SPREAD = 10.0
-_START_NOISE = 1e-3
-_NEGATIVE_SAMPLES = 5
+_START_SAMPLE = 20_000  # rows for two principal directions, which more rows hardly change
+_BLOCK_ROWS = 16_384  # projected at a time, so that features may be larger than memory
+_START_SPREAD = 10.0  # the range that umap-learn scales its own initial positions to
+_START_NOISE = 1e-3  # separates equal rows, and is too small to be seen
+_NEGATIVE_SAMPLES = 5  # umap-learn's default
 
 logger = logging.getLogger(__name__)
 
@@ -52,18 +52,18 @@ FORMAT = "kinfold-map"
 FORMAT_VERSION = 1
 
 _SCHEMA = pa.schema([("row", pa.int64()), ("x", pa.float32()), ("y", pa.float32())])
-_MEND = "lay the map out anew: `kinfold explore RUN --map`"
+_MEND = "compute the map again: `kinfold explore RUN --map`"
 
 
 def import_umap() -> Any:
-    """Return ``umap.umap_``; it is slow to import, and an extra.
+    """Return the module ``umap.umap_``, which is slow to import and an optional dependency.
 
     Raises
     ------
     MissingExtraError
         umap-learn isn't installed.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # umap imports TensorFlow where it is installed
     try:
         from umap import umap_
     except ImportError as error:
@@ -72,10 +72,10 @@ def import_umap() -> Any:
 
 
 def choose_n_epochs(n: int) -> int:
-    """Return the epochs for ``n`` points: umap-learn's own 500 and 200, and fewer above 100,000 points.
+    """Return the number of epochs for ``n`` points: umap-learn's 500 and 200, fewer above 100,000 points.
 
-    There the start, which is of the features themselves, carries the coarse order, and what epochs do is
-    local: 200 × √(100,000 / n), at least 100.
+    For these 200 × √(100,000 / n), at least 100: the initial positions already have the coarse order, and
+    epochs only change local detail.
     """
     if n <= 10_000:
         return 500
@@ -85,22 +85,22 @@ def choose_n_epochs(n: int) -> int:
 def nearest_lists(
     graph: NeighborGraph, n_neighbors: int = N_NEIGHBORS
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return every row's nearest neighbours in a graph, itself first, as umap-learn takes them.
+    """Return the nearest neighbours of every row of a graph, itself first, as umap-learn takes them.
 
     Parameters
     ----------
     graph : NeighborGraph
-        Of ``n`` rows, of any degrees.
+        Graph of ``n`` rows with any degrees.
     n_neighbors : int, default 15
-        Neighbours of a row, itself not counted; less where no row has as many.
+        Neighbours of a row without itself; fewer where no row has as many.
 
     Returns
     -------
     indices : ndarray of int32, shape (n, k + 1)
         −1 where a row has fewer neighbours.
     distances : ndarray of float32, shape (n, k + 1)
-        1 − cosine, rising; the places of missing neighbours repeat the row's largest, so that the scale of
-        the row's own neighbours stays finite.
+        1 − cosine, ascending; missing neighbours repeat the largest distance of the row, so that the scale of
+        its other neighbours stays finite.
     """
     degrees = graph.degrees
     n, width = graph.n_samples, int(min(n_neighbors, degrees.max(initial=0)))
@@ -117,24 +117,24 @@ def nearest_lists(
 
 
 def start_positions(matrix: RowMatrix, *, random_state: int = 0) -> NDArray[np.float32]:
-    """Return where the layout starts: the two principal directions of the rows at unit length.
+    """Return initial positions: rows at unit length, projected on their two principal directions.
 
-    They are found on 20,000 rows at most, and all rows are put along them. A start from the features
-    themselves, unlike a spectral one, takes no eigenvectors of a large graph, and keeps far groups far (Kobak
-    and Linderman, "Initialization is critical for preserving global data structure", 2021). A little noise
-    parts equal rows.
+    The directions are computed from at most 20,000 rows. Initial positions from PCA, unlike spectral ones,
+    need no eigenvectors of a large graph, and keep distant groups distant (Kobak and Linderman,
+    "Initialization is critical for preserving global data structure", 2021). A little noise separates equal
+    rows.
 
     Parameters
     ----------
     matrix : RowMatrix, shape (n, d)
-        The features, read in blocks.
+        Features, read in blocks.
     random_state : int, default 0
-        Of the sample and the noise.
+        Seed of the sample and the noise.
 
     Returns
     -------
     ndarray of float32, shape (n, 2)
-        Between −10 and 10, around 0.
+        In [−10, 10], centered at 0.
     """
     from sklearn.decomposition import PCA
 
@@ -145,7 +145,7 @@ def start_positions(matrix: RowMatrix, *, random_state: int = 0) -> NDArray[np.f
     if width:
         sample = np.sort(random.choice(n, min(n, _START_SAMPLE), replace=False))
         rows = _unit(matrix[sample])
-        if rows.std(axis=0).max() > 1e-7:
+        if rows.std(axis=0).max() > 1e-7:  # equal rows have no principal direction
             finder = PCA(width, svd_solver="randomized", random_state=random_state).fit(rows)
             for start in range(0, n, _BLOCK_ROWS):
                 block = _unit(matrix[start : start + _BLOCK_ROWS])
@@ -166,26 +166,26 @@ def lay_out(
 ) -> NDArray[np.float32]:
     """Lay out the rows of a graph by UMAP.
 
-    Seeded, and so on one thread: umap-learn's several threads write over each other, and no two of their maps
-    are alike.
+    One thread is used, so that the same seed gives the same points: with several, umap-learn's threads race
+    for the positions.
 
     Parameters
     ----------
     graph : NeighborGraph
-        Of ``n`` rows; the 15 nearest of each are used.
+        Graph of ``n`` rows; the 15 nearest neighbours of each are used.
     start : ndarray of float32, shape (n, 2)
-        Where the points start, as :func:`start_positions` gives them.
+        Initial positions, as :func:`start_positions` gives them.
     n_epochs : int, optional
         Passes over the graph; :func:`choose_n_epochs` by default.
     random_state : int, default 0
-        The same seed on the same machine gives the same points.
+        Seed; the same one gives the same points on the same machine.
     on_epoch : callable, optional
-        Told from time to time how many epochs are done.
+        Called now and then with the number of finished epochs.
 
     Returns
     -------
     ndarray of float32, shape (n, 2)
-        Finite. Rows without neighbours lie in lines of their own below all others.
+        Finite positions. Rows without neighbours are placed in lines below all others.
 
     Raises
     ------
@@ -218,7 +218,7 @@ def lay_out(
         densmap_kwds={},
         output_dens=False,
         parallel=False,
-        tqdm_kwds=_tell(on_epoch),
+        tqdm_kwds=_progress_options(on_epoch),
     )
     return _in_lines(points.astype(np.float32), ~linked)
 
@@ -226,7 +226,7 @@ def lay_out(
 def _fuzzy_graph(umap: Any, graph: NeighborGraph, random_state: int) -> Any:
     indices, distances = nearest_lists(graph)
     weights, _, _ = umap.fuzzy_simplicial_set(
-        indices,  # only its length is asked for where the neighbours are given
+        indices,  # only its length is used, because the neighbours are given
         indices.shape[1],
         np.random.RandomState(random_state),
         "precomputed",
@@ -237,7 +237,7 @@ def _fuzzy_graph(umap: Any, graph: NeighborGraph, random_state: int) -> Any:
 
 
 def _in_lines(points: NDArray[np.float32], alone: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Put the points that are ``alone`` in lines below the others."""
+    """Place the points that are ``alone`` in lines below the others."""
     places = np.flatnonzero(alone)
     if not len(places):
         return points
@@ -260,41 +260,41 @@ def _unit(rows: NDArray[Any]) -> NDArray[np.float32]:
     return np.asarray(rows / lengths, dtype=np.float32)
 
 
-def _tell(on_epoch: Callable[[int], None] | None) -> dict[str, Any]:
-    """Return what makes umap-learn's progress bar tell ``on_epoch`` its number, and draw nothing."""
+def _progress_options(on_epoch: Callable[[int], None] | None) -> dict[str, Any]:
+    """Return options of umap-learn's progress bar that pass its number to ``on_epoch`` and draw nothing."""
     if on_epoch is None:
         return {"disable": True}
-    return {"disable": False, "file": _Bar(on_epoch), "bar_format": "{n_fmt}", "mininterval": 0.5}
+    return {"disable": False, "file": _BarReader(on_epoch), "bar_format": "{n_fmt}", "mininterval": 0.5}
 
 
-class _Bar:
-    """A stream that reads the numbers a progress bar draws."""
+class _BarReader:
+    """A stream that parses the numbers of a progress bar: umap-learn has no callback."""
 
-    def __init__(self, told: Callable[[int], None]) -> None:
-        self._told = told
+    def __init__(self, on_epoch: Callable[[int], None]) -> None:
+        self._on_epoch = on_epoch
 
     def write(self, text: str) -> int:
         """Pass on the number in ``text``, if there is one."""
         if found := re.search(r"\d+", text):
-            self._told(int(found.group()))
+            self._on_epoch(int(found.group()))
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: nothing is kept."""
+        """Do nothing: there is no buffer."""
 
 
 @dataclass(frozen=True)
 class Map:
-    """A finished map.
+    """Positions of all images of a run.
 
     Attributes
     ----------
     rows : ndarray of int64, shape (n,)
-        Source rows, those of the assignments in their order.
+        Rows in the source, as in the assignments.
     points : ndarray of float32, shape (n, 2)
         x and y of every image.
     facts : dict
-        What it was made with; docs/formats.md has them.
+        Inputs and options, as docs/formats.md lists them.
     """
 
     rows: NDArray[np.int64]
@@ -303,7 +303,7 @@ class Map:
 
     @cached_property
     def bounds(self) -> tuple[float, float, float, float]:
-        """Least x and y, greatest x and y."""
+        """Smallest x and y, largest x and y."""
         low, high = self.points.min(axis=0), self.points.max(axis=0)
         return float(low[0]), float(low[1]), float(high[0]), float(high[1])
 
@@ -315,21 +315,21 @@ def compute_map(
     n_epochs: int | None = None,
     progress: Progress = SILENT,
 ) -> Path:
-    """Lay out the images of a run by UMAP on its own neighbour graph, and keep that in the run.
+    """Lay out the images of a run by UMAP on its own neighbour graph, and write the map into the run.
 
-    Nothing is done where the run has a map of the same inputs. The seed is the run's, so the same run gives
-    the same map on the same machine; seeded, UMAP works on one thread.
+    If the run has a map of the same inputs, it is kept. The seed is that of the run, so that the same run
+    gives the same map on the same machine; UMAP then works on one thread.
 
     Parameters
     ----------
     run : Run
         The run.
     features : Features or path, optional
-        What it was made from, or where that is now, if it was moved.
+        Features of the run, or where they are now, if they were moved.
     n_epochs : int, optional
-        Passes over the graph; by default chosen by the number of images.
+        Passes over the graph; by default :func:`choose_n_epochs` of the number of images.
     progress : Progress, default silent
-        Shows the work.
+        Shows the steps.
 
     Returns
     -------
@@ -339,7 +339,7 @@ def compute_map(
     Raises
     ------
     InputError
-        The features aren't there, or aren't the run's.
+        The features are missing, or not those of the run.
     MissingExtraError
         umap-learn isn't installed.
     """
@@ -348,13 +348,13 @@ def compute_map(
         if read_map(run, n_epochs=n_epochs) is not None:
             return path
     except FormatError as error:
-        logger.warning("laying the map out again: %s", error)
+        logger.warning("computing the map again: %s", error)
     if len(run.labels) >= FEWEST:
-        import_umap()  # before the work that it would be missed after
+        import_umap()  # raises before minutes of work if it isn't installed
     opened = features if isinstance(features, Features) else run.features(features)
     rows = run.assignments["row"].to_numpy()
     if not np.array_equal(opened.rows, rows):
-        raise InputError(f"the features at {opened.path} have other rows than {run.path}")
+        raise InputError(f"the features at {opened.path} aren't those of {run.path}: they have other rows")
     matrix = opened.matrix(run.manifest.features["variant"])
     graph = find_graph(run, opened)
     own = graph is None
@@ -368,7 +368,7 @@ def compute_map(
 
 
 def map_inputs(run: Run, n_epochs: int | None = None) -> dict[str, Any]:
-    """Return all that a run's map depends on, as JSON values; known without opening the features."""
+    """Return all inputs of a run's map as JSON values, without opening the features."""
     features, n = run.manifest.features, len(run.labels)
     return {
         "layout": LAYOUT_VERSION,
@@ -384,12 +384,12 @@ def map_inputs(run: Run, n_epochs: int | None = None) -> dict[str, Any]:
 
 
 def read_map(run: Run, *, n_epochs: int | None = None) -> Map | None:
-    """Return a run's map; None where there is none, or it was made of other inputs.
+    """Return the map of a run; None where there is none, or it was computed from other inputs.
 
     Raises
     ------
     FormatError
-        The file is damaged, or of a newer format; the message says how to mend it.
+        The file is damaged or of a newer format; the message says how to mend it.
     """
     path = run.path / MAP_NAME
     if not path.exists():
@@ -420,14 +420,14 @@ def _read_facts(path: Path) -> dict[str, Any]:
     try:
         facts = json.loads((pq.read_schema(path).metadata or {})[FORMAT.encode()])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise FormatError(f"{path} is damaged (it says nothing of itself); {_MEND}") from error
+        raise FormatError(f"{path} is damaged (its metadata can't be read); {_MEND}") from error
     if not isinstance(facts, dict):
-        raise FormatError(f"{path} is damaged (it says nothing of itself); {_MEND}")
+        raise FormatError(f"{path} is damaged (its metadata can't be read); {_MEND}")
     check_format_version(path, facts.get("format_version"), FORMAT_VERSION)
     return facts
 
 
-def _make_graph(matrix: Any, progress: Progress) -> NeighborGraph:
+def _make_graph(matrix: RowMatrix, progress: Progress) -> NeighborGraph:
     from kinfold.neighbors import (
         NeighborGraph,
         knn_graph,
@@ -440,18 +440,18 @@ def _make_graph(matrix: Any, progress: Progress) -> NeighborGraph:
 
 
 def _lay_out(
-    graph: NeighborGraph, matrix: Any, inputs: dict[str, Any], progress: Progress
+    graph: NeighborGraph, matrix: RowMatrix, inputs: dict[str, Any], progress: Progress
 ) -> NDArray[np.float32]:
     seed, n_epochs = inputs["random_state"], inputs["n_epochs"]
     start = start_positions(matrix, random_state=seed)
     with progress.task("laying out", n_epochs, "epochs") as task:
         done = 0
 
-        def tell(epoch: int) -> None:
+        def report(epoch: int) -> None:
             nonlocal done
             task.advance(epoch - done)
             done = epoch
 
-        points = lay_out(graph, start, n_epochs=n_epochs, random_state=seed, on_epoch=tell)
-        tell(n_epochs)
+        points = lay_out(graph, start, n_epochs=n_epochs, random_state=seed, on_epoch=report)
+        report(n_epochs)
     return points

@@ -30,21 +30,21 @@ logger = logging.getLogger(__name__)
 WORKER = "kinfold.gallery.explore._map_job"
 _STEPS = {"laying out": "Laying the images out", "neighbours": "Looking for neighbours"}
 
-_NICENESS = 10
+_NICENESS = 10  # lower priority than the server, so that the page stays responsive
 
 
 @dataclass(frozen=True)
 class MapState:
-    """Where the map of a run stands.
+    """State of the map of a run.
 
     Attributes
     ----------
     state : {"none", "running", "ready", "unavailable"}
-        ``"none"`` also after a failure; ``text`` then says which.
+        ``"none"`` also after a failure, which ``text`` then describes.
     progress : float
-        Of the step that is going on, 0 to 1.
+        Finished fraction of the current step, in [0, 1].
     text : str
-        In plain words, for the page.
+        Description for the page.
     """
 
     state: str
@@ -53,7 +53,9 @@ class MapState:
 
 
 class MapJob:
-    """The map of one run, as a server keeps it: read once, made when asked for, by one process at a time.
+    """The map of a run: read once, computed on request, by one process at a time.
+
+    It has a process of its own, because UMAP takes minutes and can only be stopped by ending its process.
 
     Parameters
     ----------
@@ -62,7 +64,7 @@ class MapJob:
     features : path, optional
         Where its features are now, if they were moved.
     writable : bool, default True
-        Whether a map may be made and kept in the run.
+        Whether a map may be computed and written into the run.
     """
 
     def __init__(self, run: Run, *, features: str | Path | None = None, writable: bool = True) -> None:
@@ -76,7 +78,7 @@ class MapJob:
 
     @property
     def state(self) -> MapState:
-        """Where it stands now."""
+        """The current state."""
         return self._state
 
     @property
@@ -85,7 +87,7 @@ class MapJob:
         return self._map
 
     def start(self) -> MapState:
-        """Begin to lay the map out, unless it is ready, on its way, or can't be made."""
+        """Start to compute the map, unless it is ready, being computed or unavailable."""
         with self._guard:
             if self._stopped or self._state.state != "none" or not self._writable:
                 return self._state
@@ -94,7 +96,7 @@ class MapJob:
             try:
                 self._process = _spawn(order)
             except OSError as error:
-                self._state = MapState("none", text=f"The map could not be begun: {error}")
+                self._state = MapState("none", text=f"The map couldn't be started: {error}")
                 return self._state
             self._state = MapState("running", text="Getting ready")
             self._reader = threading.Thread(target=self._follow, args=(self._process,), daemon=True)
@@ -102,7 +104,7 @@ class MapJob:
             return self._state
 
     def stop(self) -> None:
-        """End the process, if there is one; the run keeps the map it had, if it had one."""
+        """Kill the process, if there is one; a map that the run had before is kept."""
         with self._guard:
             self._stopped = True
             process, reader = self._process, self._reader
@@ -129,7 +131,7 @@ class MapJob:
         end = MapState("none", text="The map was not finished: its process ended early.")
         with process.stdout:
             for line in process.stdout:
-                end = self._heed(_parse(line), end)
+                end = self._handle(_parse(line), end)
         process.wait()
         _close(process.stdin)
         if end.state == "ready":
@@ -142,8 +144,8 @@ class MapJob:
         with self._guard:
             self._process, self._state = None, end
 
-    def _heed(self, fact: dict[str, object], end: MapState) -> MapState:
-        """Take in one line of the process; return how it ends if no other line follows."""
+    def _handle(self, fact: dict[str, object], end: MapState) -> MapState:
+        """Handle one line of the process; return the final state if no other line follows."""
         if "step" in fact:
             step = str(fact["step"])
             self._state = MapState(
@@ -159,6 +161,7 @@ class MapJob:
 def _spawn(order: dict[str, str | None]) -> subprocess.Popen[str]:
     home = str(Path(kinfold.__file__).parent.parent)
     places = [home, os.environ.get("PYTHONPATH", "")]
+    # a new interpreter, not a fork: the server has threads, and may use a GPU
     process = subprocess.Popen(
         [sys.executable, "-m", WORKER],
         stdin=subprocess.PIPE,
@@ -178,7 +181,7 @@ def _parse(line: str) -> dict[str, object]:
     try:
         fact = json.loads(line)
     except ValueError:
-        return {}  # a library's own words
+        return {}  # output of a library
     return fact if isinstance(fact, dict) else {}
 
 
@@ -195,37 +198,37 @@ class PipedProgress:
 
     @contextmanager
     def task(self, description: str, total: int | None, unit: str = "") -> Iterator[_PipedTask]:
-        """Open a step of the work."""
+        """Start a step."""
         yield _PipedTask(description, total)
 
 
 class _PipedTask:
     def __init__(self, description: str, total: int | None) -> None:
-        self._description, self._total, self._done, self._told = description, total, 0, -1
+        self._description, self._total, self._done, self._reported = description, total, 0, -1
         self.advance(0)
 
     def advance(self, n: int = 1, **figures: object) -> None:
-        """Move on; a line is written for every hundredth part at most."""
+        """Count ``n`` more; a line is written for each percent at most."""
         self._done += n
         part = 100 * self._done // self._total if self._total else 0
-        if part != self._told:
-            self._told = part
+        if part != self._reported:
+            self._reported = part
             say({"step": self._description, "progress": part / 100})
 
 
 def say(fact: dict[str, object]) -> None:
-    """Write one line for whoever ordered the work."""
+    """Write one line for the server."""
     sys.stdout.write(json.dumps(fact) + "\n")
     sys.stdout.flush()
 
 
 def main() -> None:
-    """Carry out the order on standard input: ``{"run": path, "features": path or null}``."""
+    """Compute the map that standard input asks for: ``{"run": path, "features": path or null}``."""
     order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_the_other_side, daemon=True).start()
+    threading.Thread(target=_exit_with_server, daemon=True).start()
     if hasattr(os, "nice"):
         with suppress(OSError):
-            os.nice(_NICENESS)  # the page goes first
+            os.nice(_NICENESS)  # refused in some containers; only speed depends on it
     try:
         _compute(order)
     except MissingExtraError as error:
@@ -243,7 +246,7 @@ def _compute(order: dict[str, str | None]) -> None:
     compute_map(Run.open(str(order["run"])), features=order.get("features"), progress=PipedProgress())
 
 
-def _end_with_the_other_side() -> None:
+def _exit_with_server() -> None:
     while sys.stdin.read(1):
         pass
     os._exit(1)

@@ -23,13 +23,13 @@ from kinfold.run import Run
 _log = logging.getLogger(__name__)
 
 CACHE_NAME = "thumbnails.sqlite"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # part of the cache's base: raise it when thumbnails are made in another way
 
 
-_BATCH = 64
-_PAGE = 4096  # SQLite's; a thumbnail fills its last one in part
-_PAUSE_SECONDS = 0.3  # between two writes: thumbnails made meanwhile go into one transaction
-_TRIMMED = 0.9  # of the limit: so far down the oldest go at a time
+_BATCH = 64  # thumbnails of one transaction: readers see them soon, and room is made in small steps
+_PAGE = 4096  # bytes of a page of SQLite; the last page of a thumbnail is filled in part
+_PAUSE_SECONDS = 0.3  # between two writes, so that thumbnails made meanwhile share a transaction
+_TRIMMED = 0.9  # of the limit: old thumbnails are removed down to this, not one by one
 _TABLES = """
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS thumbnails (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
@@ -37,29 +37,27 @@ CREATE TABLE IF NOT EXISTS uses (id INTEGER PRIMARY KEY, used INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS oldest ON uses (used);
 """
 
-Name = tuple[int, int]
-
 
 SIDES = (128, 256)
 LARGE_SIDE = 3072
-"""Originals in formats that browsers don't show are re-encoded to fit into a square of this side."""
+"""Originals in formats that browsers don't show are re-encoded within a square of this side in pixels."""
 
-_READERS = 4
-_REFUSED_SECONDS = 20.0  # so long an image that can't be had isn't tried again
-_MOST_REFUSED = 10_000
+_READERS = 4  # threads that read the cache; a page asks for many thumbnails at once
+_REFUSED_SECONDS = 20.0  # before an unreadable image is tried again
+_MOST_REFUSED = 10_000  # reasons kept in memory
 
 
 class Originals:
-    """The images that a run was made from, as far as they are still there.
+    """The images that a run was made from, as far as they still exist.
 
-    They are listed by a thread of its own, for listing a large folder takes a while.
+    A thread lists them, because that takes a while for a large folder, and the page can start without.
 
     Parameters
     ----------
     run : Run
         The run.
     images : ImageSource or path, optional
-        They, or where they are now, if they were moved.
+        The images, or where they are now, if they were moved.
     """
 
     def __init__(self, run: Run, images: ImageSource | str | Path | None = None) -> None:
@@ -69,32 +67,32 @@ class Originals:
         if isinstance(images, ImageSource):
             self._opened.set_result(images)
         elif images is None and run.manifest.source.get("images") is None:
-            self.trouble = "this run was made from ready features: it knows of no images"
+            self.trouble = "this run was made from ready features: it has no images"
             self._opened.set_result(None)
         else:
             threading.Thread(target=self._open, args=(images,), name="kinfold-listing", daemon=True).start()
 
     @property
     def are_there(self) -> bool:
-        """Tell whether there are images to show, as far as is known by now."""
+        """Tell whether there are images to show; True until the source is listed."""
         return not self._opened.done() or self._opened.result() is not None
 
     def source(self) -> ImageSource:
-        """Return the source, waiting until it is listed; raises :class:`NotFoundError`."""
+        """Return the source, once it is listed; :class:`NotFoundError` if it can't be opened."""
         source = self._opened.result()
         if source is None:
             raise NotFoundError(self.trouble)
         return source
 
     def read(self, row: int) -> bytes:
-        """Return an image's file; raises :class:`NotFoundError` with the reason."""
+        """Return the encoded image of a row; :class:`NotFoundError` with the reason if it can't be read."""
         try:
             return self.source().read(row)
         except UnusableImage as error:
             raise NotFoundError(str(error)) from error
 
     def describe(self, row: int) -> dict[str, Any]:
-        """Return what is known of an image's file; ``missing`` says why, where nothing is."""
+        """Return facts of an image's file; ``missing`` holds the reason where it can't be read."""
         facts: dict[str, Any] = {
             "path": None,
             "width": None,
@@ -131,25 +129,26 @@ class Originals:
 
 
 class ThumbnailCache:
-    """Thumbnails by row and side, the longest unused leaving first. All threads may use one.
+    """Cache of thumbnails by row and side, in one SQLite file. All threads may share one.
 
-    Reading never waits for writing. What can't be read counts as not there, and what can't be written is made
-    again some other time: losing the file costs nothing but work.
+    The least recently used thumbnails are removed first. Reading never waits for writing: a thread writes.
+    Errors of reading and writing only mean that a thumbnail is made again, so the file may be lost at any
+    time.
 
     Parameters
     ----------
     folder : Path or None
-        Where ``thumbnails.sqlite`` is kept. None, or a folder that can't be written to: in a temporary file
-        that goes with the cache.
+        Where ``thumbnails.sqlite`` is kept. For None, or a folder without write permission, it is a temporary
+        file that is removed with the cache.
     base : str
-        Which images these are of; thumbnails of others are thrown away.
+        Identifier of the images; thumbnails of others are removed.
     limit : int
-        Bytes that the file may take.
+        Largest size of the file in bytes.
 
     Raises
     ------
     sqlite3.Error
-        There can be no such file in the folder.
+        The file can't be created in the folder.
     """
 
     def __init__(self, folder: Path | None, base: str, limit: int) -> None:
@@ -172,7 +171,7 @@ class ThumbnailCache:
         self._writer.start()
 
     def get(self, row: int, side: int) -> bytes | None:
-        """Return a thumbnail; None where it isn't there."""
+        """Return a thumbnail; None where it isn't kept."""
         number = _thumbnail_id(row, side)
         with self._guard:
             fresh = self._fresh.get(number)
@@ -190,7 +189,7 @@ class ThumbnailCache:
         return bytes(found[0])
 
     def put(self, row: int, side: int, data: bytes) -> None:
-        """Keep a thumbnail; it can be read at once, and is on the disk a little later."""
+        """Keep a thumbnail; it can be read at once, and is written to disk a little later."""
         with self._guard:
             if self._closed:
                 return
@@ -200,7 +199,7 @@ class ThumbnailCache:
             self._queue.put(True)
 
     def close(self) -> None:
-        """Write what isn't written yet, and close the file."""
+        """Write pending thumbnails, and close the file."""
         with self._guard:
             if self._closed:
                 return
@@ -215,7 +214,7 @@ class ThumbnailCache:
             self._home.cleanup()
 
     def _prepare(self) -> None:
-        """Open the file; a damaged one, or one of other images, is begun anew."""
+        """Open the file; a damaged one is replaced, and thumbnails of other images are removed."""
         for attempt in range(2):
             try:
                 connection = self._connect()
@@ -229,9 +228,11 @@ class ThumbnailCache:
                 self._make_room(connection)
                 return
             except sqlite3.DatabaseError as error:
-                if attempt or isinstance(error, sqlite3.OperationalError):  # locked, full: nothing is damaged
+                if attempt or isinstance(
+                    error, sqlite3.OperationalError
+                ):  # locked or disk full: the file isn't damaged
                     raise
-                _log.warning("%s is begun anew: %s", self.path, error)
+                _log.warning("%s is damaged and is made again: %s", self.path, error)
                 self._forget_file()
 
     def _forget_file(self) -> None:
@@ -292,7 +293,7 @@ class ThumbnailCache:
                 connection.executemany("INSERT OR REPLACE INTO uses VALUES (?, ?)", uses)
 
     def _make_room(self, connection: sqlite3.Connection, needed: int = 0) -> None:
-        """Let the longest unused go until ``needed`` bytes more keep to the limit."""
+        """Remove the least recently used thumbnails until ``needed`` more bytes fit into the limit."""
         while (size := self._size(connection) + needed) > self._limit:
             (count,) = connection.execute("SELECT count(*) FROM uses").fetchone()
             number = max(1, int(count * (1 - _TRIMMED * self._limit / size)))
@@ -304,7 +305,9 @@ class ThumbnailCache:
                     return
                 connection.executemany("DELETE FROM thumbnails WHERE id = ?", gone)
                 connection.executemany("DELETE FROM uses WHERE id = ?", gone)
-            connection.executescript("PRAGMA incremental_vacuum")  # execute() would free a single page
+            connection.executescript(
+                "PRAGMA incremental_vacuum"
+            )  # execute() would stop after freeing one page
 
     @staticmethod
     def _size(connection: sqlite3.Connection) -> int:
@@ -320,20 +323,20 @@ def _thumbnail_id(row: int, side: int) -> int:
 
 
 class Thumbnails:
-    """What ``/thumb`` gives.
+    """Thumbnails for the page: from the cache, or made by worker processes.
 
     Parameters
     ----------
     originals : Originals
         The images.
     folder : Path or None
-        Where thumbnails are kept; None keeps them only while the server runs.
+        Folder of the cache; None keeps thumbnails only while the server runs.
     base : str
-        Which images these are.
+        Identifier of the images.
     limit : int
-        Bytes that kept thumbnails may take.
+        Largest size of the cache in bytes.
     n_workers : int, optional
-        Processes that make them.
+        Number of processes that make them.
     """
 
     def __init__(
@@ -349,12 +352,12 @@ class Thumbnails:
         self._opening: asyncio.Future[None] | None = None
 
     async def get(self, row: int, side: int) -> bytes:
-        """Return a thumbnail as a WebP file; cancelling the call takes it out of the queue.
+        """Return a thumbnail as WebP; cancelling the call removes it from the queue.
 
         Raises
         ------
         NotFoundError
-            The image can't be had; the text is the reason.
+            The image can't be read; the message is the reason.
         """
         self._check_refused((row, side))
         await self._open()
@@ -367,12 +370,12 @@ class Thumbnails:
         return made
 
     async def get_large(self, row: int) -> bytes:
-        """Return an original re-encoded as WebP; it isn't kept. Raises as :meth:`get` does."""
+        """Return an original re-encoded as WebP, which isn't cached; raises as :meth:`get` does."""
         await self._open()
         return await self._make(row, LARGE_SIDE)
 
     def close(self) -> None:
-        """End the processes and close the cache."""
+        """Stop the processes and close the cache."""
         self._readers.shutdown(wait=True, cancel_futures=True)
         if self._maker is not None:
             self._maker.close()
@@ -388,7 +391,7 @@ class Thumbnails:
         return made.data
 
     async def _open(self) -> None:
-        """Open cache and workers once, beside the event loop."""
+        """Open cache and workers once, in a thread: listing the source would block the event loop."""
         if self._maker is not None:
             return
         if self._opening is None:
@@ -396,6 +399,7 @@ class Thumbnails:
             self._opening = loop.run_in_executor(self._readers, self._open_now)
         opening = self._opening
         try:
+            # a client that goes away must not cancel what the others wait for too
             await asyncio.shield(opening)
         finally:
             if opening.done() and self._maker is None:

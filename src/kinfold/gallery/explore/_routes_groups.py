@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Query, Response
+from numpy.typing import NDArray
 
 from kinfold.corrections import State
-from kinfold.errors import InputError
 from kinfold.gallery.explore._answers import answer, read_number
 from kinfold.gallery.explore._errors import UnavailableError
 from kinfold.gallery.explore._explorer import Explorer
 from kinfold.gallery.explore._lists import GroupSummary
 from kinfold.gallery.explore._routes_run import Limit, Offset
 from kinfold.gallery.explore._vectors import order_by_similarity
+from kinfold.validation import Choice, check
 
-_SORTS = ("size", "confidence", "name", "similarity", "number")
+_RULES = {
+    "sort": Choice(("size", "confidence", "name", "similarity", "number")),
+    "order": Choice(("", "asc", "desc")),
+}
 _FALLING = ("size", "confidence")
 
 Word = Annotated[str, Query(max_length=20)]
@@ -59,7 +63,7 @@ def group_routes(explorer: Explorer) -> APIRouter:
 
 
 class GroupLists:
-    """Lists of groups, as the page reads them.
+    """Lists and descriptions of groups for the page.
 
     Parameters
     ----------
@@ -73,9 +77,8 @@ class GroupLists:
         self._words = explorer.words
 
     def find(self, state: State, sort: str, order: str, text: str) -> list[int]:
-        """Return the numbers of the groups whose name, words or number hold ``text``, in order."""
-        if sort not in _SORTS or order not in ("", "asc", "desc"):
-            raise InputError(f"groups are sorted by one of {', '.join(_SORTS)}, asc or desc")
+        """Return the numbers of the groups whose name, nouns or number match ``text``, in order."""
+        check(_RULES, sort=sort, order=order)
         summaries, names = self._explorer.summaries.of(state), self._explorer.names(state)
         falling = order == "desc" or (not order and sort in _FALLING)
         found = self._sort(state, sort, falling=falling)
@@ -85,7 +88,7 @@ class GroupLists:
         return [group for group in found if group in summaries and self._matches(group, wanted, names)]
 
     def describe(self, state: State, group: int, *, brief: bool = False) -> dict[str, Any]:
-        """Return a group; in brief without its histogram, words and most of its images."""
+        """Return a group; ``brief`` leaves out histogram, nouns and most of its images."""
         one, known = self._explorer.summaries.of(state)[group], state.groups[group]
         facts: dict[str, Any] = {
             "id": group,
@@ -108,7 +111,7 @@ class GroupLists:
         }
 
     def borders(self, state: State, group: int) -> list[dict[str, Any]]:
-        """Return the groups that a group borders on."""
+        """Return the neighbours of a group."""
         names, rows = self._explorer.names(state), self._explorer.columns.rows
         return [
             {
@@ -142,7 +145,7 @@ class GroupLists:
             "name": lambda group: names.get(group, "").casefold(),
         }
         found = sorted(sorted(summaries), key=keys[sort], reverse=falling)
-        if sort == "name":  # those without one come last either way
+        if sort == "name":  # groups without a name come last in both orders
             found = [group for group in found if names.get(group)] + [
                 g for g in sorted(summaries) if not names.get(g)
             ]
@@ -152,12 +155,14 @@ class GroupLists:
         if self._similar[0] != state.version:
             summaries = self._explorer.summaries.of(state)
             groups = list(summaries)
-            order = order_by_similarity(self._centres(state, summaries, groups))
+            order = order_by_similarity(self._centers(state, summaries, groups))
             self._similar = (state.version, [groups[int(k)] for k in order])
         return self._similar[1]
 
-    def _centres(self, state: State, summaries: Any, groups: list[int]) -> Any:
-        """Return a direction for each group: of its features, or else of what it is confused with."""
+    def _centers(
+        self, state: State, summaries: Mapping[int, GroupSummary], groups: list[int]
+    ) -> NDArray[np.float32]:
+        """Return a direction for each group: from its features, or without them from its probabilities."""
         shown: list[GroupSummary] = [summaries[group] for group in groups]
         try:
             return self._explorer.vectors.means([np.array(one.representatives, np.int64) for one in shown])

@@ -28,6 +28,7 @@ from kinfold.images import sniff
 GroupNumber = Annotated[int | None, Query(ge=0, le=MOST_NUMBER)]
 Count = Annotated[int, Query(ge=1, le=500)]
 
+# by content, never by suffix; SVG isn't among them, because it can hold scripts
 _SHOWN_AS = {
     "JPEG": "image/jpeg",
     "PNG": "image/png",
@@ -36,9 +37,9 @@ _SHOWN_AS = {
     "BMP": "image/bmp",
     "AVIF": "image/avif",
 }
-_KEEP = "private, no-cache"
+_KEEP = "private, no-cache"  # browsers keep it and ask with its ETag: images may change on disk
 
-_MOST_ROWS = 500
+_MOST_ROWS = 500  # images of one request; a URL can't be much longer
 _FACTS = ("n_neighbors", "min_distance", "n_epochs", "random_state", "graph_of")
 
 
@@ -92,7 +93,7 @@ def image_routes(explorer: Explorer) -> APIRouter:
     async def similar(request: Request, n: Count = 24) -> Response:
         data = await request.body()
         if not data:
-            raise InputError("the request brings no image")
+            raise InputError("the body of the request is empty; send the bytes of an image")
         found = await run_in_threadpool(explorer.nearest.of_file, data, n)
         top = [{"group": group, "probability": round(share, 4)} for group, share in found.top]
         return answer({**describe_found(explorer, found), "top": top})
@@ -101,7 +102,7 @@ def image_routes(explorer: Explorer) -> APIRouter:
 
 
 def describe_places(explorer: Explorer, state: State, places: NDArray[np.integer]) -> list[dict[str, Any]]:
-    """Return images as the page's lists have them."""
+    """Return the facts of images that the page's lists show."""
     columns = explorer.columns
     second, shares = explorer.choices.second(state, places)
     rows, keys = columns.rows[places].tolist(), columns.keys.take(places).to_pylist()
@@ -133,11 +134,11 @@ def describe_places(explorer: Explorer, state: State, places: NDArray[np.integer
 
 
 def describe_image(explorer: Explorer, place: int) -> dict[str, Any]:
-    """Return all that is known of one image."""
+    """Return all facts of one image."""
     state, columns = explorer.state, explorer.columns
     row, mark = int(columns.rows[place]), int(state.marks[place])
     heirs = explorer.choices.heirs(state)
-    top: dict[int, float] = {}  # groups that were merged share one line
+    top: dict[int, float] = {}  # merged clusters share one entry
     for group, share in zip(columns.top[place].tolist(), columns.probabilities[place].tolist(), strict=True):
         heir = int(heirs[group])
         if heir >= 0:
@@ -157,7 +158,7 @@ def describe_image(explorer: Explorer, place: int) -> dict[str, Any]:
 
 
 def describe_found(explorer: Explorer, found: SimilarImages) -> dict[str, Any]:
-    """Return images with their similarity."""
+    """Return the facts of similar images, with their similarity."""
     state = explorer.state
     images = describe_places(explorer, state, found.places)
     for image, similarity in zip(images, found.similarities.tolist(), strict=True):
@@ -174,7 +175,7 @@ def picture_routes(explorer: Explorer) -> APIRouter:
         row = read_number(number, "image")
         explorer.place(row)
         if side not in SIDES:
-            raise InputError(f"thumbnails have a side of {' or '.join(map(str, SIDES))} pixels")
+            raise InputError(f"side must be {' or '.join(map(str, SIDES))} (pixels); got {side}")
         return await _give(request, explorer.thumbnails.get(row, side), f'"{explorer.base}-{row}-{side}"')
 
     @routes.get("/image/{number}")
@@ -194,7 +195,7 @@ def picture_routes(explorer: Explorer) -> APIRouter:
 
 
 async def _give(request: Request, making: Coroutine[Any, Any, bytes], etag: str | None) -> Response:
-    """Return a picture, unless whoever asked has it or has gone; then it isn't made."""
+    """Return a picture; it isn't made if the client has it or closes the connection."""
     headers = {"Cache-Control": _KEEP, **({"ETag": etag} if etag else {})}
     if etag is not None and etag in request.headers.get("if-none-match", ""):
         making.close()
@@ -229,7 +230,7 @@ def map_routes(explorer: Explorer) -> APIRouter:
 
     def ready() -> Map:
         if job.map is None:
-            raise NotFoundError("this run has no map yet")
+            raise NotFoundError("this run has no map yet; compute it first")
         return job.map
 
     @routes.get("")
@@ -258,7 +259,7 @@ def map_routes(explorer: Explorer) -> APIRouter:
     def images(rows: Annotated[str, Query(max_length=20 * _MOST_ROWS)]) -> Response:
         numbers = [read_number(text, "image") for text in rows.split(",")]
         if len(numbers) > _MOST_ROWS:
-            raise InputError(f"no more than {_MOST_ROWS} images can be asked for at once")
+            raise InputError(f"rows must hold at most {_MOST_ROWS} images; got {len(numbers)}")
         state = explorer.state
         places = np.array([explorer.place(number) for number in numbers], np.int64)
         return answer({"version": state.version, "images": describe_places(explorer, state, places)})
@@ -267,7 +268,7 @@ def map_routes(explorer: Explorer) -> APIRouter:
 
 
 def describe_map(job: MapJob) -> dict[str, Any]:
-    """Return where the map stands, as the page reads it."""
+    """Return the state of the map for the page."""
     state, found = job.state, job.map
     facts: dict[str, Any] = {"state": state.state, "progress": round(state.progress, 3), "text": state.text}
     if found is not None:
@@ -277,13 +278,13 @@ def describe_map(job: MapJob) -> dict[str, Any]:
 
 
 def send_array(values: NDArray[Any], **headers: str) -> Response:
-    """Return the bytes of an array, little-endian, row after row; the header ``X-Dtype`` says of what."""
+    """Return the bytes of an array, little-endian in C order; the header ``X-Dtype`` names the type."""
     content = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
     named = {"Cache-Control": _KEEP, "X-Dtype": values.dtype.name, **headers}
     return Response(content.tobytes(), headers=named, media_type="application/octet-stream")
 
 
 def narrow(rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Return row numbers as int32 where they fit."""
+    """Return row numbers as int32 where they fit, which halves the transfer."""
     fits = not len(rows) or int(rows.max()) <= np.iinfo(np.int32).max
     return rows.astype(np.int32) if fits else rows

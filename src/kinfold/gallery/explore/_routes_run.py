@@ -27,7 +27,7 @@ EXPORT_FORMATS = ("csv", "parquet")
 _KINDS = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
 
 Offset = Annotated[int, Query(ge=0, le=MOST_NUMBER)]
-Limit = Annotated[int, Query(ge=0, le=5000)]
+Limit = Annotated[int, Query(ge=0, le=5000)]  # the page asks for a few hundred
 
 Version = Annotated[int | None, Query(ge=0, le=MOST_NUMBER)]
 
@@ -69,7 +69,7 @@ def run_routes(explorer: Explorer) -> APIRouter:
 
 
 def describe_run(explorer: Explorer) -> dict[str, Any]:
-    """Return what the page says of the run."""
+    """Return the facts of the run that the page shows."""
     run, state = explorer.run, explorer.state
     manifest = run.manifest
     facts = [
@@ -110,7 +110,7 @@ def describe_run(explorer: Explorer) -> dict[str, Any]:
 
 
 def list_skipped(explorer: Explorer, offset: int, limit: int) -> dict[str, Any]:
-    """Return some of the skipped images, and how many there are of each kind."""
+    """Return a page of the skipped images, and their number by kind of reason."""
     table = explorer.skipped
     kinds = pc.value_counts(pc.list_element(pc.split_pattern(table["reason"], ":", max_splits=1), 0))
     counted = sorted(
@@ -124,10 +124,11 @@ def list_skipped(explorer: Explorer, offset: int, limit: int) -> dict[str, Any]:
 
 
 def give_table(explorer: Explorer, kind: str) -> Response:
-    """Return the groups as corrected as a file to keep."""
+    """Return the corrected groups as a file to download."""
     if kind not in EXPORT_FORMATS:
-        raise NotFoundError(f"a download is one of {', '.join(EXPORT_FORMATS)}")
+        raise NotFoundError(f"there is no download {kind!r}; formats are {', '.join(EXPORT_FORMATS)}")
     table = corrected_table(explorer.run, explorer.state)
+    # The response is sent after this function returns, so a background task removes the file.
     with tempfile.NamedTemporaryFile(prefix="kinfold-", suffix=f".{kind}", delete=False) as stream:
         path = Path(stream.name)
         if kind == "csv":
@@ -140,7 +141,7 @@ def give_table(explorer: Explorer, kind: str) -> Response:
 
 
 def _plain(name: str) -> str:
-    """Return a name as a header may have it."""
+    """Return a name without characters that a header can't have."""
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "_" for c in name) or "run"
 
 
@@ -201,7 +202,7 @@ def refine_routes(explorer: Explorer) -> APIRouter:
 
 
 def describe_refinement(explorer: Explorer, offset: int, limit: int) -> dict[str, Any]:
-    """Return where refinement stands, and some of the proposals that are left, the surest first."""
+    """Return the state of refinement, and a page of the open proposals by descending confidence."""
     state, refining = explorer.state, explorer.refining
     facts = {"version": state.version, "state": refining.state, "text": refining.text, "proposals": None}
     proposals = refining.proposals()

@@ -1,4 +1,8 @@
-"""Who may ask: every request goes through here before any route sees it."""
+"""Middleware that checks every request before a route sees it, and sets the headers of every response.
+
+It keeps out pages of other sites (Host, Origin, Sec-Fetch-Site), users without the token, and bodies that are
+too long or of an unexpected type.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ from kinfold.errors import KinfoldError
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-JSON_LIMIT = 64 << 20
-IMAGE_LIMIT = 32 << 20
+JSON_LIMIT = 64 << 20  # bytes: an edit of some million rows
+IMAGE_LIMIT = 32 << 20  # bytes; photos are mostly smaller, and the whole body is held in memory
 IMAGE_PATHS = ("/api/similar",)
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -40,13 +44,15 @@ _ENTER = b"""<!doctype html><html lang="en"><meta charset="utf-8">
 
 
 class HostRule:
-    """Which names this server answers to: a page of another site that resolves to us has another.
+    """Checks the Host header, against DNS rebinding.
+
+    A site whose name was made to resolve to this machine still sends its own name as Host.
 
     Parameters
     ----------
     hosts : iterable of str
-        Names and addresses, without port; ``"*"`` stands for every address in numbers, which no foreign page
-        can have for its name.
+        Names and addresses, without port; ``"*"`` stands for every IP address, which no other site can have
+        as its name.
     """
 
     def __init__(self, hosts: Iterable[str]) -> None:
@@ -55,7 +61,7 @@ class HostRule:
         self._names = names - {"*"}
 
     def allows(self, host: str) -> bool:
-        """Tell whether a Host header, port included or not, names this server."""
+        """Tell whether a Host header, with or without port, names this server."""
         name = host_name(host)
         if name is None:
             return False
@@ -63,16 +69,16 @@ class HostRule:
 
 
 class Guard:
-    """ASGI middleware: Host, Origin, token, kind and length of bodies, and the headers of every answer.
+    """ASGI middleware: checks Host, Origin, token, type and length of bodies; adds headers to responses.
 
     Parameters
     ----------
     app : ASGIApp
-        What is guarded.
+        Application behind it.
     hosts : iterable of str
         See :class:`HostRule`.
     token : str, optional
-        What ``?token=`` must be once, and the cookie from then on. None: nobody is asked.
+        Secret that ``?token=`` must have once, and the cookie from then on. None lets every request in.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str], token: str | None = None) -> None:
@@ -82,13 +88,13 @@ class Guard:
         self._cookie = f"kinfold-{hashlib.sha256(token.encode()).hexdigest()[:8]}" if token else ""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Pass a request to the application, or refuse it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
-            return  # no route speaks WebSocket
-        answered = _Answer(send)
+            return  # WebSocket: no route uses it
+        answered = _Response(send)
         headers = _read_headers(scope)
         refused = self._refuse(scope, headers)
         if refused is not None:
@@ -102,11 +108,14 @@ class Guard:
     def _refuse(self, scope: Scope, headers: dict[str, list[str]]) -> tuple[int, str] | None:
         hosts = headers.get("host", [])
         if len(hosts) != 1 or not self._rule.allows(hosts[0]):
-            return 403, "this address isn't the gallery's own: open the one that `kinfold explore` printed"
+            return (
+                403,
+                "the Host header isn't one of this server: open the URL that `kinfold explore` printed",
+            )
         if not self._has_token(scope, headers):
-            return 403, "the token is missing or wrong: open the whole address that `kinfold explore` printed"
+            return 403, "the token is missing or wrong: open the whole URL that `kinfold explore` printed"
         if not _is_own_page(scope, headers, hosts[0]):
-            return 403, "requests from other pages are refused"
+            return 403, "requests from pages of other sites are refused"
         if scope["method"] not in _READING:
             return _refuse_body(scope, headers)
         return None
@@ -121,15 +130,15 @@ class Guard:
         )
 
     def _enters(self, scope: Scope) -> bool:
-        """Tell whether this is the first request, with the token in its address."""
+        """Tell whether this is the first request, with the token in its URL."""
         if self._token is None or scope["path"] != "/" or scope["method"] not in _READING:
             return False
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
         return len(given) == 1 and _is_same(given[0], self._token)
 
-    async def _pass_on(self, scope: Scope, receive: Receive, answered: _Answer) -> None:
+    async def _pass_on(self, scope: Scope, receive: Receive, answered: _Response) -> None:
         limit = body_limit(scope["path"])
-        seen = 0
+        seen = 0  # counted, because Content-Length may be missing or wrong
 
         async def counted() -> Message:
             nonlocal seen
@@ -143,11 +152,11 @@ class Guard:
 
 
 class TooLongError(KinfoldError):
-    """More bytes came than a request may have."""
+    """The body of a request is longer than allowed."""
 
 
-class _Answer:
-    """Sends an answer with the headers that all have."""
+class _Response:
+    """Sends a response with the headers that all responses have."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -175,24 +184,24 @@ class _Answer:
 
 
 def host_name(host: str) -> str | None:
-    """Return the name or address in a Host header, without port and brackets; None if it is none."""
+    """Return the name or address in a Host header, without port and brackets; None if it is invalid."""
     if not host or any(character in host for character in "/\\@?# \t,"):
         return None
     try:
         parts = urlsplit(f"//{host}")
-        _ = parts.port  # raises where it is no number
+        _ = parts.port  # raises ValueError if it isn't a number
     except ValueError:
         return None
     return parts.hostname.lower() if parts.hostname else None
 
 
 def body_limit(path: str) -> int:
-    """Return how many bytes a request to ``path`` may bring."""
+    """Return the largest size in bytes of a request to ``path``."""
     return IMAGE_LIMIT if path in IMAGE_PATHS else JSON_LIMIT
 
 
 def _is_own_page(scope: Scope, headers: dict[str, list[str]], host: str) -> bool:
-    """Tell whether a request comes from our own page, or, of reading ones, from no page at all."""
+    """Tell whether a request comes from our own page; one that only reads may also come from no page."""
     origins, sites = headers.get("origin", []), headers.get("sec-fetch-site", [])
     if len(origins) > 1 or len(sites) > 1:
         return False
@@ -207,17 +216,17 @@ def _refuse_body(scope: Scope, headers: dict[str, list[str]]) -> tuple[int, str]
     kind = (headers.get("content-type") or [""])[0].partition(";")[0].strip().lower()
     if scope["path"] in IMAGE_PATHS:
         if not kind.startswith("image/") and kind != "application/octet-stream":
-            return 415, "send the bytes of an image, as image/… or application/octet-stream"
+            return 415, "Content-Type must be image/… or application/octet-stream; send the bytes of an image"
     elif kind != "application/json":
-        return 415, "send JSON, as application/json"
+        return 415, "Content-Type must be application/json; send JSON"
     length, limit = (headers.get("content-length") or ["0"])[0], body_limit(scope["path"])
     if not length.isascii() or not length.isdigit() or len(length) > 15:
-        return 400, "the length of the request is no number"
+        return 400, "Content-Length isn't a number"
     return (413, _too_long(limit)) if int(length) > limit else None
 
 
 def _too_long(limit: int) -> str:
-    return f"this is more than the {limit >> 20} MiB that a request may have"
+    return f"the request is longer than the {limit >> 20} MiB that are allowed"
 
 
 def _read_headers(scope: Scope) -> dict[str, list[str]]:

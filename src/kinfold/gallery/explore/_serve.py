@@ -1,4 +1,4 @@
-"""Serving a run to a browser, until Ctrl-C."""
+"""Serve a run to a browser until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _log = logging.getLogger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVERYWHERE = ("0.0.0.0", "::", "")
-_GRACE_SECONDS = 3
+_GRACE_SECONDS = 3  # for running requests when the server stops; an edit takes less
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a gallery is.
+    """URL of a running server.
 
     Attributes
     ----------
     url : str
-        What to open, with the token if there is one.
+        URL to open, with the token if there is one.
     trouble : str
-        Why the page shows nothing but this; empty where all is well.
+        Why the run can't be shown; empty where it can.
     """
 
     url: str
@@ -60,32 +60,33 @@ def serve(
     Parameters
     ----------
     path : path
-        The run. Of a damaged one a page says what is wrong.
+        The run. For a damaged one a page says what is wrong.
     host : str
-        Where to listen. Anything but this machine alone needs a token: one is made if none is given.
+        Address to listen on. Any but those of this machine need a token: one is generated if none is given.
     port : int
-        0 takes a free one.
+        Port to listen on; 0 takes a free one.
     open_browser : bool
-        Open the page.
+        Whether to open the page in a browser.
     token : str, optional
-        What the first address must bring as ``?token=``.
+        Secret that the first request must have as ``?token=``.
     source, features : path, optional
         Where the images and the features are now, if they were moved.
     read_only : bool
-        Refuse corrections, and write nothing into the run.
+        Refuse corrections, and write nothing to the run.
     thumbnail_limit : int
-        Bytes that kept thumbnails may take.
+        Largest size of the cache of thumbnails in bytes.
     device : str
-        Where dropped images are embedded.
+        Device that embeds dropped images.
     on_ready : callable, optional
-        Told the address once the server listens.
+        Called with the address once the server listens.
 
     Raises
     ------
     InputError
-        There is no run at ``path``, or the address can't be listened at.
+        There is no run at ``path``, or the server can't listen on the address.
     """
     path = Path(path)
+    # others on the network could otherwise see the images and change the groups
     if token is None and host not in _LOOPBACK:
         token = secrets.token_urlsafe(24)
     access: dict[str, Any] = {"hosts": _names_of(host), "token": token}
@@ -100,7 +101,7 @@ def serve(
 
 
 def _make_app(path: Path, access: dict[str, Any], **options: Any) -> tuple[FastAPI, str]:
-    """Return the application of a run, or of a damaged one the page that says so, with the reason."""
+    """Return the application of a run and "", or for a damaged run the page that says so and the reason."""
     from kinfold.gallery.explore._app import create_app, create_trouble_app
 
     try:
@@ -148,29 +149,30 @@ def _announce(address: Address, open_browser: bool, on_ready: Callable[[Address]
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens; raises :class:`InputError` where that can't be."""
+    """Return a listening socket; :class:`InputError` if that isn't possible."""
     try:
         family, kind, protocol, _, where = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listening = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError, OverflowError) as error:
-        raise InputError(f"there is no address {host!r} on this machine ({error})") from error
+        raise InputError(f"host must be an address of this machine; {host!r} isn't one ({error})") from error
     try:
+        # without it, a port that was just in use can't be taken again for a minute
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(where)
         listening.listen(128)
     except OSError as error:
         listening.close()
         raise InputError(
-            f"{host} can't be listened at, port {port}: {error.strerror or error}; "
-            "choose another one (--port), or none for a free one"
+            f"can't listen on {host}, port {port}: {error.strerror or error}; "
+            "choose another port (--port), or leave it out for a free one"
         ) from error
     return listening
 
 
 def _names_of(host: str) -> list[str]:
-    """Return the names by which a server that listens at ``host`` may be asked."""
+    """Return the allowed names in the Host header of a server that listens on ``host``."""
     if host in _EVERYWHERE:
         return [*_LOOPBACK, socket.gethostname(), socket.getfqdn(), "*"]
     return [*_LOOPBACK, host]

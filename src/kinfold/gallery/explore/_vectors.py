@@ -27,29 +27,29 @@ logger = logging.getLogger(__name__)
 
 _GRAPH_FOLDER = "neighbors"
 
-_BLOCK_BYTES = 32 << 20
-_KEPT = 4
+_BLOCK_BYTES = 32 << 20  # of features at a time, so that they may be larger than memory
+_KEPT = 4  # arrays of distances; each is 4 bytes for every image of the run
 
-N_TOP = 5
+N_TOP = 5  # groups that are shown for a dropped image
 
-_MOST_AT_ONCE = 2_000
-_OPTIMAL = 150
+_MOST_AT_ONCE = 2_000  # groups: their distances and the linkage take memory and time in their square
+_OPTIMAL = 150  # groups; finding the optimal order of leaves takes time in their cube
 
 
 def find_graph(run: Run, features: Features | None = None) -> NeighborGraph | None:
-    """Return the graph of a run, mapped from disk; None where the method needed none, or it is gone.
+    """Return the neighbour graph of a run, memory-mapped; None if it has none, or it was removed.
 
-    Graphs are kept beside the features or in the run, under names made of their options. The run's own is
-    the one that describes itself as the manifest does; of several (``auto``) the first that is there.
+    Graphs are kept beside the features or in the run, under names made from their options. The run's own is
+    the one whose description equals that in the manifest; of several (``auto``) the first that exists.
 
     Parameters
     ----------
     run : Run
         The run.
     features : Features, optional
-        What it was made from; without them only the run's own folder is looked into.
+        Features of the run; without them only the run's own folder is searched.
     """
-    from kinfold.neighbors import NeighborGraph  # brings PyTorch, which a gallery can begin without
+    from kinfold.neighbors import NeighborGraph  # imports PyTorch, which isn't needed to start the server
 
     wanted = _descriptions(run)
     if not wanted:
@@ -58,7 +58,7 @@ def find_graph(run: Run, features: Features | None = None) -> NeighborGraph | No
         try:
             graph = NeighborGraph.open(path)
         except FormatError as error:
-            logger.warning("a neighbour graph is left out: %s", error)
+            logger.warning("a neighbour graph is ignored: %s", error)
             continue
         if graph.n_samples == len(run.labels) and graph.describe() in wanted:
             return graph
@@ -66,7 +66,7 @@ def find_graph(run: Run, features: Features | None = None) -> NeighborGraph | No
 
 
 def _descriptions(run: Run) -> list[dict[str, Any]]:
-    """Return what the manifest says of the graph, or of each one where there are several."""
+    """Return the description of the graph in the manifest, or of each where there are several."""
     described = run.manifest.neighbors or {}
     if "n_samples" in described:
         return [described]
@@ -84,14 +84,14 @@ def _graph_folders(run: Run, features: Features | None) -> Iterator[Path]:
 
 
 class Vectors:
-    """Features by place, opened once; where they can't be, everything that needs them says why.
+    """Features by position, opened on first use; methods raise the reason where they can't be opened.
 
     Parameters
     ----------
     run : Run
         The run.
     features : Features or path, optional
-        They, or where they are now, if they were moved.
+        The features, or where they are now, if they were moved.
     """
 
     def __init__(self, run: Run, features: Features | str | Path | None = None) -> None:
@@ -100,12 +100,12 @@ class Vectors:
         self._guard = threading.Lock()
         self._opened: Features | None = None
         self._trouble = ""
-        self._is_other = False  # what is there can't be used; what is missing may come back
+        self._is_other = False  # unusable features stay so; missing ones may come back
         self._distances: OrderedDict[tuple[int, int | None], NDArray[np.float32]] = OrderedDict()
 
     @property
     def are_there(self) -> bool:
-        """Tell whether the features can be used, as far as a look at their place tells."""
+        """Tell whether the features exist, without opening them."""
         if self._opened is not None or isinstance(self._given, Features):
             return True
         if self._is_other:
@@ -122,7 +122,7 @@ class Vectors:
         Raises
         ------
         UnavailableError
-            They aren't there, or are others than the run's.
+            They are missing, or not those of the run.
         """
         with self._guard:
             if self._opened is None and not self._is_other:
@@ -136,13 +136,13 @@ class Vectors:
             return self._opened
 
     def matrix(self) -> RowMatrix:
-        """Return the vectors, one per place; raises as :meth:`open` does."""
+        """Return the features, one row for each position; raises as :meth:`open` does."""
         return self.open().matrix(self._run.manifest.features["variant"])
 
     def distances(self, state: State, group: int | None) -> NDArray[np.float32]:
-        """Return how far images are from the centre of their group: 1 − cosine.
+        """Return the distance (1 − cosine) of images from the center of their group.
 
-        The centre is the mean direction of the unmarked images. Of ``group`` None all images are measured;
+        The center is the mean direction of the unmarked images. With ``group`` None all images are measured;
         otherwise those of the group, and all others are NaN.
         """
         name = (state.version, group)
@@ -150,7 +150,7 @@ class Vectors:
             if name in self._distances:
                 self._distances.move_to_end(name)
                 return self._distances[name]
-        found = self._measure(state, group)
+        found = self._compute_distances(state, group)
         with self._guard:
             self._distances[name] = found
             while len(self._distances) > _KEPT:
@@ -158,7 +158,7 @@ class Vectors:
         return found
 
     def means(self, places: list[NDArray[np.int64]]) -> NDArray[np.float32]:
-        """Return the mean directions of some sets of images, one row each; zeros for an empty set."""
+        """Return the mean direction of each set of images, one row each; zeros for an empty set."""
         matrix = self.matrix()
         found = np.zeros((len(places), int(matrix.shape[1])), np.float32)
         for number, some in enumerate(places):
@@ -173,7 +173,7 @@ class Vectors:
             raise UnavailableError(f"the features at {opened.path} have other rows than the run")
         return opened
 
-    def _measure(self, state: State, group: int | None) -> NDArray[np.float32]:
+    def _compute_distances(self, state: State, group: int | None) -> NDArray[np.float32]:
         matrix = self.matrix()
         n, dim = len(state.labels), int(matrix.shape[1])
         places = np.arange(n) if group is None else np.flatnonzero(state.labels == group)
@@ -183,10 +183,10 @@ class Vectors:
         for some, rows in _blocks(matrix, places):
             plain = state.marks[some] == 0
             _add_by_label(sums, labels[some][plain], rows[plain])
-        centres = _unit(sums)
+        centers = _unit(sums)
         found = np.full(n, np.nan, np.float32)
         for some, rows in _blocks(matrix, places):
-            found[some] = 1 - np.einsum("ij,ij->i", rows, centres[labels[some]])
+            found[some] = 1 - np.einsum("ij,ij->i", rows, centers[labels[some]])
         let_go(matrix)
         return found
 
@@ -194,10 +194,11 @@ class Vectors:
 def _blocks(
     matrix: RowMatrix, places: NDArray[np.integer]
 ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.float32]]]:
-    """Yield places with their vectors at unit length, a block at a time."""
+    """Yield positions with their features at unit length, a block at a time."""
     step = max(1, _BLOCK_BYTES // (4 * int(matrix.shape[1])))
     for start in range(0, len(places), step):
         some = places[start : start + step]
+        # a slice of a memory-mapped array is read without a copy
         whole = len(some) and int(some[-1]) - int(some[0]) + 1 == len(some)
         taken = matrix[int(some[0]) : int(some[-1]) + 1] if whole else matrix[some]
         yield some, _unit(np.asarray(taken))
@@ -220,16 +221,16 @@ def _unit(rows: NDArray[np.generic]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False)
 class SimilarImages:
-    """Images like another one, nearest first.
+    """Images similar to another one, the most similar first.
 
     Attributes
     ----------
     places : ndarray of int64
-        Where they are.
+        Positions of the images.
     similarities : ndarray of float32
-        Their cosines.
+        Cosine similarities.
     top : list of (int, float)
-        Of a dropped image: the run's groups for it, with probabilities.
+        For a dropped image, its most probable clusters with probabilities.
     """
 
     places: NDArray[np.int64]
@@ -238,16 +239,16 @@ class SimilarImages:
 
 
 class Nearest:
-    """Neighbours from the run's own graph, or by an exact search where it has none, or not enough of them.
+    """Similar images from the run's own graph, or by exact search where that has too few neighbours.
 
     Parameters
     ----------
     run : Run
         The run.
     vectors : Vectors
-        Its features.
+        Features of the run.
     device : str
-        Where dropped images are embedded.
+        Device that embeds dropped images.
     """
 
     def __init__(self, run: Run, vectors: Vectors, *, device: str = "auto") -> None:
@@ -261,16 +262,16 @@ class Nearest:
 
     @property
     def can_embed(self) -> bool:
-        """Tell whether dropped images can be looked for, as far as the manifest tells."""
+        """Tell whether dropped images can be searched for, by the manifest."""
         return bool(self._run.manifest.backbone) and self._vectors.are_there
 
     def of_image(self, place: int, n: int) -> SimilarImages:
-        """Return the neighbours of an image of the run.
+        """Return the most similar images to an image of the run.
 
         Raises
         ------
         UnavailableError
-            The run has no graph, and its features aren't there.
+            The run has no graph, and its features are missing.
         """
         graph = self._find_graph()
         if graph is not None:
@@ -286,30 +287,33 @@ class Nearest:
         return SimilarImages(found.places[other][:n], found.similarities[other][:n], [])
 
     def of_file(self, data: bytes, n: int) -> SimilarImages:
-        """Return what is like an image file, and the groups that the run's model puts it into.
+        """Return the most similar images to an image file, and its clusters by the run's model.
 
         Raises
         ------
         InputError
-            It is no image that can be decoded.
+            The file can't be decoded as an image.
         UnavailableError
-            The features or the backbone aren't there.
+            The features or the backbone are missing.
         """
         matrix = self._vectors.matrix()
         vector = self._embed(data)
         if vector.shape[1] != matrix.shape[1]:
-            raise UnavailableError("the backbone gives vectors of another length than the run's")
+            raise UnavailableError(
+                f"the backbone gives {vector.shape[1]} dimensions, but the features of the run have "
+                f"{matrix.shape[1]}"
+            )
         found = self._search(matrix, vector, min(n, int(matrix.shape[0])))
         return SimilarImages(found.places, found.similarities, self._predict(vector))
 
-    def _search(self, matrix: Any, queries: NDArray[np.generic], n: int) -> SimilarImages:
-        from kinfold.neighbors import nearest_rows  # brings PyTorch, which a gallery can begin without
+    def _search(self, matrix: RowMatrix, queries: NDArray[np.generic], n: int) -> SimilarImages:
+        from kinfold.neighbors import nearest_rows  # imports PyTorch, which isn't needed to start the server
 
         with self._guard:
             try:
                 places, similarities = nearest_rows(matrix, queries, n, device=self._device)
             except InputError as error:
-                raise UnavailableError(f"the nearest images can't be found: {error}") from error
+                raise UnavailableError(f"similar images can't be found: {error}") from error
             let_go(matrix)
         return SimilarImages(places[0], similarities[0], [])
 
@@ -334,12 +338,14 @@ class Nearest:
             try:
                 image = decode_image(data, min_side=self._backbone.min_side)
             except UnusableImage as error:
-                raise InputError(f"this can't be looked for: {error}") from error
+                raise InputError(f"this file can't be searched for: {error}") from error
             variant = self._run.manifest.features["variant"]
             batch = self._backbone.transform(image)[None]
             vector: NDArray[np.float32] = self._backbone.embed(batch, (variant,))[variant]
             if not np.isfinite(vector).all() or not vector.any():
-                raise InputError("this image gives no direction: it has no content that the backbone sees")
+                raise InputError(
+                    "this image has no features: the backbone returned zeros or values that aren't finite"
+                )
             return vector
 
     def _predict(self, vector: NDArray[np.float32]) -> list[tuple[int, float]]:
@@ -350,46 +356,45 @@ class Nearest:
         return [(int(g), float(p)) for g, p in zip(top.clusters[0], top.probabilities[0], strict=True)]
 
 
-def order_by_similarity(centres: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Return an order of rows in which alike ones are beside each other.
+def order_by_similarity(centers: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return an order of rows in which similar ones are next to each other.
 
-    The leaves of average linkage by cosine, turned so that neighbours
-    are as alike as the tree allows where there are few. Above 2,000 rows they are first halved along
-    their principal direction, again and again.
+    This is the order of leaves of average linkage by cosine distance, optimal for up to 150 rows. More than
+    2,000 rows are first split at the median of their principal direction, recursively.
 
     Parameters
     ----------
-    centres : ndarray of float32, shape (n, d)
-        Rows of unit length; zeros for those of which nothing is known, which come last.
+    centers : ndarray of float32, shape (n, d)
+        Rows of unit length; rows of zeros, of which nothing is known, come last.
     """
-    known = np.flatnonzero(np.linalg.norm(centres, axis=1) > 0)
-    unknown = np.setdiff1d(np.arange(len(centres)), known)
-    pieces = [known[piece] for piece in _halve(centres[known], np.arange(len(known)))]
-    ordered = [piece[_order_few(centres[piece])] for piece in pieces]
+    known = np.flatnonzero(np.linalg.norm(centers, axis=1) > 0)
+    unknown = np.setdiff1d(np.arange(len(centers)), known)
+    pieces = [known[piece] for piece in _halve(centers[known], np.arange(len(known)))]
+    ordered = [piece[_order_few(centers[piece])] for piece in pieces]
     order: NDArray[np.int64] = np.concatenate([*ordered, unknown]).astype(np.int64)
     return order
 
 
-def _halve(centres: NDArray[np.float32], places: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+def _halve(centers: NDArray[np.float32], places: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     if len(places) <= _MOST_AT_ONCE:
         return [places]
-    some = centres[places] - centres[places].mean(axis=0)
+    some = centers[places] - centers[places].mean(axis=0)
     direction = np.ones(some.shape[1], np.float32)
-    for _ in range(20):  # power iteration; nothing hangs on its last digit
+    for _ in range(20):  # power iteration; an approximate direction is enough for a split
         direction = some.T @ (some @ direction)
         direction /= max(float(np.linalg.norm(direction)), 1e-12)
     ordered = places[np.argsort(some @ direction, kind="stable")]
     middle = len(ordered) // 2
-    return [*_halve(centres, ordered[:middle]), *_halve(centres, ordered[middle:])]
+    return [*_halve(centers, ordered[:middle]), *_halve(centers, ordered[middle:])]
 
 
-def _order_few(centres: NDArray[np.float32]) -> NDArray[np.int64]:
+def _order_few(centers: NDArray[np.float32]) -> NDArray[np.int64]:
     from scipy.cluster.hierarchy import leaves_list, linkage
 
-    if len(centres) < 3:
-        return np.arange(len(centres))
-    distances = np.clip(1 - centres @ centres.T, 0, 2)
-    condensed = distances[np.triu_indices(len(centres), 1)].astype(np.float64)
-    tree = linkage(condensed, "average", optimal_ordering=len(centres) <= _OPTIMAL)
+    if len(centers) < 3:
+        return np.arange(len(centers))
+    distances = np.clip(1 - centers @ centers.T, 0, 2)
+    condensed = distances[np.triu_indices(len(centers), 1)].astype(np.float64)
+    tree = linkage(condensed, "average", optimal_ordering=len(centers) <= _OPTIMAL)
     leaves: NDArray[np.int64] = leaves_list(tree).astype(np.int64)
     return leaves

@@ -1,3 +1,4 @@
+// @ts-check
 // Corrections: each is one request; its answer is said in a toast with a way back.
 
 import { ApiError, post } from "./api.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // Selecting by drawing a box over a grid with the mouse.
 
 import { h, setCss } from "./dom.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // The groups that a group's images have as their second choice.
 
 import { thumb } from "./api.js";

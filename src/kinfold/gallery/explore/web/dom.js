@@ -1,3 +1,4 @@
+// @ts-check
 // Elements from data. Everything a run holds (keys, names, reasons) passes through here, as text or as an attribute, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";

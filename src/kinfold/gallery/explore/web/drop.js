@@ -1,3 +1,4 @@
+// @ts-check
 // An image dropped on the page, or chosen: what is similar to it is shown.
 
 import { h } from "./dom.js";

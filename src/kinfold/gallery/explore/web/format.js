@@ -1,3 +1,4 @@
+// @ts-check
 // Numbers, times and sizes as people read them.
 
 const whole = new Intl.NumberFormat("en");

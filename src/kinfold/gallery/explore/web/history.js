@@ -1,3 +1,4 @@
+// @ts-check
 // Every correction, the latest first.
 
 import { redo, undo } from "./actions.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // The page's signs: strokes on a 20 × 20 field, drawn by script.
 
 import { svg } from "./dom.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // Drawing an outline over the map: by hand, or as a rectangle. It is shown as SVG, and told as pixels of the canvas.
 
 import { svg } from "./dom.js";

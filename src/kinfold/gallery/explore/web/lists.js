@@ -1,3 +1,4 @@
+// @ts-check
 // Lists of images as the server gives them.
 
 import { get } from "./api.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // An address that leads nowhere.
 
 import { h } from "./dom.js";

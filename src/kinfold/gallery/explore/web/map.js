@@ -1,3 +1,4 @@
+// @ts-check
 // The map: all images in two dimensions. This module brings it about (it is laid out once, by the server); mapview.js shows it.
 
 import { freshId, h, replace } from "./dom.js";

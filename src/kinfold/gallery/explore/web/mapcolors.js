@@ -1,3 +1,4 @@
+// @ts-check
 // Colours of groups on the map. Twenty that stay apart also for eyes that don't tell red from green (chosen by greatest
 // least distance in OKLab, as seen by normal, deuteranopic and protanopic eyes, at 3:1 or more on the page), one set for
 // each theme; from the twenty-first group on hues by the golden ratio, in three lightnesses. A group's number fixes its colour.

@@ -1,3 +1,4 @@
+// @ts-check
 // The points of the map as typed arrays, in a random order that is the same every time: any first part of it is a fair sample.
 
 import { getBytes } from "./api.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // Pointers, wheel and keys on the map's canvas: one finger or the mouse draws or pans, two fingers and the wheel zoom.
 
 const STEP = 1.4; // one press of + or −

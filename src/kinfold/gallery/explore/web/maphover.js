@@ -1,3 +1,4 @@
+// @ts-check
 // What is under the pointer: its thumbnail and its group, beside the pointer.
 
 import { h, replace } from "./dom.js";

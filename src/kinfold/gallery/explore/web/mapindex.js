@@ -1,3 +1,4 @@
+// @ts-check
 // Where points are: a grid over the map, for what is under the pointer and what lies in an outline. Typed arrays alone.
 
 const PER_CELL = 6;

@@ -1,3 +1,4 @@
+// @ts-check
 // The buttons over the map: what dragging does, zoom, and selecting what is in view.
 
 import { h, svg } from "./dom.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // A heading that turns into a field: Enter saves, Escape leaves it as it was. `closed` is called once it is a heading again.
 
 import { h, replace } from "./dom.js";

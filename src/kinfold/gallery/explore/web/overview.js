@@ -1,3 +1,4 @@
+// @ts-check
 // All groups: what the run is, two charts, and a card for every group.
 
 import { get } from "./api.js";

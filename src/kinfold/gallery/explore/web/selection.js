@@ -1,3 +1,4 @@
+// @ts-check
 // Which images are selected: row numbers, whatever list shows them.
 
 export class Selection extends EventTarget {

@@ -1,3 +1,4 @@
+// @ts-check
 // Images that could not be used, and why.
 
 import { get } from "./api.js";

@@ -1,3 +1,4 @@
+// @ts-check
 // What every view knows: the run, its groups by number, the version of the corrections. Views hear of edits, this tab's
 // and others', by the "change" event.
 

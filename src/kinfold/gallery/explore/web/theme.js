@@ -1,3 +1,4 @@
+// @ts-check
 // Runs before the page is drawn, so that a chosen theme never flashes. A plain script: modules come later.
 (() => {
   let chosen = null;

@@ -1,3 +1,4 @@
+// @ts-check
 // One image of a grid.
 
 import { thumb } from "./api.js";

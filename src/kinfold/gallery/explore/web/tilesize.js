@@ -1,3 +1,4 @@
+// @ts-check
 // How large tiles are: one choice for all grids, kept in the browser.
 
 import { freshId, h } from "./dom.js";
