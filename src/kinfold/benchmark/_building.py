@@ -28,12 +28,14 @@ FACTS_NAME = "benchmark.json"
 LABELS_NAME = "labels.parquet"
 CLASSES_NAME = "classes.parquet"
 _TABLES = (CLASSES_NAME, LABELS_NAME)
+# Fixed, and not left to the library: the same input must give the same bytes. A reader of some columns or
+# rows loads little at a time, and millions of keys still make few groups.
 _ROW_GROUP_SIZE = 1 << 17
 CLASSES_SCHEMA = pa.schema([("class", pa.string()), ("label", pa.string()), ("count", pa.int64())])
 LABELS_SCHEMA = pa.schema([("key", pa.string()), ("label", pa.string()), ("split", pa.string())])
 SEVERAL_SCHEMA = LABELS_SCHEMA.append(pa.field("labels", pa.list_(pa.string())))
-_MOST_NAMED = 20
-_PIECE = 1 << 20
+_MOST_NAMED = 20  # enough to see what they have in common; benchmark.json stays readable
+_PIECE = 1 << 20  # keys that are cast at a time: short texts of tens of megabytes, not all of them twice
 _CHOICES = ("first", "shortest", "longest")
 _IMAGENET_21K = "imagenet21k"
 _AS_THEY_ARE = ("all", "cifar20", "list", "odd")

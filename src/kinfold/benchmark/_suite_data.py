@@ -29,8 +29,8 @@ _COLUMN = "column:"
 _FOLDER = "folder"
 _TESTS = ("val", "test")
 _MOST_JUDGED = 20_000  # rows whose neighbours tell the alignment
-_N_NEIGHBORS = 10
-_HELD_OUT = 0.2
+_N_NEIGHBORS = 10  # local, and few enough that small classes of a benchmark still have as many
+_HELD_OUT = 0.2  # trades rows that teach the probe against noise of the accuracy it reports
 _CELLS = 1 << 23  # probabilities at a time
 
 

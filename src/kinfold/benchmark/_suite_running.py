@@ -50,7 +50,7 @@ RESULTS_NAME = "results.jsonl"
 _MARK = "suite.json"
 _FORMAT = "kinfold-suite"
 _FIT = "kinfold.benchmark._suite_fit"
-_TIMEOUT = 7 * 24 * 3600.0
+_TIMEOUT = 7 * 24 * 3600.0  # no cell is meant to take so long: it only ends a process that hangs
 
 
 def check_embeddings(suite: Suite) -> None:

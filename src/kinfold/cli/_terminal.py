@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from kinfold.pipeline import Estimate
     from kinfold.run import Run
 
-_LOG_SECONDS = 30.0
+_LOG_SECONDS = 30.0  # often enough to see in a log that it lives, two lines a minute at most
 _LIBRARY_LOGGERS = ("huggingface_hub", "transformers", "timm", "open_clip", "PIL", "torch")
-_MOST_ROWS = 40
+_MOST_ROWS = 40  # about a screen; --json and the tables on disk have all groups
 
 
 class BarProgress:
@@ -207,7 +207,6 @@ class Terminal:
         """Bars on a terminal, lines elsewhere, nothing if quiet."""
         if self.quiet:
             return SILENT
-
         return BarProgress(self._err) if self._err.is_terminal else LineProgress(self._err)
 
     def tell(self, text: str) -> None:
