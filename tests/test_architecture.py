@@ -46,6 +46,8 @@ ORDER = (
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {"torch", "transformers", "sklearn", "skimage", "scipy", "timm", "open_clip", "faiss"}
+# What the front page needs as little: each costs it a tenth of a second or more.
+SLOW = {"fastapi", "numpy", "PIL", "pyarrow", "uvicorn"}
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -117,3 +119,14 @@ def test_importing_brings_no_heavy_package(module):
     script = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     assert run.stdout.split() == []
+
+
+def test_the_front_page_of_the_command_line_brings_no_heavy_package():
+    script = (
+        "import sys\nfrom kinfold.cli import main\nsys.argv = ['kinfold', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"print('heavy:', *sorted({HEAVY | SLOW!r} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert "Usage" in run.stdout
+    assert run.stdout.splitlines()[-1].split() == ["heavy:"]

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kinfold.benchmark._suite._data import load_task, open_part
-from kinfold.benchmark._suite._entries import BenchmarkEntry, FeatureEntry
+from kinfold.benchmark._suite_data import load_task, open_part
+from kinfold.benchmark._suite_file import BenchmarkEntry, FeatureEntry
 from kinfold.errors import InputError
 
 

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
+from kinfold.benchmark import _suite_figures as figures
 from kinfold.benchmark import read_suite
-from kinfold.benchmark._suite import _figures as figures
-from kinfold.benchmark._suite._cells import given_parameters
-from kinfold.benchmark._suite._style import new_figure, put_legend
+from kinfold.benchmark._suite_figures import new_figure, put_legend
+from kinfold.benchmark._suite_results import given_parameters
 from kinfold.errors import MissingExtraError
 from support.suites import made_facts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kinfold.benchmark import list_suites, read_suite
-from kinfold.benchmark._suite._cells import check_methods, resolve_paths, select
+from kinfold.benchmark._suite_results import check_methods, resolve_paths, select
 from kinfold.errors import InputError
 from support.suites import SUITE, write_suite
 

@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 from kinfold import SphericalKMeans
-from kinfold.benchmark import Results, run_suite
-from kinfold.benchmark._suite import _running
+from kinfold.benchmark import Results, _suite_running, run_suite
 from kinfold.errors import InputError
 from kinfold.metrics import clustering_accuracy
 from support.suites import SUITE, Inside, write_suite
@@ -27,7 +26,7 @@ from support.suites import SUITE, Inside, write_suite
 @pytest.fixture
 def inside(monkeypatch):
     stand_in = Inside()
-    monkeypatch.setattr(_running, "run_in_process", stand_in)
+    monkeypatch.setattr(_suite_running, "run_in_process", stand_in)
     return stand_in
 
 

@@ -7,8 +7,7 @@ import io
 
 import pytest
 
-from kinfold.benchmark import run_suite
-from kinfold.benchmark._suite import _running
+from kinfold.benchmark import _suite_running, run_suite
 from support.suites import SUITE, Inside, write_suite
 
 
@@ -16,7 +15,7 @@ from support.suites import SUITE, Inside, write_suite
 def tables(tmp_path, monkeypatch):
     inside = Inside()
     inside.real = False
-    monkeypatch.setattr(_running, "run_in_process", inside)
+    monkeypatch.setattr(_suite_running, "run_in_process", inside)
 
     def make(text=SUITE, **options):
         run_suite(write_suite(tmp_path, text), tmp_path / "out", figures=False, **options)

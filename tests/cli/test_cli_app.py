@@ -13,8 +13,7 @@ import pytest
 from kinfold import pipeline
 from kinfold.backbones import DEFAULT_BACKBONE
 from kinfold.cli import _app, main
-from kinfold.cli import _options as options
-from kinfold.cli._options import read_parameters
+from kinfold.cli._app import read_parameters
 from kinfold.compute import DEVICES, PRECISIONS
 from kinfold.errors import InputError
 from kinfold.methods import METHODS, PRESETS
@@ -183,12 +182,12 @@ def test_completion_knows_commands_backbones_and_methods():
 
 
 def test_what_is_said_twice_is_the_same():
-    assert options.DEFAULT_BACKBONE == DEFAULT_BACKBONE
-    assert set(options.METHODS) == set(METHODS)
-    assert set(options.PRESETS) == {name for method in METHODS for name in PRESETS.get(method, {})}
-    assert options.DEVICES == DEVICES
-    assert options.PRECISIONS == PRECISIONS
-    assert options.MOST_SEED == MOST_SEED
+    assert _app.DEFAULT_BACKBONE == DEFAULT_BACKBONE
+    assert set(_app.METHODS) == set(METHODS)
+    assert set(_app.PRESETS) == {name for method in METHODS for name in PRESETS.get(method, {})}
+    assert _app.DEVICES == DEVICES
+    assert _app.PRECISIONS == PRECISIONS
+    assert _app.MOST_SEED == MOST_SEED
 
 
 @pytest.mark.parametrize(("rank", "says"), [("0", True), ("1", False)])

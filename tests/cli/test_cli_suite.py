@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from kinfold.benchmark._suite import _running
+from kinfold.benchmark import _suite_running
 from support.suites import SUITE, Inside, write_suite
 
 
@@ -14,7 +14,7 @@ from support.suites import SUITE, Inside, write_suite
 def inside(monkeypatch):
     stand_in = Inside()
     stand_in.real = False
-    monkeypatch.setattr(_running, "run_in_process", stand_in)
+    monkeypatch.setattr(_suite_running, "run_in_process", stand_in)
     return stand_in
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kinfold.benchmark import Answer
-from kinfold.benchmark._suite import _fit
+from kinfold.benchmark import Answer, _suite_fit
 
 SUITE = """
 name = "tiny"
@@ -63,8 +62,8 @@ class Inside:
         self.orders.append(order)
         if order["seed"] in self.broken:
             return Answer(None, "ended by signal 9", 1.0)
-        facts = _fit.run_cell(order) if self.real else made_facts(order["seed"] / 100)
-        return Answer(json.loads(json.dumps(_fit.rounded(facts))), None, 60.0)
+        facts = _suite_fit.run_cell(order) if self.real else made_facts(order["seed"] / 100)
+        return Answer(json.loads(json.dumps(_suite_fit.rounded(facts))), None, 60.0)
 
 
 def made_facts(shift: float = 0.0) -> dict:

@@ -7,17 +7,18 @@ computes features.
 
 from __future__ import annotations
 
-from kinfold.benchmark._building import build_benchmark
-from kinfold.benchmark._catalogue import BUILDERS, CATALOGUE, Builder, Entry, find_entry
-from kinfold.benchmark._description import (
+from kinfold.benchmark._building import (
+    Benchmark,
+    build_benchmark,
     coarse_counts,
     describe_benchmark,
     describe_counts,
     describe_tree,
+    is_benchmark,
     list_benchmarks,
+    read_facts,
 )
-from kinfold.benchmark._files import Benchmark, is_benchmark, read_facts
-from kinfold.benchmark._lists import CLASS_LISTS, class_list, published_tree, read_class_list
+from kinfold.benchmark._catalogue import BUILDERS, CATALOGUE, Builder, Entry, find_entry
 from kinfold.benchmark._maps import (
     ClassMap,
     centered,
@@ -36,13 +37,18 @@ from kinfold.benchmark._maps import (
 )
 from kinfold.benchmark._process import Answer, read_order, run_in_process
 from kinfold.benchmark._reading import read_accuracies, read_counts, read_folder_labels, read_label_table
-from kinfold.benchmark._results import Results
-from kinfold.benchmark._suite._entries import Suite
-from kinfold.benchmark._suite._file import list_suites, read_suite
-from kinfold.benchmark._suite._running import SuiteRun, run_suite
-from kinfold.benchmark._suite._summary import Summary
-from kinfold.benchmark._tree_file import read_tree_file
-from kinfold.benchmark._trees import OpenedTree, open_tree
+from kinfold.benchmark._suite_file import Suite, list_suites, read_suite
+from kinfold.benchmark._suite_results import Results, Summary
+from kinfold.benchmark._suite_running import SuiteRun, run_suite
+from kinfold.benchmark._trees import (
+    CLASS_LISTS,
+    OpenedTree,
+    class_list,
+    open_tree,
+    published_tree,
+    read_class_list,
+    read_tree_file,
+)
 from kinfold.labels import ClassCounts, LabelTable
 
 __all__ = [

@@ -16,8 +16,6 @@ from kinfold.cli import (
     predict,
     refine,
     relabel,
-    report,
-    suite,
     zeroshot,
 )
 from kinfold.cli._app import app, main
@@ -38,7 +36,5 @@ __all__ = [
     "predict",
     "refine",
     "relabel",
-    "report",
-    "suite",
     "zeroshot",
 ]

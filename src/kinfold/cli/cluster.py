@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from kinfold.cli import _options as options
+from kinfold.cli import _app as options
 from kinfold.cli._app import app
-from kinfold.cli._tables import describe_skipped, make_list, show_groups, summarise_run
-from kinfold.cli._terminal import Terminal
+from kinfold.cli._terminal import Terminal, describe_skipped, make_list, show_groups, summarise_run
 
 
 @app.command(

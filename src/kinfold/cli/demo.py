@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from kinfold.cli import _options as options
+from kinfold.cli import _app as options
 from kinfold.cli._app import app
-from kinfold.cli._tables import make_list, make_table
-from kinfold.cli._terminal import Terminal
+from kinfold.cli._terminal import Terminal, make_list, make_table
 
 
 @app.command(epilog="Example: [bold]kinfold demo --out demo[/bold]  (then open demo/icce/report.html)")

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from kinfold.cli import _options as options
+from kinfold.cli import _app as options
 from kinfold.cli._app import app
-from kinfold.cli._tables import count_reasons, describe_skipped, make_list
-from kinfold.cli._terminal import Terminal
+from kinfold.cli._terminal import Terminal, count_reasons, describe_skipped, make_list
 
 
 @app.command(epilog="Example: [bold]kinfold embed photos/ --backbone hog --out features[/bold]")

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from kinfold.cli import _options as options
+from kinfold.cli import _app as options
 from kinfold.cli._app import app
-from kinfold.cli._tables import make_list
-from kinfold.cli._terminal import Terminal
+from kinfold.cli._terminal import Terminal, make_list
 
 # Said here again, so that `kinfold --help` loads no Arrow; a test holds them against the library.
 FORMATS = ("csv", "parquet", "folders", "imagefolder", "coco", "fiftyone", "html", "onnx", "embedding-atlas")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 from typing import Any
 
-from kinfold.cli import _options as options
+from kinfold.cli import _app as options
 from kinfold.cli._app import app
-from kinfold.cli._tables import make_list, make_table
-from kinfold.cli._terminal import Terminal
+from kinfold.cli._terminal import Terminal, make_list, make_table
 
 _LIBRARIES = (
     "torch",

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kinfold.cli import _options as options
+from kinfold.cli import _app as options
 from kinfold.cli._app import app
-from kinfold.cli._tables import count_groups, make_list, make_table
-from kinfold.cli._terminal import Terminal
+from kinfold.cli._terminal import Terminal, count_groups, make_list, make_table
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import RenderableType
 
-from kinfold.cli import _options as options
+from kinfold.cli import _app as options
 from kinfold.cli._app import app
-from kinfold.cli._tables import make_list, make_table
-from kinfold.cli._terminal import Terminal
+from kinfold.cli._terminal import Terminal, make_list, make_table
 from kinfold.errors import InputError
 
 if TYPE_CHECKING:

@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from kinfold.cli import _options as options
+from kinfold.cli import _app as options
 from kinfold.cli._app import app
-from kinfold.cli._tables import make_list, make_table
-from kinfold.cli._terminal import Terminal
+from kinfold.cli._terminal import Terminal, make_list, make_table
 
 DEFAULT_BACKBONE = "clip-vit-b32"
 DEFAULT_CHECK_ROWS = 200_000

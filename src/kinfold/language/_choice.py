@@ -13,6 +13,8 @@ from torch import Tensor
 from kinfold.errors import InputError
 from kinfold.hierarchy import Links
 from kinfold.progress import Progress
+from kinfold.rows import RowMatrix, as_row_matrix
+from kinfold.rows.readers import UnitRows
 from kinfold.validation import Either, Nothing, Number, check
 
 CLIP_LOGIT_SCALE = 100.0

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kinfold.errors import InputError
-from kinfold.rows import RowMatrix
-from kinfold.rows.readers import UnitRows
 from kinfold.hierarchy import WordNet
 from kinfold.progress import Progress
 from kinfold.rows import RowMatrix

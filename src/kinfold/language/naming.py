@@ -24,6 +24,7 @@ from kinfold.language._words import (
 )
 from kinfold.language.space import unit_rows
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix, SelectedRows, as_row_matrix
 from kinfold.validation import SEED, Constraint, Integer, Number, check
 
 N_NAMES = 5  # the name and a few further words, which tell a reader how sure it is

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.rows import RowMatrix
 from kinfold.hierarchy import ClassTree, Links
 from kinfold.language._choice import (
     Chooser,
@@ -24,6 +23,7 @@ from kinfold.language._choice import (
 )
 from kinfold.metrics import CalibrationCurve, calibration_curve
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
 from kinfold.validation import check_choice
 
 RelabelRule = Literal["leaf", "parent"]

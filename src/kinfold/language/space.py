@@ -22,10 +22,10 @@ from torch.nn import functional
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.rows import RowMatrix, as_row_matrix
-from kinfold.rows.readers import UnitRows
 from kinfold.language._choice import check_widths
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix, as_row_matrix
+from kinfold.rows.readers import UnitRows
 from kinfold.validation import Number, check, check_integer
 
 # The paper's values: N / 300 centres, γ = 5, τ̃ = 0.005.

@@ -13,11 +13,11 @@ from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.consensus import mean_nmi, pairwise_nmi
 from kinfold.errors import InputError
-from kinfold.rows import RowMatrix
 from kinfold.methods._base import check_graph, fitted_clusters
 from kinfold.methods._self_training import cross_validated_agreement
 from kinfold.methods.protocol import Clusterer
 from kinfold.neighbors import NeighborGraph, closest_rows
+from kinfold.rows import RowMatrix
 from kinfold.validation import check_integer
 
 ASSESS_SECONDS = 1.0  # expected for one call of assess: its samples are bounded whatever N is

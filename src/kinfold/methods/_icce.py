@@ -278,7 +278,7 @@ class ICCE(HeadMethod):
         return replace(heads, seconds=seconds)
 
     def facts(self) -> dict[str, Any]:
-        """Return what ``manifest["fit"]`` says of a fit: rounds, consensus candidates, settings tried."""
+        """Return what ``manifest.fit`` says of a fit: rounds, consensus candidates, settings tried."""
         content = super().facts()
         if (found := getattr(self, "consensus_", None)) is not None:
             content["consensus"] = found.method

@@ -14,7 +14,6 @@ from safetensors.numpy import load_file, save
 
 from kinfold.compute import Runtime, resolve_device
 from kinfold.errors import FormatError, InputError, nearest_name
-from kinfold.rows import RowMatrix
 from kinfold.methods._auto import SINGLE_METHODS, Auto, check_names, find_named
 from kinfold.methods._base import RUN_PARAMETERS, fitted_clusters
 from kinfold.methods._heads import PAPER_MOMENTUM
@@ -22,6 +21,7 @@ from kinfold.methods._self_training import PAPER_ITERATIONS
 from kinfold.methods._tac import TAC
 from kinfold.methods._turtle_training import PAPER_BATCH, PAPER_RATE, PAPER_STEPS
 from kinfold.methods.protocol import Clusterer, Model
+from kinfold.rows import RowMatrix
 from kinfold.storage import atomic_file, check_format_version, read_json, write_json
 from kinfold.validation import SEED, Choice, Integer, check, check_integer
 

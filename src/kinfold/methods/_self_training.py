@@ -17,10 +17,10 @@ from torch import Tensor
 
 from kinfold.compute import resolve_device
 from kinfold.errors import InputError
-from kinfold.rows import RowMatrix
 from kinfold.methods.linear import SoftmaxStack, StandardRows, agreements, deal_folds, train
 from kinfold.methods.protocol import Shape
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
 from kinfold.validation import Either, Integer, Listed, Nothing, Number, check, check_integer
 
 # For rows of squared length 1. Below 0.3 held-out accuracy falls on every set of pseudo-labels that

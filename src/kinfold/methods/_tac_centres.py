@@ -21,6 +21,7 @@ from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import numpy_blocks
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT
+from kinfold.rows.readers import UnitRows
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from kinfold.compute import Runtime
-from kinfold.rows import LazyMatrix
-from kinfold.rows.readers import UnitRows
 from kinfold.heads import DualBatches, DualHeads, DualSettings, DualTraining, PairSampler, PlainHead, Trainer
 from kinfold.language.space import retrieve
 from kinfold.methods._rows import fingerprint_columns
 from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.rows import LazyMatrix
+from kinfold.rows.readers import UnitRows
 from kinfold.storage import hash_json
 
 MANY_CLUSTERS = 100  # from here on the paper's second setting: between its DTD (47) and UCF-101 (101)

@@ -18,11 +18,11 @@ from kinfold.backbones import Backbone, load_backbone
 from kinfold.compute import Runtime
 from kinfold.errors import InputError, count_of
 from kinfold.features import Features, extract_features
-from kinfold.rows import RowMatrix
 from kinfold.images import ImageSource
 from kinfold.language import PreparedNouns, TextEncoder, fill, load_text_encoder, prepare_nouns, read_words
 from kinfold.pipeline._method import Method
 from kinfold.pipeline._source import Source, describe_backbone
+from kinfold.rows import RowMatrix
 from kinfold.run import Run
 
 NounsLike: TypeAlias = "str | Path | Sequence[str] | None"

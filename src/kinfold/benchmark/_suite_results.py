@@ -1,23 +1,29 @@
-"""Cells: one fit each, with a key that stands for everything that decides its result."""
+"""Cells of a suite, the lines of results they leave, and their summary over seeds.
+
+A cell is one fit. Its key covers all that decides its result, so that a finished cell is never run again.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 from kinfold import __version__
-from kinfold.benchmark._suite._data import fingerprint_of, load_task, open_part, texts_of
-from kinfold.benchmark._suite._entries import (
+from kinfold.benchmark._suite_data import fingerprint_of, load_task, open_part, texts_of
+from kinfold.benchmark._suite_file import (
     OF_CLASSES,
     ZERO_SHOT,
     BenchmarkEntry,
     FeatureEntry,
     MethodEntry,
+    Published,
     Suite,
 )
 from kinfold.errors import InputError, nearest_name
@@ -28,6 +34,7 @@ _OWN = ("n_clusters", "random_state", "device", "noun_features", "nouns")
 _READERS = ("tac", ZERO_SHOT)  # what needs a text model
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 _PATHS = ("path", "test", "images", "test_images", "labels", "test_labels")
+Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -314,3 +321,208 @@ def _absolute(text: str, folder: str) -> str:
     if text == "folder" or text.startswith("column:"):
         return text
     return text if Path(text).is_absolute() else str(Path(folder) / text)
+
+
+class Results:
+    """A file of JSON lines, read anew at every question, so that several runs may append to it.
+
+    Every line has a ``key``, which stands for everything that decides it, and a ``seed``; one with
+    ``failed`` says why there are no figures.
+
+    Parameters
+    ----------
+    path : Path
+        Need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, line: Line) -> None:
+        """Add a line by one write; what a killed process left of one stays a line that nobody reads."""
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab+", buffering=0) as stream:
+            if stream.tell():
+                stream.seek(-1, 2)
+                if stream.read(1) != b"\n":
+                    text = "\n" + text
+            stream.write(text.encode())
+            os.fsync(stream.fileno())
+
+    def read(self) -> dict[tuple[str, int], Line]:
+        """Return the newest line of every (key, seed); a failure never hides a success."""
+        found: dict[tuple[str, int], Line] = {}
+        for line in self._lines():
+            key = line["key"], line["seed"]
+            if "failed" not in line or "failed" in found.get(key, line):
+                found[key] = line
+        return found
+
+    def _lines(self) -> Iterator[Line]:
+        if not self.path.exists():
+            return
+        for text in self.path.read_bytes().splitlines():
+            try:
+                line = json.loads(text)
+            except ValueError:  # the rest of a line that was being written
+                continue
+            if isinstance(line, dict) and {"key", "seed"} <= line.keys():
+                yield line
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Mean and standard deviation over seeds.
+
+    Attributes
+    ----------
+    mean : float
+        In the metric's own unit.
+    spread : float or None
+        Standard deviation (divisor n − 1); None of one seed.
+    """
+
+    mean: float
+    spread: float | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One row: features × benchmark × method × K.
+
+    Attributes
+    ----------
+    features, benchmark, method : str
+        Names in the suite.
+    titles : mapping
+        The same as tables call them.
+    n_clusters, n_classes : int
+        K, and the classes of the training rows.
+    judged : {"test", "train", ""}
+        Which rows the figures are of; empty without figures.
+    n_judged : int
+        How many these are.
+    n_seeds, n_failed, n_wanted : int
+        Fits with figures, failed ones, and those that the suite asks for.
+    figures : mapping
+        Metric → mean and spread.
+    published : mapping
+        Metric → (figure as printed, source).
+    seconds, cpu_seconds, gib : float or None
+        Mean wall and CPU time of a fit's process, and the largest memory.
+    failure : str or None
+        Why the last failed cell failed.
+    """
+
+    features: str
+    benchmark: str
+    method: str
+    titles: Mapping[str, str]
+    n_clusters: int
+    n_classes: int
+    judged: str
+    n_judged: int
+    n_seeds: int
+    n_failed: int
+    n_wanted: int
+    figures: Mapping[str, Figure]
+    published: Mapping[str, tuple[float, str]]
+    seconds: float | None
+    cpu_seconds: float | None
+    gib: float | None
+    failure: str | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready data."""
+        return {
+            "features": self.features,
+            "benchmark": self.benchmark,
+            "method": self.method,
+            "n_clusters": self.n_clusters,
+            "n_classes": self.n_classes,
+            "judged": self.judged,
+            "n_judged": self.n_judged,
+            "n_seeds": self.n_seeds,
+            "n_failed": self.n_failed,
+            "metrics": {name: {"mean": one.mean, "sd": one.spread} for name, one in self.figures.items()},
+            "published": {
+                name: {"percent": value, "source": source} for name, (value, source) in self.published.items()
+            },
+            "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
+            "gib": self.gib,
+            "failure": self.failure,
+        }
+
+
+def summarise(
+    suite: Suite, cells: Sequence[Cell], lines: Mapping[tuple[str, int], Line]
+) -> tuple[Summary, ...]:
+    """Return the rows in the order of the suite: benchmark, features, K, method."""
+    groups: dict[tuple[str, str, int, str], list[Cell]] = {}
+    for cell in cells:
+        name = cell.benchmark.name, cell.features.name, cell.n_clusters, cell.method.name
+        groups.setdefault(name, []).append(cell)
+    orders = [list(suite.benchmarks), list(suite.features), None, list(suite.methods)]
+
+    def place(name: tuple[str, str, int, str]) -> tuple[int, ...]:
+        return tuple(
+            part if order is None else order.index(part)  # type: ignore[arg-type, misc]
+            for part, order in zip(name, orders, strict=True)
+        )
+
+    return tuple(_summarise(suite, groups[name], lines) for name in sorted(groups, key=place))
+
+
+def judged_side(line: Line) -> str:
+    """Return which rows a line's figures are of: those of the test set, where there is one."""
+    return "test" if line.get("test") else "train"
+
+
+def _summarise(suite: Suite, cells: Sequence[Cell], lines: Mapping[tuple[str, int], Line]) -> Summary:
+    first = cells[0]
+    found = [lines[cell.key, cell.seed] for cell in cells if (cell.key, cell.seed) in lines]
+    done = [line for line in found if "failed" not in line]
+    failed = [str(line["failed"]) for line in found if "failed" in line]
+    side = judged_side(done[0]) if done else ""
+    figures = {}
+    for metric in suite.metrics:
+        values = [line[side][metric] for line in done if line[side].get(metric) is not None]
+        if values:
+            figures[metric] = Figure(mean(values), stdev(values) if len(values) > 1 else None)
+    return Summary(
+        features=first.features.name,
+        benchmark=first.benchmark.name,
+        method=first.method.name,
+        titles={
+            "features": first.features.title,
+            "benchmark": first.benchmark.title,
+            "method": first.method.title,
+        },
+        n_clusters=first.n_clusters,
+        n_classes=first.n_classes,
+        judged=side,
+        n_judged=int(done[0][f"n_{side}"]) if done else 0,
+        n_seeds=len(done),
+        n_failed=len(failed),
+        n_wanted=len(cells),
+        figures=figures,
+        published={
+            metric: value for metric in suite.metrics if (value := _published(suite.published, first, metric))
+        },
+        seconds=mean(line["total_seconds"] for line in done) if done else None,
+        cpu_seconds=mean(line["cpu_seconds"] for line in done) if done else None,
+        gib=max(line["peak_bytes"] for line in done) / 2**30 if done else None,
+        failure=failed[-1] if failed else None,
+    )
+
+
+def _published(known: Sequence[Published], cell: Cell, metric: str) -> tuple[float, str] | None:
+    for one in known:
+        fits = one.benchmark == cell.benchmark.name and one.metric == metric
+        fits &= one.features in (None, cell.features.name)
+        fits &= cell.n_clusters == (cell.n_classes if one.k is None else one.k)
+        if fits and cell.method.name in one.values:
+            return float(one.values[cell.method.name]), one.source
+    return None

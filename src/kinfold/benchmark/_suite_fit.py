@@ -1,4 +1,4 @@
-"""One cell: fit, judge, say what it cost. Runs in a process of its own."""
+"""Fit one cell in a process of its own, compute its figures and its cost, and print them as JSON."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from typing import Any
 import numpy as np
 
 from kinfold.benchmark._process import peak_memory, read_order
-from kinfold.benchmark._suite._cells import make_estimator
-from kinfold.benchmark._suite._data import Task, load_task, texts_of
-from kinfold.benchmark._suite._entries import PROBE, ZERO_SHOT, BenchmarkEntry, FeatureEntry, MethodEntry
-from kinfold.benchmark._suite._judging import judge, judge_names, judge_space
+from kinfold.benchmark._suite_data import Task, judge, judge_names, judge_space, load_task, texts_of
+from kinfold.benchmark._suite_file import PROBE, ZERO_SHOT, BenchmarkEntry, FeatureEntry, MethodEntry
+from kinfold.benchmark._suite_results import make_estimator
 from kinfold.errors import KinfoldError
 from kinfold.storage import hash_json, write_json
 
-_DIGITS = 6
+_DIGITS = 6  # far below the spread of seeds, and lines of results stay short
 
 
 def main() -> None:

@@ -1,1 +1,0 @@
-"""Suites: features × methods × benchmarks × seeds as one table that can be gone on with."""
