@@ -33,6 +33,7 @@ class OneMoreParameter(SphericalKMeans):
         temperature=0.1,
         sharp=False,
         device="auto",
+        precision="auto",
         random_state=None,
     ):
         super().__init__(
@@ -42,6 +43,7 @@ class OneMoreParameter(SphericalKMeans):
             tol=tol,
             temperature=temperature,
             device=device,
+            precision=precision,
             random_state=random_state,
         )
         self.sharp = sharp
@@ -82,9 +84,10 @@ def test_what_an_open_parameter_becomes_changes_the_key(monkeypatch):
 def test_a_later_parameter_at_its_neutral_value_does_not_count(monkeypatch):
     monkeypatch.setitem(cells.METHODS, "kmeans", OneMoreParameter)
     assert renewed().key != KMEANS.key
-    monkeypatch.setattr(cells, "LATER_PARAMETERS", {"kmeans": {"sharp": False}})
+    known = cells.LATER_PARAMETERS["kmeans"]
+    monkeypatch.setattr(cells, "LATER_PARAMETERS", {"kmeans": {**known, "sharp": False}})
     assert renewed().key == KMEANS.key
-    monkeypatch.setattr(cells, "LATER_PARAMETERS", {"kmeans": {"sharp": True}})
+    monkeypatch.setattr(cells, "LATER_PARAMETERS", {"kmeans": {**known, "sharp": True}})
     assert renewed().key != KMEANS.key
 
 

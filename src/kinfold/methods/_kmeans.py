@@ -209,6 +209,15 @@ class SphericalKMeans(BaseClusterer):
             model_bytes=4 * shape.n_features * int(self.n_clusters),
         )
 
+    def describe_parameters(self, n_samples: int) -> dict[str, Any]:
+        """Return the parameters that decide a fit: all but the precision, which only proposes candidates.
+
+        A run that was made before there was a precision is therefore still current.
+        """
+        described = super().describe_parameters(n_samples)
+        del described["precision"]
+        return described
+
     def predict(self, X: Rows) -> NDArray[np.int32]:
         """Return the closest centroid of every row of X (N, D), int32."""
         rows, centers = self._place(X)
