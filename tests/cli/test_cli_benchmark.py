@@ -110,7 +110,7 @@ def test_groups_of_a_run_are_a_histogram(kinfold, run):
     [
         (("build", "all", "--out", "x"), "--source, --labels"),
         (("build", "imagenet21k-tinny", "--out", "x", "--counts", "c.csv"), "imagenet21k-tiny"),
-        (("build", "all", "--out", "x", "--counts", "c.csv"), "no counts at c.csv"),
+        (("build", "all", "--out", "x", "--counts", "c.csv"), "there are no counts at c.csv"),
         (("build", "all", "--out", "x", "--counts", "c.csv", "--labels", "l.csv"), "give one of"),
         (("describe",), "--counts, --tree"),
         (("describe", "nothing"), "no benchmark 'nothing'"),

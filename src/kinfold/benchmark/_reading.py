@@ -69,7 +69,7 @@ def read_counts(path: str | Path) -> ClassCounts:
         It can't be read, lacks a column, counts a class twice, or has counts that are no integers.
     """
     path = Path(path)
-    table = _read_figures(path, "count")
+    table = _read_figures(path, "counts", "count")
     classes = table["class"].cast(pa.string()).to_pylist()
     if not classes:
         raise InputError(f"{path} counts no class: it has no rows")
@@ -88,7 +88,7 @@ def read_accuracies(path: str | Path) -> dict[str, float]:
         It can't be read, lacks a column, names a class twice, or an accuracy is no number.
     """
     path = Path(path)
-    table = _read_figures(path, "accuracy")
+    table = _read_figures(path, "accuracies", "accuracy")
     classes = _class_names(path, table["class"].cast(pa.string()).to_pylist())
     if len(set(classes)) < len(classes):
         raise InputError(f"{path} names a class twice")
@@ -98,9 +98,9 @@ def read_accuracies(path: str | Path) -> dict[str, float]:
     return dict(zip(classes, values.tolist(), strict=True))
 
 
-def _read_figures(path: Path, name: str) -> pa.Table:
-    """Read a figure per class: the columns ``class`` and ``name``."""
-    file = LabelFile(path, "figures per class")
+def _read_figures(path: Path, what: str, name: str) -> pa.Table:
+    """Read a number per class: the columns ``class`` and ``name``; errors call the numbers ``what``."""
+    file = LabelFile(path, what)
     file.require("class", name)
     return file.table("class", name)
 
