@@ -22,7 +22,7 @@ from kinfold.methods._base import RUN_PARAMETERS, SHARED_CONSTRAINTS, BaseCluste
 from kinfold.methods._criteria import Criteria, assess, warn_of_collapse, weigh_agreement
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
-from kinfold.methods._rows import check_rows, refuse_beyond_float32
+from kinfold.methods._rows import check_rows
 from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE
 from kinfold.methods.protocol import Clusterer, Cost, Graphs, Machine, Model, Needs, Rows, Shape
@@ -214,7 +214,6 @@ class Auto(BaseClusterer):
         given = runtime
         runtime = self._resolve_runtime(runtime, progress)
         rows = check_rows(self, X, fitting=True)
-        refuse_beyond_float32(rows)
         n_samples = int(rows.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
         self._check_graphs(graph, n_samples)
@@ -242,13 +241,15 @@ class Auto(BaseClusterer):
     def predict(self, X: Rows) -> NDArray[np.int32]:
         """Return the most probable cluster of every row of X (N, D), int32, by the chosen candidate."""
         check_is_fitted(self, "chosen_")
-        labels: NDArray[np.int32] = self.chosen_.predict(check_rows(self, X, fitting=False))
+        labels: NDArray[np.int32] = self.chosen_.predict(check_rows(self, X, fitting=False, any_scale=True))
         return labels
 
     def predict_proba(self, X: Rows) -> NDArray[np.float32]:
         """Return the chosen candidate's probabilities (N, K) for the rows of X (N, D)."""
         check_is_fitted(self, "chosen_")
-        found: NDArray[np.float32] = self.chosen_.predict_proba(check_rows(self, X, fitting=False))
+        found: NDArray[np.float32] = self.chosen_.predict_proba(
+            check_rows(self, X, fitting=False, any_scale=True)
+        )
         return found
 
     def check_parameters(self) -> None:

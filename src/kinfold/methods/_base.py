@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kinfold.compute import PRECISIONS, Runtime
 from kinfold.errors import InputError
-from kinfold.methods._rows import check_rows, refuse_beyond_float32
+from kinfold.methods._rows import check_rows
 from kinfold.methods.protocol import Graphs, Needs, Rows
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import Progress
@@ -101,9 +101,7 @@ class BlockPredictor(BaseClusterer):
     def _check_predict(self, X: Any) -> Any:
         """Return rows to predict for, checked."""
         check_is_fitted(self, self._learned)
-        X = check_rows(self, X, fitting=False)
-        refuse_beyond_float32(X)
-        return X
+        return check_rows(self, X, fitting=False)
 
     def _labels(self, X: Any) -> NDArray[np.int32]:
         """Return the most probable cluster of rows that were checked already, the lower number on ties."""

@@ -30,7 +30,7 @@ from kinfold.heads import (
 from kinfold.heads.objectives import TEMPERATURE
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
 from kinfold.methods._criteria import draw_rows, neighbor_agreement, warn_of_collapse, weigh_agreement
-from kinfold.methods._rows import check_rows, column_moments, refuse_beyond_float32
+from kinfold.methods._rows import check_rows, column_moments
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
@@ -370,8 +370,7 @@ class HeadMethod(BlockPredictor):
         return {name.removeprefix("norm."): value.cpu().numpy() for name, value in state.items()}
 
     def _check_fit(self, X: Any) -> None:
-        """Raise :class:`InputError` where checked rows don't go with the parameters."""
-        refuse_beyond_float32(X)
+        """Raise :class:`InputError` where checked rows don't go with the parameters; by default they do."""
 
     def _may_stop(self) -> bool:
         """Tell whether a levelled loss may end training early."""

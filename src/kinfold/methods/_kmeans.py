@@ -173,7 +173,7 @@ class SphericalKMeans(BaseClusterer):
         """
         self.check_parameters()
         runtime = self._resolve_runtime(runtime, progress)
-        matrix = check_rows(self, X, fitting=True)
+        matrix = check_rows(self, X, fitting=True, any_scale=True)
         check_n_clusters(self.n_clusters, matrix.shape[0])
         workers = current_workers()
         rows = UnitBlocks(matrix, runtime.device, workers.share(matrix.shape[0]))
@@ -260,7 +260,7 @@ class SphericalKMeans(BaseClusterer):
     def _place(self, X: Rows) -> tuple[UnitBlocks, Tensor]:
         """Return rows to predict for and the centroids, on the device."""
         check_is_fitted(self)
-        rows = UnitBlocks(check_rows(self, X, fitting=False), resolve_device(self.device))
+        rows = UnitBlocks(check_rows(self, X, fitting=False, any_scale=True), resolve_device(self.device))
         return rows, torch.from_numpy(self.cluster_centers_).to(rows.device)
 
     def _resolve_n_init(self, n_samples: int) -> int:

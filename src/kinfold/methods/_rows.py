@@ -13,7 +13,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from kinfold.errors import InputError
-from kinfold.rows import ALL_ZERO, NOT_FINITE, LazyMatrix, to_array, unusable_rows
+from kinfold.rows import LazyMatrix, RowFacts, scan_rows, to_array
 from kinfold.rows.readers import UnitRows
 from kinfold.storage import hash_array, hash_json
 
@@ -27,18 +27,29 @@ _CONSTANT = 1e-6  # deviation beside the mean, below which a column varies by fl
 _DTYPES = [np.float32, np.float64, np.float16, np.uint8]  # kept as they are; others become the first
 
 
-def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
+def check_rows(estimator: Any, X: Any, *, fitting: bool, any_scale: bool = False) -> Any:
     """Return X as something that gives float rows in blocks, or say what is wrong with it.
 
     Arrays and tensors go through scikit-learn's validation. Memory maps and sharded matrices stay on
     disk and are checked in blocks; maps that are no matrix of numbers are refused as such arrays are.
 
-    All-zero rows, which have no direction, are allowed with a warning that names them.
+    All-zero rows, which have no direction, are allowed with a warning that names them. X is read once.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Whose rows these are; a fit teaches it the number and the names of the columns.
+    X : array-like or row matrix (N, D)
+        Features.
+    fitting : bool
+        Whether these are the rows of a fit, rather than rows to predict.
+    any_scale : bool, default False
+        Whether the method scales rows to unit length, in float64, so that no value is too large or too small.
 
     Raises
     ------
     InputError
-        Rows that are not finite; the error names the first of them.
+        Rows that are not finite, or values that float32 can't standardize; the error names the first rows.
     """
     if _stays_on_disk(X):  # scikit-learn's validation would read all of it into memory
         if not fitting and X.shape[1] != estimator.n_features_in_:
@@ -49,9 +60,14 @@ def check_rows(estimator: Any, X: Any, *, fitting: bool) -> Any:
         validate_data(estimator, X, reset=fitting, skip_check_array=True)  # number and names of the columns
     else:
         X = validate_data(estimator, to_array(X), reset=fitting, dtype=_DTYPES, ensure_all_finite=False)
-    zero = zero_rows(X)
-    if fitting and len(zero):
-        logger.warning("%s of X have no direction (all zero): they are grouped arbitrarily", _name(zero))
+    facts = scan_rows(X)
+    _refuse_not_finite(facts)
+    if not any_scale:
+        _refuse_beyond_float32(facts, X.dtype)
+    if fitting and len(facts.all_zero):
+        logger.warning(
+            "%s of X have no direction (all zero): they are grouped arbitrarily", _name(facts.all_zero)
+        )
     return X
 
 
@@ -63,34 +79,25 @@ def _stays_on_disk(X: Any) -> bool:
     return numbers and X.ndim == 2 and X.shape[1] > 0
 
 
-def zero_rows(X: Any) -> NDArray[np.int64]:
-    """Return the indices of the all-zero rows; :class:`InputError` names rows that are not finite."""
-    reasons = unusable_rows(X)
-    bad = _rows_with(NOT_FINITE, reasons)
-    if len(bad):
+def _refuse_not_finite(facts: RowFacts) -> None:
+    if len(bad := facts.not_finite):
         raise InputError(
-            f"{_name(bad)} of the {X.shape[0]} in X hold NaN or infinity; remove them, or embed these images "
-            "again"
+            f"{_name(bad)} of the {len(facts.largest)} in X hold NaN or infinity; remove them, or embed these "
+            "images again"
         )
-    return _rows_with(ALL_ZERO, reasons)
 
 
-def refuse_beyond_float32(X: Any) -> None:
+def _refuse_beyond_float32(facts: RowFacts, dtype: np.dtype[Any]) -> None:
     """Raise :class:`InputError` for values that float32 can't standardize, which a constant factor mends."""
-    if X.dtype.itemsize < np.dtype(np.float32).itemsize:
-        return  # narrower types can't hold such values: no need to read them all
-    largest = np.concatenate([np.abs(block).max(axis=1) for _, block in numpy_blocks(X)])
-    huge = np.flatnonzero(largest > _HUGE)
+    if dtype.itemsize < np.dtype(np.float32).itemsize:
+        return  # narrower types can't hold such values
+    huge = np.flatnonzero(facts.largest > _HUGE)
     if len(huge):
         raise InputError(
             f"{_name(huge)} of X hold values beyond ±{_HUGE:g}; divide the features by a constant"
         )
-    if 0 < largest.max() < 1 / _HUGE:
+    if 0 < facts.largest.max() < 1 / _HUGE:
         raise InputError(f"all values of X are below {1 / _HUGE:g}; multiply the features by a constant")
-
-
-def _rows_with(reason: str, reasons: dict[int, str]) -> NDArray[np.int64]:
-    return np.array([row for row, found in reasons.items() if found == reason], dtype=np.int64)
 
 
 def _name(rows: NDArray[np.int64]) -> str:

@@ -20,7 +20,7 @@ from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
 from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._heads import default_n_neighbors
 from kinfold.methods._kmeans import SphericalKMeans
-from kinfold.methods._rows import check_rows, refuse_beyond_float32
+from kinfold.methods._rows import check_rows
 from kinfold.methods._tac_centres import CENTRES, find_centres, fit_quietly
 from kinfold.methods._tac_model import (
     JointMatrix,
@@ -264,7 +264,6 @@ class TAC(BlockPredictor):
         self.check_parameters()
         runtime = self._resolve_runtime(runtime, progress)
         rows = check_rows(self, X, fitting=True)
-        refuse_beyond_float32(rows)
         n_samples = int(rows.shape[0])
         check_n_clusters(self.n_clusters, n_samples)
         given = own_graph(self.name, graph, n_samples)

@@ -16,7 +16,7 @@ from kinfold.compute import Runtime, resolve_device
 from kinfold.distributed import current_workers
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor
 from kinfold.methods._criteria import warn_of_collapse
-from kinfold.methods._rows import check_rows, fingerprint_columns, numpy_blocks, refuse_beyond_float32
+from kinfold.methods._rows import check_rows, fingerprint_columns, numpy_blocks
 from kinfold.methods._self_training import check_dims, cross_validated_agreement
 from kinfold.methods._turtle_training import (
     TaskEncoder,
@@ -207,7 +207,6 @@ class TURTLE(BlockPredictor):
         self.check_parameters()
         runtime = self._resolve_runtime(runtime, progress)
         rows = check_rows(self, X, fitting=True)
-        refuse_beyond_float32(rows)
         check_n_clusters(self.n_clusters, int(rows.shape[0]))
         self.n_clusters_ = int(self.n_clusters)
         widths = check_dims(self.space_dims, self.n_features_in_, name="space_dims")
