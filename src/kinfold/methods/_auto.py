@@ -247,9 +247,8 @@ class Auto(BaseClusterer):
     def predict_proba(self, X: Rows) -> NDArray[np.float32]:
         """Return the chosen candidate's probabilities (N, K) for the rows of X (N, D)."""
         check_is_fitted(self, "chosen_")
-        found: NDArray[np.float32] = self.chosen_.predict_proba(
-            check_rows(self, X, fitting=False, any_scale=True)
-        )
+        rows = check_rows(self, X, fitting=False, any_scale=True)  # the candidate knows what it can't take
+        found: NDArray[np.float32] = self.chosen_.predict_proba(rows)
         return found
 
     def check_parameters(self) -> None:

@@ -82,8 +82,8 @@ def _stays_on_disk(X: Any) -> bool:
 def _refuse_not_finite(facts: RowFacts) -> None:
     if len(bad := facts.not_finite):
         raise InputError(
-            f"{_name(bad)} of the {len(facts.largest)} in X hold NaN or infinity; remove them, or embed these "
-            "images again"
+            f"{_name(bad)} of the {len(facts.largest)} in X hold NaN or infinity; remove them, or embed "
+            "these images again"
         )
 
 
