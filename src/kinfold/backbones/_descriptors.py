@@ -84,8 +84,10 @@ def oriented_gradients(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     np.add.at(votes, (cells * _ORIENTATIONS + bins).ravel(), lengths.ravel())
     histograms = votes.reshape(rows, columns, _ORIENTATIONS).astype(np.float64) / _CELL**2
 
-    windows = np.lib.stride_tricks.sliding_window_view(histograms, (_BLOCK, _BLOCK), axis=(0, 1))
-    blocks = windows.transpose(0, 1, 3, 4, 2).reshape(-1, _BLOCK * _BLOCK * _ORIENTATIONS)
+    steps = range(_BLOCK)
+    down_to, right_to = rows - _BLOCK + 1, columns - _BLOCK + 1
+    cells_of_blocks = [histograms[r : down_to + r, c : right_to + c] for r in steps for c in steps]
+    blocks = np.stack(cells_of_blocks, axis=2).reshape(-1, _BLOCK * _BLOCK * _ORIENTATIONS)
     clipped = np.minimum(_to_unit_length(blocks), _CLIP)
     return _to_unit_length(clipped).ravel()
 
