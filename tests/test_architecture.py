@@ -45,7 +45,7 @@ ORDER = (
     "cli",
 )
 MODULES = sorted(PACKAGE.rglob("*.py"))
-HEAVY = {"torch", "transformers", "sklearn", "skimage", "scipy", "timm", "open_clip", "faiss"}
+HEAVY = {"torch", "transformers", "sklearn", "scipy", "timm", "open_clip", "faiss"}
 # What the front page needs as little: each costs it a tenth of a second or more.
 SLOW = {"fastapi", "numpy", "PIL", "pyarrow", "uvicorn"}
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from kinfold.backbones import load_backbone
+from kinfold.backbones._descriptors import oriented_gradients
 from kinfold.errors import InputError
 
 NAMES = ("pixels", "hog")
@@ -48,16 +49,57 @@ def test_any_size_and_mode_works(name):
     assert len(embed(name, pictures)) == 9
 
 
-@pytest.mark.parametrize(("name", "least"), [("pixels", 0.95), ("hog", 0.95)])
-def test_neighbours_of_digits_share_the_digit(name, least):
+def digits(n):
     from sklearn.datasets import load_digits
 
     data, labels = load_digits(return_X_y=True)
     pictures = [
         Image.fromarray((row.reshape(8, 8) * 255 / 16).round().astype(np.uint8)).convert("RGB")
-        for row in data[:900]
+        for row in data[:n]
     ]
-    assert neighbour_purity(embed(name, pictures), labels[:900], 5) >= least
+    return pictures, labels[:n]
+
+
+def noise(n, sides, *, n_channels=(3, 3)):
+    """Random images, from two levels to all 256, each side and number of channels drawn from a range."""
+    random = np.random.default_rng(0)
+    for _ in range(n):
+        shape = [int(random.integers(low, high + 1)) for low, high in (sides, sides, n_channels)]
+        levels = int(random.integers(2, 257))
+        yield (random.integers(0, levels, shape) * (255 // (levels - 1))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["digits", "photographs", "noise", "any size", "one color"])
+def test_oriented_gradients_are_those_of_scikit_image_to_the_bit(kind):
+    from skimage.feature import hog
+    from sklearn.datasets import load_sample_images
+
+    images = {
+        "digits": lambda: [load_backbone("hog").transform.preprocessing(each) for each in digits(200)[0]],
+        "photographs": lambda: load_sample_images().images,
+        "noise": lambda: noise(50, (64, 64)),
+        "any size": lambda: noise(50, (16, 90), n_channels=(1, 4)),
+        "one color": lambda: [np.full((64, 64, 3), level, np.uint8) for level in (0, 1, 128, 255)],
+    }
+    for image in images[kind]():
+        expected = hog(image, orientations=9, pixels_per_cell=(8, 8), cells_per_block=(2, 2), channel_axis=-1)
+        np.testing.assert_array_equal(oriented_gradients(image), expected)
+
+
+def test_an_edge_votes_for_its_orientation():
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, 30:] = 200  # dark to bright from left to right: 0°
+    upright, lying = (
+        oriented_gradients(each).reshape(-1, 9).sum(axis=0) for each in (image, image.transpose(1, 0, 2))
+    )
+    assert np.flatnonzero(upright).tolist() == [0]
+    assert np.flatnonzero(lying).tolist() == [4]  # 80° to 100°
+
+
+@pytest.mark.parametrize(("name", "least"), [("pixels", 0.95), ("hog", 0.95)])
+def test_neighbours_of_digits_share_the_digit(name, least):
+    pictures, labels = digits(900)
+    assert neighbour_purity(embed(name, pictures), labels, 5) >= least
 
 
 def test_hog_tells_colours_of_the_same_shape_apart_and_shapes_of_the_same_colour():
@@ -90,6 +132,9 @@ def test_a_descriptor_says_what_a_manifest_needs(name):
 def test_fingerprints_differ_between_descriptors_and_stay():
     assert load_backbone("pixels").fingerprint() != load_backbone("hog").fingerprint()
     assert load_backbone("hog").fingerprint() == load_backbone("hog", device="cpu").fingerprint()
+    # Features in stores are found by it: it may change only together with the numbers themselves.
+    expected = "1d30ab84dc729ab38a93af934687f84d5e057a15096faed6de614f91901c9b24"
+    assert load_backbone("hog").fingerprint() == expected
 
 
 @pytest.mark.parametrize("name", NAMES)

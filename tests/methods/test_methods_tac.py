@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from sklearn.utils.estimator_checks import check_estimator
 
 from kinfold import TAC, SphericalKMeans
-from kinfold.errors import InputError
+from kinfold.errors import InputError, MissingExtraError
 from kinfold.features import LazyMatrix
 from kinfold.heads import DualHeads
 from kinfold.language.space import select_nouns, text_counterparts
@@ -285,6 +286,16 @@ def test_degenerate_input_is_fitted(case, centres, train):
     assert np.isfinite(model.predict_proba(X)).all()
     assert model.labels_.min() >= 0
     assert model.labels_.max() < n_clusters
+
+
+def test_without_networkx_louvain_is_refused_before_any_work_and_nothing_else_is(monkeypatch):
+    monkeypatch.setitem(sys.modules, "networkx", None)
+    X, nouns, _ = made_space(n=60)
+    with monkeypatch.context() as patch:
+        patch.setattr("kinfold.methods._tac.Neighbors", None)  # a search would be another error
+        with pytest.raises(MissingExtraError, match=r"louvain.* needs networkx: .*kinfold\[louvain\]"):
+            quick(nouns, centres="louvain").fit(X)
+    assert quick(nouns, train=False).fit(X).labels_.shape == (60,)
 
 
 def test_images_without_any_direction_are_refused():

@@ -49,7 +49,7 @@ _PAPER_NEIGHBORS = 50
 PAPER_WARMUP_EPOCHS = 20
 
 # Length of a training in time constants of the teacher's moving average, 1 / (1 − momentum) steps each. With
-# fewer, the teacher still holds much of its random start at the end (docs/methods.md: a loss of −0.41 against
+# fewer, the teacher still holds much of its random start at the end (docs/choices.md: a loss of −0.41 against
 # −1.95); with many more it follows the student so closely that it averages nothing.
 EMA_TIME_CONSTANTS = 60
 
@@ -58,7 +58,7 @@ EMA_TIME_CONSTANTS = 60
 _STEPS = 500
 _FEW_SAMPLES = 5000
 
-# Heads where their number is not given: 50 are the papers'. docs/methods.md shows what more than twelve are
+# Heads where their number is not given: 50 are the papers'. docs/choices.md shows what more than twelve are
 # worth: a little, for many times the work.
 FEWEST_HEADS, MOST_HEADS = 12, 50
 

@@ -150,7 +150,7 @@ class ICCE(HeadMethod):
     References
     ----------
     "ICCE", sections 3.1 (stage 1, Equations 1 to 3), 3.2 (stage 2, Equations 4 to 7) and 3.3 (stage 3).
-    Differences: threshold, length, rate, batch and momentum adapt to the data; docs/methods.md lists them.
+    Differences: threshold, length, rate, batch and momentum adapt to the data; docs/choices.md lists them.
 
     Examples
     --------

@@ -21,7 +21,7 @@ from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._heads import default_n_neighbors
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows
-from kinfold.methods._tac_centres import CENTRES, find_centres, fit_quietly
+from kinfold.methods._tac_centres import CENTRES, find_centres, fit_quietly, import_networkx
 from kinfold.methods._tac_model import (
     JointMatrix,
     Neighbors,
@@ -75,7 +75,8 @@ class TAC(BlockPredictor):
         Train the heads; else k-means on images and counterparts, in seconds.
     centres : str, default "kmeans"
         How groups of images that nouns are selected for are found: "kmeans", "agglomerative", "spectral",
-        "dbscan", "louvain", or "none", which keeps all nouns.
+        "dbscan", "louvain", which needs networkx (``pip install 'kinfold[louvain]'``), or "none", which keeps
+        all nouns.
     n_centres : int, optional
         k̂; by default N / ``samples_per_centre``, or 3 K where clusters are smaller than that.
     samples_per_centre : float, default 300
@@ -260,8 +261,19 @@ class TAC(BlockPredictor):
         Returns
         -------
         self
+
+        Raises
+        ------
+        InputError
+            X, the nouns or a parameter can't be used.
+        MissingExtraError
+            ``centres="louvain"``, and networkx isn't installed.
         """
         self.check_parameters()
+        if self.centres == "louvain":
+            # Before the neighbours are searched, which may take minutes; and on every process of a job, since
+            # the others would wait for the first one's centres.
+            import_networkx()
         runtime = self._resolve_runtime(runtime, progress)
         rows = check_rows(self, X, fitting=True)
         n_samples = int(rows.shape[0])

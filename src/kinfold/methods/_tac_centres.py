@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.compute import Runtime
 from kinfold.distributed import current_workers
-from kinfold.errors import InputError
+from kinfold.errors import InputError, MissingExtraError
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import numpy_blocks
 from kinfold.neighbors import NeighborGraph
@@ -38,6 +40,20 @@ _LEAST_SIMILARITY, _LEAST_DISTANCE = 1e-6, 1e-9
 _LEAST_LENGTH = 1e-6  # of a sum of unit rows: below it they cancel out, and the direction is rounding noise
 
 GraphSource = Callable[[], NeighborGraph]
+
+
+def import_networkx() -> ModuleType:
+    """Return networkx, which finds Louvain's communities; it comes with an extra.
+
+    Raises
+    ------
+    MissingExtraError
+        It isn't installed.
+    """
+    try:
+        return importlib.import_module("networkx")
+    except ImportError as error:
+        raise MissingExtraError("centres='louvain'", "networkx", "louvain") from error
 
 
 def find_centres(
@@ -67,6 +83,8 @@ def find_centres(
     ------
     InputError
         No group was found, or none that has a direction.
+    MissingExtraError
+        Louvain is asked for and networkx isn't installed.
     """
     workers, found = current_workers(), None
     if how == "kmeans":
@@ -176,8 +194,7 @@ def _dbscan(n_centres: int, graph: NeighborGraph) -> NDArray[np.int64]:
 
 def _louvain(graph: NeighborGraph, resolution: float, seed: int) -> NDArray[np.int64]:
     """Return the communities of the neighbour graph, weighted by similarity where that is positive."""
-    import networkx
-
+    networkx = import_networkx()
     weights = _both_ways(graph, lambda similarities: np.maximum(similarities, 0) + _LEAST_SIMILARITY)
     network = networkx.from_scipy_sparse_array(weights)
     found = networkx.community.louvain_communities(network, resolution=resolution, seed=seed)
