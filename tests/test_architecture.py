@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,10 +52,10 @@ HEAVY = {"torch", "transformers", "sklearn", "scipy", "timm", "open_clip", "fais
 SLOW = {"fastapi", "numpy", "PIL", "pyarrow", "uvicorn"}
 
 
-def imports_of(path: Path) -> Iterator[str]:
+def imports_of(path: Path, tree: ast.Module | None = None) -> Iterator[str]:
     """Yield the dotted names that a module imports, at any depth of its code, names in packages included."""
     package = ("kinfold", *path.relative_to(PACKAGE).parts[:-1])
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree or ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -112,6 +114,76 @@ def test_every_room_has_its_place():
     files = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
     assert rooms | files <= set(ORDER)
     assert not rooms & files
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports_between() -> dict[str, set[str]]:
+    """Return, by the name of every module, the modules of the package that importing it imports.
+
+    What functions import, or type checkers alone, is left out, and so is the package's own front door, which
+    resolves names on first use.
+    """
+    names = {module_name(path): path for path in MODULES}
+    graph: dict[str, set[str]] = {}
+    for name, path in names.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        graph[name] = set()
+        for target in imports_of(path, ast.Module(top, [])):
+            while target and target not in names:
+                target = target.rpartition(".")[0]
+            if target and target not in (name, "kinfold"):
+                graph[name].add(target)
+    return graph
+
+
+def circles_of(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return the groups of modules that import one another, directly or by way of others."""
+    below = {name: set(targets) for name, targets in graph.items()}
+    for middle in graph:
+        for name in graph:
+            if middle in below[name]:
+                below[name] |= below[middle]
+    groups = {frozenset(other for other in below[name] if name in below[other]) for name in graph}
+    return sorted(sorted(group) for group in groups if group)
+
+
+def test_the_package_is_few_files_that_can_be_read_from_top_to_bottom():
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert len(lengths) <= 220
+    assert 130 <= statistics.median(lengths.values()) <= 260
+    assert [str(path) for path, length in lengths.items() if length > 700] == []
+
+
+def test_no_modules_import_one_another():
+    # A room's door imports its modules, which may import other rooms' doors but never their own.
+    assert circles_of(imports_between()) == []
+
+
+def test_the_finder_of_circles_sees_one():
+    made = {"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}
+    assert circles_of(made) == [["a", "b", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "room"),
+    [
+        (r"isinstance\([^)]*\bAuto\b", "methods"),  # methods answer for themselves, by the contract Clusterer
+        (r"manifest\[[\"']", "run"),  # a manifest has attributes
+        (r"must be (a|an) (positive )?(whole number|integer)", "validation"),  # each rule is worded once
+    ],
+)
+def test_what_a_contract_replaced_does_not_come_back(pattern, room):
+    found = [
+        path.relative_to(PACKAGE).as_posix()
+        for path in MODULES
+        if room_of(path) != room and re.search(pattern, path.read_text(encoding="utf-8"))
+    ]
+    assert found == []
 
 
 @pytest.mark.parametrize("module", ["kinfold", "kinfold.images", "kinfold.features"])

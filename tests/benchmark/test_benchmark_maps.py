@@ -143,7 +143,7 @@ def test_coarse_classes_are_the_ancestors_at_a_depth():
     assert all(coarse(names, TREE, depth).kept.all() for depth in range(5))
     for wrong in (-1, 1.5, True, "deep"):
         for steps in ("all", "one"):
-            with pytest.raises(InputError, match=r"0 or more|at least 0"):
+            with pytest.raises(InputError, match="depth must be an integer of at least 0"):
                 coarse(names, TREE, wrong, steps=steps)
     with pytest.raises(InputError, match="steps must be"):
         coarse(names, TREE, 1, steps="two")

@@ -33,8 +33,8 @@ def test_a_suite_is_run_and_gone_on_with(kinfold, inside, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--seeds", "a"), "whole numbers with commas"),
-        (("--seeds", "1,1"), "different numbers"),
+        (("--seeds", "a"), "integers with commas"),
+        (("--seeds", "1,1"), "different integers"),
         (("--only", "kmeens"), "did you mean 'kmeans'"),
     ],
 )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from kinfold.errors import InputError, nearest_name
 from kinfold.hierarchy import ClassTree, WordNet, load_wordnet
 from kinfold.labels import ClassCounts, LabelTable
+from kinfold.validation import SEED, Number, check, check_integer
 
 SUPERCLASSES: dict[str, tuple[str, ...]] = {
     "aquatic_mammals": ("beaver", "dolphin", "otter", "seal", "whale"),
@@ -261,7 +262,7 @@ def union(maps: Iterable[ClassMap]) -> ClassMap:
 
 def random_classes(classes: Sequence[str], n_classes: int = 1000, *, seed: int = 0) -> ClassMap:
     """Keep so many classes drawn at random without replacement (Random 1K, Section 4.3)."""
-    _check_seed(seed)
+    check({"seed": SEED}, seed=seed)
     _check_size(n_classes, len(classes))
     return _keep_numbers(classes, np.random.default_rng(seed).permutation(len(classes))[:n_classes])
 
@@ -298,7 +299,7 @@ def halve_odd(table: LabelTable, *, seed: int = 0) -> NDArray[np.bool_]:
     -------
     ndarray of bool, shape (n,)
     """
-    _check_seed(seed)
+    check({"seed": SEED}, seed=seed)
     kept = np.ones(len(table), dtype=bool)
     rows = np.flatnonzero(table.is_training & (table.labels % 2 == 1))
     rows = rows[np.argsort(table.labels[rows], kind="stable")]
@@ -335,18 +336,11 @@ def _keep_numbers(classes: Sequence[str], numbers: NDArray[np.int64]) -> ClassMa
 
 
 def _check_spread(spread: float) -> None:
-    if isinstance(spread, bool) or not isinstance(spread, (int, float)) or not 0 < spread <= 50:
-        raise InputError(f"spread must be above 0 and up to 50 percentiles, not {spread!r}")
-
-
-def _check_seed(seed: int) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"seed must be a whole number of 0 or more, not {seed!r}")
+    check({"spread": Number(above=0, most=50)}, spread=spread)  # percentiles on either side of the median
 
 
 def _check_size(n_classes: int, n_there: int, which: str = "") -> None:
-    if isinstance(n_classes, bool) or not isinstance(n_classes, (int, np.integer)) or n_classes < 1:
-        raise InputError(f"the number of classes must be a whole number of 1 or more, not {n_classes!r}")
+    check_integer(n_classes=n_classes)
     if n_classes > n_there:
         raise InputError(
             f"{n_classes:,} classes can't be chosen: there are {n_there:,}{which and ' '}{which}"

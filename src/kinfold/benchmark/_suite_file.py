@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from kinfold.errors import InputError, nearest_name
+from kinfold.validation import SEED, Integer
 
 PROBE = "probe"  # an upper bound that learns from labels, beside the methods
 ZERO_SHOT = "zero-shot"  # classes by their names: no clustering either
@@ -204,16 +205,16 @@ else:
     import tomli as tomllib
 
 _SUITES = Path(__file__).parent / "suites"
-_MOST_SEED = 2**32 - 1
+_COUNT = Integer()  # of clusters
 _TOP = ("name", "title", "note", "seeds", "metrics", "features", "methods", "benchmarks", "published")
 _SECTIONS = ("features", "methods", "benchmarks")
 _BUILTIN = ("digits",)
-_TEXT: tuple[str, Any] = ("a text", str)
+_TEXT: tuple[str, Any] = ("a string", str)
 _KINDS: Mapping[str, tuple[str, Any]] = {
     "scale": ("a number", (int, float)),
     "depth": ("a number", (int, float)),
     "window": ("a number", (int, float)),
-    "rows": ("a whole number", int),
+    "rows": ("an integer", int),
     "parameters": ("a table", dict),
     "values": ("a table of figures", dict),
     "names": ("a table of texts", dict),
@@ -331,8 +332,10 @@ class _Reader:
         place = f"benchmarks.{name}"
         k = content.get("k", "classes")
         counts = None if k == "classes" else k if isinstance(k, list) else [k]
-        if counts is not None and (not counts or any(not _is_whole(one, 1) for one in counts)):
-            self._fail(place, f'k must be "classes", a whole number or a list of some, not {k!r}', "k")
+        if counts is not None and (not counts or any(not _COUNT.allows(one) for one in counts)):
+            self._fail(
+                place, f'k must be "classes", {_COUNT.describe()}, or a list of such integers; got {k!r}', "k"
+            )
         rest = {key: value for key, value in content.items() if key != "k"}
         entry = self._entry(BenchmarkEntry, place, name, rest, k=None if counts is None else tuple(counts))
         if entry.names is not None and not all(_is_name(one) for one in entry.names.values()):
@@ -395,14 +398,16 @@ class _Reader:
                 self._known(place, "values", method, list(methods))
                 if isinstance(value, bool) or not isinstance(value, int | float):
                     self._fail(place, f"the figure of {method!r} must be a number, not {value!r}", "values")
-            if "k" in one and not _is_whole(one["k"], 1):
-                self._fail(place, f"k must be a whole number, not {one['k']!r}", "k")
+            if "k" in one and not _COUNT.allows(one["k"]):
+                self._fail(place, f"k must be {_COUNT.describe()}; got {one['k']!r}", "k")
             found.append(Published(**{"metric": "acc", **one}))
         return tuple(found)
 
     def _seeds(self, seeds: Any) -> tuple[int, ...]:
-        if not isinstance(seeds, list) or not seeds or not all(_is_whole(seed, 0) for seed in seeds):
-            self._fail("", f"seeds must be a list of whole numbers, not {seeds!r}", "seeds")
+        if not isinstance(seeds, list) or not seeds or not all(SEED.allows(seed) for seed in seeds):
+            self._fail(
+                "", f"seeds must be a list of integers, each {SEED.describe()}; got {seeds!r}", "seeds"
+            )
         if len(set(seeds)) < len(seeds):
             self._fail("", f"seeds name one twice: {seeds!r}", "seeds")
         return tuple(seeds)
@@ -461,7 +466,3 @@ def _heading(line: str) -> str:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= _MOST_SEED

@@ -371,11 +371,9 @@ def _read_seeds(text: str) -> list[int]:
     try:
         seeds = [int(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(
-            f"--seeds must be whole numbers with commas between, like 0,1,2, not {text!r}"
-        ) from error
+        raise InputError(f"--seeds must be integers with commas between, like 0,1,2; got {text!r}") from error
     if len(set(seeds)) < len(seeds) or not all(0 <= seed <= options.MOST_SEED for seed in seeds):
-        raise InputError(f"--seeds must be different numbers from 0 to {options.MOST_SEED}, not {text!r}")
+        raise InputError(f"--seeds must be different integers from 0 to {options.MOST_SEED}; got {text!r}")
     return seeds
 
 
