@@ -22,6 +22,7 @@ from kinfold.errors import InputError, nearest_name
 from kinfold.features import Features, is_features, open_features
 from kinfold.labels import LabelTable
 from kinfold.methods import predict_top
+from kinfold.methods.protocol import Clusterer
 from kinfold.rows import SelectedRows
 from kinfold.storage import hash_array, hash_json
 
@@ -299,7 +300,7 @@ def _open_digits() -> Part:
     return Part("the built-in digits", X, keys, lambda: hash_array(X), read_column)
 
 
-def judge(estimator: Any, task: Task, *, with_ami: bool = False) -> dict[str, Any]:
+def judge(estimator: Clusterer, task: Task, *, with_ami: bool = False) -> dict[str, Any]:
     """Return the figures of a fitted estimator on training rows and, where there are some, on test rows.
 
     ``calibration`` and ``confidence`` are of the rows that are judged: the test rows, else the training rows.

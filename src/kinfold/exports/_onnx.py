@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from kinfold.errors import FormatError, MissingExtraError
 from kinfold.exports._job import Job
 from kinfold.exports._takeaway import Takeaway
 from kinfold.storage import as_plain, read_json
+
+if TYPE_CHECKING:
+    from kinfold.methods.protocol import Clusterer
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -227,7 +230,7 @@ def write_onnx(job: Job) -> None:
     job.target.write_bytes(model.SerializeToString())
 
 
-def build_model(method: str, estimator: Any, outputs: Outputs) -> Any:
+def build_model(method: str, estimator: Clusterer, outputs: Outputs) -> Any:
     """Return the ONNX model of a fitted estimator."""
     from onnx import TensorProto, helper
 

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from kinfold.compute import PRECISIONS, Runtime
 from kinfold.errors import InputError
 from kinfold.methods._rows import check_rows
-from kinfold.methods.protocol import Graphs, Needs, Rows
+from kinfold.methods.protocol import Clusterer, Graphs, Needs, Rows
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import Progress
 from kinfold.validation import SEED, Choice, Constraint, Either, Integer, Nothing, Rule, check_parameters
@@ -138,6 +138,6 @@ def check_graph(graph: Any, n_samples: int) -> None:
         raise InputError(f"the graph has {graph.n_samples} samples, but X has {n_samples} rows")
 
 
-def fitted_clusters(estimator: Any) -> int:
+def fitted_clusters(estimator: Clusterer) -> int:
     """Return K as an estimator was fitted, whatever its parameter says by now."""
     return int(getattr(estimator, "n_clusters_", estimator.n_clusters))
