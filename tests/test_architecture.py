@@ -122,16 +122,17 @@ def module_name(path: Path) -> str:
 
 
 def imports_between() -> dict[str, set[str]]:
-    """Return, by the name of every module, the modules of the package that importing it imports.
+    """Return, by the name of every module, the modules of the package that it imports, for types too.
 
-    What functions import, or type checkers alone, is left out, and so is the package's own front door, which
-    resolves names on first use.
+    What functions import is left out, and so is the package's own front door, which resolves names on first
+    use.
     """
     names = {module_name(path): path for path in MODULES}
     graph: dict[str, set[str]] = {}
     for name, path in names.items():
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+        below = [node for branch in tree.body if isinstance(branch, ast.If) for node in branch.body]
+        top = [node for node in (*tree.body, *below) if isinstance(node, ast.Import | ast.ImportFrom)]
         graph[name] = set()
         for target in imports_of(path, ast.Module(top, [])):
             while target and target not in names:

@@ -1,9 +1,8 @@
-"""The methods: one estimator per file, one table of their names."""
+"""The clustering methods as estimators, the criteria that judge a fit without labels, and the table of names."""
 
 from kinfold.methods._auto import Auto, choose
 from kinfold.methods._criteria import (
     ASSESS_SECONDS,
-    Criteria,
     Diagnosis,
     assess,
     diagnose,
@@ -27,6 +26,7 @@ from kinfold.methods._tac import TAC
 from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE
 from kinfold.methods._turtle_training import turtle_batch_size
+from kinfold.methods.protocol import Criteria
 
 __all__ = [
     "ASSESS_SECONDS",

@@ -19,13 +19,13 @@ from kinfold.compute import Runtime
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
 from kinfold.methods._base import RUN_PARAMETERS, SHARED_CONSTRAINTS, BaseClusterer, check_graph
-from kinfold.methods._criteria import Criteria, assess, warn_of_collapse, weigh_agreement
+from kinfold.methods._criteria import assess, warn_of_collapse, weigh_agreement
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows
 from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE
-from kinfold.methods.protocol import Clusterer, Cost, Graphs, Machine, Model, Needs, Rows, Shape
+from kinfold.methods.protocol import Clusterer, Cost, Criteria, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import hash_json

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,13 +14,10 @@ from sklearn.utils.validation import check_is_fitted
 from kinfold.compute import PRECISIONS, Runtime
 from kinfold.errors import InputError
 from kinfold.methods._rows import check_rows
-from kinfold.methods.protocol import Clusterer, Graphs, Needs, Rows
+from kinfold.methods.protocol import Clusterer, Criteria, Graphs, Needs, Rows
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import Progress
 from kinfold.validation import SEED, Choice, Constraint, Either, Integer, Nothing, Rule, check_parameters
-
-if TYPE_CHECKING:
-    from kinfold.methods._criteria import Criteria
 
 # Parameters that a run tells by themselves, beside the method's own: they are no part of its description.
 RUN_PARAMETERS = ("n_clusters", "random_state", "device")

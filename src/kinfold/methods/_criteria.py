@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from kinfold.consensus import mean_nmi, pairwise_nmi
 from kinfold.errors import InputError
 from kinfold.methods._base import check_graph, fitted_clusters
 from kinfold.methods._self_training import cross_validated_agreement
-from kinfold.methods.protocol import Clusterer
+from kinfold.methods.protocol import Clusterer, Criteria, is_giant
 from kinfold.neighbors import NeighborGraph, closest_rows
 from kinfold.rows import RowMatrix
 from kinfold.validation import check_integer
@@ -25,67 +25,12 @@ ASSESS_SECONDS = 1.0  # expected for one call of assess: its samples are bounded
 # methods with wide and narrow graphs compare.
 N_CLOSEST = 10
 N_FOLDS = 5  # of the cross-validation, all trained at once: twice as many would take twice the memory
-# A cluster is a giant when it holds more than this share of all samples and so many times its equal share:
-# real kinds may be uneven, and of two or three clusters one may well hold more than half.
-GIANT_SHARE = 0.5
-_GIANT_TIMES = 3
-MOST_DEAD = 0.1  # share of dead clusters beyond which a fit counts as collapsed
 # Samples of the cross-validation: enough for a share that is right to a percent, at least ten per cluster, so
 # that a fold of two remains to test each cluster.
 _FOLD_ROWS = 5_000
 _FOLD_ROWS_PER_CLUSTER = 10
 _SEARCH_PRODUCTS = 100_000_000_000  # of numbers, where neighbours have to be found: a few seconds of a core
 _FEWEST_ROWS = 500  # whose neighbours are found however long it takes: fewer tell nothing of many clusters
-
-
-@dataclass(frozen=True)
-class Criteria:
-    """How good a fit looks, without labels.
-
-    Attributes
-    ----------
-    n_clusters : int
-        K that was asked for.
-    live_clusters : int
-        Clusters with a member.
-    largest_share : float
-        Share of all samples in the largest cluster, in [0, 1].
-    neighbor_agreement : float
-        Share a of the 10 closest neighbours (of all neighbours, where a sample has fewer) that have their
-        sample's label, less what chance would give: (a − Σ p²) / (1 − Σ p²), where p are the clusters' shares
-        of all samples. At most 1; 0 is chance, a single cluster, or no neighbours at all.
-    cross_validated_accuracy : float
-        Share of the labels that a linear classifier finds again on samples that it has not seen, in [0, 1].
-        Read it beside ``live_clusters``: a single cluster scores 1.
-    best_head_loss, mean_head_loss : float or None
-        Of the training losses of all heads; None where a method has no heads. Only losses of the same
-        objective on the same data compare.
-    head_nmi : float or None
-        Mean geometric NMI of every two heads, in [0, 1]; None where there are no two heads.
-    consensus_nmi : float or None
-        Mean geometric NMI of the consensus to all heads, or of ``labels_`` where a method makes no consensus,
-        in [0, 1]; None where a method has no heads.
-    """
-
-    n_clusters: int
-    live_clusters: int
-    largest_share: float
-    neighbor_agreement: float
-    cross_validated_accuracy: float
-    best_head_loss: float | None = None
-    mean_head_loss: float | None = None
-    head_nmi: float | None = None
-    consensus_nmi: float | None = None
-
-    @property
-    def collapsed(self) -> bool:
-        """Whether more than a tenth of all clusters are dead, or one holds far too much of all samples."""
-        dead = self.n_clusters - self.live_clusters
-        return dead / self.n_clusters > MOST_DEAD or is_giant(self.largest_share, self.n_clusters)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return it as JSON-ready data."""
-        return asdict(self)
 
 
 def assess(
@@ -265,11 +210,6 @@ def warn_of_collapse(labels: NDArray[np.integer], n_clusters: int) -> None:
     for message in diagnose(labels, n_clusters).messages:
         # Level 3 is the caller of fit: the line that a person can change.
         warnings.warn(message, ConvergenceWarning, stacklevel=3)
-
-
-def is_giant(share: float, n_clusters: int) -> bool:
-    """Tell whether a cluster of this share of all samples is a giant, see :func:`diagnose`."""
-    return n_clusters > 1 and share > GIANT_SHARE and share > _GIANT_TIMES / n_clusters
 
 
 def diagnose(labels: NDArray[np.integer], n_clusters: int) -> Diagnosis:

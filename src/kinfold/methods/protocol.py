@@ -7,7 +7,7 @@ these names alone. No other code recognises a method by its class or by the name
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
@@ -23,7 +23,12 @@ from kinfold.validation import Constraint
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from kinfold.methods._criteria import Criteria
+
+# A cluster is a giant when it holds more than this share of all samples and so many times its equal share:
+# real kinds may be uneven, and of two or three clusters one may well hold more than half.
+GIANT_SHARE = 0.5
+_GIANT_TIMES = 3
+MOST_DEAD = 0.1  # share of dead clusters beyond which a fit counts as collapsed
 
 Rows: TypeAlias = "ArrayLike | RowMatrix"
 Graphs: TypeAlias = "NeighborGraph | Mapping[str, NeighborGraph] | None"
@@ -112,6 +117,61 @@ class Model:
     config: Mapping[str, Any]
     tensors: Mapping[str, NDArray[Any]]
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """How good a fit looks, without labels.
+
+    Attributes
+    ----------
+    n_clusters : int
+        K that was asked for.
+    live_clusters : int
+        Clusters with a member.
+    largest_share : float
+        Share of all samples in the largest cluster, in [0, 1].
+    neighbor_agreement : float
+        Share a of the 10 closest neighbours (of all neighbours, where a sample has fewer) that have their
+        sample's label, less what chance would give: (a − Σ p²) / (1 − Σ p²), where p are the clusters' shares
+        of all samples. At most 1; 0 is chance, a single cluster, or no neighbours at all.
+    cross_validated_accuracy : float
+        Share of the labels that a linear classifier finds again on samples that it has not seen, in [0, 1].
+        Read it beside ``live_clusters``: a single cluster scores 1.
+    best_head_loss, mean_head_loss : float or None
+        Of the training losses of all heads; None where a method has no heads. Only losses of the same
+        objective on the same data compare.
+    head_nmi : float or None
+        Mean geometric NMI of every two heads, in [0, 1]; None where there are no two heads.
+    consensus_nmi : float or None
+        Mean geometric NMI of the consensus to all heads, or of ``labels_`` where a method makes no consensus,
+        in [0, 1]; None where a method has no heads.
+    """
+
+    n_clusters: int
+    live_clusters: int
+    largest_share: float
+    neighbor_agreement: float
+    cross_validated_accuracy: float
+    best_head_loss: float | None = None
+    mean_head_loss: float | None = None
+    head_nmi: float | None = None
+    consensus_nmi: float | None = None
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether more than a tenth of all clusters are dead, or one holds far too much of all samples."""
+        dead = self.n_clusters - self.live_clusters
+        return dead / self.n_clusters > MOST_DEAD or is_giant(self.largest_share, self.n_clusters)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready data."""
+        return asdict(self)
+
+
+def is_giant(share: float, n_clusters: int) -> bool:
+    """Tell whether a cluster of this share of all samples is a giant, see :func:`diagnose`."""
+    return n_clusters > 1 and share > GIANT_SHARE and share > _GIANT_TIMES / n_clusters
 
 
 class Clusterer(Protocol):
