@@ -1,4 +1,4 @@
-"""The clustering methods as estimators, the criteria that judge a fit without labels, and the table of names."""
+"""The clustering methods as estimators, the criteria of a fit without labels, and the table of names."""
 
 from kinfold.methods._auto import Auto, choose
 from kinfold.methods._criteria import (
