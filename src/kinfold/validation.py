@@ -99,6 +99,8 @@ class Choice:
 
     def describe(self) -> str:
         """Return the rule as it stands behind "must be"."""
+        if len(self.options) == 1:
+            return repr(self.options[0])
         return "one of " + ", ".join(map(repr, self.options))
 
 
@@ -140,6 +142,8 @@ class Listed:
         """Tell whether a value keeps to the rule."""
         if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
             return False
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            return False  # it has no length
         return len(value) >= self.least and all(self.of.allows(one) for one in value)
 
     def describe(self) -> str:
