@@ -63,9 +63,14 @@ class Number:
 
     def allows(self, value: object) -> bool:
         """Tell whether a value keeps to the rule."""
-        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, Real) or isinstance(value, bool):
             return False
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:  # an integer beyond the floats
+            return False
+        if not math.isfinite(number):
+            return False
         return (
             (self.above is None or number > self.above)
             and (self.least is None or number >= self.least)
@@ -140,7 +145,9 @@ class Listed:
 
     def allows(self, value: object) -> bool:
         """Tell whether a value keeps to the rule."""
-        if not isinstance(value, Sequence | np.ndarray) or isinstance(value, str):
+        if not isinstance(value, Sequence | np.ndarray) or isinstance(
+            value, str | bytes | bytearray | memoryview
+        ):
             return False
         if isinstance(value, np.ndarray) and value.ndim == 0:
             return False  # it has no length

@@ -80,7 +80,7 @@ def temi_loss(
     weights : Tensor (B,), optional
         w of every pair, shared by all heads; without them every pair counts 1.
     beta : float, default 0.6
-        Exponent in (0.5, 1]; below 1 it works against collapse into one cluster.
+        Exponent in (0, 1]; below 1 it works against collapse into one cluster.
 
     Returns
     -------
