@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from kinfold import storage
 from kinfold.errors import FormatError, InputError
 from kinfold.storage import read_json
 
@@ -21,14 +22,9 @@ _ELSEWHERE = "choose another place (out=, --out)"
 
 def check_place(out: Path, home: Path) -> None:
     """Raise :class:`InputError` for a path inside the run at ``home``, or below a file."""
-    run = home.resolve()
-    if out.resolve().is_relative_to(run):
+    if out.resolve().is_relative_to(home.resolve()):
         raise InputError(f"{out} is inside the run {home}; {_ELSEWHERE}")
-    for parent in out.absolute().parents:
-        if parent.exists() or parent.is_symlink():
-            if not parent.is_dir():
-                raise InputError(f"{out} can't be written: {parent} isn't a folder; {_ELSEWHERE}")
-            return
+    storage.check_place(out)
 
 
 def check_file(out: Path, is_ours: Callable[[Path], bool], suffixes: tuple[str, ...], *, force: bool) -> None:

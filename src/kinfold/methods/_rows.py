@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
+from kinfold.compute import available_memory
 from kinfold.errors import InputError
 from kinfold.rows import LazyMatrix, RowFacts, scan_rows, to_array
 from kinfold.rows.readers import UnitRows
@@ -205,6 +206,4 @@ class UnitBlocks:
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    from kinfold.compute import available_memory
-
     return available_memory()
