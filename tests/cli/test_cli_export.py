@@ -10,7 +10,7 @@ import re
 import pytest
 
 import kinfold as package
-from kinfold.cli import export as command
+from kinfold.cli import results as command
 from kinfold.exports import FORMATS
 from kinfold.exports._job import LINKS
 

@@ -13,7 +13,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from kinfold.cli import main
-from kinfold.cli.explore import read_size
+from kinfold.cli.results import read_size
 from kinfold.errors import InputError
 from kinfold.gallery.explore import Address, create_trouble_app
 from kinfold.gallery.explore import _serve as serving
