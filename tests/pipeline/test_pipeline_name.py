@@ -254,7 +254,7 @@ def test_damaged_names_say_how_to_mend_them(run, clip):
 # itself before so many renames since it began to keep the names.
 SERVER = """
 import os, signal, sys, traceback
-import kinfold.pipeline._name as module
+import kinfold.pipeline._language as module
 import torch._dynamo, transformers, kinfold.methods, kinfold.gallery
 from transformers import CLIPModel, CLIPTokenizerFast
 

@@ -1,11 +1,13 @@
-"""Where images and words meet: text towers, the nouns that guide a method, and a run's joint space."""
+"""Where images and words meet: nouns that guide a method, names of groups, and classes by their names."""
 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -16,14 +18,42 @@ from numpy.typing import NDArray
 
 from kinfold.backbones import Backbone, load_backbone
 from kinfold.compute import Runtime
-from kinfold.errors import InputError, count_of
+from kinfold.errors import InputError, count_of, nearest_name
 from kinfold.features import Features, extract_features
+from kinfold.hierarchy import load_wordnet
 from kinfold.images import ImageSource
-from kinfold.language import PreparedNouns, TextEncoder, fill, load_text_encoder, prepare_nouns, read_words
+from kinfold.labels import name_source, read_labels
+from kinfold.language import (
+    ClusterNames,
+    PreparedNouns,
+    TextEncoder,
+    ZeroShotClassifier,
+    choose_lemmas_by_labels,
+    embed_classes,
+    fill,
+    load_text_encoder,
+    name_clusters,
+    prepare_nouns,
+    read_words,
+)
+from kinfold.language.naming import MIN_SEPARATION, N_NAMES
+from kinfold.methods import TopClusters
 from kinfold.pipeline._method import Method
-from kinfold.pipeline._source import Source, describe_backbone
+from kinfold.pipeline._predict import check_table_place, embedded_beside, tell_skipped
+from kinfold.pipeline._report import run_report_stage
+from kinfold.pipeline._source import Source, SourceLike, as_backbone, describe_backbone, resolve_source
+from kinfold.pipeline._stages import Stages, open_run_stages
+from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix
-from kinfold.run import Run
+from kinfold.run import (
+    ASSIGNMENTS_NAME,
+    NAMES_NAME,
+    Run,
+    is_predictions,
+    write_named_assignments,
+    write_names,
+    write_predictions,
+)
 
 NounsLike: TypeAlias = "str | Path | Sequence[str] | None"
 WORDNET = "WordNet 3.0"
@@ -316,3 +346,303 @@ def _labels_of(run: Run, features: Features) -> NDArray[np.int64]:
     if n_missing:
         logger.warning("%s of the run can't be read here and don't count", count_of(n_missing, "image"))
     return np.where(places >= 0, run.labels[places], -1).astype(np.int64)
+
+
+_VERSION = 1  # of the rule; a new number makes naming run again
+
+
+def name(
+    run: Run | str | Path,
+    *,
+    text_model: str | Path | None = None,
+    nouns: NounsLike = None,
+    n_names: int = N_NAMES,
+    min_separation: float = MIN_SEPARATION,
+    source: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    n_workers: int | None = None,
+    progress: Progress = SILENT,
+) -> ClusterNames:
+    """Name the groups of a finished run by the nouns that fit them and tell them apart.
+
+    The names go into ``names.parquet``, into the column ``name`` of ``assignments.parquet``, and onto the
+    report page if the run has one. Interrupted anywhere, the run is as before or named; the same call goes
+    on. A call that would find the same changes nothing.
+
+    Parameters
+    ----------
+    run : Run or path
+        A finished run.
+    text_model : str or path, optional
+        A vision-language model, by the name of its card or by its directory. By default the one that made the
+        run's features. Another one than that embeds the run's images into ``RUN/language-features`` first.
+        For ready features of unknown origin it is the one that made them.
+    nouns : path or sequence of str, optional
+        The nouns that may be used, or a file with one per line; by default those of WordNet. Their features
+        are kept in the user's cache (:func:`kinfold.language.cache_folder`).
+    n_names : int, default 5
+        Words per group at most.
+    min_separation : float, default 0.6
+        How well a word must tell a group from those beside it; see :func:`~kinfold.language.name_clusters`.
+    source : path, optional
+        Where the images are now (or the ready features), if they were moved.
+    device, precision : str, default "auto"
+        Where and how exactly to compute.
+    n_workers : int, optional
+        Processes that decode; by default as many as there are cores.
+    progress : Progress
+        Shows the work.
+
+    Returns
+    -------
+    ClusterNames
+        Also as ``Run.open(path).names``.
+
+    Raises
+    ------
+    InputError
+        The run's features don't lie in a space with words and ``text_model`` doesn't mend that, or its images
+        or features are gone.
+    HubUnavailableError
+        The model's files are neither cached nor to be had.
+
+    Examples
+    --------
+    >>> import kinfold
+    >>> kinfold.name("photos.kinfold").nouns  # doctest: +SKIP
+    """
+    path = run.path if isinstance(run, Run) else Path(run)
+    runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
+    Run.open(path)  # refuses what isn't finished
+    with open_run_stages(path) as stages:
+        opened, started = Run(path, stages.manifest), time.monotonic()
+        space = find_joint_space(opened, text_model, source, runtime)
+        words, origin = read_nouns(nouns)
+        prepared = prepare_nouns(space.encoder, words)
+        X, labels, fingerprint = space.read(runtime)
+        inputs = {
+            "version": _VERSION,
+            "assign": stages.manifest.stages["assign"]["inputs"],
+            "features": fingerprint,
+            "nouns": prepared.fingerprint,
+            "n_names": n_names,
+            "min_separation": min_separation,
+        }
+        if not stages.is_current("name", inputs):  # the same call again changes nothing
+            read = prepared.embed(progress)
+            found = name_clusters(
+                X,
+                labels,
+                opened.n_clusters,
+                read.features,
+                read.nouns,
+                n_names=n_names,
+                logit_scale=space.encoder.logit_scale,
+                min_separation=min_separation,
+                device=str(runtime.device),
+                progress=progress,
+            )
+            naming = {**space.describe(), "nouns": {"source": origin, "n_words": len(read)}}
+            _keep(stages, opened, inputs, found, naming, started)
+        if opened.report_path.exists():
+            run_report_stage(stages, progress, space.images_at)
+    names = Run.open(path).names
+    assert isinstance(names, ClusterNames)
+    return names
+
+
+def _keep(
+    stages: Stages,
+    run: Run,
+    inputs: Mapping[str, Any],
+    names: ClusterNames,
+    naming: Mapping[str, Any],
+    started: float,
+) -> None:
+    """Put names into the run, all at one moment."""
+    writers = {
+        ASSIGNMENTS_NAME: partial(write_named_assignments, assignments=run.assignments, nouns=names.nouns),
+        NAMES_NAME: partial(write_names, names=names),
+    }
+    n_named = sum(noun is not None for noun in names.nouns)
+    facts = {**naming, "n_named": n_named, "parameters": dict(names.parameters)}
+    stages.replace("name", inputs, writers, started, naming=facts)
+
+
+DEFAULT_BACKBONE = "clip-vit-b32"  # the fastest CLIP of the catalogue
+VARIANT = "cls"  # the one that lies in the joint space
+_SYNSET = re.compile(r"n\d{8}")  # an id of WordNet's nouns
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """What was found by names alone.
+
+    Attributes
+    ----------
+    table : pyarrow.Table
+        What was written: row, key, cluster (number of the class), confidence, name.
+    classes : tuple of str
+        The classes as they were given.
+    texts : tuple of str
+        What was read for each: its name, or the lemma of a synset.
+    accuracy : float or None
+        Share of labeled images that were put into their class; None without labels.
+    n_labeled : int
+        Images that have a label: what the accuracy is about.
+    """
+
+    table: pa.Table
+    classes: tuple[str, ...]
+    texts: tuple[str, ...]
+    accuracy: float | None
+    n_labeled: int
+
+
+def zero_shot(
+    source: SourceLike,
+    classes: str | Path | Sequence[str],
+    out: str | Path,
+    *,
+    backbone: str | Path | Backbone = DEFAULT_BACKBONE,
+    text_model: str | Path | None = None,
+    labels: str | Path | Mapping[Any, Any] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    n_workers: int | None = None,
+    source_options: Mapping[str, Any] | None = None,
+    progress: Progress = SILENT,
+) -> ZeroShot:
+    """Put every image into the class whose name is closest to it in the space of a vision-language model.
+
+    Nothing is learned from the images. A killed call is resumed by the same one.
+
+    Parameters
+    ----------
+    source : path, ImageSource or Features
+        Images, or features of them: a feature store, or a file with ``text_model``.
+    classes : path or sequence of str
+        Names of two classes or more, none twice, or a file with one per line. Ids of WordNet (``n02084071``)
+        among them are called by their first lemma; with ``labels`` by the one that most of their own images
+        are closest to.
+    out : path
+        The Parquet file to write: row, key, cluster (number of the class, from 0), confidence, name
+        (the class). An
+        earlier result is replaced, any other file is left alone.
+    backbone : str, path or Backbone, default "clip-vit-b32"
+        What embeds images; not used for features.
+    text_model : str or path, optional
+        What reads the names, where it isn't the text tower of the backbone.
+    labels : path, "folder" or Mapping, optional
+        Known classes of images, as :func:`evaluate` takes them, in the words of ``classes``: for the accuracy
+        and for the choice of lemmas.
+    device, precision : str, default "auto"
+        Where and how exactly to compute.
+    n_workers : int, optional
+        Processes that decode.
+    source_options : Mapping, optional
+        For tables: ``path_column``, ``image_column``, ``key_column``; for features in Parquet: ``column``.
+    progress : Progress
+        Shows the work.
+
+    Returns
+    -------
+    ZeroShot
+
+    Raises
+    ------
+    InputError
+        The source, the classes or the labels can't be used, or ``out`` is something else.
+    HubUnavailableError
+        The model's files are neither cached nor to be had.
+    """
+    out, names = Path(out), _read_classes(classes)
+    check_table_place(out, is_predictions, "zeroshot")
+    opened = resolve_source(source, source_options)
+    runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
+    loaded = as_backbone(backbone, runtime) if opened.images is not None else None
+    encoder = open_text_encoder_of(opened, loaded, VARIANT, text_model, runtime)
+    if loaded is None:
+        assert opened.features is not None
+        return _classify(opened.features, names, encoder, labels, out, progress)
+    assert opened.images is not None
+    with embedded_beside(out, opened.images, loaded, VARIANT, runtime) as features:
+        return _classify(features, names, encoder, labels, out, progress)
+
+
+def _read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
+    found = read_words(classes) if isinstance(classes, str | Path) else tuple(classes)
+    if strange := [name for name in found if not isinstance(name, str)]:
+        raise InputError(f"classes must be strings; got {strange[0]!r}")
+    if len(found) < 2:
+        raise InputError(f"zero-shot classification needs two classes or more; got {len(found)}")
+    if len(set(found)) < len(found):
+        twice = next(name for name in found if found.count(name) > 1)
+        raise InputError(f"the class {twice!r} is named twice")
+    wordnet = load_wordnet()
+    if unknown := [name for name in found if _SYNSET.fullmatch(name) and name not in wordnet]:
+        raise InputError(f"the class {unknown[0]!r} is no id of the nouns of {WORDNET}")
+    return found
+
+
+def _classify(
+    features: Features,
+    classes: tuple[str, ...],
+    encoder: TextEncoder,
+    labels: str | Path | Mapping[Any, Any] | None,
+    out: Path,
+    progress: Progress,
+) -> ZeroShot:
+    X = features.matrix(VARIANT)
+    keys = features.keys.take(pa.array(features.rows)).cast(pa.large_string())
+    truth = None if labels is None else _find_truth(labels, keys, classes)
+    texts, vectors = _embed(classes, encoder, X, truth, progress)
+    classifier = ZeroShotClassifier(vectors, encoder.logit_scale, device=encoder.device)
+    clusters, confidences = classifier.classify(X)
+    tell_skipped(out, features)
+    top = TopClusters(clusters[:, None], confidences[:, None])
+    table = write_predictions(out, features.rows, keys, top, classes)
+    known = np.zeros(0, bool) if truth is None else truth >= 0
+    accuracy = None
+    if truth is not None and known.any():
+        accuracy = float((clusters[known] == truth[known]).mean())
+    return ZeroShot(table, classes, texts, accuracy, int(known.sum()))
+
+
+def _find_truth(
+    labels: str | Path | Mapping[Any, Any], keys: pa.Array, classes: tuple[str, ...]
+) -> NDArray[np.int64]:
+    """Return the class of every image, −1 where it has no label."""
+    rows = read_labels(labels, keys)
+    known = np.append(rows.one_each(name_source(labels)), np.int32(-1))[rows.places_of(keys)]
+    used = np.unique(known[known >= 0])
+    number_of = {name: number for number, name in enumerate(classes)}
+    if unknown := sorted({str(rows.values[code]) for code in used} - set(number_of)):
+        raise InputError(
+            f"the label {unknown[0]!r} is not among the classes, and labels must be written as "
+            f"these are{nearest_name(unknown[0], list(classes))}"
+        )
+    if not len(used):
+        raise InputError("none of the images has a label; the keys of the labels are not theirs")
+    numbers = np.full(len(rows.values) + 1, -1, dtype=np.int64)
+    numbers[used] = [number_of[str(rows.values[code])] for code in used]
+    truth: NDArray[np.int64] = numbers[known]  # −1 is the last
+    return truth
+
+
+def _embed(
+    classes: tuple[str, ...],
+    encoder: TextEncoder,
+    X: Any,
+    truth: NDArray[np.int64] | None,
+    progress: Progress,
+) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Return what is read for every class, and its feature."""
+    wordnet = load_wordnet()
+    lemmas = [wordnet.lemmas(name) if name in wordnet else (name,) for name in classes]
+    if truth is None:
+        texts = tuple(several[0] for several in lemmas)
+        return texts, embed_classes(encoder, texts, progress=progress)
+    choice = choose_lemmas_by_labels(encoder, lemmas, X, truth, progress=progress)
+    return choice.lemmas, choice.features

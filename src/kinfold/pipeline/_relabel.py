@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kinfold.backbones import Backbone
 from kinfold.compute import Runtime
-from kinfold.errors import InputError
+from kinfold.errors import FormatError, InputError
 from kinfold.features import Features, RowMatrix
 from kinfold.images import ImageSource, KeyList, open_source
 from kinfold.labels import JoinedLabels
@@ -24,6 +26,7 @@ from kinfold.language import (
     TEMPLATES,
     Calibration,
     Relabeling,
+    RelabelReport,
     TextEncoder,
     WalkAccuracy,
     calibration,
@@ -32,7 +35,6 @@ from kinfold.language import (
 from kinfold.language.relabel import CANDIDATES, RELABEL_RULES, RelabelRule
 from kinfold.language.relabel import relabel as refine
 from kinfold.locks import lock_directory
-from kinfold.pipeline import _relabel_files as files
 from kinfold.pipeline._classes import (
     LEMMA_RULES,
     WORDNET,
@@ -55,7 +57,174 @@ from kinfold.pipeline._source import (
     resolve_source,
 )
 from kinfold.progress import SILENT, Progress
+from kinfold.storage import (
+    PARTIAL_PREFIX,
+    atomic_file,
+    check_folder,
+    check_format_version,
+    read_json,
+    remove_partials,
+    write_json,
+)
 from kinfold.validation import Choice, Constraint, Integer, check
+
+FORMAT = "kinfold-relabeling"
+FORMAT_VERSION = 1
+REPORT_NAME = "report.json"
+LABELS_NAME = "labels.parquet"
+MOVES_NAME = "moves.csv"
+CALIBRATION_NAME = "calibration.csv"
+LEVELS_NAME = "levels.csv"
+SHEET_NAME = "sheet.html"
+FEATURES_NAME = "features"
+TEXTS_NAME = "texts"
+_RESULTS = (LABELS_NAME, MOVES_NAME, CALIBRATION_NAME, LEVELS_NAME, SHEET_NAME)
+
+LABELS_SCHEMA = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("key", pa.string()),
+        ("before", pa.string()),
+        ("after", pa.string()),
+        ("confidence", pa.float32()),
+        ("n_steps", pa.int32()),
+    ]
+)
+
+
+def check_out(out: Path) -> None:
+    """Refuse a folder that holds something else than a relabelling, finished or not.
+
+    Raises
+    ------
+    InputError
+        There is something else.
+    FormatError
+        The relabelling there is damaged, or of a newer format.
+    """
+    if (out / REPORT_NAME).is_file():
+        read_report(out)
+        return
+    check_folder(
+        out,
+        "a result of `kinfold relabel`",
+        lambda name: name == ".lock" or name.startswith(PARTIAL_PREFIX),
+    )
+
+
+def read_report(out: Path) -> dict[str, Any]:
+    """Return what ``report.json`` says.
+
+    Raises
+    ------
+    InputError
+        It is the report of something else.
+    FormatError
+        It is damaged, or of a newer format.
+    """
+    path = out / REPORT_NAME
+    if not path.is_file():
+        raise InputError(f"there is no relabelling at {out}; {REPORT_NAME} is missing")
+    content = read_json(path)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{path} was not written by `kinfold relabel`; choose another folder (out=, --out)")
+    check_format_version(path, content.get("format_version"), FORMAT_VERSION)
+    return content
+
+
+def begin_folder(out: Path) -> None:
+    """Mark the folder as a relabelling that isn't finished; earlier results go, features stay."""
+    remove_partials(out)
+    write_report(out, {}, complete=False)
+    for name in _RESULTS:
+        (out / name).unlink(missing_ok=True)
+
+
+def write_report(out: Path, content: dict[str, Any], *, complete: bool = True) -> dict[str, Any]:
+    """Write ``report.json`` and return what it says."""
+    whole = {"format": FORMAT, "format_version": FORMAT_VERSION, "complete": complete, **content}
+    write_json(out / REPORT_NAME, whole)
+    return whole
+
+
+def write_labels(
+    path: Path,
+    rows: NDArray[np.int64],
+    keys: Any,
+    before: NDArray[np.int32],
+    found: Relabeling,
+    ids: Sequence[str],
+) -> None:
+    """Write the class of every usable image before and after; nothing where it has none."""
+    names = pa.array(ids, pa.string())
+    if isinstance(keys, pa.ChunkedArray):
+        keys = keys.combine_chunks()
+    columns = [
+        pa.array(rows, pa.int64()),
+        keys.cast(pa.string()),
+        names.take(pa.array(before, pa.int32(), mask=before < 0)),
+        names.take(pa.array(found.labels, pa.int32(), mask=found.labels < 0)),
+        pa.array(found.confidences, pa.float32(), mask=np.isnan(found.confidences)),
+        pa.array(found.steps, pa.int32()),
+    ]
+    with atomic_file(path) as partial:
+        table = pa.Table.from_arrays(columns, schema=LABELS_SCHEMA)
+        pq.write_table(table, partial, compression="zstd", row_group_size=1 << 17, store_schema=False)
+
+
+def read_labels_table(path: Path) -> pa.Table:
+    """Read ``labels.parquet`` back; :class:`FormatError` where it is missing or damaged."""
+    try:
+        return pq.read_table(path).select(LABELS_SCHEMA.names).cast(LABELS_SCHEMA)
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise FormatError(f"{path} is missing or damaged ({reason}); relabel again") from error
+
+
+def write_moves(path: Path, report: RelabelReport, ids: Sequence[str], names: Sequence[str]) -> None:
+    """Write from which class to which how many images moved, most first."""
+    moves = zip(report.before.tolist(), report.after.tolist(), report.counts.tolist(), strict=True)
+    rows = ((ids[a], names[a], ids[b], names[b], count) for a, b, count in moves)
+    _write_csv(path, ("before", "before_name", "after", "after_name", "count"), rows)
+
+
+def write_calibration(path: Path, found: Sequence[Calibration]) -> None:
+    """Write the curves: per choice of candidates and bin how many, how right, how sure."""
+    rows = (
+        (one.candidates, _number(low), _number(high), count, _number(right), _number(sure))
+        for one in found
+        for low, high, count, right, sure in zip(
+            one.curve.edges[:-1].tolist(),
+            one.curve.edges[1:].tolist(),
+            one.curve.counts.tolist(),
+            one.curve.accuracies.tolist(),
+            one.curve.confidences.tolist(),
+            strict=True,
+        )
+    )
+    _write_csv(path, ("candidates", "above", "up_to", "count", "accuracy", "confidence"), rows)
+
+
+def write_levels(path: Path, found: WalkAccuracy) -> None:
+    """Write how often the choice at classes of each depth went towards the known label."""
+    figures = zip(found.counts.tolist(), found.accuracies.tolist(), found.chances.tolist(), strict=True)
+    rows = (
+        (depth, count, _number(right), _number(chance))
+        for depth, (count, right, chance) in enumerate(figures)
+    )
+    _write_csv(path, ("depth", "count", "accuracy", "chance"), rows)
+
+
+def _number(value: float) -> str:
+    return "" if value != value else f"{value:.6g}"
+
+
+def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with atomic_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+
 
 DEFAULT_JOINT_BACKBONE = "clip-vit-b32"  # the fastest CLIP of the catalogue
 DEFAULT_CHECK_ROWS = 200_000  # a share of so many is known to about 0.1 %; more takes longer and says no more
@@ -96,7 +265,7 @@ class RelabelResult:
         FormatError
             It is damaged, or of a newer format.
         """
-        report = files.read_report(Path(path))
+        report = read_report(Path(path))
         if not report.get("complete"):
             raise InputError(f"{path} isn't finished; repeat the `kinfold relabel` command to go on")
         return cls(Path(path), report)
@@ -104,7 +273,7 @@ class RelabelResult:
     @cached_property
     def labels(self) -> pa.Table:
         """The usable images in row order: row, key, before, after, confidence, n_steps."""
-        return files.read_labels_table(self.path / files.LABELS_NAME)
+        return read_labels_table(self.path / LABELS_NAME)
 
 
 def relabel(
@@ -173,7 +342,7 @@ def relabel(
     """
     check(_RULES, rule=rule, lemmas=lemmas, check_rows=check_rows)
     out = Path(out)
-    files.check_out(out)
+    check_out(out)
     opened = resolve_source(source, source_options)
     runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
     loaded = as_backbone(backbone, runtime) if opened.images is not None else None
@@ -183,12 +352,12 @@ def relabel(
     numbers = classes.tree.numbers(known.distinct)  # before long work: one may not be in the tree
     out.mkdir(parents=True, exist_ok=True)
     with lock_directory(out):
-        files.begin_folder(out)
+        begin_folder(out)
         features = opened.features
         if opened.images is not None and loaded is not None:
             features = embed(
                 opened.images,
-                out / files.FEATURES_NAME,
+                out / FEATURES_NAME,
                 backbone=loaded,
                 n_workers=n_workers,
                 on_estimate=on_estimate,
@@ -209,7 +378,7 @@ def relabel(
             "relabeling": result.report.as_dict(classes.tree.ids),
             "checks": checks,
         }
-        return RelabelResult(out, files.write_report(out, content))
+        return RelabelResult(out, write_report(out, content))
 
 
 def _keys(source: Source) -> pa.Array:
@@ -268,7 +437,7 @@ class RelabelWork:
             lemmas,
             self._matrix,
             self._before,
-            self._out / files.TEXTS_NAME,
+            self._out / TEXTS_NAME,
             self._progress,
         )
         leaf = self._classes.tree.is_leaf()
@@ -306,8 +475,8 @@ class RelabelWork:
         shared: dict[str, Any] = {"device": self._device, "progress": self._progress}
         curves = [calibration(*asked, name, logit_scale=self.logit_scale, **shared) for name in CANDIDATES]
         levels = walk_accuracy(*asked, **shared)
-        files.write_calibration(self._out / files.CALIBRATION_NAME, curves)
-        files.write_levels(self._out / files.LEVELS_NAME, levels)
+        write_calibration(self._out / CALIBRATION_NAME, curves)
+        write_levels(self._out / LEVELS_NAME, levels)
         return {
             "n_rows": len(labeled),
             "calibration": {one.candidates: _describe_calibration(one) for one in curves},
@@ -320,8 +489,8 @@ class RelabelWork:
 
         ids, report, features = self._classes.tree.ids, found.report, self._features
         keys = features.keys.take(pa.array(features.rows))
-        files.write_labels(self._out / files.LABELS_NAME, features.rows, keys, self._before, found, ids)
-        files.write_moves(self._out / files.MOVES_NAME, report, ids, self._names)
+        write_labels(self._out / LABELS_NAME, features.rows, keys, self._before, found, ids)
+        write_moves(self._out / MOVES_NAME, report, ids, self._names)
         moves = Moves(
             rows=features.rows,
             keys=keys,
@@ -342,7 +511,7 @@ class RelabelWork:
             },
         )
         images = _find_images(source, features)
-        write_sheet(moves, images, self._out / files.SHEET_NAME, progress=self._progress)
+        write_sheet(moves, images, self._out / SHEET_NAME, progress=self._progress)
 
 
 def _find_images(source: Source, features: Features) -> ImageSource | None:
