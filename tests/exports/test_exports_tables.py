@@ -15,7 +15,7 @@ from PIL import Image
 import kinfold
 from kinfold.corrections import CORRECTED_SCHEMA
 from kinfold.errors import InputError
-from kinfold.exports import _tables
+from kinfold.exports import _writers
 from kinfold.gallery.explore._map import map_inputs, write_map
 from kinfold.run import Run
 from kinfold.storage import hash_json
@@ -145,7 +145,7 @@ def test_neighbours_are_lines_of_the_table(mapped, tmp_path):
 
 
 def test_without_a_map_there_are_vectors_to_make_one_of(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(_tables, "MOST_THUMBNAILS", 3)
+    monkeypatch.setattr(_writers, "MOST_THUMBNAILS", 3)
     table = pq.read_table(kinfold.export(run, "embedding-atlas", tmp_path / "atlas.parquet").path)
     assert "projection_x" not in table.column_names
     assert "image" not in table.column_names

@@ -11,10 +11,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from kinfold import probing
 from kinfold.errors import InputError
 from kinfold.methods.linear import SoftmaxStack, train
-from kinfold.probing import knn_classify, linear_probe, probes
-from kinfold.probing.probes import _count_votes
+from kinfold.probing import _count_votes, knn_classify, linear_probe
 
 CPU = {"device": "cpu"}
 QUICK = {"learning_rates": (1.0, 3.0), "weight_decays": (0.0, 1e-3), "n_epochs": 10, **CPU}
@@ -48,7 +48,7 @@ def test_the_probe_does_as_well_as_logistic_regression_at_its_best(digits, probe
 def test_the_setting_that_wins_is_the_best_of_the_declared_grid(probed):
     settings = [line[:2] for line in probed.table]
     assert sorted(settings) == sorted(
-        (rate, decay) for rate in probes.LEARNING_RATES for decay in probes.WEIGHT_DECAYS
+        (rate, decay) for rate in probing.LEARNING_RATES for decay in probing.WEIGHT_DECAYS
     )
     best = max(share for *_, share in probed.table)
     assert probed.validation_accuracy == best
@@ -82,8 +82,8 @@ def test_test_labels_choose_nothing(digits):
 def test_the_grid_in_small_stacks_and_from_disk_is_the_same(digits, monkeypatch, tmp_path):
     X, X_test, y, y_test = digits
     whole = linear_probe(X, y, X_test, y_test, **QUICK)
-    monkeypatch.setattr(probes, "_STACK_BYTES", 1)
-    monkeypatch.setattr(probes, "_READ_BYTES", 5000)
+    monkeypatch.setattr(probing, "_STACK_BYTES", 1)
+    monkeypatch.setattr(probing, "_READ_BYTES", 5000)
     np.save(tmp_path / "X.npy", X)
     mapped = np.load(tmp_path / "X.npy", mmap_mode="r")
     parts = linear_probe(mapped, y, X_test, y_test, **QUICK)
@@ -159,7 +159,7 @@ def test_neighbours_vote_as_scikit_learns_do(digits):
 
 
 def test_votes_are_counted_and_ties_go_to_the_first_class(monkeypatch):
-    monkeypatch.setattr("kinfold.probing.probes._CELLS", 4)
+    monkeypatch.setattr("kinfold.probing._CELLS", 4)
     codes = np.array([[2, 1, 2], [1, 0, 0], [0, 1, 2]])
     best = _count_votes(codes, np.array([[1.0, 3, 1], [1, 1, 1], [1, 1, 1]]), 4)
     assert best.tolist() == [[1, 2, -2, -2, -2], [0, 1, -2, -2, -2], [0, 1, 2, -2, -2]]
