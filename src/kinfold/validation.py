@@ -1,4 +1,4 @@
-"""Rules for parameters, and the messages of their errors: each is written here and nowhere else.
+"""Rules for single parameters, and the messages of their errors.
 
 An estimator or a function names its rules in one table::
 
@@ -205,13 +205,20 @@ def check(rules: Mapping[str, Constraint], **values: object) -> None:
     Parameters
     ----------
     rules : mapping of str to Constraint
-        By the name of the parameter; names that are not among ``values`` are passed over.
+        By the name of the parameter; there may be more than ``values``.
     **values : object
         The parameters, by name.
+
+    Raises
+    ------
+    InputError
+        A value breaks its rule.
+    KeyError
+        A name has no rule: a mistake of the caller, not of the user.
     """
     for name, value in values.items():
-        rule = rules.get(name)
-        if rule is not None and not rule.allows(value):
+        rule = rules[name]
+        if not rule.allows(value):
             raise InputError(f"{name} must be {rule.describe()}; got {value!r}{_nearest(rule, value)}")
 
 
