@@ -16,7 +16,19 @@ if TYPE_CHECKING:
     from kinfold import consensus, metrics, neighbors
     from kinfold.features import FeatureStore
     from kinfold.methods import ICCE, SCAN, TAC, TEMI, TURTLE, SphericalKMeans
-    from kinfold.pipeline import cluster, export, name, refine, relabel
+    from kinfold.pipeline import (
+        cluster,
+        embed,
+        estimate,
+        evaluate,
+        export,
+        name,
+        predict,
+        refine,
+        relabel,
+        report,
+        zero_shot,
+    )
     from kinfold.run import Run
 
 __all__ = [
@@ -31,12 +43,18 @@ __all__ = [
     "__version__",
     "cluster",
     "consensus",
+    "embed",
+    "estimate",
+    "evaluate",
     "export",
     "metrics",
     "name",
     "neighbors",
+    "predict",
     "refine",
     "relabel",
+    "report",
+    "zero_shot",
 ]
 
 _HOME = {
@@ -53,6 +71,12 @@ _HOME = {
     "name": "kinfold.pipeline",
     "refine": "kinfold.pipeline",
     "relabel": "kinfold.pipeline",
+    "zero_shot": "kinfold.pipeline",
+    "report": "kinfold.pipeline",
+    "predict": "kinfold.pipeline",
+    "evaluate": "kinfold.pipeline",
+    "estimate": "kinfold.pipeline",
+    "embed": "kinfold.pipeline",
 }
 _ROOMS = ("consensus", "metrics", "neighbors")
 
