@@ -160,6 +160,42 @@ def test_the_package_is_few_files_that_can_be_read_from_top_to_bottom():
     assert [str(path) for path, length in lengths.items() if length > 700] == []
 
 
+def users_of_modules() -> dict[str, set[str]]:
+    """Return, by the name of every module, the others that use its names, through a room's door or not.
+
+    A door that passes names on is no user of them; who imports them from the door is.
+    """
+    trees = {module_name(path): (path, ast.parse(path.read_text(encoding="utf-8"))) for path in MODULES}
+    doors = {name for name, (path, _) in trees.items() if path.name == "__init__.py"}
+    origin: dict[str, str] = {}  # of the names that doors pass on
+    for door in doors:
+        path, tree = trees[door]
+        for target in imports_of(path, tree):
+            origin.setdefault(f"{door}.{target.rpartition('.')[2]}", target)
+    users: dict[str, set[str]] = {name: set() for name in trees}
+    for name, (path, tree) in trees.items():
+        for target in imports_of(path, tree):
+            while target in origin and origin[target] != target and target not in trees:
+                target = origin[target]
+            while target and target not in trees:
+                target = target.rpartition(".")[0]
+            if target and target != name and not (name in doors and target.startswith(f"{name}.")):
+                users[target].add(name)
+    return users
+
+
+def test_few_files_exist_for_one_other_alone():
+    lonely = sorted(name for name, users in users_of_modules().items() if len(users) == 1)
+    assert len(lonely) <= 40, lonely
+
+
+def test_who_uses_a_module_is_seen_through_the_doors_of_rooms():
+    users = users_of_modules()
+    assert "kinfold.methods._heads" in users["kinfold.heads.trainer"]
+    assert "kinfold.heads" not in users["kinfold.heads.trainer"]
+    assert "kinfold.pipeline._report" in users["kinfold.gallery.report"]
+
+
 def test_no_modules_import_one_another():
     # A room's door imports its modules, which may import other rooms' doors but never their own.
     assert circles_of(imports_between()) == []

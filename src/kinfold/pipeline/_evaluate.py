@@ -333,6 +333,7 @@ def _ranked_groups(run: Run, rows: NDArray[np.int64]) -> NDArray[np.int32]:
     for rank in range(width):
         there = np.flatnonzero(counts[rows] > rank)
         found[there, rank] = flat[starts[rows[there]] + rank]
+    # Where a run was made without ranked groups, an image still has the one that it is in.
     found[:, 0] = run.labels[rows]
     return found
 
