@@ -34,7 +34,7 @@ from kinfold.methods._rows import check_rows, column_moments
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
-from kinfold.storage import hash_json
+from kinfold.storage import hash_array, hash_json
 from kinfold.validation import Choice, Constraint, Either, Integer, Nothing, Number, check_n_clusters
 
 if TYPE_CHECKING:
@@ -437,8 +437,9 @@ class HeadMethod(BlockPredictor):
             "method": type(self).__name__,
             "parameters": [*self._describe_objective(), bool(self.batch_norm), self._count_targets()],
             "draws": [seed, self.plan_.batch_size],
-            "rows": [list(X.shape), float(mean.sum()), float(deviation.sum())],
-            "graph": [graph.n_samples, len(graph.indices), int(graph.indices.sum(dtype=np.int64))],
+            "rows": [list(X.shape), hash_array(mean), hash_array(deviation)],
+            # Hashing reads the whole graph, which only a checkpoint is worth.
+            "graph": graph.fingerprint() if checkpoint else None,
         }
         learner = StudentTeacher(
             network,

@@ -237,7 +237,8 @@ def train_dual(
             "plan": asdict(plan),
             "seed": seed,
             "rows": [fingerprint_columns(rows) for rows in (images, texts)],
-            "graphs": [[len(g.indices), int(g.indices.sum(dtype=np.int64))] for g in graphs],
+            # Hashing reads the whole graphs, which only a checkpoint is worth.
+            "graphs": [graph.fingerprint() for graph in graphs] if checkpoint else None,
         }
     )
     trainer = Trainer(learner, identity=identity)
