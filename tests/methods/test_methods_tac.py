@@ -233,19 +233,19 @@ def test_an_interrupted_fit_ends_in_the_same_bytes(tmp_path, monkeypatch):
     whole, taken = DualHeads.step, []
     checkpoint = tmp_path / "checkpoint"
 
-    def interrupted(self, batch, batch_size, step, progress):
+    def interrupted(self, batch, batch_size, step, share_done):
         if step == 17:
             raise KeyboardInterrupt
-        return whole(self, batch, batch_size, step, progress)
+        return whole(self, batch, batch_size, step, share_done)
 
     with monkeypatch.context() as patched:
         patched.setattr(DualHeads, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             quick(nouns, batch_size=64).fit(X, checkpoint=checkpoint)
 
-    def counted(self, batch, batch_size, step, progress):
+    def counted(self, batch, batch_size, step, share_done):
         taken.append(step)
-        return whole(self, batch, batch_size, step, progress)
+        return whole(self, batch, batch_size, step, share_done)
 
     monkeypatch.setattr(DualHeads, "step", counted)
     resumed = quick(nouns, batch_size=64).fit(X, checkpoint=checkpoint)

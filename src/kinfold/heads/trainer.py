@@ -55,10 +55,10 @@ class Learner(Protocol[BatchIn, ResultOut]):
     n_epochs: int  # passes over the data
     workers: Workers  # the processes that train together, each with a part of the losses
 
-    def step(self, batch: BatchIn, batch_size: int, step: int, progress: float) -> Tensor:
+    def step(self, batch: BatchIn, batch_size: int, step: int, share_done: float) -> Tensor:
         """Make one update and return this process's losses (h,), which are not written to again.
 
-        ``step`` counts the updates made before, ``progress`` in [0, 1) is the share of the training done.
+        ``step`` counts the updates made before, ``share_done`` in [0, 1) is the share of the training done.
         """
 
     def state(self) -> Mapping[str, Tensor]:

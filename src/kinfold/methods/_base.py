@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -82,8 +83,8 @@ class BaseClusterer(ClusterMixin, BaseEstimator):
         return Runtime.resolve(self.device, self.precision, progress=progress)
 
 
-class BlockPredictor(BaseClusterer):
-    """Base of methods that override ``_probabilities``; ``_learned`` is what only fitted ones have."""
+class BlockPredictor(BaseClusterer, ABC):
+    """Base of methods that have ``_probabilities``; ``_learned`` is what only fitted ones have."""
 
     _learned: ClassVar[str]
 
@@ -104,9 +105,9 @@ class BlockPredictor(BaseClusterer):
         """Return the most probable cluster of rows that were checked already, the lower number on ties."""
         return np.concatenate([block.argmax(axis=1).astype(np.int32) for block in self._probabilities(X)])
 
+    @abstractmethod
     def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
         """Yield the probabilities (n, K) of blocks of rows that were checked already."""
-        raise AssertionError("every method has its own probabilities")
 
 
 def own_graph(name: str, graph: Graphs, n_samples: int) -> NeighborGraph | None:

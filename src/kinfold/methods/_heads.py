@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -380,8 +381,9 @@ class HeadMethod(BlockPredictor):
         """Return how many neighbours' teacher outputs make one target."""
         return 1
 
+    @abstractmethod
     def _make_objective(self, n_heads: int) -> Objective:
-        raise AssertionError("every method has its own objective")
+        """Return the loss of so many heads."""
 
     def _describe_objective(self) -> list[Any]:
         """Return the parameters, JSON-ready, that decide the training besides those of the plan."""

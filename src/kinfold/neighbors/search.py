@@ -122,7 +122,7 @@ def knn_graph(
     """
     matrix = as_row_matrix(X)
     n = int(matrix.shape[0])
-    check_parameters(n, n_neighbors, threshold, max_neighbors, memory_budget, zero_rows)
+    check_search(n, n_neighbors, threshold, max_neighbors, memory_budget, zero_rows)
     used: NDArray[np.int64] = np.arange(n)
     if zero_rows == "isolate":
         scan = scan_rows(matrix)
@@ -327,7 +327,7 @@ def read_row_numbers(rows: Any, n_rows: int) -> NDArray[np.int64]:
     return numbers.astype(np.int64)
 
 
-def check_parameters(
+def check_search(
     n: int,
     n_neighbors: int,
     threshold: float | str | None,
