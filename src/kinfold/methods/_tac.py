@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 
 from kinfold.compute import Runtime, resolve_device
 from kinfold.distributed import current_workers
+from kinfold.errors import InputError
 from kinfold.heads import DIRECTIONS, DualSettings
 from kinfold.language.space import count_centres, select_nouns, text_counterparts
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
@@ -21,12 +22,15 @@ from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._heads import default_n_neighbors
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows
-from kinfold.methods._tac_centres import CENTRES, find_centres, fit_quietly, import_networkx
 from kinfold.methods._tac_model import (
+    CENTRES,
     JointMatrix,
     Neighbors,
     TacModel,
     TacPlan,
+    find_centres,
+    fit_quietly,
+    import_networkx,
     name_head,
     plan_tac,
     train_dual,
@@ -34,15 +38,12 @@ from kinfold.methods._tac_model import (
 )
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix, as_row_matrix
+from kinfold.rows.readers import UnitRows
 from kinfold.validation import Choice, Constraint, Either, Flag, Integer, Nothing, Number, check_n_clusters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-
-from kinfold.errors import InputError
-from kinfold.rows import RowMatrix, as_row_matrix
-from kinfold.rows.readers import UnitRows
 
 logger = logging.getLogger(__name__)
 
