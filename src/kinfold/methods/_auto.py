@@ -28,6 +28,7 @@ from kinfold.methods._turtle import TURTLE
 from kinfold.methods.protocol import Clusterer, Cost, Criteria, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
 from kinfold.storage import hash_json
 from kinfold.validation import (
     Constraint,
@@ -348,7 +349,7 @@ class Auto(BaseClusterer):
                 )
             check_graph(graph, n_samples)
 
-    def _make_graphs(self, X: Any, given: Graphs, runtime: Runtime) -> dict[str, NeighborGraph]:
+    def _make_graphs(self, X: RowMatrix, given: Graphs, runtime: Runtime) -> dict[str, NeighborGraph]:
         """Return the graph of each candidate that needs one."""
         graphs: dict[str, NeighborGraph] = {}
         made: dict[str, NeighborGraph] = {}
@@ -368,7 +369,7 @@ class Auto(BaseClusterer):
 
 
 def _assess(
-    estimator: Clusterer, X: Any, graph: NeighborGraph | None, seed: int, runtime: Runtime
+    estimator: Clusterer, X: RowMatrix, graph: NeighborGraph | None, seed: int, runtime: Runtime
 ) -> Criteria:
     """Return the criteria, measured by the first process for all."""
     workers = current_workers()

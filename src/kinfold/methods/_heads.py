@@ -35,6 +35,7 @@ from kinfold.methods._rows import check_rows, column_moments
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
 from kinfold.storage import hash_array, hash_json
 from kinfold.validation import Choice, Constraint, Either, Integer, Nothing, Number, check_n_clusters
 
@@ -370,7 +371,7 @@ class HeadMethod(BlockPredictor):
         state = self._network.state_dict()
         return {name.removeprefix("norm."): value.cpu().numpy() for name, value in state.items()}
 
-    def _check_fit(self, X: Any) -> None:
+    def _check_fit(self, X: RowMatrix) -> None:
         """Raise :class:`InputError` where checked rows don't go with the parameters; by default they do."""
 
     def _may_stop(self) -> bool:
@@ -395,11 +396,11 @@ class HeadMethod(BlockPredictor):
             return int(self.head_losses_.argmin())
         return int(self.head_agreements_.argmax())
 
-    def _conclude(self, X: Any, graph: NeighborGraph, seed: int, runtime: Runtime) -> None:
+    def _conclude(self, X: RowMatrix, graph: NeighborGraph, seed: int, runtime: Runtime) -> None:
         """Set ``labels_``, from the trained heads."""
         self.labels_ = self._labels(X)
 
-    def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
+    def _probabilities(self, X: RowMatrix) -> Iterator[NDArray[np.float32]]:
         for block in _blocks(X, self.n_clusters_):
             rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(self._device)
             with torch.inference_mode():
@@ -423,7 +424,7 @@ class HeadMethod(BlockPredictor):
         )
 
     def _train(
-        self, X: Any, graph: NeighborGraph, seed: int, runtime: Runtime, checkpoint: Path | None
+        self, X: RowMatrix, graph: NeighborGraph, seed: int, runtime: Runtime, checkpoint: Path | None
     ) -> Training:
         network = MultiHeadNetwork(
             self.n_features_in_,
@@ -489,7 +490,7 @@ def agreements(
     )
 
 
-def _blocks(X: Any, n_clusters: int) -> Iterator[NDArray[Any]]:
+def _blocks(X: RowMatrix, n_clusters: int) -> Iterator[NDArray[Any]]:
     """Yield blocks of rows of which neither values nor logits take more than some MiB."""
     size = max(1, PREDICT_BYTES // (4 * max(n_clusters, int(X.shape[1]))))
     return (np.asarray(X[start : start + size]) for start in range(0, X.shape[0], size))

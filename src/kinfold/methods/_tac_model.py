@@ -29,7 +29,7 @@ from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import fingerprint_columns, numpy_blocks
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT
-from kinfold.rows import LazyMatrix
+from kinfold.rows import LazyMatrix, RowMatrix
 from kinfold.rows.readers import UnitRows
 from kinfold.storage import hash_json
 
@@ -73,7 +73,14 @@ def import_networkx() -> ModuleType:
 
 
 def find_centres(
-    X: Any, how: str, n_centres: int, graph: GraphSource, *, seed: int, resolution: float, runtime: Runtime
+    X: RowMatrix,
+    how: str,
+    n_centres: int,
+    graph: GraphSource,
+    *,
+    seed: int,
+    resolution: float,
+    runtime: Runtime,
 ) -> NDArray[np.float32]:
     """Return the unit-length mean of every group of images (k, D), on every process of a job.
 
@@ -124,14 +131,14 @@ def find_centres(
     return centres
 
 
-def fit_quietly(model: SphericalKMeans, X: Any, runtime: Runtime) -> SphericalKMeans:
+def fit_quietly(model: SphericalKMeans, X: RowMatrix, runtime: Runtime) -> SphericalKMeans:
     """Fit k-means, a step on the way, without the warnings of empty or huge clusters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(X, runtime=runtime)
 
 
-def mean_directions(X: Any, labels: NDArray[np.int64]) -> NDArray[np.float32]:
+def mean_directions(X: RowMatrix, labels: NDArray[np.int64]) -> NDArray[np.float32]:
     """Return the unit-length means (k, D) of unit rows by label; those of label −1 count nowhere.
 
     Labels without members, and groups whose mean is zero, are left out.
@@ -152,7 +159,7 @@ def mean_directions(X: Any, labels: NDArray[np.int64]) -> NDArray[np.float32]:
     return centres
 
 
-def _agglomerative(X: Any, n_centres: int, graph: GraphSource) -> NDArray[np.int64]:
+def _agglomerative(X: RowMatrix, n_centres: int, graph: GraphSource) -> NDArray[np.int64]:
     """Ward's method on unit rows; of many samples only neighbours may be joined."""
     from sklearn.cluster import AgglomerativeClustering
 
@@ -241,7 +248,7 @@ class UnitMatrix(LazyMatrix):
         Checked features.
     """
 
-    def __init__(self, X: Any) -> None:
+    def __init__(self, X: RowMatrix) -> None:
         self._rows = UnitRows(X, _CPU)
         self.shape = (self._rows.n_rows, self._rows.dim)
         self.dtype = np.dtype(np.float32)
@@ -262,7 +269,7 @@ class JointMatrix(LazyMatrix):
         Both float32, at unit length.
     """
 
-    def __init__(self, images: Any, texts: Any) -> None:
+    def __init__(self, images: RowMatrix, texts: RowMatrix) -> None:
         self._parts = images, texts
         self.shape = (int(images.shape[0]), int(images.shape[1] + texts.shape[1]))
         self.dtype = np.dtype(np.float32)
@@ -274,7 +281,7 @@ class JointMatrix(LazyMatrix):
         return np.concatenate([part[rows] for part in self._parts], axis=1)
 
 
-def unit_matrix(X: Any) -> Any:
+def unit_matrix(X: RowMatrix) -> NDArray[np.float32] | UnitMatrix:
     """Return the rows of X at unit length, float32: in memory where X is, else scaled as they are read."""
     # Training reads every row in every epoch: what fits in memory once is not scaled again and again.
     rows = UnitMatrix(X)
@@ -298,7 +305,7 @@ class Neighbors:
     """
 
     def __init__(
-        self, X: Any, graph: NeighborGraph | None, options: dict[str, Any], runtime: Runtime
+        self, X: RowMatrix, graph: NeighborGraph | None, options: dict[str, Any], runtime: Runtime
     ) -> None:
         self._X, self._graph, self._options, self._runtime = X, graph, options, runtime
 
@@ -308,7 +315,7 @@ class Neighbors:
             self._graph = self.of(self._X)
         return self._graph
 
-    def of(self, rows: Any) -> NeighborGraph:
+    def of(self, rows: RowMatrix) -> NeighborGraph:
         """Return those of other rows."""
         return knn_graph(
             rows,
@@ -377,8 +384,8 @@ def plan_tac(
 
 
 def train_dual(
-    images: Any,
-    texts: Any,
+    images: RowMatrix,
+    texts: RowMatrix,
     graphs: tuple[NeighborGraph, NeighborGraph],
     n_clusters: int,
     plan: TacPlan,
@@ -492,7 +499,7 @@ class TacModel:
         assert self.centroids is not None
         return {"centroids": self.centroids.cpu().numpy()}
 
-    def probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
+    def probabilities(self, X: RowMatrix) -> Iterator[NDArray[np.float32]]:
         """Yield the probabilities (n, K) of blocks of rows that were checked already."""
         # Without a head every row meets all kept nouns, which may be many more than columns or clusters.
         widest = max(self.n_clusters, X.shape[1], 0 if self.head is not None else len(self.nouns))
