@@ -345,7 +345,7 @@ class Training:
         device = self.teacher.weight1.device
         return {name: torch.from_numpy(value).to(device) for name, value in received.items()}
 
-    def predict_labels(self, blocks: Iterable[Any]) -> NDArray[np.int32]:
+    def predict_labels(self, blocks: Iterable[NDArray[Any] | Tensor]) -> NDArray[np.int32]:
         """Return the teacher's choice for every sample by every head.
 
         Parameters
@@ -364,7 +364,7 @@ class Training:
         return self.workers.gather(np.concatenate(parts, axis=1))
 
     def predict_probabilities(
-        self, head: int, blocks: Iterable[Any], *, temperature: float = TEMPERATURE
+        self, head: int, blocks: Iterable[NDArray[Any] | Tensor], *, temperature: float = TEMPERATURE
     ) -> NDArray[np.float32]:
         """Return the teacher's probabilities (N, K) by one head, a plain softmax; arguments as above."""
         network = self.teacher.part(slice(0, 1))
@@ -377,7 +377,7 @@ class Training:
         return np.concatenate(parts)
 
 
-def _on_device(blocks: Iterable[Any], network: MultiHeadNetwork) -> Iterator[Tensor]:
+def _on_device(blocks: Iterable[NDArray[Any] | Tensor], network: MultiHeadNetwork) -> Iterator[Tensor]:
     for block in blocks:
         rows = block if isinstance(block, Tensor) else torch.from_numpy(np.array(block, dtype=np.float32))
         yield rows.to(network.weight1.device, torch.float32)

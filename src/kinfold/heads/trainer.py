@@ -22,6 +22,7 @@ from torch import Tensor
 from kinfold.distributed import Workers
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
 from kinfold.rows.readers import resident_rows
 from kinfold.storage import as_plain, atomic_file
 
@@ -85,7 +86,7 @@ class PairSampler:
 
     def __init__(
         self,
-        X: Any,
+        X: RowMatrix | Tensor,
         graph: NeighborGraph,
         *,
         batch_size: int,

@@ -337,7 +337,7 @@ class Auto(BaseClusterer):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         return int(current_workers().broadcast(seed))
 
-    def _check_graphs(self, given: Any, n_samples: int) -> None:
+    def _check_graphs(self, given: Graphs, n_samples: int) -> None:
         """Raise :class:`InputError` unless these are graphs of N samples, of candidates if by name."""
         named = given if isinstance(given, Mapping) else dict.fromkeys(self.candidates, given)
         for name, graph in named.items():
@@ -404,7 +404,7 @@ def check_names(method: type[Any], given: Mapping[str, Any], *, left_out: Sequen
             )
 
 
-def _read_names(candidates: Any) -> list[str]:
+def _read_names(candidates: Sequence[str]) -> list[str]:
     """Return the names of candidates; :class:`InputError` unless they are those of methods, each once."""
     known = f"the name of a method ({', '.join(SINGLE_METHODS)})"
     rule = Listed(Rule(lambda value: isinstance(value, str), known), example="['kmeans', 'icce']")

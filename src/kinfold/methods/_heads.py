@@ -477,9 +477,12 @@ class HeadMethod(BlockPredictor):
 def agreements(
     graph: NeighborGraph, labelings: Iterable[NDArray[np.int32]], n_clusters: int
 ) -> NDArray[np.float64]:
-    """Return the neighbour label agreement of each labeling, times the share of its clusters with a member.
+    """Return the neighbour label agreement beyond chance of each labeling, by which heads are chosen.
 
-    Where N is large, all labelings are compared on the same rows.
+    It is :func:`~kinfold.methods._criteria.neighbor_agreement`: the share a of close neighbours of the same
+    label, corrected for chance, (a − Σ p²) / (1 − Σ p²), with p the shares of the clusters; 1 is full
+    agreement, 0 that of random labels of the same sizes. Where it is above 0 it counts times the share of
+    clusters that have a member. Where N is large, all labelings are compared on the same rows.
     """
     rows = draw_rows(graph.n_samples, _JUDGED_ROWS, seed=0)
     return np.array(
