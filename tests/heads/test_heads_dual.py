@@ -281,10 +281,10 @@ def test_a_resumed_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint"
     for stop in (4, 9):
 
-        def step(self, batch, batch_size, number, progress, stop=stop):
+        def step(self, batch, batch_size, number, share_done, stop=stop):
             if number == stop:
                 raise KeyboardInterrupt
-            return whole(self, batch, batch_size, number, progress)
+            return whole(self, batch, batch_size, number, share_done)
 
         with monkeypatch.context() as patched:
             patched.setattr(DualHeads, "step", step)

@@ -132,7 +132,7 @@ def test_sinkhorn_balances_clusters_and_survives_any_logit():
 
 
 def test_half_cosine_rises_from_0_to_1():
-    values = [half_cosine(progress) for progress in (-1.0, 0.0, 0.5, 1.0, 2.0)]
+    values = [half_cosine(share_done) for share_done in (-1.0, 0.0, 0.5, 1.0, 2.0)]
     assert values == pytest.approx([0.0, 0.0, 0.5, 1.0, 1.0])
 
 

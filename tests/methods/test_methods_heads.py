@@ -193,6 +193,20 @@ def test_a_checkpoint_of_other_rows_or_pairs_is_not_continued(method, tmp_path, 
 
 
 @METHODS
+def test_a_checkpoint_of_other_pairs_with_the_same_sums_is_not_continued(
+    method, tmp_path, monkeypatch, caplog
+):
+    X, _ = blobs()
+    monkeypatch.setattr("kinfold.heads.trainer.SECONDS_BETWEEN", 0.0)
+    graph, exchanged = knn_graph(X, 3), knn_graph(X, 3)
+    exchanged.indices[:3], exchanged.indices[3:6] = graph.indices[3:6], graph.indices[:3]
+    quick(method).fit(X, graph=graph, checkpoint=tmp_path / "checkpoint")
+    other = quick(method).fit(X, graph=exchanged, checkpoint=tmp_path / "checkpoint")
+    assert "made with other parameters" in caplog.text
+    np.testing.assert_array_equal(other.history_, quick(method).fit(X, graph=exchanged).history_)
+
+
+@METHODS
 def test_a_saved_and_loaded_model_predicts_the_same_and_is_saved_as_the_same_bytes(method, tmp_path):
     X, model = blobs()[0], fitted(method)
     save_model(model, tmp_path / "once")

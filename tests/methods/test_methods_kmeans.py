@@ -7,6 +7,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.estimator_checks import check_estimator
 
 from kinfold import SphericalKMeans
+from kinfold.compute import sampled_products
 from kinfold.distributed import Workers
 from kinfold.errors import InputError
 from kinfold.methods import predict_top
@@ -17,7 +18,9 @@ from kinfold.methods._kmeans_lloyd import (
     Step,
     _BlockState,
     _closest_on_accelerator,
+    _product,
     _reaching,
+    _slack,
     _Sums,
 )
 from kinfold.methods._rows import UnitBlocks
@@ -233,6 +236,52 @@ def test_bounds_and_rounding_never_change_an_assignment(dtype, block_bytes, monk
         torch.testing.assert_close(found, again, rtol=0, atol=0)
 
 
+def near_ties():
+    """Return rows within the rounding of float32 products of one another, and some that are apart."""
+    random = np.random.default_rng(0)
+    rows = 1 + 1e-5 * random.normal(size=(400, 300))
+    rows[:40] += random.normal(size=(40, 300))
+    return rows
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("X", [load_digits().data, near_ties()], ids=["digits", "near ties"])
+def test_free_memory_and_precision_change_no_bit_of_a_fit(X, monkeypatch):
+    fits = []
+    for n_bytes in (0, 1 << 40):
+        monkeypatch.setattr("kinfold.methods._kmeans_lloyd.available_memory", lambda n_bytes=n_bytes: n_bytes)
+        for precision in ("float32", "bfloat16"):
+            model = SphericalKMeans(n_clusters=40, n_init=2, precision=precision, random_state=0).fit(X)
+            fits.append(model)
+    for model in fits[1:]:
+        np.testing.assert_array_equal(model.labels_, fits[0].labels_)
+        np.testing.assert_array_equal(model.cluster_centers_, fits[0].cluster_centers_)
+        assert (model.objective_, model.n_iter_) == (fits[0].objective_, fits[0].n_iter_)
+
+
+@pytest.mark.parametrize("keep_bounds", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dot_products_decide_where_nearly_everything_ties(keep_bounds, dtype):
+    rows = UnitBlocks(near_ties(), torch.device("cpu"))
+    (_, unit), *_ = rows.blocks()
+    centers = unit[-60:]
+    every = torch.arange(60).repeat(len(unit))
+    dots = sampled_products(unit, centers, torch.arange(len(unit) + 1) * 60, every).view(len(unit), 60)
+    similarities = dots.amax(dim=1)
+    for assigned in Assigner(rows, 60, dtype, keep_bounds=keep_bounds).assign(centers):
+        assert torch.equal(assigned.labels, (dots == similarities[:, None]).int().argmax(dim=1))
+        assert torch.equal(assigned.similarities, similarities)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_lie_within_their_bound(dtype):
+    generator = torch.Generator().manual_seed(0)
+    # All terms of one sign and of about one size: rounding errors add up as badly as they can.
+    unit = torch.nn.functional.normalize(1 + 0.1 * torch.rand(64, 4096, generator=generator), dim=1)
+    error = _product(unit, unit, dtype, None).double() - unit.double() @ unit.double().T
+    assert error.abs().max() < _slack(dtype, 4096)
+
+
 def test_bounds_stay_above_all_similarities_while_some_centroids_rest():
     unit, centers = drifting_centers(load_digits().data, 90, 14)
     rests = torch.arange(90) % 3 == 0
@@ -245,9 +294,9 @@ def test_bounds_stay_above_all_similarities_while_some_centroids_rest():
         step = Step(before, these)
         exact = unit.double() @ these.double().T
         own = exact.gather(1, labels[:, None])[:, 0].float()
-        found = step.follow(state, own, 1e-5, unit.numel())
-        assert (state.bounds.double() - exact).min() > 0
-        torch.testing.assert_close(state.bounds >= own[:, None], _mask(found, state.bounds.shape))
+        found = step.follow(state, own, unit.numel())
+        assert (state.bounds.double() + state.drift - exact).min() > 0
+        torch.testing.assert_close(state.bounds >= own[:, None] - state.drift, _mask(found, exact.shape))
         state.similarities, before = own, these
 
 

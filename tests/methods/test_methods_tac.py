@@ -12,8 +12,7 @@ from kinfold.features import LazyMatrix
 from kinfold.heads import DualHeads
 from kinfold.language.space import select_nouns, text_counterparts
 from kinfold.methods import load_model, predict_top, save_model
-from kinfold.methods._tac_centres import CENTRES, mean_directions
-from kinfold.methods._tac_model import plan_tac
+from kinfold.methods._tac_model import CENTRES, mean_directions, plan_tac
 from kinfold.metrics import clustering_accuracy
 from kinfold.neighbors import knn_graph
 
@@ -105,7 +104,7 @@ def test_every_way_to_centres_finds_the_kinds(centres):
 
 
 def test_agglomerative_centres_of_many_samples_join_neighbours_alone(monkeypatch):
-    monkeypatch.setattr("kinfold.methods._tac_centres._ALL_DISTANCES", 50)
+    monkeypatch.setattr("kinfold.methods._tac_model._ALL_DISTANCES", 50)
     X, nouns, truth = made_space()
     assert (
         clustering_accuracy(truth, quick(nouns, centres="agglomerative", n_epochs=200).fit(X).labels_) > 0.95
@@ -233,19 +232,19 @@ def test_an_interrupted_fit_ends_in_the_same_bytes(tmp_path, monkeypatch):
     whole, taken = DualHeads.step, []
     checkpoint = tmp_path / "checkpoint"
 
-    def interrupted(self, batch, batch_size, step, progress):
+    def interrupted(self, batch, batch_size, step, share_done):
         if step == 17:
             raise KeyboardInterrupt
-        return whole(self, batch, batch_size, step, progress)
+        return whole(self, batch, batch_size, step, share_done)
 
     with monkeypatch.context() as patched:
         patched.setattr(DualHeads, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             quick(nouns, batch_size=64).fit(X, checkpoint=checkpoint)
 
-    def counted(self, batch, batch_size, step, progress):
+    def counted(self, batch, batch_size, step, share_done):
         taken.append(step)
-        return whole(self, batch, batch_size, step, progress)
+        return whole(self, batch, batch_size, step, share_done)
 
     monkeypatch.setattr(DualHeads, "step", counted)
     resumed = quick(nouns, batch_size=64).fit(X, checkpoint=checkpoint)

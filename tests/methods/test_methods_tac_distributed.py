@@ -24,9 +24,9 @@ def fit_tac(seed, folder, train, centres):
 
     steps, whole = [], DualHeads.step
 
-    def step(self, batch, batch_size, number, progress):
+    def step(self, batch, batch_size, number, share_done):
         steps.append(number)
-        return whole(self, batch, batch_size, number, progress)
+        return whole(self, batch, batch_size, number, share_done)
 
     X, nouns = made_space()
     with pytest.MonkeyPatch.context() as patched:

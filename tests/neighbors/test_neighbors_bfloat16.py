@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kinfold.errors import InputError
 from kinfold.neighbors import _products, bfloat16, knn_graph, search
 from kinfold.neighbors._candidates import EMPTY, Reservoir, Rule, TopReservoir, numbers_of, pack, values_of
-from kinfold.neighbors.bfloat16 import Source, _gathered_products, measure
+from kinfold.neighbors.bfloat16 import KeyBlock, _gathered_products, measure
 
 ROUNDING = 5e-7  # of two ways to sum up in float32
 
@@ -199,7 +199,7 @@ def test_measuring_touches_the_source_alone_and_both_ways_agree():
     numbers = torch.arange(50).repeat(4, 1)
     packed = pack(torch.zeros(4, 50), numbers)
     packed[:, 7] = EMPTY
-    measure(packed, unit[:4], Source(0, unit[:20]))
+    measure(packed, unit[:4], KeyBlock(0, unit[:20]))
     truth = unit[:4] @ unit.T
     np.testing.assert_allclose(values_of(packed)[:, :7], truth[:, :7], atol=ROUNDING)
     assert (packed[:, 7] == EMPTY).all()

@@ -23,8 +23,7 @@ from kinfold.heads.objectives import (
     sinkhorn,
     temi_loss,
 )
-from kinfold.heads.sampling import DualBatches, PairSampler
-from kinfold.heads.trainer import Checkpoint, Learner, Trainer
+from kinfold.heads.trainer import Checkpoint, DualBatches, Learner, PairSampler, Trainer
 
 __all__ = [
     "DIRECTIONS",

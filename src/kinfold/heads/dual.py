@@ -395,7 +395,7 @@ class DualHeads:
         self._scratch = Scratch(device)
 
     @torch.no_grad()
-    def step(self, batch: tuple[Tensor, Tensor], batch_size: int, step: int, progress: float) -> Tensor:
+    def step(self, batch: tuple[Tensor, Tensor], batch_size: int, step: int, share_done: float) -> Tensor:
         """Make one update and return the loss (1,).
 
         Parameters
@@ -406,7 +406,7 @@ class DualHeads:
             B.
         step : int
             Updates made before.
-        progress : float
+        share_done : float
             Unused.
         """
         logits = self._scratch.take("logits", (2, self.n_clusters, 2 * batch_size), torch.float32)

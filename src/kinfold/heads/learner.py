@@ -129,7 +129,7 @@ class StudentTeacher:
         self._scratch = Scratch(device)
 
     @torch.no_grad()
-    def step(self, batch: Tensor, n_pairs: int, step: int, progress: float) -> Tensor:
+    def step(self, batch: Tensor, n_pairs: int, step: int, share_done: float) -> Tensor:
         """Make one update and return the loss of every head of this process (h,).
 
         Parameters
@@ -140,7 +140,7 @@ class StudentTeacher:
             B.
         step : int
             Steps made before.
-        progress : float
+        share_done : float
             Share of the training that is done.
         """
         inputs = self._scratch.take("normalized", tuple(batch.shape), torch.float32)
@@ -154,10 +154,12 @@ class StudentTeacher:
         rate = self.schedule.learning_rate * (min(1.0, (step + 1) / warmup) if warmup else 1.0)
         losses = []
         for index, tile in enumerate(tiles):
-            targets = kept[index] if kept else self._teach(inputs, n_pairs, tile, again=weights is not None)
+            targets = (
+                kept[index] if kept else self._find_targets(inputs, n_pairs, tile, again=weights is not None)
+            )
             student = TilePass(inputs[: 2 * n_pairs], self.student.weights(tile), self._scratch)
             loss, gradient = self.objective.loss_and_gradient(
-                student.forward(), targets, weights, self._of_all(tile), progress
+                student.forward(), targets, weights, self._of_all(tile), share_done
             )
             # Minimised is the mean over the heads of all processes, so that a head's steps don't depend on
             # how many processes share the work.
@@ -181,13 +183,13 @@ class StudentTeacher:
         # that.
         agreement = torch.zeros(self.n_heads, n_pairs, device=self.device)
         for tile in tiles:
-            targets = self._teach(inputs, n_pairs, tile)
+            targets = self._find_targets(inputs, n_pairs, tile)
             agreement[self._of_all(tile)] = self.objective.agreement(targets)
             if keep:
                 kept.append(targets)
         return kept, self.workers.sum_(agreement).mean(dim=0)
 
-    def _teach(self, inputs: Tensor, n_pairs: int, tile: slice, *, again: bool = False) -> Tensor:
+    def _find_targets(self, inputs: Tensor, n_pairs: int, tile: slice, *, again: bool = False) -> Tensor:
         logits = TilePass(inputs, self.teacher.weights(tile), self._scratch).teach()
         return self.objective.observe(logits, n_pairs, self._of_all(tile), again=again)
 
@@ -343,7 +345,7 @@ class Training:
         device = self.teacher.weight1.device
         return {name: torch.from_numpy(value).to(device) for name, value in received.items()}
 
-    def predict_labels(self, blocks: Iterable[Any]) -> NDArray[np.int32]:
+    def predict_labels(self, blocks: Iterable[NDArray[Any] | Tensor]) -> NDArray[np.int32]:
         """Return the teacher's choice for every sample by every head.
 
         Parameters
@@ -362,7 +364,7 @@ class Training:
         return self.workers.gather(np.concatenate(parts, axis=1))
 
     def predict_probabilities(
-        self, head: int, blocks: Iterable[Any], *, temperature: float = TEMPERATURE
+        self, head: int, blocks: Iterable[NDArray[Any] | Tensor], *, temperature: float = TEMPERATURE
     ) -> NDArray[np.float32]:
         """Return the teacher's probabilities (N, K) by one head, a plain softmax; arguments as above."""
         network = self.teacher.part(slice(0, 1))
@@ -375,7 +377,7 @@ class Training:
         return np.concatenate(parts)
 
 
-def _on_device(blocks: Iterable[Any], network: MultiHeadNetwork) -> Iterator[Tensor]:
+def _on_device(blocks: Iterable[NDArray[Any] | Tensor], network: MultiHeadNetwork) -> Iterator[Tensor]:
     for block in blocks:
         rows = block if isinstance(block, Tensor) else torch.from_numpy(np.array(block, dtype=np.float32))
         yield rows.to(network.weight1.device, torch.float32)

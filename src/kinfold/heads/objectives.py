@@ -286,9 +286,9 @@ def sinkhorn(logits: Tensor, n_rounds: int = 3) -> Tensor:
     return logits
 
 
-def half_cosine(progress: float) -> float:
-    """Return 0 … 1 along half a cosine for a progress of 0 … 1: ICCE's schedule of the cross-entropy."""
-    return 0.5 - 0.5 * math.cos(math.pi * min(1.0, max(0.0, progress)))
+def half_cosine(share_done: float) -> float:
+    """Return 0 … 1 along half a cosine for a share done of 0 … 1: ICCE's schedule of the cross-entropy."""
+    return 0.5 - 0.5 * math.cos(math.pi * min(1.0, max(0.0, share_done)))
 
 
 class Objective(Protocol):
@@ -321,11 +321,11 @@ class Objective(Protocol):
         """Return Σ_c of the product of both views' targets, (h, B)."""
 
     def loss_and_gradient(
-        self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, progress: float
+        self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, share_done: float
     ) -> tuple[Tensor, Tensor]:
         """Return the loss (h,) of student logits (h, 2B, K), and its gradient with respect to them.
 
-        ``progress``, in [0, 1), is the share of the training that is done.
+        ``share_done``, in [0, 1), is the share of the training that is done.
         """
 
 
@@ -368,7 +368,7 @@ class NeighborObjective:
         # A row's target is the teacher's output for the other member of its pair, so the halves change
         # places.
         logits = torch.cat([of_partner, of_x, *further], dim=1).div_(self.teacher_temperature)
-        outputs = self._teach(logits, n_pairs)
+        outputs = self._log_probabilities(logits, n_pairs)
         if not again:
             self._count(outputs[:, : 2 * n_pairs], heads)
         if not further:
@@ -382,7 +382,7 @@ class NeighborObjective:
         """Return Σ_c of the product of both views' targets, (h, B)."""
         return pair_agreement(*targets.chunk(2, dim=1))
 
-    def _teach(self, logits: Tensor, n_pairs: int) -> Tensor:
+    def _log_probabilities(self, logits: Tensor, n_pairs: int) -> Tensor:
         """Return the teacher's log-probabilities (h, n·B, K)."""
         if not self.balanced:
             return torch.log_softmax(logits, dim=2)
@@ -440,7 +440,7 @@ class TemiObjective(NeighborObjective):
         self.marginal = self.marginal.to(device)
 
     def loss_and_gradient(
-        self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, progress: float
+        self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, share_done: float
     ) -> tuple[Tensor, Tensor]:
         """Return the loss (h,) of student logits (h, 2B, K), and its gradient."""
         return pair_loss_gradient(
@@ -450,7 +450,7 @@ class TemiObjective(NeighborObjective):
             beta=self.beta,
             log_marginal=self.marginal[heads].log(),
             weights=weights,
-            label_weight=self.cross_entropy_weight * half_cosine(progress),
+            label_weight=self.cross_entropy_weight * half_cosine(share_done),
         )
 
     def _count(self, outputs: Tensor, heads: slice) -> None:
@@ -475,7 +475,7 @@ class ScanObjective(NeighborObjective):
         self.entropy_weight = entropy_weight
 
     def loss_and_gradient(
-        self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, progress: float
+        self, student_logits: Tensor, targets: Tensor, weights: Tensor | None, heads: slice, share_done: float
     ) -> tuple[Tensor, Tensor]:
         """Return the loss (h,) of student logits (h, 2B, K), and its gradient."""
         return pair_loss_gradient(

@@ -28,6 +28,7 @@ from kinfold.methods._turtle import TURTLE
 from kinfold.methods.protocol import Clusterer, Cost, Criteria, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
 from kinfold.storage import hash_json
 from kinfold.validation import (
     Constraint,
@@ -336,7 +337,7 @@ class Auto(BaseClusterer):
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         return int(current_workers().broadcast(seed))
 
-    def _check_graphs(self, given: Any, n_samples: int) -> None:
+    def _check_graphs(self, given: Graphs, n_samples: int) -> None:
         """Raise :class:`InputError` unless these are graphs of N samples, of candidates if by name."""
         named = given if isinstance(given, Mapping) else dict.fromkeys(self.candidates, given)
         for name, graph in named.items():
@@ -348,7 +349,7 @@ class Auto(BaseClusterer):
                 )
             check_graph(graph, n_samples)
 
-    def _make_graphs(self, X: Any, given: Graphs, runtime: Runtime) -> dict[str, NeighborGraph]:
+    def _make_graphs(self, X: RowMatrix, given: Graphs, runtime: Runtime) -> dict[str, NeighborGraph]:
         """Return the graph of each candidate that needs one."""
         graphs: dict[str, NeighborGraph] = {}
         made: dict[str, NeighborGraph] = {}
@@ -368,7 +369,7 @@ class Auto(BaseClusterer):
 
 
 def _assess(
-    estimator: Clusterer, X: Any, graph: NeighborGraph | None, seed: int, runtime: Runtime
+    estimator: Clusterer, X: RowMatrix, graph: NeighborGraph | None, seed: int, runtime: Runtime
 ) -> Criteria:
     """Return the criteria, measured by the first process for all."""
     workers = current_workers()
@@ -403,7 +404,7 @@ def check_names(method: type[Any], given: Mapping[str, Any], *, left_out: Sequen
             )
 
 
-def _read_names(candidates: Any) -> list[str]:
+def _read_names(candidates: Sequence[str]) -> list[str]:
     """Return the names of candidates; :class:`InputError` unless they are those of methods, each once."""
     known = f"the name of a method ({', '.join(SINGLE_METHODS)})"
     rule = Listed(Rule(lambda value: isinstance(value, str), known), example="['kmeans', 'icce']")

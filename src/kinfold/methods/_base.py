@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from kinfold.methods._rows import check_rows
 from kinfold.methods.protocol import Clusterer, Criteria, Graphs, Needs, Rows
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import Progress
+from kinfold.rows import RowMatrix
 from kinfold.validation import SEED, Choice, Constraint, Either, Integer, Nothing, Rule, check_parameters
 
 # Parameters that a run tells by themselves, beside the method's own: they are no part of its description.
@@ -82,8 +84,8 @@ class BaseClusterer(ClusterMixin, BaseEstimator):
         return Runtime.resolve(self.device, self.precision, progress=progress)
 
 
-class BlockPredictor(BaseClusterer):
-    """Base of methods that override ``_probabilities``; ``_learned`` is what only fitted ones have."""
+class BlockPredictor(BaseClusterer, ABC):
+    """Base of methods that have ``_probabilities``; ``_learned`` is what only fitted ones have."""
 
     _learned: ClassVar[str]
 
@@ -95,18 +97,18 @@ class BlockPredictor(BaseClusterer):
         """Return the probabilities (N, K) of the clusters for the rows of X (N, D)."""
         return np.concatenate(list(self._probabilities(self._check_predict(X))))
 
-    def _check_predict(self, X: Any) -> Any:
+    def _check_predict(self, X: Rows) -> RowMatrix:
         """Return rows to predict for, checked."""
         check_is_fitted(self, self._learned)
         return check_rows(self, X, fitting=False)
 
-    def _labels(self, X: Any) -> NDArray[np.int32]:
+    def _labels(self, X: RowMatrix) -> NDArray[np.int32]:
         """Return the most probable cluster of rows that were checked already, the lower number on ties."""
         return np.concatenate([block.argmax(axis=1).astype(np.int32) for block in self._probabilities(X)])
 
-    def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
+    @abstractmethod
+    def _probabilities(self, X: RowMatrix) -> Iterator[NDArray[np.float32]]:
         """Yield the probabilities (n, K) of blocks of rows that were checked already."""
-        raise AssertionError("every method has its own probabilities")
 
 
 def own_graph(name: str, graph: Graphs, n_samples: int) -> NeighborGraph | None:
@@ -122,7 +124,7 @@ def own_graph(name: str, graph: Graphs, n_samples: int) -> NeighborGraph | None:
     return own
 
 
-def check_graph(graph: Any, n_samples: int) -> None:
+def check_graph(graph: object, n_samples: int) -> None:
     """Raise :class:`InputError` unless it is a graph of N samples, or None."""
     if graph is None:
         return

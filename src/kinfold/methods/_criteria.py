@@ -1,4 +1,8 @@
-"""Criteria of a fit without labels: collapse, neighbour label agreement, held-out accuracy, NMI of heads."""
+"""Criteria of a fit without labels: collapse, neighbour label agreement, held-out accuracy, NMI of heads.
+
+Neighbour label agreement is corrected for chance throughout: with a the share of close neighbours of the same
+label, and p the shares of all samples that the clusters hold, it is (a − Σ p²) / (1 − Σ p²).
+"""
 
 from __future__ import annotations
 
@@ -107,7 +111,10 @@ def neighbor_agreement(
     *,
     n_closest: int = N_CLOSEST,
 ) -> float:
-    """Return how much more often than by chance close neighbours have the same label.
+    """Return the neighbour label agreement, corrected for chance.
+
+    With a the share of close neighbours of the same label, 1 means that all of them have it, 0 that as many
+    have it as would by chance; below 0, fewer have it.
 
     Parameters
     ----------

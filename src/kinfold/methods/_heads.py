@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,8 @@ from kinfold.methods._rows import check_rows, column_moments
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
-from kinfold.storage import hash_json
+from kinfold.rows import RowMatrix
+from kinfold.storage import hash_array, hash_json
 from kinfold.validation import Choice, Constraint, Either, Integer, Nothing, Number, check_n_clusters
 
 if TYPE_CHECKING:
@@ -369,7 +371,7 @@ class HeadMethod(BlockPredictor):
         state = self._network.state_dict()
         return {name.removeprefix("norm."): value.cpu().numpy() for name, value in state.items()}
 
-    def _check_fit(self, X: Any) -> None:
+    def _check_fit(self, X: RowMatrix) -> None:
         """Raise :class:`InputError` where checked rows don't go with the parameters; by default they do."""
 
     def _may_stop(self) -> bool:
@@ -380,8 +382,9 @@ class HeadMethod(BlockPredictor):
         """Return how many neighbours' teacher outputs make one target."""
         return 1
 
+    @abstractmethod
     def _make_objective(self, n_heads: int) -> Objective:
-        raise AssertionError("every method has its own objective")
+        """Return the loss of so many heads."""
 
     def _describe_objective(self) -> list[Any]:
         """Return the parameters, JSON-ready, that decide the training besides those of the plan."""
@@ -393,11 +396,11 @@ class HeadMethod(BlockPredictor):
             return int(self.head_losses_.argmin())
         return int(self.head_agreements_.argmax())
 
-    def _conclude(self, X: Any, graph: NeighborGraph, seed: int, runtime: Runtime) -> None:
+    def _conclude(self, X: RowMatrix, graph: NeighborGraph, seed: int, runtime: Runtime) -> None:
         """Set ``labels_``, from the trained heads."""
         self.labels_ = self._labels(X)
 
-    def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
+    def _probabilities(self, X: RowMatrix) -> Iterator[NDArray[np.float32]]:
         for block in _blocks(X, self.n_clusters_):
             rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(self._device)
             with torch.inference_mode():
@@ -421,7 +424,7 @@ class HeadMethod(BlockPredictor):
         )
 
     def _train(
-        self, X: Any, graph: NeighborGraph, seed: int, runtime: Runtime, checkpoint: Path | None
+        self, X: RowMatrix, graph: NeighborGraph, seed: int, runtime: Runtime, checkpoint: Path | None
     ) -> Training:
         network = MultiHeadNetwork(
             self.n_features_in_,
@@ -437,8 +440,9 @@ class HeadMethod(BlockPredictor):
             "method": type(self).__name__,
             "parameters": [*self._describe_objective(), bool(self.batch_norm), self._count_targets()],
             "draws": [seed, self.plan_.batch_size],
-            "rows": [list(X.shape), float(mean.sum()), float(deviation.sum())],
-            "graph": [graph.n_samples, len(graph.indices), int(graph.indices.sum(dtype=np.int64))],
+            "rows": [list(X.shape), hash_array(mean), hash_array(deviation)],
+            # Hashing reads the whole graph, which only a checkpoint is worth.
+            "graph": graph.fingerprint() if checkpoint else None,
         }
         learner = StudentTeacher(
             network,
@@ -473,9 +477,12 @@ class HeadMethod(BlockPredictor):
 def agreements(
     graph: NeighborGraph, labelings: Iterable[NDArray[np.int32]], n_clusters: int
 ) -> NDArray[np.float64]:
-    """Return the neighbour label agreement of each labeling, times the share of its clusters with a member.
+    """Return the neighbour label agreement beyond chance of each labeling, by which heads are chosen.
 
-    Where N is large, all labelings are compared on the same rows.
+    It is :func:`~kinfold.methods._criteria.neighbor_agreement`: the share a of close neighbours of the same
+    label, corrected for chance, (a − Σ p²) / (1 − Σ p²), with p the shares of the clusters; 1 is full
+    agreement, 0 that of random labels of the same sizes. Where it is above 0 it counts times the share of
+    clusters that have a member. Where N is large, all labelings are compared on the same rows.
     """
     rows = draw_rows(graph.n_samples, _JUDGED_ROWS, seed=0)
     return np.array(
@@ -486,7 +493,7 @@ def agreements(
     )
 
 
-def _blocks(X: Any, n_clusters: int) -> Iterator[NDArray[Any]]:
+def _blocks(X: RowMatrix, n_clusters: int) -> Iterator[NDArray[Any]]:
     """Yield blocks of rows of which neither values nor logits take more than some MiB."""
     size = max(1, PREDICT_BYTES // (4 * max(n_clusters, int(X.shape[1]))))
     return (np.asarray(X[start : start + size]) for start in range(0, X.shape[0], size))

@@ -26,6 +26,7 @@ from kinfold.methods._self_training import (
 )
 from kinfold.methods.protocol import Cost, Machine, Model, Needs, Shape
 from kinfold.neighbors import NeighborGraph
+from kinfold.rows import RowMatrix
 from kinfold.validation import Choice, Constraint, Either, Flag, Integer, Listed, Nothing, Number
 
 _CLASSIFIER = ("weight", "bias", "mean", "scale")  # what a saved SelfTraining holds as arrays
@@ -322,7 +323,7 @@ class ICCE(HeadMethod):
             table=(),
         )
 
-    def _check_fit(self, X: Any) -> None:
+    def _check_fit(self, X: RowMatrix) -> None:
         check_dims(self.self_training_dims, int(X.shape[1]), name="self_training_dims")
 
     def _may_stop(self) -> bool:
@@ -352,7 +353,7 @@ class ICCE(HeadMethod):
             bool(self.sinkhorn),
         ]
 
-    def _conclude(self, X: Any, graph: NeighborGraph, seed: int, runtime: Runtime) -> None:
+    def _conclude(self, X: RowMatrix, graph: NeighborGraph, seed: int, runtime: Runtime) -> None:
         """Stages 2 and 3, by the first process for all."""
         for name in ("consensus_", "consensus_labels_", "self_training_"):
             if hasattr(self, name):  # left by an earlier fit
@@ -393,7 +394,7 @@ class ICCE(HeadMethod):
         return found[int(judged.argmax())]  # the first on ties: the larger share
 
     def _train_classifier(
-        self, X: Any, labels: NDArray[np.int32], seed: int, runtime: Runtime
+        self, X: RowMatrix, labels: NDArray[np.int32], seed: int, runtime: Runtime
     ) -> SelfTraining | None:
         if not self.self_training:
             return None

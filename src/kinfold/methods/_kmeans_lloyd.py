@@ -1,9 +1,10 @@
 """Lloyd's iteration on the unit sphere, and the assignment of every row to its closest centroid.
 
 Assignment computes all products at first, then only those that can matter. On CPUs, a matrix product never
-decides: it bounds the similarities from above, and every centroid that may be the closest is compared again
-by a dot product whose rounding depends on nothing but its two vectors. Labels are therefore the same with any
-number of threads, blocks and processes, in float32 or bfloat16, with bounds kept or not.
+decides and is never reported: it bounds the similarities from above, and every centroid that may be the
+closest is compared again by a float32 dot product whose rounding depends on nothing but its two vectors.
+Labels and similarities are therefore the same with any number of threads, blocks and processes, in float32 or
+bfloat16, with bounds kept or not. Bounds hold whatever the rounding: see :func:`_slack` and :class:`Step`.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ _WORST_PER_CLUSTER = 4
 MIN_CLUSTERS_FOR_BOUNDS = 32
 _BOUNDS_PART = 4  # one part in so many of the free memory may hold bounds, 4 N K bytes: the rows need it too
 _CHUNK_ELEMENTS = 1 << 20  # of products or bounds: 4 MiB, which stay in a shared cache
+_CHUNK_ROWS = 2048  # at most: rows are read again for dot products while they are in a cache
 _DENSE_SHARE = 1 / 12  # so many dot products one by one cost as much as all of them at once
 _RERANKED = 4  # candidates of a bfloat16 product on an accelerator that are compared again in float32
-# Adding up in float32 grows like the square root of the number of terms; 2 leaves room for unlucky orders.
-_SUM_SLACK = 2
-_ROUNDING_UNITS = 8  # of float32 that the bound of a step along a centroid is raised by, for its own rounding
-_SQUARES_SLACK = 1e-5  # relative: a squared step must not come out below its part along the centroid
+_UNIT = (
+    float(torch.finfo(torch.float32).eps) / 2
+)  # the most that rounding to float32 changes a number by, as a part of it
+_OTHER_UNITS = 16  # units of a slack for lengths that differ from 1 by rounding, and for adding the slack
+_STEP_UNITS = 32  # that following one step costs: lengths, weights and sums of numbers below 4
 
 
 @dataclass(frozen=True)
@@ -288,38 +291,18 @@ class Assigner:
             yield Assigned(block, state.labels, previous, state.similarities)
 
     def _assign_by_product(self, state: _BlockState, block: Tensor, centers: Tensor) -> None:
-        size = len(block) if self._keeps_bounds else max(1, _CHUNK_ELEMENTS // len(centers))
+        if self._keeps_bounds and state.bounds is None:
+            state.bounds = block.new_empty(len(block), len(centers))
         labels, similarities = [], []
-        for chunk in torch.split(block, size):
-            bounds, label, similarity = self._closest(chunk, centers, self._dtype, state.bounds)
+        size = max(1, min(_CHUNK_ROWS, _CHUNK_ELEMENTS // len(centers)))
+        for start in range(0, len(block), size):
+            chunk = slice(start, start + size)
+            bounds = None if state.bounds is None else state.bounds[chunk]
+            label, similarity = _closest(block[chunk], centers, self._dtype, bounds)
             labels.append(label)
             similarities.append(similarity)
-            if self._keeps_bounds:
-                state.bounds, state.spent = bounds.scatter_(1, label[:, None], -torch.inf), 0
         state.labels, state.similarities = torch.cat(labels), torch.cat(similarities)
-
-    def _closest(
-        self, rows: Tensor, centers: Tensor, dtype: torch.dtype, out: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return upper bounds on all similarities, and every row's closest centroid and similarity."""
-        slack = _slack(dtype, rows.shape[1])
-        products = _product(rows, centers, dtype, out)
-        largest = products.amax(dim=1)
-        # The largest product and another one may be off by the slack in opposite directions: hence twice.
-        candidates = _above(products, largest - 2 * slack, len(rows) + int(_DENSE_SHARE * products.numel()))
-        if candidates is None and dtype != torch.float32:  # float32 leaves fewer ties
-            return self._closest(rows, centers, torch.float32, products)
-        if candidates is None:  # nearly everything ties, and the products decide
-            label = products.argmax(dim=1)
-        else:
-            label = torch.empty(len(rows), dtype=torch.int64).index_copy_(0, *candidates)
-            if not self._keeps_bounds and dtype == torch.float32:
-                # Of a row with one candidate nothing is to be decided, and its similarity is known already.
-                counts = torch.bincount(candidates[0], minlength=len(rows))
-                candidates = candidates[:, counts[candidates[0]] > 1]
-            largest[candidates[0]] = -torch.inf  # so that the dot product replaces the product
-            largest, label, _ = _decide(rows, centers, candidates, largest, label)
-        return products.add_(slack), label, largest
+        state.spent, state.drift = 0, 0.0
 
     def _assign_by_bounds(self, state: _BlockState, block: Tensor, step: Step) -> bool:
         """Assign a block by its bounds, unless a product is due: then return False."""
@@ -332,7 +315,7 @@ class Assigner:
         stale = torch.nonzero(step.moved[labels])[:, 0]
         own[stale] = _dots(block, step.centers, torch.stack([stale, labels[stale]]))
         budget = int(_DENSE_SHARE * bounds.numel()) - state.spent
-        candidates = step.follow(state, own, slack, budget)
+        candidates = step.follow(state, own, budget)
         if candidates is None:
             return False
         state.similarities, state.labels, found = _decide(block, step.centers, candidates, own, labels)
@@ -347,14 +330,16 @@ class Assigner:
 class _BlockState:
     """What is known of a block.
 
-    Its labels and similarities, upper bounds on all similarities, and how many have been computed one by
-    one since the bounds were made. A row's own centroid has the bound −∞: it needs no comparison.
+    Its labels and similarities, upper bounds on all similarities, how many have been computed one by one
+    since the bounds were made, and how far rounding may have taken the bounds down since then. A row's own
+    centroid has the bound −∞: it needs no comparison.
     """
 
     labels: Tensor | None = None
     similarities: Tensor = torch.empty(0)
     bounds: Tensor | None = None
     spent: int = 0
+    drift: float = 0.0
 
 
 class Step:
@@ -364,6 +349,11 @@ class Step:
     another centroid moves by δ, x·δ is at most a·(c·δ) + r·‖δ − (c·δ) c‖, for which a row of two K × K
     tables suffices. This is several times tighter than ‖δ‖, since rows are far from their centroids.
 
+    Rounding can take a raised bound below the similarity, and by no more than ``drift``: with s the slack of
+    float32 (:func:`_slack`) and L the longest step, s L / 2 for the dot product c·δ, as much for a, and some
+    units for δ, lengths, weights and sums. Bounds are therefore compared with what is less by the drift of
+    all their steps.
+
     Parameters
     ----------
     before, centers : Tensor (K, D)
@@ -372,18 +362,20 @@ class Step:
 
     def __init__(self, before: Tensor, centers: Tensor) -> None:
         self.centers = centers
+        self._slack = _slack(torch.float32, centers.shape[1])
         step = centers - before
         squares = step.double().square().sum(dim=1).float()  # float64: small steps must not round to none
-        self.moved = squares > 0
+        self.moved = (step != 0).any(dim=1)
+        self.drift = self._slack * math.sqrt(float(squares.max())) + _STEP_UNITS * _UNIT
         columns = torch.nonzero(self.moved)[:, 0]
         self._raises = before.new_zeros(2, len(before), len(before))
         along, across = self._raises
         along.index_copy_(1, columns, before @ step[columns].T)
-        across.copy_(squares * (1 + _SQUARES_SLACK)).addcmul_(along, along, value=-1).clamp_min_(0).sqrt_()
-        along += _ROUNDING_UNITS * torch.finfo(torch.float32).eps * self.moved
+        # ‖δ‖² − (c·δ)² must not come out too small: (c·δ)² may be off by the slack times ‖δ‖².
+        across.copy_(squares * (1 + 2 * self._slack)).addcmul_(along, along, value=-1).clamp_min_(0).sqrt_()
 
-    def follow(self, state: _BlockState, own: Tensor, slack: float, budget: int) -> Tensor | None:
-        """Raise the bounds of a block; return the (row, centroid) pairs, (2, n), that reach ``own``.
+    def follow(self, state: _BlockState, own: Tensor, budget: int) -> Tensor | None:
+        """Raise the bounds of a block; return the (row, centroid) pairs, (2, n), that may reach ``own``.
 
         None when there are more than ``budget``; bounds are then only partly raised.
         """
@@ -393,10 +385,12 @@ class Step:
         n_clusters = bounds.shape[1]
         along = state.similarities
         # r = √(1 − a²), with the slack of a added so that it is never too small.
-        across = (1 - along.square()).clamp_min_(0).add_(2 * slack).sqrt_()
+        across = (1 - along.square()).clamp_min_(0).add_(2 * self._slack).sqrt_()
         places = torch.stack([labels, labels + n_clusters], dim=1)
         weights = torch.stack([along, across], dim=1)
         raises = self._raises.view(2 * n_clusters, n_clusters)
+        state.drift += self.drift
+        lowest = own - state.drift
         size = max(1, _CHUNK_ELEMENTS // n_clusters)
         found, n_found = [torch.empty(2, 0, dtype=torch.int64)], 0
         for start in range(0, len(bounds), size):
@@ -404,11 +398,32 @@ class Step:
             # Row by row a·along + r·across of its own centroid, in one pass over the two tables.
             raised = embedding_bag(places[rows], raises, per_sample_weights=weights[rows], mode="sum")
             part = bounds[rows].add_(raised)
-            found.append(_reaching(part, own[rows], start, raised))
+            found.append(_reaching(part, lowest[rows], start, raised))
             n_found += found[-1].shape[1]
             if n_found > budget:
                 return None
         return torch.cat(found, dim=1)
+
+
+def _closest(
+    rows: Tensor, centers: Tensor, dtype: torch.dtype, bounds: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return every row's closest centroid and similarity; write upper bounds on all similarities.
+
+    All decisions and similarities are those of dot products, also where nearly everything ties.
+    """
+    slack = _slack(dtype, rows.shape[1])
+    products = _product(rows, centers, dtype, bounds)
+    # The largest product and another one may be off by the slack in opposite directions: hence twice.
+    candidates = _reaching(products, products.amax(dim=1) - 2 * slack, 0, torch.empty_like(products))
+    limit = len(rows) + int(_DENSE_SHARE * products.numel())
+    if dtype != torch.float32 and candidates.shape[1] > limit:  # float32 leaves fewer ties
+        return _closest(rows, centers, torch.float32, bounds)
+    none = torch.full((len(rows),), len(centers))
+    similarity, label, _ = _decide(rows, centers, candidates, torch.full((len(rows),), -torch.inf), none)
+    if bounds is not None:
+        torch.add(products, slack, out=bounds).scatter_(1, label[:, None], -torch.inf)
+    return label, similarity
 
 
 def _product(block: Tensor, centers: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
@@ -418,27 +433,24 @@ def _product(block: Tensor, centers: Tensor, dtype: torch.dtype, out: Tensor | N
 
 
 def _slack(dtype: torch.dtype, dim: int) -> float:
-    """Return how far a product of unit vectors may be from its true value.
+    """Return a bound on how far a product of unit vectors may be from their float32 dot product.
 
-    Rounding both factors and the result costs at most three units in the last place of the narrower
-    type; to that comes what adding up in float32 may lose.
+    Proven, for any order of summation: D terms added up in float32 are off by at most D units times the sum
+    of their absolute values, which is at most the product of the lengths. That holds for the product and for
+    the dot product. Where bfloat16 is multiplied, sums may also be truncated, or align a few terms at a time;
+    and rounding both factors and the result costs at most three units of bfloat16, of which four are taken.
+
+    References
+    ----------
+    Higham (2002), "Accuracy and Stability of Numerical Algorithms", section 3.1.
     """
-    adding: float = _SUM_SLACK * torch.finfo(torch.float32).eps * math.sqrt(dim)
-    return adding if dtype == torch.float32 else adding + 2 * float(torch.finfo(dtype).eps)
-
-
-def _above(products: Tensor, thresholds: Tensor, limit: int) -> Tensor | None:
-    """Return the (row, column) pairs, (2, n), where products reach thresholds; None beyond a limit."""
-    size = max(1, _CHUNK_ELEMENTS // products.shape[1])
-    scratch = products.new_empty(min(size, len(products)), products.shape[1])
-    found, n_found = [], 0
-    for start in range(0, len(products), size):
-        part = products[start : start + size]
-        found.append(_reaching(part, thresholds[start : start + size], start, scratch[: len(part)]))
-        n_found += found[-1].shape[1]
-        if n_found > limit:
-            return None
-    return torch.cat(found, dim=1)
+    # A percent for what errors add up to among themselves.
+    in_float32 = (2.02 * dim + _OTHER_UNITS) * _UNIT
+    return (
+        in_float32
+        if dtype == torch.float32
+        else in_float32 + 4 * dim * _UNIT + 2 * float(torch.finfo(dtype).eps)
+    )
 
 
 def _reaching(values: Tensor, thresholds: Tensor, first: int, scratch: Tensor) -> Tensor:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from kinfold.compute import available_memory
 from kinfold.errors import InputError
-from kinfold.rows import LazyMatrix, RowFacts, scan_rows, to_array
+from kinfold.rows import LazyMatrix, RowFacts, RowMatrix, scan_rows, to_array
 from kinfold.rows.readers import UnitRows
 from kinfold.storage import hash_array, hash_json
 
@@ -28,7 +29,9 @@ _CONSTANT = 1e-6  # deviation beside the mean, below which a column varies by fl
 _DTYPES = [np.float32, np.float64, np.float16, np.uint8]  # kept as they are; others become the first
 
 
-def check_rows(estimator: Any, X: Any, *, fitting: bool, any_scale: bool = False) -> Any:
+def check_rows(
+    estimator: BaseEstimator, X: ArrayLike | RowMatrix, *, fitting: bool, any_scale: bool = False
+) -> RowMatrix:
     """Return X as something that gives float rows in blocks, or say what is wrong with it.
 
     Arrays and tensors go through scikit-learn's validation. Memory maps and sharded matrices stay on
@@ -53,26 +56,27 @@ def check_rows(estimator: Any, X: Any, *, fitting: bool, any_scale: bool = False
         Rows that are not finite, or values that float32 can't standardize; the error names the first rows.
     """
     if _stays_on_disk(X):  # scikit-learn's validation would read all of it into memory
-        if not fitting and X.shape[1] != estimator.n_features_in_:
+        matrix = cast("RowMatrix", X)
+        if not fitting and matrix.shape[1] != estimator.n_features_in_:
             raise InputError(
-                f"X has {X.shape[1]} features, but {type(estimator).__name__} was fitted on "
+                f"X has {matrix.shape[1]} features, but {type(estimator).__name__} was fitted on "
                 f"{estimator.n_features_in_}"
             )
         validate_data(estimator, X, reset=fitting, skip_check_array=True)  # number and names of the columns
     else:
-        X = validate_data(estimator, to_array(X), reset=fitting, dtype=_DTYPES, ensure_all_finite=False)
-    facts = scan_rows(X)
+        matrix = validate_data(estimator, to_array(X), reset=fitting, dtype=_DTYPES, ensure_all_finite=False)
+    facts = scan_rows(matrix)
     _refuse_not_finite(facts)
     if not any_scale:
-        _refuse_beyond_float32(facts, X.dtype)
+        _refuse_beyond_float32(facts, matrix.dtype)
     if fitting and len(facts.all_zero):
         logger.warning(
             "%s of X have no direction (all zero): they are grouped arbitrarily", _name(facts.all_zero)
         )
-    return X
+    return matrix
 
 
-def _stays_on_disk(X: Any) -> bool:
+def _stays_on_disk(X: ArrayLike | RowMatrix) -> bool:
     """Tell whether X is on disk in a form that blocks are taken from as they are."""
     if not isinstance(X, np.memmap):
         return isinstance(X, LazyMatrix)
@@ -106,19 +110,19 @@ def _name(rows: NDArray[np.int64]) -> str:
     return f"{len(rows)} row{'s' if len(rows) != 1 else ''} {shown}"
 
 
-def numpy_blocks(X: Any, n_bytes: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
+def numpy_blocks(X: RowMatrix, n_bytes: int | None = None) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield (first row, block) over a row matrix."""
     size = block_rows(X, n_bytes)
     for start in range(0, X.shape[0], size):
         yield start, np.asarray(X[start : start + size])
 
 
-def block_rows(X: Any, n_bytes: int | None = None) -> int:
+def block_rows(X: RowMatrix, n_bytes: int | None = None) -> int:
     """Return how many float32 rows make a block of ``n_bytes`` (by default 64 MiB)."""
     return max(1, (n_bytes or BLOCK_BYTES) // (4 * max(1, int(X.shape[1]))))
 
 
-def column_moments(X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def column_moments(X: RowMatrix) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation (D,) of the columns of X, in one pass over it.
 
     The deviation of a column that is constant up to float32 rounding is exactly 0.
@@ -142,7 +146,7 @@ def column_moments(X: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return mean, deviation
 
 
-def fingerprint_columns(X: Any) -> str:
+def fingerprint_columns(X: RowMatrix) -> str:
     """Return a SHA-256 that stands for the shape of X and the sums of its columns."""
     sums = np.zeros(X.shape[1])
     for _, block in numpy_blocks(X, _READ_BYTES):
@@ -175,7 +179,7 @@ class UnitBlocks:
         Where they are.
     """
 
-    def __init__(self, X: Any, device: torch.device, part: slice | None = None) -> None:
+    def __init__(self, X: RowMatrix, device: torch.device, part: slice | None = None) -> None:
         self._rows = UnitRows(X, device, n_bytes=_READ_BYTES)
         self.device = device
         self.n_samples = self._rows.n_rows

@@ -14,6 +14,7 @@ from sklearn.utils import check_random_state
 
 from kinfold.compute import Runtime, resolve_device
 from kinfold.distributed import current_workers
+from kinfold.errors import InputError
 from kinfold.heads import DIRECTIONS, DualSettings
 from kinfold.language.space import count_centres, select_nouns, text_counterparts
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
@@ -21,12 +22,15 @@ from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._heads import default_n_neighbors
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows
-from kinfold.methods._tac_centres import CENTRES, find_centres, fit_quietly, import_networkx
 from kinfold.methods._tac_model import (
+    CENTRES,
     JointMatrix,
     Neighbors,
     TacModel,
     TacPlan,
+    find_centres,
+    fit_quietly,
+    import_networkx,
     name_head,
     plan_tac,
     train_dual,
@@ -34,15 +38,12 @@ from kinfold.methods._tac_model import (
 )
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix, as_row_matrix
+from kinfold.rows.readers import UnitRows
 from kinfold.validation import Choice, Constraint, Either, Flag, Integer, Nothing, Number, check_n_clusters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
-
-
-from kinfold.errors import InputError
-from kinfold.rows import RowMatrix, as_row_matrix
-from kinfold.rows.readers import UnitRows
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ class TAC(BlockPredictor):
         self,
         *,
         n_clusters: int = 8,
-        noun_features: Any = None,
+        noun_features: Rows | None = None,
         nouns: Sequence[str] | None = None,
         train: bool = True,
         centres: str = "kmeans",
@@ -363,7 +364,7 @@ class TAC(BlockPredictor):
         shown = self.selected_nouns_[:_SHOWN_NOUNS].tolist()
         return {**super().facts(), "n_nouns": len(self.selected_nouns_), "nouns": shown}
 
-    def _read_nouns(self) -> Any:
+    def _read_nouns(self) -> Rows | None:
         """Return the features of nouns; a subclass may make those that go with the width of X."""
         return self.noun_features
 
@@ -384,10 +385,12 @@ class TAC(BlockPredictor):
             temperature=self.temperature,
         )
 
-    def _select(self, X: Any, features: Any, neighbors: Neighbors, seed: int, runtime: Runtime) -> None:
+    def _select(
+        self, X: RowMatrix, features: RowMatrix, neighbors: Neighbors, seed: int, runtime: Runtime
+    ) -> None:
         """Learn which nouns are kept."""
         if self.centres == "none":
-            kept = np.arange(features.shape[0])
+            kept: NDArray[np.int64] = np.arange(features.shape[0])
         else:
             centres = find_centres(
                 X,
@@ -407,8 +410,10 @@ class TAC(BlockPredictor):
             ).indices
         logger.info("%d of %d nouns are kept", len(kept), features.shape[0])
         # Unit length, as counterparts are made of them: a noun's norm says nothing about images.
-        self.selected_features_: NDArray[np.float32] = unit_matrix(np.asarray(features[kept]))
-        self.selected_nouns_ = kept if self.nouns is None else np.array([self.nouns[j] for j in kept])
+        self.selected_features_: NDArray[np.float32] = unit_matrix(np.asarray(features[kept]))[:]
+        self.selected_nouns_ = (
+            kept if self.nouns is None else np.array([self.nouns[j] for j in kept.tolist()])
+        )
         # Kept apart from the parameter: a model predicts as it was fitted, whatever is set afterwards.
         self._retrieval_temperature = float(self.retrieval_temperature)
 
@@ -419,7 +424,7 @@ class TAC(BlockPredictor):
         return count_centres(n_samples, self.n_clusters, samples_per_centre=self.samples_per_centre)
 
     def _train(
-        self, X: Any, neighbors: Neighbors, seed: int, runtime: Runtime, checkpoint: Path | None
+        self, X: RowMatrix, neighbors: Neighbors, seed: int, runtime: Runtime, checkpoint: Path | None
     ) -> None:
         """Train the heads, and keep that of images."""
         self.plan_ = self.plan(int(X.shape[0]))
@@ -446,7 +451,7 @@ class TAC(BlockPredictor):
         self.history_, tensors = workers.broadcast(found)
         self._adopt(tensors, runtime.device)
 
-    def _join(self, X: Any, seed: int, runtime: Runtime) -> None:
+    def _join(self, X: RowMatrix, seed: int, runtime: Runtime) -> None:
         """Find centroids of images and their counterparts side by side."""
         model = SphericalKMeans(n_clusters=self.n_clusters_, random_state=seed)
         joint = JointMatrix(unit_matrix(X), self.text_counterparts_)
@@ -462,11 +467,11 @@ class TAC(BlockPredictor):
             device,
         )
 
-    def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
+    def _probabilities(self, X: RowMatrix) -> Iterator[NDArray[np.float32]]:
         return self._model.probabilities(X)
 
 
-def check_nouns(noun_features: Any, nouns: Sequence[str] | None, n_features: int) -> RowMatrix:
+def check_nouns(noun_features: Rows | None, nouns: Sequence[str] | None, n_features: int) -> RowMatrix:
     """Return the features of nouns as a row matrix, or say what is wrong with them.
 
     Raises
@@ -494,7 +499,7 @@ def check_nouns(noun_features: Any, nouns: Sequence[str] | None, n_features: int
     return features
 
 
-def _check_names(nouns: Any, n_features: int) -> None:
+def _check_names(nouns: Sequence[str], n_features: int) -> None:
     listed = isinstance(nouns, Sequence | np.ndarray) and not isinstance(nouns, str)
     if not listed or not all(isinstance(noun, str) for noun in nouns):
         raise InputError(f"nouns must be a list of words, not {type(nouns).__name__}")

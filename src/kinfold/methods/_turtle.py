@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from kinfold.methods._turtle_training import (
 )
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Rows, Shape
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
 from kinfold.storage import hash_json
 from kinfold.validation import (
     Choice,
@@ -224,7 +225,7 @@ class TURTLE(BlockPredictor):
         return self
 
     def _train(
-        self, X: Any, widths: Sequence[int], seed: int, runtime: Runtime, checkpoint: Path | None
+        self, X: RowMatrix, widths: Sequence[int], seed: int, runtime: Runtime, checkpoint: Path | None
     ) -> None:
         """Learn everything that is fitted."""
         self._factors = self._make_factors(X, widths)  # part of the model: new rows are scaled as these
@@ -247,7 +248,7 @@ class TURTLE(BlockPredictor):
             X, self.labels_, self.n_clusters_, seed=seed, device=runtime.device
         )
 
-    def _probabilities(self, X: Any) -> Iterator[NDArray[np.float32]]:
+    def _probabilities(self, X: RowMatrix) -> Iterator[NDArray[np.float32]]:
         device = self._encoder.device
         factors = column_factors(self._factors, self._encoder.widths).to(device)
         for _, block in numpy_blocks(X, _PREDICT_BYTES):
@@ -313,14 +314,14 @@ class TURTLE(BlockPredictor):
             inner_learning_rate=self.inner_learning_rate,
         )
 
-    def _make_factors(self, X: Any, widths: Sequence[int]) -> NDArray[np.float32]:
+    def _make_factors(self, X: RowMatrix, widths: Sequence[int]) -> NDArray[np.float32]:
         if self.feature_scale != "rms":
             return np.full(len(widths), self.feature_scale, dtype=np.float32)
         sizes = space_sizes(X, widths)
         # A space of zeros stays as it is: there is nothing to scale, and no size to divide by.
         return (1 / np.where(sizes > 0, sizes, 1.0)).astype(np.float32)
 
-    def _identity(self, X: Any, widths: Sequence[int]) -> str:
+    def _identity(self, X: RowMatrix, widths: Sequence[int]) -> str:
         # What a checkpoint must share beside plan, seed and precision to be resumed from.
         parameters = [self.n_clusters_, list(widths), [float(f) for f in self._factors]]
         return hash_json({"parameters": parameters, "columns": fingerprint_columns(X)})

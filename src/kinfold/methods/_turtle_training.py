@@ -19,6 +19,7 @@ from kinfold.heads import Checkpoint
 from kinfold.methods._rows import numpy_blocks
 from kinfold.methods.linear import FloatRows
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
 
 logger = logging.getLogger(__name__)
 
@@ -348,7 +349,7 @@ class TurtleTraining:
 
     def __init__(
         self,
-        X: Any,
+        X: RowMatrix,
         widths: Sequence[int],
         factors: NDArray[np.float32],
         n_clusters: int,
@@ -457,7 +458,7 @@ def column_factors(factors: NDArray[np.float32], widths: Sequence[int]) -> Tenso
     return torch.from_numpy(np.repeat(np.asarray(factors, dtype=np.float32), widths))
 
 
-def space_sizes(X: Any, widths: Sequence[int]) -> NDArray[np.float64]:
+def space_sizes(X: RowMatrix, widths: Sequence[int]) -> NDArray[np.float64]:
     """Return the root of the mean square of the entries in every space (spaces,)."""
     squares = np.zeros(X.shape[1])
     for _, block in numpy_blocks(X, _READ_BYTES):

@@ -119,7 +119,7 @@ def _use_one_core() -> None:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TilePlan:
     """How the work is cut: panels of rows whose candidates are kept at once, tiles of one matrix product."""
 
     panel: int
@@ -145,7 +145,7 @@ class Plan:
 
 def make_plan(
     n: int, dim: int, rule: Rule, budget: int, device: torch.device, bytes_per_element: int = 4
-) -> Plan:
+) -> TilePlan:
     """Choose the panel and the tile so that the working memory stays within ``budget`` bytes.
 
     Parameters
@@ -174,11 +174,11 @@ def make_plan(
         least += least // (READING_SHARE - 1) + READING_SHARE
         raise InputError(f"memory_budget is too small: these features need at least {least:,} bytes")
     if room >= n:
-        return Plan(panel=n, tile=tile)
+        return TilePlan(panel=n, tile=tile)
     # Panels of even size, in whole tiles: a last panel of a few rows would read all keys for those alone.
     panels = -(-n // (room // tile * tile))
     even = -(-n // panels)
-    return Plan(panel=-(-even // tile) * tile, tile=tile)
+    return TilePlan(panel=-(-even // tile) * tile, tile=tile)
 
 
 def _tile_bytes(tile: int, dim: int, rule: Rule, device: torch.device) -> int:

@@ -32,7 +32,7 @@ from kinfold.neighbors._candidates import (
     replace_rows,
     values_of,
 )
-from kinfold.neighbors._products import Plan, is_output_rounded, make_plan
+from kinfold.neighbors._products import TilePlan, is_output_rounded, make_plan
 from kinfold.neighbors.exact import Keys, exact_neighbors, neighbors_of, search_panel
 from kinfold.progress import Progress, ProgressTask
 from kinfold.rows.readers import UnitRows
@@ -41,17 +41,22 @@ logger = logging.getLogger(__name__)
 
 
 WORST_DISTANCE = 1.01 * 2.0**-8
-"""Above ‖Δx‖ of any row of unit length: rounding to 8 bits changes an element by at most 2⁻⁸ of itself."""
+"""More than ‖Δx‖ of any row of unit length: bfloat16 has 8 significant bits, so that rounding changes an
+element by at most 2⁻⁸ of itself."""
 
-_SUM_BFLOAT16 = 2.0**-22  # per element: tensor cores truncate, and align a few products at a time
-_SUM_FLOAT32 = 1.01 * 2.0**-24  # per element: half of the last place, and a percent for what errors add up to
-# Of rows while their distances are taken: on the CPU what stays in a core's cache, since the work is passing
-# over memory; on a GPU what keeps all units busy.
+# Errors of a sum of D products, divided by D. Sums of bfloat16 products on tensor cores are truncated, and
+# align a few products at a time; sums of float32 products are rounded to nearest, with 1 % for the second
+# order.
+_SUM_BFLOAT16 = 2.0**-22
+_SUM_FLOAT32 = 1.01 * 2.0**-24
+# Size of a block of rows whose distances are computed at once: on the CPU it stays in a core's cache, since
+# memory is the limit; on a GPU it is large enough to keep all units busy.
 _BLOCK_BYTES = {"cpu": 1 << 19, "cuda": 1 << 26}
-_OUTPUT = 2.0**-9  # half of the spacing just below 1, the highest value that counts
+_OUTPUT = 2.0**-9  # error of rounding a product to bfloat16: half the spacing of its numbers just below 1
 _GATHERED_BYTES = 1 << 27  # of pairs of rows that are copied for their products on a GPU
-# Candidates beyond one and a half times those that are kept. The further down the last candidate stands, the
-# lower is the floor under what was dropped, and the more rows are proven; each costs 8 bytes and a product.
+# Candidates that are kept beyond one and a half times the neighbours wanted. The more candidates, the lower
+# is the similarity of the best pair that was dropped, and the more rows are proven; each candidate costs 8
+# bytes and a product.
 _MARGIN = 64
 _HOPELESS = 0.5  # above this share of unproven rows the symmetric float32 search is the quicker one
 
@@ -84,8 +89,8 @@ def bound_errors(distances: torch.Tensor, farthest: torch.Tensor, dim: int, roun
     Returns
     -------
     Tensor (n,)
-        Holds for every pair of the row. Both values are taken at most 1, and the float32 one may be summed
-        up in any order.
+        One bound per row, which holds for its pairs with all keys, for any order of summation in float32.
+        Both values count as 1 where rounding takes them above 1.
     """
     length = 1 + dim * _SUM_BFLOAT16  # of a row, which was scaled in float32
     operands = length * (distances + farthest) + distances * farthest
@@ -94,7 +99,7 @@ def bound_errors(distances: torch.Tensor, farthest: torch.Tensor, dim: int, roun
 
 
 @dataclass(frozen=True)
-class Source:
+class KeyBlock:
     """Rows of unit length, float32, from number ``start`` of all."""
 
     start: int
@@ -158,8 +163,8 @@ def shortlist(packed: torch.Tensor, errors: torch.Tensor, rule: Rule) -> None:
     packed.masked_fill_(values < lowest[:, None], EMPTY)
 
 
-def measure(packed: torch.Tensor, unit: torch.Tensor, source: Source) -> None:
-    """Put true similarities in the place of the rough ones, for all candidates that are of ``source``.
+def measure(packed: torch.Tensor, unit: torch.Tensor, block: KeyBlock) -> None:
+    """Put true similarities in the place of the rough ones, for all candidates that are of ``block``.
 
     Parameters
     ----------
@@ -167,18 +172,18 @@ def measure(packed: torch.Tensor, unit: torch.Tensor, source: Source) -> None:
         Candidates, changed in place.
     unit : Tensor (rows, dim)
         The rows themselves.
-    source : Source
+    block : KeyBlock
         Where the candidates' rows are.
     """
-    numbers = numbers_of(packed) - source.start
-    inside = (packed != EMPTY) & (numbers >= 0) & (numbers < len(source.unit))
+    numbers = numbers_of(packed) - block.start
+    inside = (packed != EMPTY) & (numbers >= 0) & (numbers < len(block.unit))
     rows, slots = inside.nonzero(as_tuple=True)
     keys = numbers[rows, slots]
     if packed.device.type == "cpu":
-        values = _products_on_cpu(unit, source.unit, inside.sum(dim=1), keys)
+        values = _products_on_cpu(unit, block.unit, inside.sum(dim=1), keys)
     else:
-        values = _gathered_products(unit, source.unit, rows, keys)
-    packed[rows, slots] = pack(values, keys + source.start)
+        values = _gathered_products(unit, block.unit, rows, keys)
+    packed[rows, slots] = pack(values, keys + block.start)
 
 
 def _products_on_cpu(
@@ -218,7 +223,7 @@ def bfloat16_neighbors(
     n_unproven = 0
     with progress.task("neighbours", total=plan.count_products(n), unit="tiles") as task:
         for start, stop in plan.panels(n):
-            for low, ranking in _search(rows, (start, stop), rule, wide, plan, task):
+            for low, ranking in _rank_panel(rows, (start, stop), rule, wide, plan, task):
                 parts.add_packed(ranking.best, ranking.degrees)
                 unproven.append(np.flatnonzero(~ranking.proven.cpu().numpy()) + start + low)
             n_unproven = sum(map(len, unproven))
@@ -262,8 +267,8 @@ class _Panel:
         return cls(start, unit, *round_rows(unit))
 
 
-def _search(
-    rows: UnitRows, span: tuple[int, int], rule: Rule, wide: Rule, plan: Plan, task: ProgressTask
+def _rank_panel(
+    rows: UnitRows, span: tuple[int, int], rule: Rule, wide: Rule, plan: TilePlan, task: ProgressTask
 ) -> Iterator[tuple[int, Ranking]]:
     """Search for the rows of a panel, and yield what a tile of them keeps, and the tile's first row."""
     panel = _Panel.read(rows, *span)  # read here, so that it is freed before the next panel is read
@@ -286,16 +291,16 @@ def _search(
             floors = torch.full_like(floors, -torch.inf)  # nothing was dropped
         shortlist(packed, errors[low:high], rule)
         kept.append((packed, floors))
-    for source in _sources(rows, panel, plan):
+    for block in _key_blocks(rows, panel, plan):
         for (low, high), (packed, _) in zip(tiles, kept, strict=True):
-            measure(packed, panel.unit[low:high], source)
+            measure(packed, panel.unit[low:high], block)
     for (low, high), (packed, floors) in zip(tiles, kept, strict=True):
         yield low, Ranking.of(packed, floors + errors[low:high], rule)
 
 
-def _sources(rows: UnitRows, panel: _Panel, plan: Plan) -> Iterator[Source]:
+def _key_blocks(rows: UnitRows, panel: _Panel, plan: TilePlan) -> Iterator[KeyBlock]:
     """Yield all rows again, tile by tile, the panel's own at once."""
     stop = panel.start + len(panel.unit)
-    yield Source(panel.start, panel.unit)
+    yield KeyBlock(panel.start, panel.unit)
     for first, last in (*plan.tiles(0, panel.start), *plan.tiles(stop, rows.n_rows)):
-        yield Source(first, rows.read(first, last))
+        yield KeyBlock(first, rows.read(first, last))

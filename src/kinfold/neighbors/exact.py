@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from kinfold.neighbors._candidates import EMPTY, Csr, CsrParts, Reservoir, Rule
-from kinfold.neighbors._products import OverlappedProducts, Plan, make_plan
+from kinfold.neighbors._products import OverlappedProducts, TilePlan, make_plan
 from kinfold.progress import Progress, ProgressTask
 from kinfold.rows.readers import UnitRows
 
@@ -49,7 +49,7 @@ class Keys:
     n_rows: int
 
 
-def search_panel(keys: Keys, candidates: Candidates, plan: Plan, task: ProgressTask) -> None:
+def search_panel(keys: Keys, candidates: Candidates, plan: TilePlan, task: ProgressTask) -> None:
     """Offer all similarities of a panel's rows to their candidates.
 
     Inside the panel each tile off the diagonal serves both of its sides. Keys reach every row in
@@ -85,7 +85,7 @@ class _Step:
             candidates.offer_transposed(block, self.mirror_start, self.panel_start + self.row_start)
 
 
-def _steps(keys: Keys, plan: Plan) -> Iterator[_Step]:
+def _steps(keys: Keys, plan: TilePlan) -> Iterator[_Step]:
     """Yield the products of a panel with all keys, in ascending order of keys for each of its rows."""
     panel, start, stop = keys.panel, keys.start, keys.start + len(keys.panel)
     tiles = plan.tiles(0, len(panel))
@@ -173,7 +173,7 @@ def _select_others(
     reservoir.offer(block, row_start, key_start)
 
 
-def _collect(reservoir: Reservoir, plan: Plan, n_rows: int, parts: CsrParts) -> None:
+def _collect(reservoir: Reservoir, plan: TilePlan, n_rows: int, parts: CsrParts) -> None:
     for low, high in plan.tiles(0, n_rows):
         best, _ = reservoir.best(low, high)
         parts.add_packed(best, (best != EMPTY).sum(dim=1))

@@ -23,7 +23,7 @@ from kinfold.storage import (
     write_array,
     write_json,
 )
-from kinfold.validation import check_integer
+from kinfold.validation import Rule, check, check_integer
 
 FORMAT = "kinfold-neighbors"
 FORMAT_VERSION = 1
@@ -236,7 +236,7 @@ def check_lists(
     indptr: ArrayLike, indices: ArrayLike, similarities: ArrayLike | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]:
     """Return the three arrays of a graph, its rows sorted; :class:`InputError` where they aren't one."""
-    starts, numbers = _whole(indptr, "indptr"), _whole(indices, "indices")
+    starts, numbers = read_integers(indptr, "indptr"), read_integers(indices, "indices")
     if len(starts) < 2 or starts[0] != 0 or starts[-1] != len(numbers) or (np.diff(starts) < 0).any():
         raise InputError(f"indptr must rise from 0 to the number of pairs, {len(numbers)}")
     n = len(starts) - 1
@@ -267,11 +267,25 @@ def _check_similarities(similarities: ArrayLike | None, rows: NDArray[Any]) -> N
     return values
 
 
-def _whole(values: ArrayLike, name: str) -> NDArray[np.int64]:
+def read_integers(values: ArrayLike, name: str, most: int | None = None) -> NDArray[np.int64]:
+    """Return a list of integers as int64; with ``most``, all must be from 0 to it.
+
+    Raises
+    ------
+    InputError
+        It is something else.
+    """
     array = np.asarray(values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise InputError(f"{name} must be a list of integers, got {array.dtype} {array.shape}")
+    wanted = "a list of integers" if most is None else f"a list of integers from 0 to {most}"
+    check({name: Rule(lambda _: _are_integers(array, most), wanted)}, **{name: array})
     return array.astype(np.int64)
+
+
+def _are_integers(array: NDArray[Any], most: int | None) -> bool:
+    # Of the array at once: a rule for every value would take seconds for the millions of a graph.
+    if array.ndim != 1 or not array.size:
+        return array.ndim == 1
+    return array.dtype.kind in "iu" and (most is None or bool(0 <= array.min() <= array.max() <= most))
 
 
 def _refuse(rows: NDArray[Any], wrong: NDArray[np.bool_], reason: str) -> None:

@@ -19,7 +19,7 @@ from kinfold.neighbors._products import READING_SHARE, make_plan, multiplies_bfl
 from kinfold.neighbors.approximate import faiss_neighbors, measure_recall
 from kinfold.neighbors.bfloat16 import bfloat16_neighbors
 from kinfold.neighbors.exact import exact_neighbors, neighbors_among, neighbors_of
-from kinfold.neighbors.graph import MOST_ROWS, NeighborGraph
+from kinfold.neighbors.graph import MOST_ROWS, NeighborGraph, read_integers
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix, SelectedRows, as_row_matrix, scan_rows
 from kinfold.rows.readers import UnitRows
@@ -122,7 +122,7 @@ def knn_graph(
     """
     matrix = as_row_matrix(X)
     n = int(matrix.shape[0])
-    check_parameters(n, n_neighbors, threshold, max_neighbors, memory_budget, zero_rows)
+    check_search(n, n_neighbors, threshold, max_neighbors, memory_budget, zero_rows)
     used: NDArray[np.int64] = np.arange(n)
     if zero_rows == "isolate":
         scan = scan_rows(matrix)
@@ -183,7 +183,7 @@ def closest_rows(
     """
     matrix = as_row_matrix(X)
     check_integer(n_closest=n_closest)
-    rows = read_row_numbers(rows, int(matrix.shape[0]))
+    rows = read_integers(rows, "rows", int(matrix.shape[0]) - 1)
     scan = scan_rows(matrix)
     scan.refuse_not_finite()
     used = scan.usable
@@ -317,17 +317,7 @@ def choose_engine(
     )
 
 
-def read_row_numbers(rows: Any, n_rows: int) -> NDArray[np.int64]:
-    """Return numbers of rows as int64 (R,); :class:`InputError` unless they are whole and in 0 … N − 1."""
-    numbers = np.asarray(rows)
-    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-        raise InputError(f"rows must be a list of row numbers, got {numbers.dtype} {numbers.shape}")
-    if numbers.size and not 0 <= numbers.min() <= numbers.max() < n_rows:
-        raise InputError(f"rows must lie in 0 … {n_rows - 1}, got {numbers.min()} … {numbers.max()}")
-    return numbers.astype(np.int64)
-
-
-def check_parameters(
+def check_search(
     n: int,
     n_neighbors: int,
     threshold: float | str | None,
