@@ -1,10 +1,8 @@
 """Rules for single parameters, and the messages of their errors.
 
-An estimator or a function names its rules in one table::
+An estimator or a function has one table of rules, for :func:`check` or :func:`check_parameters`::
 
     constraints = {"n_heads": Integer(), "beta": Number(above=0, most=1), "device": Choice(DEVICES)}
-
-and :func:`check` or :func:`check_parameters` applies them.
 """
 
 from __future__ import annotations
@@ -207,7 +205,7 @@ def check(rules: Mapping[str, Constraint], **values: object) -> None:
     rules : mapping of str to Constraint
         By the name of the parameter; there may be more than ``values``.
     **values : object
-        The parameters, by name.
+        The parameters.
 
     Raises
     ------

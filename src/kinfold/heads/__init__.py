@@ -23,7 +23,8 @@ from kinfold.heads.objectives import (
     sinkhorn,
     temi_loss,
 )
-from kinfold.heads.trainer import Checkpoint, DualBatches, Learner, PairSampler, Trainer
+from kinfold.heads.sampling import DualBatches, PairSampler
+from kinfold.heads.trainer import Checkpoint, Learner, Trainer
 
 __all__ = [
     "DIRECTIONS",

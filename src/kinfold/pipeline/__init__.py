@@ -6,11 +6,12 @@ from kinfold.pipeline._cluster import cluster
 from kinfold.pipeline._embed import embed
 from kinfold.pipeline._estimate import Estimate, StageEstimate, estimate
 from kinfold.pipeline._evaluate import DepthAccuracy, Evaluation, SeveralLabels, evaluate
-from kinfold.pipeline._language import ZeroShot, name, zero_shot
+from kinfold.pipeline._language import name
 from kinfold.pipeline._predict import predict
 from kinfold.pipeline._refine import Refinement, refine
 from kinfold.pipeline._relabel import RelabelResult, relabel
 from kinfold.pipeline._report import export, report
+from kinfold.pipeline._zero_shot import ZeroShot, zero_shot
 from kinfold.pipeline.demo import Demo, DemoRow, run_demo
 
 __all__ = [
