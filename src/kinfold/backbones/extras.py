@@ -19,6 +19,7 @@ from kinfold.backbones._hub import cache_only_if_unreachable
 from kinfold.backbones._network import NetworkBackbone, Tokens, Tower
 from kinfold.backbones.model_files import fill_model, read_checkpoint
 from kinfold.errors import HubUnavailableError, InputError, MissingExtraError, nearest_name
+from kinfold.storage import read_json
 
 
 def import_extra(purpose: str, module: str, package: str, extra: str) -> ModuleType:
@@ -58,7 +59,11 @@ def load_timm(spec: str, *, device: str | torch.device, precision: str) -> Netwo
     if not name.startswith("hf") and not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{nearest_name(name, timm.list_models())}")
     model = _create_timm(timm, name, file)
-    config = timm.data.resolve_model_data_config(model)
+    own = None if file is None else _read_own_settings(file)
+    if own is None:
+        config = timm.data.resolve_model_data_config(model)
+    else:
+        config = timm.data.resolve_data_config({}, pretrained_cfg=own)
     tower = make_timm_tower(model)
     card = BackboneCard(
         f"timm:{name}",
@@ -152,16 +157,29 @@ def make_timm_tower(model: Any) -> Tower:
 
 
 def _split_timm(spec: str) -> tuple[str, Path | None]:
-    head, colon, tail = spec.rpartition(":")
-    if colon and not head.startswith(("hf-hub", "hf_hub")):
-        return head, Path(tail).expanduser().resolve()
-    return spec, None
+    if spec.startswith(("hf-hub:", "hf_hub:")):
+        return spec, None
+    name, _, file = spec.partition(":")  # the first one: a path may hold more
+    return name, Path(file).expanduser().resolve() if file else None
+
+
+def _read_own_settings(file: Path) -> dict[str, Any] | None:
+    """Return how the model beside which a file of weights lies was trained to see images, if that is said."""
+    config = file.parent / "config.json"
+    content = read_json(config) if config.is_file() else None
+    if not isinstance(content, dict) or "architecture" not in content:
+        return None
+    # Folders of before 2023 have the settings at the top.
+    settings = content.get("pretrained_cfg", content)
+    return settings if isinstance(settings, dict) and "input_size" in settings else None
 
 
 def _create_timm(timm: Any, name: str, file: Path | None) -> Any:
     if file is not None:
         model = timm.create_model(name, pretrained=False, num_classes=0)
-        fill_model(model, read_checkpoint(file), weights=str(file), name=name)
+        # transformers puts a name of its own before timm's (TimmWrapperModel).
+        tensors = {key.removeprefix("timm_model."): value for key, value in read_checkpoint(file).items()}
+        fill_model(model, tensors, weights=str(file), name=name)
         return model
     with cache_only_if_unreachable() as reachable:
         try:
@@ -170,10 +188,14 @@ def _create_timm(timm: Any, name: str, file: Path | None) -> Any:
             if "No pretrained weights" in str(error):
                 raise InputError(f"timm can't load {name}: {error}") from error
             if reachable:
-                raise
+                raise InputError(f"timm can't load {name}: {error}") from error
             raise HubUnavailableError(
                 f"the weights of timm:{name} aren't in the local cache and the hub can't be reached: "
-                f"give them as timm:{name}:FILE, or use a descriptor, as in --backbone hog"
+                f"give them as timm:{name}:FILE, or use a descriptor, as in --backbone hog. "
+                f"On a machine that reaches the hub, with `pip install -U huggingface_hub`:\n"
+                f"    hf download timm/{name} --local-dir {name}\n"
+                f"Copy the folder {name} here and give its weights:\n"
+                f"    --backbone timm:{name}:./{name}/model.safetensors"
             ) from error
 
 
