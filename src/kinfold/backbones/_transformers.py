@@ -130,8 +130,15 @@ def make_tower(model: Any, config: Any, preprocessing: Preprocessing) -> Tower:
     pooled = _make_pooled(model)
     # An unknown architecture tells its dimension only by running.
     blank = torch.zeros(1, 3, preprocessing.height, preprocessing.width)
-    with torch.inference_mode():
-        dim = pooled(forward(blank)).shape[1]
+    try:
+        with torch.inference_mode():
+            dim = pooled(forward(blank)).shape[1]
+    except (ValueError, RuntimeError, AttributeError, TypeError, AssertionError) as error:
+        raise InputError(
+            f"a model of type {kind!r} makes no vector of an image of {preprocessing.height} × "
+            f"{preprocessing.width} pixels, which its image processor gives it: {error}. "
+            "Take another backbone, or put the processor there that belongs to this model"
+        ) from error
     return Tower(model, forward, None, pooled, dim)
 
 

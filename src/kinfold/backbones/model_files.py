@@ -187,6 +187,10 @@ def load_weights(
             )
     except MemoryError:
         raise
+    except ImportError as error:
+        raise InputError(
+            f"{folder} is of type {config.model_type!r}, which needs a package that isn't installed: {error}"
+        ) from error
     except pickle.UnpicklingError as error:
         raise FormatError(_say_pickle(folder)) from error
     except Exception as error:  # safetensors, zip, torch and the models themselves share no base class
