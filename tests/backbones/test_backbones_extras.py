@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from kinfold.backbones import load_backbone
 from kinfold.backbones.extras import parse_data_config, parse_preprocess_config
@@ -118,18 +119,94 @@ def test_timm_names_and_weights_that_do_not_fit_are_refused(fake_timm, tmp_path)
         load_backbone(f"timm:vit_fake:{tmp_path / 'w.pth'}")
 
 
-def test_timm_squash_mode_and_open_clips_modes_are_read():
-    config = {"input_size": (3, 384, 384), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_mode": "squash"}
-    assert parse_data_config(config).resize is None
-    assert parse_data_config({**config, "crop_mode": "center", "crop_pct": 1.0}).resize == 384
+TIMM = {"input_size": (3, 224, 224), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+TIMM_SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"crop_pct": 0.9, "interpolation": "bicubic"},
+    {"crop_pct": 0.95, "interpolation": "bilinear"},
+    {"crop_pct": 1.0, "crop_mode": "squash"},
+    {"crop_pct": 0.9, "crop_mode": "squash"},
+    {"crop_pct": 0.9, "crop_mode": "squash", "input_size": (3, 96, 160)},
+    {"crop_pct": 0.65, "interpolation": "lanczos"},
+]
+OPEN_CLIP_SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"size": 96, "interpolation": "bilinear"},
+    {"size": (96, 160), "resize_mode": "squash"},
+    {"size": 97, "mean": (0.1, 0.2, 0.3), "std": (0.5, 0.6, 0.7)},
+]
+
+
+@pytest.mark.parametrize("settings", TIMM_SETTINGS, ids=str)
+def test_pixels_are_those_of_timms_own_transform(settings):
+    data: Any = installed("timm.data")
+    config = {**TIMM, "crop_pct": 0.875, "crop_mode": "center", "interpolation": "bicubic", **settings}
+    compare(parse_data_config(config), data.create_transform(**config, is_training=False))
+
+
+@pytest.mark.parametrize("settings", OPEN_CLIP_SETTINGS, ids=str)
+def test_pixels_are_those_of_open_clips_own_transform(settings):
+    package: Any = installed("open_clip.transform")
+    given = {name: value for name, value in settings.items() if name != "size"}
+    own = package.image_transform(settings.get("size", 224), is_train=False, **given)
+    compare(parse_preprocess_config(settings, 224), own)
+
+
+def compare(ours: Any, transform: Any) -> None:
+    """Hold our pixels against a transform of torchvision: one grey level at the most."""
+    generator = np.random.default_rng(0)
+    for width, height in ((420, 301), (301, 420), (50, 77), (1003, 260)):
+        small = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        image = small.resize((width, height), Image.Resampling.BICUBIC)
+        theirs = transform(image).numpy().transpose(1, 2, 0) * np.array(ours.std) + np.array(ours.mean)
+        assert np.abs(ours(image) - 255 * theirs).max() <= 1.01
+
+
+def test_timms_crop_is_read_as_a_share_of_the_resized_side():
+    assert parse_data_config({**TIMM, "crop_pct": 1.0}).resize == 224
+    assert parse_data_config({**TIMM, "crop_pct": 0.9}).resize == 248
+    assert parse_data_config(TIMM).resize == 256
+    squash = parse_data_config({**TIMM, "crop_mode": "squash", "crop_pct": 0.9})
+    assert (squash.resize, squash.squash, squash.height) == (None, (248, 248), 224)
+    assert parse_data_config({**TIMM, "crop_mode": "squash", "crop_pct": 1.0}).squash is None
+
+
+def test_open_clips_modes_are_read():
     shortest = parse_preprocess_config({"size": 224, "resize_mode": "shortest", "mean": (0, 0, 0)}, 224)
     assert (shortest.resize, shortest.mean) == (224, (0.0, 0.0, 0.0))
-    assert (
-        parse_preprocess_config({"resize_mode": "squash", "interpolation": "bilinear"}, (256, 256)).resize
-        is None
-    )
-    with pytest.raises(InputError, match="longest"):
-        parse_preprocess_config({"resize_mode": "longest"}, 224)
+    squash = parse_preprocess_config({"resize_mode": "squash", "interpolation": "bilinear"}, (256, 200))
+    assert (squash.resize, squash.height, squash.width) == (None, 256, 200)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"crop_mode": "border"}, "crop_mode = 'border'"),
+        ({"input_size": (3, 224, 112)}, "input_size = "),
+        ({"input_size": (1, 224, 224)}, "input_size = "),
+        ({"crop_border_pixels": 4}, "crop_border_pixels = 4"),
+        ({"interpolation": "cubic"}, "interpolation = 'cubic'"),
+    ],
+)
+def test_what_timm_may_ask_for_beyond_that_is_refused_by_name(settings, named):
+    with pytest.raises(InputError) as caught:
+        parse_data_config({**TIMM, **settings})
+    assert f"timm's setting {named}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"resize_mode": "longest", "fill_color": 127}, "resize_mode = 'longest'"),
+        ({"size": (96, 160)}, "size = "),
+        ({"interpolation": "lanczos"}, "interpolation = 'lanczos'"),
+        ({"mode": "L"}, "mode = 'L'"),
+    ],
+)
+def test_what_open_clip_may_ask_for_beyond_that_is_refused_by_name(settings, named):
+    with pytest.raises(InputError) as caught:
+        parse_preprocess_config(settings, 224)
+    assert f"open_clip's setting {named}" in str(caught.value)
 
 
 def installed(module: str) -> ModuleType:

@@ -7,7 +7,7 @@ import shutil
 import socket
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,9 @@ def fake_hub(monkeypatch, no_hub):
             self.send_response(404)
             self.end_headers()
 
+        def do_GET(self) -> None:
+            self.do_HEAD()
+
         def log_message(self, *_args: object) -> None:
             pass
 
@@ -70,6 +73,8 @@ def test_without_hub_and_cache_the_error_names_the_two_ways_out(no_hub):
     message = str(caught.value)
     assert "facebook/dinov2-small" in message
     assert "local directory" in message
+    assert "    hf download facebook/dinov2-small --local-dir dinov2-small\n" in message
+    assert "    --backbone ./dinov2-small\n" in message
     assert "--backbone hog" in message
     assert "HF_ENDPOINT" in message
 
@@ -97,6 +102,52 @@ def test_a_hub_that_is_silent_is_given_up_in_time(no_hub, monkeypatch):
         started = time.monotonic()
         assert not hub_reachable(timeout=0.5)
         assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("proxy", ["busy", "password", "page", "silent", "hangs up"])
+def test_a_proxy_that_keeps_the_hub_away_is_given_up_without_retries(proxy, no_hub, monkeypatch):
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    asked, over = [], threading.Event()
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            if proxy == "silent":
+                over.wait(20)
+            elif proxy != "hangs up":
+                self.send_response({"busy": 503, "password": 407}.get(proxy, 200))
+                self.send_header("Content-Type", "text/html")
+                self.end_headers()
+
+        def log_message(self, *_args: object) -> None:
+            pass
+
+    downloads = []
+    download = huggingface_hub.snapshot_download
+
+    def watched(*args, **options):
+        downloads.append(options.get("local_files_only", False))
+        return download(*args, **options)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", watched)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    try:
+        with pytest.raises(HubUnavailableError, match="can't be reached"):
+            _hub.fetch_model("someone/vit", None, timeout=1.0)
+    finally:
+        over.set()
+        server.shutdown()
+        server.server_close()
+    assert asked == ["/api/models/someone/vit"]  # once
+    assert downloads == [True]  # looked into the cache alone
 
 
 def test_a_cached_card_needs_no_hub_and_keeps_the_cards_preprocessing(no_hub, tiny):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from kinfold.backbones import load_backbone
+from kinfold.errors import InputError
 
 WITH_CLS = ("dinov2", "dinov2_with_registers", "vit", "deit", "dinov3_vit", "vit_msn", "clip_vision_model")
 PREFIX = {"dinov2_with_registers": 4, "dinov3_vit": 5, "deit": 2}
@@ -238,3 +239,74 @@ def test_networks_without_tokens_give_their_pooled_vector(tiny, pictures):
         expected = model(normalised(backbone, images)).pooler_output.flatten(1)
     np.testing.assert_allclose(backbone.embed(images)["cls"], expected, **TOLERANCE)
     assert backbone.variants == {"cls": 16}
+
+
+FAMILIES = {
+    "beit": lambda tf: tf.BeitConfig(**SMALL),
+    "bit": lambda tf: tf.BitConfig(embedding_size=32, hidden_sizes=[32, 64], depths=[1, 1], num_groups=8),
+    "convnext": lambda tf: tf.ConvNextConfig(depths=[1] * 4, hidden_sizes=[8, 16, 24, 32]),
+    "deit": lambda tf: tf.DeiTConfig(**SMALL),
+    "efficientnet": lambda tf: tf.EfficientNetConfig(
+        width_coefficient=0.2, depth_coefficient=0.2, hidden_dim=256
+    ),
+    "levit": lambda tf: tf.LevitConfig(
+        hidden_sizes=[16, 32, 48], num_attention_heads=[1, 2, 3], depths=[1, 1, 1], key_dim=[8, 8, 8]
+    ),
+    "mobilenet_v1": lambda tf: tf.MobileNetV1Config(depth_multiplier=0.25),
+    "mobilevit": lambda tf: tf.MobileViTConfig(
+        hidden_sizes=[16, 24, 32], neck_hidden_sizes=[8, 8, 16, 16, 24, 24, 32]
+    ),
+    "poolformer": lambda tf: tf.PoolFormerConfig(depths=[1] * 4, hidden_sizes=[8, 16, 24, 32]),
+    "regnet": lambda tf: tf.RegNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], groups_width=4
+    ),
+    "segformer": lambda tf: tf.SegformerConfig(
+        depths=[1] * 4, hidden_sizes=[8, 16, 24, 32], num_attention_heads=[1, 2, 3, 4]
+    ),
+    "swin": lambda tf: tf.SwinConfig(embed_dim=8, depths=[1, 1], num_heads=[1, 2]),
+}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_reaches_a_network_is_what_its_own_processor_makes(family, tiny, pictures):
+    import transformers as tf
+    from transformers.models.auto.image_processing_auto import (
+        IMAGE_PROCESSOR_MAPPING_NAMES,
+        get_image_processor_class_from_name,
+    )
+
+    names = IMAGE_PROCESSOR_MAPPING_NAMES[family]
+    if not isinstance(names, dict):
+        pytest.skip(f"transformers {tf.__version__} has no processors that need no torchvision")
+    processor = get_image_processor_class_from_name(names["pil"])()
+    torch.manual_seed(0)
+    folder = tiny.save(tf.AutoModel.from_config(FAMILIES[family](tf)).eval(), family)
+    processor.save_pretrained(folder)
+    backbone = load_backbone(folder, device="cpu", precision="float32")
+    seen = []
+    backbone._tower.model.register_forward_pre_hook(
+        lambda _model, inputs, named: seen.append(named.get("pixel_values", *inputs[:1])), with_kwargs=True
+    )
+    vectors = backbone.embed(stack(backbone, pictures))["cls"]
+    expected = processor(images=pictures, return_tensors="np")["pixel_values"]
+    level = backbone.card.preprocessing.rescale / min(backbone.card.preprocessing.std)
+    np.testing.assert_allclose(seen[0].numpy(), np.stack(expected), atol=1.01 * level)
+    assert np.isfinite(vectors).all()
+    assert vectors.shape == (len(pictures), backbone.variants["cls"])
+
+
+def test_a_model_that_takes_another_size_than_its_processor_makes_is_refused(tiny):
+    import json
+
+    import transformers as tf
+
+    config = tf.LevitConfig(
+        hidden_sizes=[16, 32, 48], num_attention_heads=[1, 2, 3], depths=[1, 1, 1], key_dim=[8, 8, 8]
+    )
+    folder = tiny.save(tf.LevitModel(config), "levit")
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"size": {"height": 96, "width": 64}, "do_center_crop": False})
+    )
+    with pytest.raises(InputError, match="no vector of an image of 96 × 64 pixels"):
+        load_backbone(folder, device="cpu")

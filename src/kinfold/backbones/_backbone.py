@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,9 +30,11 @@ INTERPOLATIONS = {
     "box": Image.Resampling.BOX,
     "hamming": Image.Resampling.HAMMING,
 }
-# A panorama is cut to this many times its shorter side before it is resized: what lies further out
-# would be cropped away, and a strip of 1 × 100,000 pixels would otherwise need gigabytes.
+# Of an image that is longer than this many times its shorter side only what the crop keeps is resized:
+# a strip of 1 × 100,000 pixels would otherwise need gigabytes.
 _LONGEST_ASPECT = 4
+# How many source pixels away a resized pixel can depend on at a scale of 1: Lanczos reaches furthest.
+_REACH = 3
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Preprocessing:
         Size of the network's input in pixels.
     resize : int or None
         Length in pixels that the shorter side is resized to before the centre crop of ``height`` × ``width``;
-        None squashes the whole image to ``height`` × ``width`` without a crop.
+        None squashes the whole image to ``squash``. Where a crop is larger than the image, the rest is black.
     interpolation : str
         Pillow's filter: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or
         ``"hamming"``.
@@ -55,6 +58,14 @@ class Preprocessing:
         Channel means and deviations (R, G, B) of rescaled values.
     rescale : float
         Factor that pixel values are multiplied by before ``mean`` and ``std`` are applied.
+    squash : tuple of int or None
+        Height and width that the whole image is squashed to where ``resize`` is None, before the centre crop;
+        None means ``height`` × ``width``, which leaves nothing to crop.
+    bgr : bool
+        Whether the network takes its channels as B, G, R; then ``mean`` and ``std`` are in this order too.
+    crop_rounds : bool
+        Where a crop can't lie in the very centre, whether its start is rounded to an even number, as
+        torchvision does it, and not down.
     """
 
     height: int = 224
@@ -64,45 +75,81 @@ class Preprocessing:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     rescale: float = 1 / 255
+    squash: tuple[int, int] | None = None
+    bgr: bool = False
+    crop_rounds: bool = False
 
     def __post_init__(self) -> None:
         check_choice(tuple(INTERPOLATIONS), interpolation=self.interpolation)
         check_integer(height=self.height, width=self.width)
-        if self.resize is not None and self.resize < max(self.height, self.width):
-            raise InputError(
-                f"the crop of {self.height} × {self.width} is larger than the resized side {self.resize}"
-            )
+        if self.resize is not None:
+            check_integer(resize=self.resize)
+        if self.squash is not None:
+            check_integer(squash_height=self.squash[0], squash_width=self.squash[1])
 
     def __call__(self, image: Image.Image) -> NDArray[Any]:
         """Resize and crop an RGB image to ``uint8`` pixels of shape (height, width, 3)."""
         # Resizing a palette or a 1-bit image would mix indices in place of colours.
         image = image if image.mode == "RGB" else image.convert("RGB")
-        resample = INTERPOLATIONS[self.interpolation]
-        if self.resize is None:
-            return np.asarray(image.resize((self.width, self.height), resample), dtype=np.uint8)
-        image = _trim(image)
-        short, long = sorted(image.size)
-        long = int(self.resize * long / short)  # rounded down, as torchvision and transformers do
-        size = (self.resize, long) if image.width <= image.height else (long, self.resize)
-        if image.size != size:
-            image = image.resize(size, resample)
-        left, top = (image.width - self.width) // 2, (image.height - self.height) // 2
-        image = image.crop((left, top, left + self.width, top + self.height))
-        return np.asarray(image, dtype=np.uint8)
+        width, height = self._resized(image)
+        left, top = self._start(width - self.width), self._start(height - self.height)
+        crop = (left, top, left + self.width, top + self.height)
+        if max(image.size) > _LONGEST_ASPECT * min(image.size):
+            image = _resize_part(image, (width, height), crop, INTERPOLATIONS[self.interpolation])
+        else:
+            if image.size != (width, height):
+                image = image.resize((width, height), INTERPOLATIONS[self.interpolation])
+            image = image.crop(crop)  # black beyond the image
+        pixels = np.asarray(image, dtype=np.uint8)
+        return np.ascontiguousarray(pixels[..., ::-1]) if self.bgr else pixels
 
     @property
     def min_side(self) -> int:
         """The shorter side that decoding must keep, in pixels."""
-        return self.resize if self.resize is not None else max(self.height, self.width)
+        return self.resize if self.resize is not None else max(self.squash or (self.height, self.width))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what fingerprints count: the settings, later ones only where they are used.
+
+        ``crop_rounds`` is never counted: it moves a crop by a pixel at most, and features of before it was
+        known must still be recognised as those of the same backbone.
+        """
+        unused = {"crop_rounds", *(name for name, value in _LATER.items() if getattr(self, name) == value)}
+        return {name: value for name, value in asdict(self).items() if name not in unused}
+
+    def _resized(self, image: Image.Image) -> tuple[int, int]:
+        """Return width and height of the whole image after resizing."""
+        if self.resize is None:
+            height, width = self.squash or (self.height, self.width)
+            return width, height
+        short, long = sorted(image.size)
+        long = int(self.resize * long / short)  # rounded down, as torchvision and transformers do
+        return (self.resize, long) if image.width <= image.height else (long, self.resize)
+
+    def _start(self, margin: int) -> int:
+        """Return where a crop begins that leaves ``margin`` pixels out."""
+        if not self.crop_rounds:
+            return margin // 2
+        return round(margin / 2) if margin > 0 else -(-margin // 2)
 
 
-def _trim(image: Image.Image) -> Image.Image:
-    """Cut the ends off an image that is far longer than wide."""
-    keep = _LONGEST_ASPECT * min(image.size)
-    if max(image.size) <= keep:
-        return image
-    left, top = max(0, (image.width - keep) // 2), max(0, (image.height - keep) // 2)
-    return image.crop((left, top, min(image.width, left + keep), min(image.height, top + keep)))
+_LATER = {"squash": None, "bgr": False}
+
+
+def _resize_part(
+    image: Image.Image, size: tuple[int, int], crop: tuple[int, int, int, int], resample: Image.Resampling
+) -> Image.Image:
+    """Return ``image.resize(size, resample).crop(crop)``, computing no more than the crop."""
+    spans = []  # per axis: what is seen of the resized image, the pixels it is made of, their own part
+    for length, resized, first, last in zip(image.size, size, crop[:2], crop[2:], strict=True):
+        first, last = max(0, first), min(resized, last)
+        scale = length / resized
+        margin = math.ceil(_REACH * max(1.0, scale)) + 1
+        begin, end = max(0, math.floor(first * scale) - margin), min(length, math.ceil(last * scale) + margin)
+        spans.append((first, last, begin, end, first * scale - begin, min(last * scale, end) - begin))
+    (x0, x1, left, right, a, c), (y0, y1, top, bottom, b, d) = spans
+    part = image.crop((left, top, right, bottom)).resize((x1 - x0, y1 - y0), resample, box=(a, b, c, d))
+    return part.crop((crop[0] - x0, crop[1] - y0, crop[2] - x0, crop[3] - y0))
 
 
 @dataclass(frozen=True)

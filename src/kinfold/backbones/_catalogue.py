@@ -16,8 +16,9 @@ from kinfold.backbones._backbone import (
     VitShape,
 )
 from kinfold.backbones._descriptors import HogDescriptor, PixelDescriptor
+from kinfold.backbones._folders import find_folder, name_folder, say_nearby, say_timm_id
 from kinfold.backbones._hub import fetch_model
-from kinfold.errors import InputError, nearest_name
+from kinfold.errors import HubUnavailableError, InputError, nearest_name
 
 if TYPE_CHECKING:
     import torch
@@ -269,16 +270,11 @@ def _load(name_or_path: str | Path, device: str | torch.device, precision: str) 
         if prefix in CARDS and rest:
             return _load_file(CARDS[prefix], Path(rest), device, precision)
     # After the names: a folder that happens to be called "hog" must be given as ./hog.
-    path = Path(name).expanduser()
-    if path.is_dir():
-        folder = path.resolve()
-        card = BackboneCard(folder.name or str(folder), "custom", str(folder))
-        return _load_directory(path, card, None, device, precision)
-    if path.is_file():
-        raise InputError(
-            f"{name} is a file; name the card that it belongs to, as in ibot-vitb16:{name}, "
-            "or give a directory"
-        )
+    hint = f"name the card that it belongs to, as in ibot-vitb16:{name}, or give a directory"
+    folder = find_folder(name_or_path, file_hint=hint)
+    if folder is not None:
+        card = BackboneCard(name_folder(folder), "custom", str(folder))
+        return _load_directory(folder, card, None, device, precision)
     return _load_hub_id(name, device, precision)
 
 
@@ -296,16 +292,20 @@ def _load_hub_id(name: str, device: str | torch.device, precision: str) -> Backb
     by_source = {card.source: card for card in CARDS.values() if card.adapter == "transformers"}
     if name in by_source:
         return _load_card(by_source[name], device, precision)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if name.count("/") != 1:
         known = [*CARDS, "timm:", "open_clip:"]
         raise InputError(
             f"there is no backbone {name!r}{nearest_name(name, known)}; "
             "nor is it a local directory or a hub id"
         )
+    if name.startswith("timm/"):
+        raise InputError(say_timm_id(name))
     try:
         folder = fetch_model(name, None, with_processor=True)
+    except HubUnavailableError as error:
+        raise HubUnavailableError(f"{error}{say_nearby(name)}") from error
     except InputError as error:
-        raise InputError(f"{error}{nearest_name(name, list(by_source))}") from error
+        raise InputError(f"{error}{say_nearby(name)}{nearest_name(name, list(by_source))}") from error
     return _load_directory(folder, BackboneCard(name, "custom", name), None, device, precision)
 
 

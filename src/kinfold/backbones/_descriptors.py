@@ -153,7 +153,8 @@ class _Descriptor(Backbone):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the descriptor's name, version and parameters."""
-        return hash_json({"card": asdict(self.card), "version": self.version})
+        card = {**asdict(self.card), "preprocessing": self.card.preprocessing.facts()}
+        return hash_json({"card": card, "version": self.version})
 
 
 class PixelDescriptor(_Descriptor):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kinfold.errors import HubUnavailableError, InputError
+from kinfold.errors import FormatError, HubUnavailableError, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,38 @@ _TORCH = ["pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.j
 def hub_reachable(timeout: float = 5.0) -> bool:
     """Tell whether the model hub (or the mirror in ``HF_ENDPOINT``) answers within ``timeout`` seconds.
 
-    False also in offline mode (``HF_HUB_OFFLINE``). Any answer counts, even an error status.
+    False also in offline mode (``HF_HUB_OFFLINE``). Any answer counts, even an error status, unless it is
+    one of a proxy that can't or won't ask the hub.
     """
+    from huggingface_hub import constants
+
+    def ask(session: Any) -> bool:
+        return _is_through(session.head(constants.ENDPOINT, timeout=timeout))
+
+    return _answers(ask, timeout)
+
+
+def _has_answer_about(source: str, timeout: float) -> bool:
+    """Tell whether the hub says anything about a model, even that there is none, within ``timeout`` seconds.
+
+    The very question that a download begins with: it would try again for minutes where a proxy lets the
+    question through and the answer not, or answers with a page of its own.
+    """
+    from huggingface_hub import constants
+
+    def ask(session: Any) -> bool:
+        answer = session.get(f"{constants.ENDPOINT}/api/models/{source}", timeout=timeout)
+        is_page = answer.status_code == 200 and "json" not in answer.headers.get("content-type", "")
+        return _is_through(answer) and not is_page
+
+    return _answers(ask, timeout)
+
+
+def _is_through(answer: Any) -> bool:
+    return bool(answer.status_code < 500 and answer.status_code != 407)  # 407: the proxy wants a password
+
+
+def _answers(ask: Callable[[Any], bool], timeout: float) -> bool:
     from huggingface_hub import constants
 
     hub: Any = importlib.import_module("huggingface_hub.utils")
@@ -54,16 +84,17 @@ def hub_reachable(timeout: float = 5.0) -> bool:
         return False
     answered = threading.Event()
 
-    def ask() -> None:
+    def run() -> None:
         try:
-            hub.get_session().head(constants.ENDPOINT, timeout=timeout)
+            good = ask(hub.get_session())
         except Exception as error:  # whatever the HTTP library raises: it is not reachable
             logger.debug("the hub at %s doesn't answer: %s", constants.ENDPOINT, error)
         else:
-            answered.set()
+            if good:
+                answered.set()
 
     # In a thread: looking up a name isn't bound by any timeout of the HTTP library.
-    asking = threading.Thread(target=ask, daemon=True)
+    asking = threading.Thread(target=run, daemon=True)
     asking.start()
     asking.join(timeout)
     return answered.is_set()
@@ -106,7 +137,7 @@ def fetch_model(
     cached = _cached(source, revision)
     if cached is not None and _has_extras(cached, with_processor, with_tokenizer):
         return cached
-    if not hub_reachable(timeout):
+    if not _has_answer_about(source, timeout):
         if cached is not None:
             return cached
         raise HubUnavailableError(_no_hub(source, with_tokenizer))
@@ -165,7 +196,10 @@ def is_complete(folder: Path) -> bool:
         if (folder / index).is_file():
             from kinfold.storage import read_json
 
-            shards = set(read_json(folder / index).get("weight_map", {}).values())
+            try:
+                shards = {str(shard) for shard in read_json(folder / index)["weight_map"].values()}
+            except (FormatError, KeyError, TypeError, AttributeError):
+                return False
             return bool(shards) and all((folder / shard).is_file() for shard in shards)
     return False
 
@@ -195,17 +229,20 @@ def _no_hub(source: str, text: bool) -> str:
     from huggingface_hub import constants
 
     why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} can't be reached"
+    folder = source.rpartition("/")[2]
+    recipe = (
+        "On a machine that reaches the hub, with `pip install -U huggingface_hub`:\n"
+        f"    hf download {source} --local-dir {folder}\n"
+        f"Copy the folder {folder} here and give it"
+    )
     if text:
-        ways = (
-            "Give a local directory that holds the model and its tokenizer (config.json, model.safetensors "
-            "and tokenizer.json)."
-        )
+        ways = f"Give a local directory that holds the model and its tokenizer. {recipe}, as in ./{folder}"
     else:
         ways = (
-            "Two ways out: give a local directory that holds the model (config.json and model.safetensors), "
-            "as in --backbone path/to/model, or use a descriptor that needs no weights, as in --backbone hog."
+            f"Two ways out: give a local directory that holds the model, or use a descriptor that needs no "
+            f"weights, as in --backbone hog. {recipe}:\n    --backbone ./{folder}"
         )
     return (
-        f"the weights of {source} aren't in the local cache and {why}. {ways} "
+        f"the weights of {source} aren't in the local cache and {why}. {ways}\n"
         "A mirror is set by HF_ENDPOINT, the cache folder by HF_HOME."
     )

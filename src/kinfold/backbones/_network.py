@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -276,7 +276,7 @@ class NetworkBackbone(Backbone):
         if self._fingerprint is None:
             facts = {
                 "weights": hash_weights(self._tower.model, self._unread),
-                "preprocessing": asdict(self.card.preprocessing),
+                "preprocessing": self.card.preprocessing.facts(),
                 "precision": str(self.dtype),
             }
             self._fingerprint = hash_json(facts)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,12 +16,12 @@ from kinfold.backbones._backbone import (
     CLIP_MEAN,
     CLIP_STD,
     HALF,
-    INTERPOLATIONS,
     BackboneCard,
     Preprocessing,
     VitShape,
 )
 from kinfold.backbones._network import Tower, find_tokens
+from kinfold.backbones._processors import read_preprocessing
 from kinfold.backbones.model_files import (
     check_fit,
     load_weights,
@@ -32,12 +30,6 @@ from kinfold.backbones.model_files import (
     read_config,
 )
 from kinfold.errors import FormatError, InputError
-from kinfold.storage import read_json
-
-logger = logging.getLogger(__name__)
-
-# Processor files name Pillow's filters by number.
-_BY_CODE = {int(code): name for name, code in INTERPOLATIONS.items()}
 
 # Families whose sequence is known: whether it begins with CLS. Registers are counted besides.
 _BEGINS_WITH_CLS = {
@@ -78,101 +70,6 @@ _BLOCK = {
 _IN_BLOCK = re.compile(r"blocks\.(?:\d+\.(?=\d))?(\d+)\.(.+)\.(weight|bias)$")
 
 
-def read_preprocessing(folder: Path, default: Preprocessing) -> Preprocessing:
-    """Return what ``preprocessor_config.json`` in a model directory says, else ``default`` with a warning."""
-    file = folder / "preprocessor_config.json"
-    if file.is_file():
-        return parse_processor(read_json(file), default)
-    nested = folder / "processor_config.json"
-    if nested.is_file() and "image_processor" in (config := read_json(nested)):
-        return parse_processor(config["image_processor"], default)
-    logger.warning(
-        "%s has no preprocessor_config.json, so how it was trained to see images is a guess: %s. "
-        "If that isn't right, put the model's own file there",
-        folder.name,
-        _say(default),
-    )
-    return default
-
-
-def parse_processor(config: Mapping[str, Any], default: Preprocessing) -> Preprocessing:
-    """Translate the settings of a transformers image processor.
-
-    Parameters
-    ----------
-    config : mapping
-        The content of ``preprocessor_config.json``, of any age: sizes as a number or as a mapping.
-    default : Preprocessing
-        For what isn't said there.
-
-    Raises
-    ------
-    InputError
-        The settings make no input of a fixed size.
-    """
-    height, width, resize = _geometry(config, default)
-    code = config.get("resample")
-    normalise = config.get("do_normalize", True)
-    scale = float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0
-    n_channels = len(default.mean)
-    return Preprocessing(
-        height=height,
-        width=width,
-        resize=resize,
-        interpolation=default.interpolation if code is None else _BY_CODE.get(int(code), "bicubic"),
-        mean=_channels(config.get("image_mean"), default.mean) if normalise else (0.0,) * n_channels,
-        std=_channels(config.get("image_std"), default.std) if normalise else (1.0,) * n_channels,
-        rescale=scale,
-    )
-
-
-def _geometry(config: Mapping[str, Any], default: Preprocessing) -> tuple[int, int, int | None]:
-    """Return height and width of the input, and the length of the shorter side before the crop."""
-    if "max_num_patches" in config:  # SigLIP 2's flexible layout, used with a square grid
-        side = int(config.get("patch_size", 16)) * math.isqrt(int(config["max_num_patches"]))
-        return side, side, None
-    size = config.get("size")
-    crops = bool(config.get("do_center_crop", False))
-    if size is None or not config.get("do_resize", True):
-        size = config.get("crop_size", size) or {"height": default.height, "width": default.width}
-    if isinstance(size, int):
-        size = {"shortest_edge": size} if crops else {"height": size, "width": size}
-    crop = config.get("crop_size") if crops else None
-    if isinstance(crop, int):
-        crop = {"height": crop, "width": crop}
-    if "height" in size and "width" in size:
-        height, width = int(size["height"]), int(size["width"])
-        if crop and (int(crop["height"]), int(crop["width"])) != (height, width):
-            return int(crop["height"]), int(crop["width"]), min(height, width)
-        return height, width, None
-    if "shortest_edge" not in size:
-        raise InputError(f"the processor's size {dict(size)} gives no input of a fixed size")
-    resize = int(size["shortest_edge"])
-    if crop:
-        return int(crop["height"]), int(crop["width"]), resize
-    share = config.get("crop_pct")
-    if share and resize < 384:  # ConvNeXt: crop_pct is the crop's share of the resized side
-        return resize, resize, int(resize / share)
-    return resize, resize, resize
-
-
-def _channels(values: Any, default: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(float(value) for value in values) if values else default
-
-
-def _say(preprocessing: Preprocessing) -> str:
-    """Return in words what is done to an image."""
-    size = f"{preprocessing.height} × {preprocessing.width} pixels"
-    if preprocessing.resize is None:
-        shape = f"images are squashed to {size}"
-    else:
-        shape = f"the shorter side is resized to {preprocessing.resize} pixels, the centre cropped to {size}"
-    mean, std = (
-        ", ".join(f"{value:.3g}" for value in values) for values in (preprocessing.mean, preprocessing.std)
-    )
-    return f"{shape} ({preprocessing.interpolation}), values are normalised with mean {mean}, deviation {std}"
-
-
 @dataclass(frozen=True)
 class LoadedModel:
     """A tower, the preprocessing of its directory, and the names of weights that no vector depends on."""
@@ -202,7 +99,7 @@ def load_directory(folder: Path, preprocessing: Preprocessing | None = None) -> 
     config = read_config(folder)
     vision, model_class, options = _choose_class(folder, config)
     if preprocessing is None:
-        preprocessing = read_preprocessing(folder, _default_preprocessing(vision))
+        preprocessing = read_preprocessing(folder, _default_preprocessing(vision), config.model_type)
     model, missing = load_weights(folder, model_class, vision, options, _UNREAD)
     tower = make_tower(model, vision, preprocessing)
     return LoadedModel(tower, preprocessing, frozenset(missing))
@@ -233,8 +130,15 @@ def make_tower(model: Any, config: Any, preprocessing: Preprocessing) -> Tower:
     pooled = _make_pooled(model)
     # An unknown architecture tells its dimension only by running.
     blank = torch.zeros(1, 3, preprocessing.height, preprocessing.width)
-    with torch.inference_mode():
-        dim = pooled(forward(blank)).shape[1]
+    try:
+        with torch.inference_mode():
+            dim = pooled(forward(blank)).shape[1]
+    except (ValueError, RuntimeError, AttributeError, TypeError, AssertionError) as error:
+        raise InputError(
+            f"a model of type {kind!r} makes no vector of an image of {preprocessing.height} × "
+            f"{preprocessing.width} pixels, which its image processor gives it: {error}. "
+            "Take another backbone, or put the processor there that belongs to this model"
+        ) from error
     return Tower(model, forward, None, pooled, dim)
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kinfold.backbones._backbone import CLIP_MEAN, CLIP_STD, BackboneCard, Preprocessing
+from kinfold.backbones._backbone import CLIP_MEAN, CLIP_STD, INTERPOLATIONS, BackboneCard, Preprocessing
 from kinfold.backbones._hub import cache_only_if_unreachable
 from kinfold.backbones._network import NetworkBackbone, Tokens, Tower
 from kinfold.backbones.model_files import fill_model, read_checkpoint
 from kinfold.errors import HubUnavailableError, InputError, MissingExtraError, nearest_name
+from kinfold.storage import read_json
 
 
 def import_extra(purpose: str, module: str, package: str, extra: str) -> ModuleType:
@@ -58,7 +59,11 @@ def load_timm(spec: str, *, device: str | torch.device, precision: str) -> Netwo
     if not name.startswith("hf") and not timm.is_model(name):
         raise InputError(f"timm has no model {name!r}{nearest_name(name, timm.list_models())}")
     model = _create_timm(timm, name, file)
-    config = timm.data.resolve_model_data_config(model)
+    own = None if file is None else _read_own_settings(file)
+    if own is None:
+        config = timm.data.resolve_model_data_config(model)
+    else:
+        config = timm.data.resolve_data_config({}, pretrained_cfg=own)
     tower = make_timm_tower(model)
     card = BackboneCard(
         f"timm:{name}",
@@ -74,18 +79,55 @@ def load_timm(spec: str, *, device: str | torch.device, precision: str) -> Netwo
 
 
 def parse_data_config(config: Mapping[str, Any]) -> Preprocessing:
-    """Translate timm's data configuration; its ``crop_pct`` is the crop's share of the resized side."""
-    _, height, width = config["input_size"]
-    squash = config.get("crop_mode", "center") == "squash"
-    interpolation = config.get("interpolation", "bicubic")
+    """Translate timm's data configuration; its ``crop_pct`` is the crop's share of the resized side.
+
+    Raises
+    ------
+    InputError
+        A setting asks for what Kinfold doesn't do to images.
+    """
+    channels, height, width = config["input_size"]
+    if channels != 3:
+        raise _refuse("timm", "input_size", config["input_size"], "Kinfold gives three channels")
+    mode = config.get("crop_mode") or "center"
+    if mode not in ("center", "squash"):
+        raise _refuse("timm", "crop_mode", mode, "Kinfold doesn't pad images")
+    if mode == "center" and height != width:
+        raise _refuse("timm", "input_size", config["input_size"], "Kinfold crops squares alone")
+    if config.get("crop_border_pixels"):
+        raise _refuse("timm", "crop_border_pixels", config["crop_border_pixels"], "Kinfold trims no borders")
+    share = float(config.get("crop_pct") or 0.875)
+    enlarged = (math.floor(height / share), math.floor(width / share))
+    squash = enlarged if mode == "squash" and enlarged != (height, width) else None
     return Preprocessing(
         height,
         width,
-        None if squash else math.floor(max(height, width) / float(config.get("crop_pct") or 0.875)),
-        interpolation if interpolation in ("bilinear", "bicubic", "lanczos", "nearest") else "bicubic",
-        tuple(float(value) for value in config["mean"]),
-        tuple(float(value) for value in config["std"]),
+        None if mode == "squash" else enlarged[0],
+        _filter("timm", config.get("interpolation") or "bicubic", tuple(INTERPOLATIONS)),
+        _channels(config["mean"]),
+        _channels(config["std"]),
+        squash=squash,
+        crop_rounds=True,
     )
+
+
+def _refuse(package: str, name: str, value: Any, why: str) -> InputError:
+    return InputError(
+        f"{package}'s setting {name} = {value!r} of this model isn't supported: {why}. Take another backbone"
+    )
+
+
+def _filter(package: str, name: Any, known: tuple[str, ...]) -> str:
+    if name == "random":  # in training; both libraries take bicubic to look at images
+        return "bicubic"
+    if name not in known:
+        raise _refuse(package, "interpolation", name, f"the filters are {', '.join(known)}")
+    return str(name)
+
+
+def _channels(values: Any) -> tuple[float, ...]:
+    values = list(values) if isinstance(values, (list, tuple)) else [values]
+    return tuple(float(value) for value in (values if len(values) == 3 else values * 3))
 
 
 def make_timm_tower(model: Any) -> Tower:
@@ -115,16 +157,29 @@ def make_timm_tower(model: Any) -> Tower:
 
 
 def _split_timm(spec: str) -> tuple[str, Path | None]:
-    head, colon, tail = spec.rpartition(":")
-    if colon and not head.startswith(("hf-hub", "hf_hub")):
-        return head, Path(tail).expanduser().resolve()
-    return spec, None
+    if spec.startswith(("hf-hub:", "hf_hub:")):
+        return spec, None
+    name, _, file = spec.partition(":")  # the first one: a path may hold more
+    return name, Path(file).expanduser().resolve() if file else None
+
+
+def _read_own_settings(file: Path) -> dict[str, Any] | None:
+    """Return how the model beside which a file of weights lies was trained to see images, if that is said."""
+    config = file.parent / "config.json"
+    content = read_json(config) if config.is_file() else None
+    if not isinstance(content, dict) or "architecture" not in content:
+        return None
+    # Folders of before 2023 have the settings at the top.
+    settings = content.get("pretrained_cfg", content)
+    return settings if isinstance(settings, dict) and "input_size" in settings else None
 
 
 def _create_timm(timm: Any, name: str, file: Path | None) -> Any:
     if file is not None:
         model = timm.create_model(name, pretrained=False, num_classes=0)
-        fill_model(model, read_checkpoint(file), weights=str(file), name=name)
+        # transformers puts a name of its own before timm's (TimmWrapperModel).
+        tensors = {key.removeprefix("timm_model."): value for key, value in read_checkpoint(file).items()}
+        fill_model(model, tensors, weights=str(file), name=name)
         return model
     with cache_only_if_unreachable() as reachable:
         try:
@@ -133,10 +188,14 @@ def _create_timm(timm: Any, name: str, file: Path | None) -> Any:
             if "No pretrained weights" in str(error):
                 raise InputError(f"timm can't load {name}: {error}") from error
             if reachable:
-                raise
+                raise InputError(f"timm can't load {name}: {error}") from error
             raise HubUnavailableError(
                 f"the weights of timm:{name} aren't in the local cache and the hub can't be reached: "
-                f"give them as timm:{name}:FILE, or use a descriptor, as in --backbone hog"
+                f"give them as timm:{name}:FILE, or use a descriptor, as in --backbone hog. "
+                f"On a machine that reaches the hub, with `pip install -U huggingface_hub`:\n"
+                f"    hf download timm/{name} --local-dir {name}\n"
+                f"Copy the folder {name} here and give its weights:\n"
+                f"    --backbone timm:{name}:./{name}/model.safetensors"
             ) from error
 
 
@@ -204,19 +263,30 @@ def create_open_clip(spec: str, *, part: str = "visual.") -> OpenClipModel:
 
 
 def parse_preprocess_config(config: Mapping[str, Any], image_size: int | tuple[int, int]) -> Preprocessing:
-    """Translate open_clip's preprocessing configuration."""
-    size = config.get("size", image_size)
-    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    mode = config.get("resize_mode", "shortest")
+    """Translate open_clip's preprocessing configuration.
+
+    Raises
+    ------
+    InputError
+        A setting asks for what Kinfold doesn't do to images.
+    """
+    size = config.get("size") or image_size
+    height, width = (size, size) if isinstance(size, int) else (int(size[-2]), int(size[-1]))
+    mode = config.get("resize_mode") or "shortest"
     if mode not in ("shortest", "squash"):
-        raise InputError(f"open_clip's resize mode {mode!r} isn't supported; it pads images")
+        raise _refuse("open_clip", "resize_mode", mode, "Kinfold doesn't pad images")
+    if mode == "shortest" and height != width:
+        raise _refuse("open_clip", "size", size, "Kinfold crops squares alone")
+    if (config.get("mode") or "RGB") != "RGB":
+        raise _refuse("open_clip", "mode", config["mode"], "Kinfold gives RGB")
     return Preprocessing(
         height,
         width,
         None if mode == "squash" else max(height, width),
-        config.get("interpolation", "bicubic"),
-        tuple(float(value) for value in config.get("mean", CLIP_MEAN)),
-        tuple(float(value) for value in config.get("std", CLIP_STD)),
+        _filter("open_clip", config.get("interpolation") or "bicubic", ("bicubic", "bilinear")),
+        _channels(config.get("mean") or CLIP_MEAN),
+        _channels(config.get("std") or CLIP_STD),
+        crop_rounds=True,
     )
 
 

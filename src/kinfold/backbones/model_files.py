@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from kinfold.backbones._folders import find_folder, name_folder, refuse_foreign, say_format
 from kinfold.backbones._hub import fetch_model, has_tokenizer
 from kinfold.errors import FormatError, InputError
 from kinfold.storage import read_json
@@ -28,9 +30,11 @@ _NESTS = ("teacher", "state_dict", "model", "student")
 
 __all__ = [
     "fetch_model",
+    "find_folder",
     "has_tokenizer",
     "hash_weights",
     "load_weights",
+    "name_folder",
     "quiet_transformers",
     "read_config",
     "read_numbers",
@@ -127,15 +131,14 @@ def read_config(folder: Path) -> Any:
     """
     from transformers import AutoConfig
 
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} isn't a model: it has no config.json")
+    refuse_foreign(folder)
     content = read_json(folder / "config.json")
     try:
         with quiet_transformers():
             return AutoConfig.from_pretrained(folder)
     except (ValueError, KeyError) as error:
         raise InputError(f"{folder / 'config.json'} can't be used: {_say_trouble(content, error)}") from error
-    except OSError as error:
+    except Exception as error:  # configurations check their values with errors of several libraries
         raise FormatError(f"{folder / 'config.json'} is damaged: {error}") from error
 
 
@@ -170,6 +173,7 @@ def load_weights(
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise FormatError(
             f"{folder} has no weights: model.safetensors (or pytorch_model.bin) must lie beside config.json"
+            f"{say_format(folder)}"
         )
     try:
         with quiet_transformers():
@@ -181,12 +185,20 @@ def load_weights(
                 ignore_mismatched_sizes=True,  # they are refused below, in our own words
                 **options,
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except ImportError as error:
+        raise InputError(
+            f"{folder} is of type {config.model_type!r}, which needs a package that isn't installed: {error}"
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise FormatError(_say_pickle(folder)) from error
+    except Exception as error:  # safetensors, zip, torch and the models themselves share no base class
+        if "safetensor" in type(error).__name__.lower():
+            raise FormatError(f"the weights in {folder} are damaged: {error}") from error
+        if "weights_only" in str(error) or "Unpickl" in str(error):
+            raise FormatError(_say_pickle(folder)) from error
         raise FormatError(f"the weights in {folder} can't be loaded: {error}") from error
-    except Exception as error:
-        if "safetensor" not in type(error).__name__.lower():
-            raise
-        raise FormatError(f"the weights in {folder} are damaged: {error}") from error
     missing = set(info["missing_keys"])
     check_fit(
         str(folder),
@@ -256,6 +268,14 @@ def quiet_transformers() -> Iterator[None]:
         hub_logging.set_verbosity(level)
         if bar:
             hub_logging.enable_progress_bar()
+
+
+def _say_pickle(folder: Path) -> str:
+    return (
+        f"the weights in {folder} can't be read: pytorch_model.bin is damaged, or a pickle that holds more "
+        "than weights and could run code, which Kinfold doesn't open. Get the model with model.safetensors, "
+        "or, where you trust it, load it with transformers and write it anew with save_pretrained"
+    )
 
 
 def _say_trouble(config: Any, error: Exception) -> str:

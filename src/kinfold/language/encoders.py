@@ -21,9 +21,11 @@ from kinfold.backbones import BackboneCard, list_cards
 from kinfold.backbones.extras import create_open_clip
 from kinfold.backbones.model_files import (
     fetch_model,
+    find_folder,
     has_tokenizer,
     hash_weights,
     load_weights,
+    name_folder,
     quiet_transformers,
     read_config,
     read_numbers,
@@ -236,12 +238,9 @@ def _load(name_or_path: str | Path) -> tuple[str, str, TextTower]:
             return called, spec, tower
         if rest and (prefix == "timm" or prefix in cards):
             raise InputError(f"{name} has no text tower; {WORKING}")
-    path = Path(name).expanduser()
-    if path.is_dir():
-        path = path.resolve()
-        return path.name, str(path), load_text_tower(path)
-    if path.is_file():
-        raise InputError(f"{name} is a file; give the directory of the model, with its tokenizer")
+    folder = find_folder(name_or_path, file_hint="give the directory of the model, with its tokenizer")
+    if folder is not None:
+        return name_folder(folder), str(folder), load_text_tower(folder)
     return _load_hub_id(name)
 
 
@@ -256,7 +255,7 @@ def _load_hub_id(name: str) -> tuple[str, str, TextTower]:
     by_source = {card.source: card for card in list_cards() if card.adapter == "transformers"}
     if name in by_source:
         return _load_card(by_source[name])
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if name.count("/") != 1:
         hint = nearest_name(name, [card.name for card in list_cards() if card.has_text_tower])
         raise InputError(
             f"there is no text encoder {name!r}{hint}; nor is it a local directory or a hub id. "
