@@ -21,6 +21,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
+# EfficientNet-Lite, which quantizes well so: (p − 127) / 128 of pixels from 0 to 255.
+LITE_MEAN = (127 / 255, 127 / 255, 127 / 255)
+LITE_STD = (128 / 255, 128 / 255, 128 / 255)
 
 INTERPOLATIONS = {
     "nearest": Image.Resampling.NEAREST,
@@ -188,7 +191,7 @@ class BackboneCard:
         Whether ``cls`` lies in a space that is shared with a text encoder.
     adapter : str
         Who runs it: ``"transformers"``, ``"checkpoint"`` (a local file is needed), ``"descriptor"``,
-        ``"timm"`` or ``"open_clip"``.
+        ``"timm"``, ``"open_clip"`` or ``"package"`` (the weights are a Python package).
     shape : VitShape or None
         Geometry for original checkpoint files, where such a file can be given (``NAME:FILE``).
     note : str

