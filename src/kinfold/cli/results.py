@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
+import sys
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -173,6 +176,26 @@ def explore(
             "is printed with it; the connection isn't encrypted.",
         ),
     ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="Answer under one more name: that of a proxy, a tunnel or a container's machine, such as "
+            "box.local. May be given several times. With a token any name is let in.",
+            show_default=False,
+        ),
+    ] = None,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            "--root-path",
+            metavar="PATH",
+            help="Path of a proxy that passes it on, such as /user/ann/proxy/absolute/8000 of JupyterHub; "
+            "behind one that takes it off, nothing is needed.",
+            show_default=False,
+        ),
+    ] = "",
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Print the address, open nothing.")
     ] = False,
@@ -224,6 +247,8 @@ def explore(
         if address.trouble:
             terminal.tell(f"This run can't be shown: {address.trouble}")
         typer.echo(address.url)
+        if address.local not in ("", address.url):
+            terminal.tell(f"On this machine also: {address.local}")
         terminal.tell("Ctrl-C ends it.")
 
     serve(
@@ -231,6 +256,8 @@ def explore(
         host=host,
         port=port,
         open_browser=not no_browser,
+        allow_hosts=allow_host or (),
+        root_path=root_path,
         source=source,
         features=features,
         read_only=read_only,
@@ -238,6 +265,16 @@ def explore(
         device=device,
         on_ready=tell,
     )
+    _leave()
+
+
+def _leave() -> None:
+    """End the process now if threads still run: Python would wait until the last image is decoded."""
+    running = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    if running:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 _MOST_CHANGES = 20

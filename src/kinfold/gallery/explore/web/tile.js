@@ -13,8 +13,24 @@ const MARKS = { wrong: "wrong", noise: "noise" };
 export function picture(row, key, width, attributes = {}) {
   if (!store.run.has_images) return absent(key, "no image");
   const image = h("img", { src: thumb(row, width), alt: fileName(key ?? `row ${row}`), decoding: "async", draggable: "false", ...attributes });
+  sharpen(image, row);
   image.addEventListener("error", () => image.isConnected && image.hasAttribute("src") && image.replaceWith(absent(key, "missing")));
   return image;
+}
+
+/**
+ * Ask for the larger thumbnail of `row` where the smaller one is too coarse for its place: the crop of a panorama shows
+ * a few of its pixels.
+ */
+export function sharpen(image, row) {
+  const look = () => {
+    const { naturalWidth: width, naturalHeight: height, clientWidth, clientHeight } = image;
+    if (!clientWidth || Math.max(width, height) < 128) return; // a small image has no more than that
+    const crop = getComputedStyle(image).objectFit === "cover";
+    const scale = (crop ? Math.max : Math.min)(clientWidth / width, clientHeight / height);
+    if (scale * Math.min(devicePixelRatio || 1, 2) > 1.25) image.src = thumb(row, 256);
+  };
+  image.addEventListener("load", look, { once: true });
 }
 
 function absent(key, why) {
