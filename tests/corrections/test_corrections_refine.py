@@ -27,7 +27,6 @@ from kinfold.corrections import refine as refine_guided
 from kinfold.corrections._held_out import FoldClassifiers, TrainingSet, draw_members
 from kinfold.errors import FormatError, InputError, NewerFormatError
 
-
 # What is tried here is the classifier; most of these runs have nothing that was placed by hand.
 refine = functools.partial(refine_guided, unguided=True)
 

@@ -209,6 +209,15 @@ def explore(
             show_default=False,
         ),
     ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="FILE",
+            help="Show what kinfold predict wrote, by group and read-only; --source is where its images are.",
+            show_default=False,
+        ),
+    ] = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Only look: no corrections, nothing written to the run.")
     ] = False,
@@ -238,6 +247,8 @@ def explore(
     from kinfold.gallery.explore import compute_map, serve
     from kinfold.run import Run
 
+    if lay_out_map and predictions is not None:
+        raise InputError("predictions have no map; leave out --map or --predictions")
     if lay_out_map and read_only:
         raise InputError("--map writes into the run, which --read-only forbids; leave one of them out")
     if lay_out_map:
@@ -260,6 +271,7 @@ def explore(
         root_path=root_path,
         source=source,
         features=features,
+        predictions=predictions,
         read_only=read_only,
         thumbnail_limit=limit,
         device=device,

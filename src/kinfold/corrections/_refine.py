@@ -44,8 +44,9 @@ N_ROUNDS = 3  # each spreads corrections to the next similar images, and makes t
 LEAST_AGREEMENT = 0.7  # held-out agreement with the groups; below it, features hardly tell the groups apart
 FEWEST_TRIED = 10  # images placed by hand; a share of fewer has an error of more than 15 points
 _NOTHING_PLACED = (
-    "No image was moved, confirmed or marked wrong by hand yet, so nothing is proposed: what a classifier would change "
-    "in the model's own groups is as often wrong as right. Correct some images with `kinfold explore` first"
+    "No image was moved, confirmed or marked wrong by hand yet, so nothing is proposed: what a classifier "
+    "would change in the model's own groups is as often wrong as right. Correct some images with "
+    "`kinfold explore` first"
 )
 logger = logging.getLogger(__name__)
 

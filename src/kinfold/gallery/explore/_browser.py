@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _IN_TEXT = frozenset(
-    ("browsh", "carbonyl", "cha", "chawan", "elinks", "links", "links2")
-    + ("lynx", "netrik", "retawq", "w3m", "w3mman", "www-browser")
+    {"browsh", "carbonyl", "cha", "chawan", "elinks", "links", "links2"}
+    | {"lynx", "netrik", "retawq", "w3m", "w3mman", "www-browser"}
 )
 _OPEN = "import sys, webbrowser; webbrowser.open(sys.argv[1])"
 

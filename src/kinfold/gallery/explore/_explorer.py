@@ -297,7 +297,7 @@ class Explorer:
         """Stop the processes and close the files."""
         self.map_job.stop()
         self.thumbnails.close()
-        # an edit that goes on holds the file: it is given up with the process, as by a kill, and leaves nothing
+        # an edit that goes on holds the file; it ends with the process, and leaves nothing
         closing = threading.Thread(target=self.corrections.close, name="kinfold-closing", daemon=True)
         closing.start()
         closing.join(_CLOSING_SECONDS)

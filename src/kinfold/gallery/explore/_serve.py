@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import socket
@@ -57,6 +58,7 @@ def serve(
     root_path: str = "",
     source: str | Path | None = None,
     features: str | Path | None = None,
+    predictions: str | Path | None = None,
     read_only: bool = False,
     thumbnail_limit: int = 1 << 30,
     device: str = "auto",
@@ -83,6 +85,9 @@ def serve(
         where the proxy doesn't take it off.
     source, features : path, optional
         Where the images and the features are now, if they were moved.
+    predictions : path, optional
+        Show these predictions of the run's model in its place, by group and read-only; ``source`` is where
+        their images are.
     read_only : bool
         Refuse corrections, and write nothing to the run.
     thumbnail_limit : int
@@ -108,18 +113,24 @@ def serve(
         "allowed": allowed,
         "root_path": root_path,
     }
+    places: dict[str, Any] = {"images": source, "features": features}
     options = {"read_only": read_only, "thumbnail_limit": thumbnail_limit, "device": device}
-    listening = _listen(host, port)
-    try:
-        app, trouble = _make_app(path, access, images=source, features=features, **options)
+    with contextlib.ExitStack() as stack:
+        if predictions is not None:
+            from kinfold.gallery.explore._predictions import predictions_as_run
+
+            made = predictions_as_run(Run.open(path), Path(predictions), source)
+            shown, images = stack.enter_context(made)
+            path, places = shown.path, {"images": images, "features": None}
+            options["read_only"] = True
+        listening = stack.enter_context(contextlib.closing(_listen(host, port)))
+        app, trouble = _make_app(path, access, **places, **options)
         local, outer = (
             _url(name, listening, root_path, token)
             for name in (_local_name(host), _outer_name(host, listening))
         )
         address = Address(outer, local, trouble)
         _run(app, listening, lambda: _announce(address, open_browser, on_ready))
-    finally:
-        listening.close()
 
 
 def _make_app(path: Path, access: dict[str, Any], **options: Any) -> tuple[FastAPI, str]:

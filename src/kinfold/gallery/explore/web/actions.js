@@ -84,7 +84,7 @@ export async function splitGroup(group) {
   if (!parts || splitting.has(group)) return null;
   splitting.add(group);
   store.dispatchEvent(new Event("busy"));
-  const said = toast(`Splitting “${store.label(group)}” into ${count(parts)} groups…`, { kind: "working", stay: Infinity });
+  const said = toast(`Sorting the ${images(size)} of “${store.label(group)}” into ${count(parts)} groups…`, { kind: "working", stay: Infinity });
   try {
     return await edit({ kind: "split", group, n_clusters: parts });
   } finally {

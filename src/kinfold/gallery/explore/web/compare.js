@@ -20,7 +20,7 @@ export async function mount(element, { parameters }) {
   const sides = ids.map((id, k) => side(id, ids[1 - k], selection));
   const bar = selectionBar(selection, {
     first: () => ids,
-    extra: (rows) => ids.map((id) => h("button", { type: "button", class: "button", onclick: async () => (await moveTo(rows, id)) && selection.clear() }, icon("move"), h("span", { class: "ellipsis" }, `To ${store.label(id)}`))),
+    extra: (rows) => ids.map((id) => h("button", { type: "button", class: "button", onclick: async () => (await moveTo(rows, id)) && selection.clear() }, icon("move"), h("span", { class: "ellipsis", title: store.label(id) }, `To ${store.label(id)}`))),
   });
   const between = h("select", { "aria-label": "Which images" }, h("option", { value: "between" }, "Between the two"), h("option", { value: "" }, "All, most doubtful first"), h("option", { value: "confidence" }, "All, most confident first"));
   between.addEventListener("change", () => sides.forEach((one) => one.change(between.value)));

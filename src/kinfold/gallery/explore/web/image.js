@@ -150,7 +150,7 @@ class ImageView {
 
   top() {
     const rows = this.facts.top.map(({ group, probability }) =>
-      h("li", {}, h("a", { class: "ellipsis", href: `#/group/${group}` }, store.label(group)), h("span", { class: "meter", css: { "--share": probability }, "aria-hidden": "true" }), h("span", { class: "number" }, sure(probability)), !store.readOnly && group !== this.facts.group ? h("button", { type: "button", class: "link", "aria-label": `Move to ${store.label(group)}`, onclick: () => moveTo([this.row], group) }, "Move") : h("span", {})),
+      h("li", {}, h("a", { class: "key", href: `#/group/${group}` }, store.label(group)), h("span", { class: "meter", css: { "--share": probability }, "aria-hidden": "true" }), h("span", { class: "number" }, sure(probability)), !store.readOnly && group !== this.facts.group ? h("button", { type: "button", class: "link", "aria-label": `Move to ${store.label(group)}`, onclick: () => moveTo([this.row], group) }, "Move") : h("span", {})),
     );
     return h("section", { "aria-label": "Most probable groups" }, h("h3", {}, "Most probable groups"), h("ol", { class: "probabilities" }, rows));
   }

@@ -124,7 +124,7 @@ function diff(proposed, state, draw) {
       "li",
       { class: "proposal" },
       h("button", { type: "button", class: "near-image", title: one.key, "aria-label": `Open ${one.key}`, onclick: () => openImage(list, index, { first: () => [one.to] }) }, picture(one.row, one.key, 120)),
-      h("p", { class: "small" }, h("span", { class: "soft ellipsis" }, store.label(one.from)), h("span", { class: "ellipsis" }, h("span", { "aria-hidden": "true" }, "→ "), h("span", { class: "sr" }, "to "), store.label(one.to)), h("b", {}, sure(one.confidence))),
+      h("p", { class: "small" }, h("span", { class: "soft key" }, store.label(one.from)), h("span", { class: "key" }, h("span", { "aria-hidden": "true" }, "→ "), h("span", { class: "sr" }, "to "), store.label(one.to)), h("b", {}, sure(one.confidence))),
       !store.readOnly && h("button", { type: "button", class: "button small", "aria-label": `Accept ${one.key}`, onclick: () => take([one], draw) }, "Accept"),
     ),
   );

@@ -74,6 +74,6 @@ function predicted(top) {
   return h(
     "ol",
     { class: "probabilities" },
-    top.map(({ group, probability }) => h("li", {}, h("a", { class: "ellipsis", href: `#/group/${group}` }, store.label(group)), h("span", { class: "meter", css: { "--share": probability }, "aria-hidden": "true" }), h("span", { class: "number" }, sure(probability)))),
+    top.map(({ group, probability }) => h("li", {}, h("a", { class: "key", href: `#/group/${group}` }, store.label(group)), h("span", { class: "meter", css: { "--share": probability }, "aria-hidden": "true" }), h("span", { class: "number" }, sure(probability)))),
   );
 }

@@ -70,14 +70,14 @@ export function imageTile(item, { id, width, caption, selected, position, total,
       MARKS[item.mark] && h("span", { class: "badge" }, MARKS[item.mark]),
       item.by_hand && !item.mark && h("span", { class: "by-hand", title: "placed or confirmed by a person" }, icon("confirm"), h("span", { class: "sr" }, "confirmed")),
     ),
-    h("span", { class: "caption" }, words),
+    h("span", { class: `caption${caption === "group" ? " two" : ""}` }, words),
   );
 }
 
 function captionOf(item, caption) {
   if (caption === "key") return h("span", { class: "ellipsis" }, fileName(item.key));
-  if (caption === "similarity") return [h("b", {}, sure(item.similarity)), h("span", { class: "ellipsis soft" }, store.label(item.group))];
-  if (caption === "group") return [h("span", { class: "ellipsis" }, fileName(item.key)), h("span", { class: "ellipsis soft" }, store.label(item.group))];
+  if (caption === "similarity") return [h("b", {}, sure(item.similarity)), h("span", { class: "ellipsis soft", title: store.label(item.group) }, store.label(item.group))];
+  if (caption === "group") return [h("span", { class: "ellipsis" }, fileName(item.key)), h("span", { class: "ellipsis soft", title: store.label(item.group) }, store.label(item.group))];
   const bar = h("span", { class: "meter", css: { "--share": item.confidence ?? 0 }, "aria-hidden": "true" });
   if (caption === "doubt" && item.second !== null && item.second !== undefined && item.second >= 0) {
     return [h("b", {}, sure(item.confidence)), h("span", { class: "ellipsis soft" }, `${store.label(item.second)} ${sure(item.second_confidence)}`)];
