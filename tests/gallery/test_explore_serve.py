@@ -271,7 +271,7 @@ SCREEN = {"DISPLAY": ":0", "TERM": "xterm", "PATH": "/nowhere"}
     ("environment", "platform"),
     [
         ({"TERM": "xterm"}, "linux"),
-        ({"TERM": "xterm", "BROWSER": "firefox"}, "linux"),
+        ({"TERM": "xterm", "BROWSER": "w3m"}, "linux"),
         ({"SSH_CONNECTION": "1 2 3 4"}, "darwin"),
         ({**SCREEN, "BROWSER": "w3m"}, "linux"),
         ({**SCREEN, "BROWSER": "/usr/bin/lynx %s:links -g"}, "linux"),
@@ -287,6 +287,8 @@ def test_a_browser_with_windows_is_started_and_never_one_in_text():
     assert find_environment(SCREEN, "linux") == {"DISPLAY": ":0", "PATH": "/nowhere"}
     found = find_environment({**SCREEN, "BROWSER": os.pathsep.join(["w3m", "firefox"])}, "linux")
     assert found["BROWSER"] == "firefox"
+    far = {"SSH_CONNECTION": "1 2 3 4", "BROWSER": "/opt/editor/browser.sh"}
+    assert find_environment({**far, "TERM": "xterm"}, "linux") == far
     assert find_environment({"WAYLAND_DISPLAY": "wayland-0"}, "linux") is not None
     assert find_environment({}, "win32") == {}
     assert find_environment({}, "darwin") == {}

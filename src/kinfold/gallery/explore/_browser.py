@@ -52,19 +52,16 @@ def find_environment(environment: Mapping[str, str], platform: str = sys.platfor
     platform : str
         As in ``sys.platform``.
     """
-    has_screen = bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
-    # Windows and macOS have a screen, but over SSH it is another one than the user sees
-    needs_screen = platform not in ("win32", "cygwin", "darwin") or bool(environment.get("SSH_CONNECTION"))
-    if needs_screen and not has_screen:
-        return None
     found = {name: value for name, value in environment.items() if name not in ("BROWSER", "TERM")}
     wanted = [one for one in environment.get("BROWSER", "").split(os.pathsep) if one.strip()]
     if wanted:
+        # taken at its word without a screen too: editors set it to what opens pages at the other end of SSH
         kept = [one for one in wanted if not is_in_text(one)]
-        if not kept:
-            return None
-        found["BROWSER"] = os.pathsep.join(kept)
-    return found
+        return {**found, "BROWSER": os.pathsep.join(kept)} if kept else None
+    has_screen = bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
+    # Windows and macOS have a screen, but over SSH it is another one than the user sees
+    needs_screen = platform not in ("win32", "cygwin", "darwin") or bool(environment.get("SSH_CONNECTION"))
+    return None if needs_screen and not has_screen else found
 
 
 def is_in_text(command: str) -> bool:
