@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from kinfold.cli._terminal import BarProgress, LineProgress, show_figures, show_speed
+from kinfold.cli._terminal import BarProgress, LineProgress, show_figures, show_seconds, show_speed
 
 
 class Clock:
@@ -29,7 +29,38 @@ def test_lines_tell_the_end_and_every_half_minute():
     lines = console.file.getvalue().splitlines()
     assert lines == [
         "Embedding: 200 of 300 images in 40.0 s, 5 images/s, loss 0.5",
-        "Embedding: done 300 images in 60.0 s, 5 images/s, loss 0.5",
+        "Embedding: 300 images in 60.0 s, 5 images/s, loss 0.5",
+    ]
+
+
+def test_the_last_line_has_no_word_that_tells_nothing():
+    console, clock = make_console(), Clock()
+    progress = LineProgress(console, clock=clock)
+    with progress.task("combining the heads", 5, "ways") as task:
+        for name in ("best head", "alignment"):
+            clock.now += 100
+            task.advance(2, way=name)
+    with progress.task("reading", None):
+        clock.now += 4.71
+    with progress.task("nothing to do", 0, "images"):
+        pass
+    assert console.file.getvalue().splitlines() == [
+        "Combining the heads: 2 of 5 ways in 100.0 s, way best head",
+        "Combining the heads: 4 of 5 ways in 3 min 20 s, way alignment",
+        "Combining the heads: 4 ways in 3 min 20 s",
+        "Reading: done in 4.7 s",
+        "Nothing to do: done in 0.0 s",
+    ]
+
+
+def test_times_read_well():
+    assert [show_seconds(one) for one in (0.04, 119.94, 120, 3725, 7260, 86_399)] == [
+        "0.0 s",
+        "119.9 s",
+        "2 min 0 s",
+        "62 min 5 s",
+        "2 h 1 min",
+        "24 h 0 min",
     ]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kinfold import Run
-from kinfold.corrections import Accept, Corrections, Rename
+from kinfold.corrections import Accept, Confirm, Corrections, Rename
 
 
 @pytest.fixture
@@ -21,6 +21,8 @@ def path(run, tmp_path):
     rows = opened.assignments["row"].to_numpy()[np.flatnonzero(opened.labels == 0)[:2]]
     with Corrections.open(opened) as corrections:
         corrections.apply(Accept(rows, [1, 1]))
+        others = opened.assignments["row"].to_numpy()[np.flatnonzero(opened.labels == 0)[2:4]]
+        corrections.apply(Confirm(others))
         corrections.apply(Rename(1, "[red] things"))
     return path
 
@@ -44,6 +46,15 @@ def test_as_json_it_counts_changes_and_accepts_them(path, kinfold):
         assert (corrections.state.labels == run.labels).all()
     again = json.loads(kinfold("refine", path, "--json", "--quiet").stdout)
     assert (again["n_proposals"], again["changes"]) == (0, [])
+
+
+def test_with_nothing_placed_by_hand_nothing_is_proposed_or_accepted(run, tmp_path, kinfold):
+    path = Path(shutil.copytree(run, tmp_path / "fresh"))
+    found = kinfold("refine", path, "--accept")
+    assert found.exit_code == 0, found.output
+    assert "by hand yet" in " ".join(found.output.split())
+    summary = json.loads(kinfold("refine", path, "--accept", "--json", "--quiet").stdout)
+    assert (summary["n_proposals"], summary["n_accepted"], summary["changes"]) == (0, 0, [])
 
 
 def test_a_damaged_file_of_corrections_is_said_and_left(path, kinfold):

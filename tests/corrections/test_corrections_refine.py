@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import numpy as np
@@ -20,11 +21,14 @@ from kinfold.corrections import (
     Split,
     first_state,
     read_proposals,
-    refine,
     write_proposals,
 )
+from kinfold.corrections import refine as refine_guided
 from kinfold.corrections._held_out import FoldClassifiers, TrainingSet, draw_members
 from kinfold.errors import FormatError, InputError, NewerFormatError
+
+# What is tried here is the classifier; most of these runs have nothing that was placed by hand.
+refine = functools.partial(refine_guided, unguided=True)
 
 
 def rows_of(run, labels, group):
@@ -216,13 +220,20 @@ def test_images_placed_by_hand_are_tried_too_once_they_are_enough(run, correctio
     assert refine(run, corrections.state).facts["found_by_hand"] < 0.5
 
 
-def test_without_anything_by_hand_it_says_how_little_the_proposals_mean(run, corrections, caplog):
+def test_without_anything_by_hand_nothing_is_proposed_and_it_says_why(run, corrections, caplog):
     rows = misplace(run, corrections)
-    refine(run, corrections.state)
+    corrections.apply(Mark(rows[-1:], "noise"))  # of no group: nothing can be learned from it
+    found = refine_guided(run, corrections.state)
+    assert len(found) == 0
+    assert (found.facts["n_learned"], found.facts["agreement"]) == (0, None)
     assert "as often wrong as right" in caplog.text
+    write_proposals(run, found)
+    assert len(read_proposals(run)) == 0
+    with pytest.raises(InputError, match="no proposal"):
+        found.select()
     caplog.clear()
     corrections.apply(Mark(rows[:1], "wrong"))
-    refine(run, corrections.state)
+    assert len(refine_guided(run, corrections.state))
     assert caplog.text == ""
 
 

@@ -164,7 +164,7 @@ def labels_of(gallery: Gallery, rows: list[int]) -> list[int]:
 
 def test_the_page_names_every_module_that_it_begins_with():
     web = Path(kinfold.__file__).parent / "gallery" / "explore" / "web"
-    named = set(re.findall(r'modulepreload" href="/web/([^"]+)"', (web / "index.html").read_text()))
+    named = set(re.findall(r'modulepreload" href="web/([^"]+)"', (web / "index.html").read_text()))
     wanted, seen = ["app.js"], set()
     while wanted:  # what is imported in a chain would be asked for link by link
         name = wanted.pop()

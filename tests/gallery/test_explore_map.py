@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from kinfold.gallery.explore._map import (
     MAP_NAME,
     choose_n_epochs,
     compute_map,
+    import_umap,
     lay_out,
     nearest_lists,
     read_map,
@@ -351,3 +353,50 @@ def test_a_worker_whose_server_is_gone_ends_and_leaves_nothing(mapped_run):
 def test_a_run_for_reading_only_gets_no_map(mapped_run):
     job = MapJob(mapped_run(np.eye(6, dtype=np.float32)), writable=False)
     assert job.start().state == "unavailable"
+
+
+FAKE_UMAP = """
+import numba
+if not numba.config.CACHE_DIR:
+    raise RuntimeError("cannot cache function 'rdist': no locator available for file 'umap_.py'")
+"""
+
+
+@pytest.fixture
+def umap_without_cache(tmp_path, monkeypatch):
+    """A umap that compiles nothing, and raises as Numba does where no folder can be written to."""
+    numba = pytest.importorskip("numba")
+    package = tmp_path / "fake" / "umap"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "umap_.py").write_text(FAKE_UMAP)
+    for name in [name for name in sys.modules if name.split(".")[0] == "umap"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "")
+    yield numba
+    for name in [name for name in sys.modules if name.split(".")[0] == "umap"]:
+        del sys.modules[name]
+
+
+def test_without_a_home_compiled_code_is_kept_in_a_temporary_folder(umap_without_cache):
+    found = import_umap()
+    assert "fake" in found.__file__
+    place = Path(umap_without_cache.config.CACHE_DIR)
+    assert place.is_dir()
+    assert place.parent == Path(tempfile.gettempdir())
+
+
+def test_without_any_folder_for_compiled_code_the_variable_is_named(umap_without_cache, monkeypatch):
+    def refuse(**options):
+        raise FileNotFoundError("no usable temporary directory")
+
+    monkeypatch.setattr(tempfile, "TemporaryDirectory", refuse)
+    with pytest.raises(InputError, match="NUMBA_CACHE_DIR"):
+        import_umap()
+
+
+def test_another_error_of_the_import_is_not_hidden(umap_without_cache, tmp_path):
+    (tmp_path / "fake" / "umap" / "umap_.py").write_text("raise RuntimeError('something else')")
+    with pytest.raises(RuntimeError, match="something else"):
+        import_umap()

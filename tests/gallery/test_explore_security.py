@@ -328,7 +328,7 @@ def test_edits_that_are_none_are_refused_and_leave_nothing(tab, body):
 
 
 def test_too_much_is_refused_before_it_is_read(tab):
-    headers = {"Origin": HOST, "Content-Type": "application/json", "Content-Length": str((64 << 20) + 1)}
+    headers = {"Origin": HOST, "Content-Type": "application/json", "Content-Length": str((16 << 20) + 1)}
     assert tab.client.post("/api/edits", content=b"{}", headers=headers).status_code == 413
     headers = {"Origin": HOST, "Content-Type": "image/png", "Content-Length": str((32 << 20) + 1)}
     assert tab.client.post("/api/similar", content=b"x", headers=headers).status_code == 413
@@ -344,6 +344,55 @@ def test_too_much_is_refused_while_it_comes_in_pieces(tab, monkeypatch):
     headers = {"Origin": HOST, "Content-Type": "image/png"}
     answer = tab.client.post("/api/similar", content=(b"x" * 100 for _ in range(20)), headers=headers)
     assert answer.status_code == 413
+
+
+def test_too_much_json_is_refused_while_it_comes_in_pieces(tab, monkeypatch):
+    from kinfold.gallery.explore import _security
+
+    monkeypatch.setattr(_security, "JSON_LIMIT", 1000)
+    headers = {"Origin": HOST, "Content-Type": "application/json"}
+    for path in ("/api/edits",):
+        answer = tab.client.post(path, content=(b" " * 100 for _ in range(20)), headers=headers)
+        assert answer.status_code == 413
+
+
+@pytest.mark.parametrize("piece", [b"{},", b"[],", b'"",', b"[[],[{", b'{"":'])
+def test_what_would_take_far_more_memory_than_its_text_is_refused_before_it_is_parsed(
+    tab, monkeypatch, piece
+):
+    from kinfold.gallery.explore import _answers
+
+    body = b'{"kind": "move", "group": 1, "rows": [' + piece * 20_000 + b"0]}"
+    monkeypatch.setattr(_answers.json, "loads", lambda *a, **k: pytest.fail("it was parsed"))
+    answer = tab.client.post(
+        "/api/edits", content=body, headers={"Origin": HOST, "Content-Type": "application/json"}
+    )
+    assert answer.status_code == 400
+    assert "too many" in answer.text
+
+
+def test_an_edit_of_a_million_rows_is_no_longer_than_allowed():
+    from kinfold.gallery.explore import _security
+
+    assert len(json.dumps({"kind": "confirm", "rows": [9_999_999] * 1_500_000})) < _security.JSON_LIMIT
+
+
+def test_a_dropped_image_of_too_many_pixels_is_refused_before_it_is_decoded(tab):
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    head = struct.pack(">IIBBBBB", 13_000, 13_000, 8, 2, 0, 0, 0)
+    body = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    answer = tab.client.post(
+        "/api/similar", content=body, headers={"Origin": HOST, "Content-Type": "image/png"}
+    )
+    assert answer.status_code == 400
+    assert "13,000" in answer.json()["error"]
 
 
 def test_a_hostile_client_name_is_refused(tab):
@@ -406,7 +455,65 @@ def test_the_token_is_given_once_and_then_lives_in_a_cookie_that_no_script_reads
     assert client.get("/").status_code == 200
     assert client.get("/api/run").status_code == 200
     assert client.get("/api/run", headers={"Host": "gallery.local"}).status_code == 200
-    assert client.get("/api/run", headers={"Host": "evil.example"}).status_code == 403
+
+
+def test_with_the_token_any_name_is_let_in_and_without_it_none(client):
+    for name in ("mybox.local", "gpu.lan.example:8000", "[fe80::1]:8000"):
+        client.cookies.clear()
+        assert client.get("/api/run", headers={"Host": name}).status_code == 403
+        answer = client.get("/?token=s3cret-token", headers={"Host": name})
+        assert answer.status_code == 200
+        cookie = {"Cookie": answer.headers["set-cookie"].partition(";")[0], "Host": name}
+        assert client.get("/api/run", headers=cookie).status_code == 200
+        other = {**cookie, "Origin": "http://evil.example", "Content-Type": "application/json"}
+        assert client.post("/api/undo", headers=other, content=b"{}").status_code == 403
+    for name in ("", "a/b", "a b", "user@box"):
+        assert client.get("/?token=s3cret-token", headers={"Host": name}).status_code == 403
+
+
+def test_a_name_is_let_in_once_it_is_allowed_and_the_refusal_names_the_option(run):
+    with opened(run, allowed=["hub.example"]) as tab:
+        refused = tab.client.get("/", headers={"Host": "gpu.lan.example:8000"})
+        assert refused.status_code == 403
+        assert "--allow-host gpu.lan.example" in refused.json()["error"]
+        assert tab.client.get("/", headers={"Host": "HUB.example:443"}).status_code == 200
+        for host in ("hub.example", "127.0.0.1:8000"):  # a proxy may write its own Host
+            headers = {"Host": host, "Origin": "https://hub.example", "Content-Type": "application/json"}
+            assert tab.client.post("/api/undo", headers=headers, content=b"{}").status_code == 409
+            for origin in ("https://evil.example", "https://hub.example.evil", "ftp://hub.example", "null"):
+                other = {**headers, "Origin": origin}
+                assert tab.client.post("/api/undo", headers=other, content=b"{}").status_code == 403
+
+
+def test_below_the_path_of_a_proxy_that_passes_it_on_or_takes_it_off(run):
+    place = "/user/ann/proxy/8000"
+    with opened(run, root_path=place) as tab:
+        for prefix in (place, ""):
+            assert tab.client.get(f"{prefix}/").status_code == 200
+            assert tab.client.get(f"{prefix}/web/app.js").status_code == 200
+            assert tab.client.get(f"{prefix}/api/run").status_code == 200
+            assert tab.client.get(f"{prefix}/thumb/0").status_code == 200
+        answer = tab.client.get(f"{place}?token=x", follow_redirects=False)
+        assert answer.status_code == 307
+        assert answer.headers["location"] == f"{place}/?token=x"
+        for other in ("/user/bob/", place + "x/", place + "/.." + place + "/"):
+            assert tab.client.get(other, follow_redirects=False).status_code in (404, 200)
+        headers = {"Origin": HOST, "Content-Type": "image/png", "Content-Length": str((32 << 20) + 1)}
+        answer = tab.client.post(f"{place}/api/similar", content=b"x", headers=headers)
+        assert answer.status_code == 413  # limits go by the path behind the proxy
+    app = create_app(run, token="s3cret-token", root_path=place)
+    with TestClient(app, base_url="http://192.168.1.5:8000") as client:
+        answer = client.get(f"{place}/?token=s3cret-token")
+        assert f"Path={place}/" in answer.headers["set-cookie"]
+        assert 'url=./"' in answer.text
+
+
+def test_the_page_names_nothing_by_an_absolute_path():
+    for name, file in list_files().items():
+        text = file.content.decode("utf-8")
+        for quote in "\"'`":
+            for place in ("web/", "api/", "thumb/", "image/"):
+                assert f"{quote}/{place}" not in text, (name, place)
 
 
 @pytest.mark.parametrize("other", ['json={"a": "b"}', 'open="', "no value", "=", "naïve=é"])

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import io
+import os
 import signal
 import socket
+import stat
 import sys
+import threading
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from kinfold.cli import main
@@ -17,6 +27,7 @@ from kinfold.cli.results import read_size
 from kinfold.errors import InputError
 from kinfold.gallery.explore import Address, create_trouble_app
 from kinfold.gallery.explore import _serve as serving
+from kinfold.gallery.explore._browser import find_environment, is_in_text, open_in_browser
 from support.galleries import make_gallery_run, served
 
 
@@ -150,9 +161,10 @@ def test_other_machines_need_a_token(run, monkeypatch, host, needs_token):
     assert isinstance(address, Address)
     assert bool(found["token"]) == needs_token
     assert ("?token=" in address.url) == needs_token
-    assert address.url.startswith(
+    assert address.local.startswith(
         {"::1": "http://[::1]:", "localhost": "http://localhost:"}.get(host, "http://127")
     )
+    assert (address.url == address.local) == (host != "0.0.0.0" or "127.0.0.1" in address.url)
     assert ("*" in found["hosts"]) == (host == "0.0.0.0")
     if needs_token:
         assert len(found["token"]) >= 32
@@ -166,3 +178,141 @@ def test_sizes_are_read_as_people_write_them():
     for wrong in ("", "0", "-1G", "1", "many", "1P", "nan"):
         with pytest.raises(InputError, match="--x"):
             read_size(wrong, "--x")
+
+
+def test_the_address_for_others_is_one_of_an_interface_where_there_is_a_network(run):
+    with served(str(run.path), "--host", "0.0.0.0") as (address, process):
+        name = urlsplit(address).hostname
+        own = {one.address for many in psutil.net_if_addrs().values() for one in many}
+        assert name in own
+        outside = own - {"127.0.0.1"} and serving._interface_address(socket.AF_INET)
+        assert name == (outside or "127.0.0.1")
+        assert ask(address, f"/?{urlsplit(address).query}")[0] == 200
+        process.send_signal(signal.SIGINT)
+        assert "http://127.0.0.1:" in process.communicate(timeout=60)[1] or not outside
+
+
+@pytest.mark.parametrize("name", ["", "*", "a b", "a/b", "user@box"])
+def test_a_host_that_is_no_name_is_refused_with_the_option(run, name):
+    with pytest.raises(InputError, match="--allow-host"):
+        serving.serve(run.path, allow_hosts=[name], open_browser=False)
+
+
+@pytest.mark.parametrize("path", ["user/ann", "/a?b", "/a#b", "//evil.example", "/a/../b", "/<b>", "/a b\n"])
+def test_a_root_path_that_is_none_is_refused_with_the_option(run, path):
+    with pytest.raises(InputError, match="--root-path"):
+        serving.serve(run.path, root_path=path, open_browser=False)
+
+
+@pytest.mark.parametrize("way", ["thread", "route"])
+def test_ctrl_c_waits_for_no_thread_whatever_it_decodes(capfd, way):
+    begun, free = threading.Event(), threading.Event()
+    ended = []
+
+    def decode():
+        begun.set()
+        ended.append(free.wait(120))
+
+    async def slow(request):
+        await run_in_threadpool(decode)
+        return Response()
+
+    def plain(request):
+        decode()
+        return Response()
+
+    app = Starlette(routes=[Route("/", slow if way == "thread" else plain)])
+    listening = serving._listen("127.0.0.1", 0)
+
+    def visit():
+        connection = http.client.HTTPConnection("127.0.0.1", listening_port, timeout=120)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            connection.request("GET", "/")
+            connection.getresponse()
+        connection.close()
+
+    listening_port = listening.getsockname()[1]
+    visitor = threading.Thread(target=visit, daemon=True)
+
+    def press():
+        visitor.start()
+        assert begun.wait(60)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    serving._run(app, listening, lambda: threading.Thread(target=press, daemon=True).start())
+    assert ended == []  # the server has ended, and the thread goes on
+    free.set()
+    visitor.join(60)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_ctrl_c_ends_the_command_in_order_while_a_dropped_image_is_decoded(run):
+    stream = io.BytesIO()
+    Image.new("RGB", (7900, 7900)).save(stream, "PNG")
+    with served(str(run.path)) as (address, process):
+        parts = urlsplit(address)
+        headers = {"Content-Type": "image/png", "Origin": f"http://{parts.netloc}"}
+        connections = [http.client.HTTPConnection(parts.hostname, parts.port, timeout=60) for _ in range(3)]
+        for connection in connections:
+            connection.request("POST", "/api/similar", body=stream.getvalue(), headers=headers)
+        assert ask(address, "/api/version")[0] == 200
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        for connection in connections:
+            connection.close()
+        assert process.returncode == 0
+        assert "Traceback" not in out + err
+
+
+SCREEN = {"DISPLAY": ":0", "TERM": "xterm", "PATH": "/nowhere"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform"),
+    [
+        ({"TERM": "xterm"}, "linux"),
+        ({"TERM": "xterm", "BROWSER": "w3m"}, "linux"),
+        ({"SSH_CONNECTION": "1 2 3 4"}, "darwin"),
+        ({**SCREEN, "BROWSER": "w3m"}, "linux"),
+        ({**SCREEN, "BROWSER": "/usr/bin/lynx %s:links -g"}, "linux"),
+        ({**SCREEN, "BROWSER": "xterm -e elinks %s"}, "linux"),
+        ({**SCREEN, "BROWSER": "www-browser"}, "darwin"),
+    ],
+)
+def test_without_a_browser_with_windows_none_is_started(environment, platform):
+    assert find_environment(environment, platform) is None
+
+
+def test_a_browser_with_windows_is_started_and_never_one_in_text():
+    assert find_environment(SCREEN, "linux") == {"DISPLAY": ":0", "PATH": "/nowhere"}
+    found = find_environment({**SCREEN, "BROWSER": os.pathsep.join(["w3m", "firefox"])}, "linux")
+    assert found["BROWSER"] == "firefox"
+    far = {"SSH_CONNECTION": "1 2 3 4", "BROWSER": "/opt/editor/browser.sh"}
+    assert find_environment({**far, "TERM": "xterm"}, "linux") == far
+    assert find_environment({"WAYLAND_DISPLAY": "wayland-0"}, "linux") is not None
+    assert find_environment({}, "win32") == {}
+    assert find_environment({}, "darwin") == {}
+
+
+def test_a_link_to_a_browser_in_text_is_one(tmp_path):
+    program = tmp_path / "w3m"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    (tmp_path / "x-www-browser").symlink_to(program)
+    assert is_in_text(str(tmp_path / "x-www-browser"))
+    assert is_in_text("w3m 'unclosed")
+    assert not is_in_text("firefox")
+
+
+def test_a_browser_is_started_without_the_terminal(tmp_path, monkeypatch):
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    for name in ("firefox", "w3m"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\n(tty; echo {name} "$@") >{told}\n')
+        program.chmod(0o755)
+    for name, value in {**SCREEN, "PATH": f"{tmp_path}:/usr/bin:/bin"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("BROWSER", f"{tmp_path}/w3m:{tmp_path}/firefox")
+    assert open_in_browser("http://127.0.0.1:1/?token=x")
+    assert told.read_text() == "not a tty\nfirefox http://127.0.0.1:1/?token=x\n"

@@ -15,7 +15,7 @@ def say(fact: dict[str, object]) -> None:
 
 def main() -> None:
     order = json.loads(sys.stdin.readline())
-    say({"step": "laying out", "progress": 0.25})
+    say({"step": "laying out the map", "progress": 0.25})
     if os.environ.get("SLOW_MAP_FAILS") == "die":
         os._exit(3)
     if os.environ.get("SLOW_MAP_FAILS") == "say":

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kinfold.run import Run
 
 _LOG_SECONDS = 30.0  # often enough to see in a log that it lives, two lines a minute at most
+_FEWEST_TIMED = 20  # units; "1.1 tries/s" of five tries tells nothing
 _LIBRARY_LOGGERS = ("huggingface_hub", "transformers", "timm", "open_clip", "PIL", "torch")
 _MOST_ROWS = 40  # about a screen; --json and the tables on disk have all groups
 
@@ -122,17 +123,21 @@ class _LineTask:
         self._figures.update(figures)
         if self._clock() - self._told >= self._every:
             self._told = self._clock()
-            self._say(f"{self._done:,}{f' of {self._total:,}' if self._total else ''}")
+            self._say(f"{self._done:,}{f' of {self._total:,}' if self._total else ''} {self._unit}".rstrip())
 
     def close(self) -> None:
-        self._say(f"{self._done:,}", " done")
+        # what was tried last says nothing about the whole
+        self._figures = {name: value for name, value in self._figures.items() if not isinstance(value, str)}
+        self._say(f"{self._done:,} {self._unit}" if self._unit and self._done else "done")
 
-    def _say(self, count: str, end: str = "") -> None:
+    def _say(self, count: str) -> None:
         seconds = self._clock() - self._started
-        speed = f", {show_speed(self._done / seconds, self._unit)}" if seconds > 0 and self._done else ""
+        has_speed = seconds > 0 and self._done >= _FEWEST_TIMED and self._unit
+        speed = f", {show_speed(self._done / seconds, self._unit)}" if has_speed else ""
         figures = "".join(f", {figure}" for figure in [show_figures(self._figures)] if figure)
-        line = f"{self._title}:{end} {count} {self._unit} in {seconds:.1f} s{speed}{figures}"
-        self._console.print(line, markup=False)
+        self._console.print(
+            f"{self._title}: {count} in {show_seconds(seconds)}{speed}{figures}", markup=False
+        )
 
 
 class _CountColumn(ProgressColumn):
@@ -162,6 +167,16 @@ class _TimeColumn(ProgressColumn):
 
     def render(self, task: Task) -> Any:
         return (self._elapsed if task.finished else self._remaining).render(task)
+
+
+def show_seconds(seconds: float) -> str:
+    """Return ``4.7 s``, ``3 min 20 s`` or ``2 h 5 min``."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    if seconds < 7200:
+        return f"{int(seconds // 60)} min {int(seconds % 60)} s"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def show_speed(speed: float, unit: str) -> str:

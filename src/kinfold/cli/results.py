@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
+import sys
+import threading
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -173,6 +176,26 @@ def explore(
             "is printed with it; the connection isn't encrypted.",
         ),
     ] = "127.0.0.1",
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="Answer under one more name: that of a proxy, a tunnel or a container's machine, such as "
+            "box.local. May be given several times. With a token any name is let in.",
+            show_default=False,
+        ),
+    ] = None,
+    root_path: Annotated[
+        str,
+        typer.Option(
+            "--root-path",
+            metavar="PATH",
+            help="Path of a proxy that passes it on, such as /user/ann/proxy/absolute/8000 of JupyterHub; "
+            "behind one that takes it off, nothing is needed.",
+            show_default=False,
+        ),
+    ] = "",
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Print the address, open nothing.")
     ] = False,
@@ -183,6 +206,15 @@ def explore(
             "--features",
             metavar="PATH",
             help="Where the run's features are now, if they were moved.",
+            show_default=False,
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="FILE",
+            help="Show what kinfold predict wrote, by group and read-only; --source is where its images are.",
             show_default=False,
         ),
     ] = None,
@@ -215,6 +247,8 @@ def explore(
     from kinfold.gallery.explore import compute_map, serve
     from kinfold.run import Run
 
+    if lay_out_map and predictions is not None:
+        raise InputError("predictions have no map; leave out --map or --predictions")
     if lay_out_map and read_only:
         raise InputError("--map writes into the run, which --read-only forbids; leave one of them out")
     if lay_out_map:
@@ -224,6 +258,8 @@ def explore(
         if address.trouble:
             terminal.tell(f"This run can't be shown: {address.trouble}")
         typer.echo(address.url)
+        if address.local not in ("", address.url):
+            terminal.tell(f"On this machine also: {address.local}")
         terminal.tell("Ctrl-C ends it.")
 
     serve(
@@ -231,13 +267,26 @@ def explore(
         host=host,
         port=port,
         open_browser=not no_browser,
+        allow_hosts=allow_host or (),
+        root_path=root_path,
         source=source,
         features=features,
+        predictions=predictions,
         read_only=read_only,
         thumbnail_limit=limit,
         device=device,
         on_ready=tell,
     )
+    _leave()
+
+
+def _leave() -> None:
+    """End the process now if threads still run: Python would wait until the last image is decoded."""
+    running = [one for one in threading.enumerate() if not one.daemon and one is not threading.main_thread()]
+    if running:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 _MOST_CHANGES = 20

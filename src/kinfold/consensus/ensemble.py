@@ -160,10 +160,10 @@ def consensus(
     names = (BEST_HEAD, *METHODS[1:]) if method == "auto" else (method,)
     if not trial.informative or (method == "auto" and trial.is_settled):
         names = names[:1]  # all would say the same, or nothing can agree better
-    with progress.task("consensus", len(names)) as task:
+    with progress.task("combining the heads", len(names), "ways") as task:
         for name in names:
             trial.run(name, forced=method != "auto")
-            task.advance(candidate=name)
+            task.advance(way=name)
     return trial.result()
 
 

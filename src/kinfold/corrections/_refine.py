@@ -43,6 +43,11 @@ _MEND = "refine again: `kinfold refine`"  # proposals can always be computed aga
 N_ROUNDS = 3  # each spreads corrections to the next similar images, and makes the classifiers overconfident
 LEAST_AGREEMENT = 0.7  # held-out agreement with the groups; below it, features hardly tell the groups apart
 FEWEST_TRIED = 10  # images placed by hand; a share of fewer has an error of more than 15 points
+_NOTHING_PLACED = (
+    "No image was moved, confirmed or marked wrong by hand yet, so nothing is proposed: what a classifier "
+    "would change in the model's own groups is as often wrong as right. Correct some images with "
+    "`kinfold explore` first"
+)
 logger = logging.getLogger(__name__)
 
 _WRONG, _NOISE = (1 + MARKS.index(mark) for mark in ("wrong", "noise"))
@@ -66,7 +71,8 @@ class Proposals:
         What the classifier was trained on: ``version`` of the state, ``n_images``, ``n_learned``,
         ``n_by_hand``, ``n_groups``, ``n_free`` (images that may change), ``agreement`` (held-out accuracy on
         images that weren't placed by hand), ``found_by_hand`` (the same for those placed by hand; None where
-        they are too few), ``random_state``.
+        they are too few), ``random_state``. Where nothing was corrected by hand there are no proposals, and
+        ``agreement`` is None.
     """
 
     rows: NDArray[np.int64]
@@ -159,6 +165,7 @@ def refine(
     state: State,
     *,
     random_state: int = 0,
+    unguided: bool = False,
     source: str | Path | None = None,
     device: str = "auto",
     progress: Progress = SILENT,
@@ -177,7 +184,8 @@ def refine(
     round.
 
     Images marked "wrong" or "noise" are not trained on. Images placed by hand, marked "noise" or in locked
-    groups never change, and locked groups take none. For an image marked "wrong" the best other group is
+    groups never change, and locked groups take none. Where no image was moved, confirmed or marked
+    wrong, nothing is trained and nothing is proposed. For an image marked "wrong" the best other group is
     proposed. Where the held-out accuracy of the first round is below 70 %, a warning says that the features
     are too weak. With ten or more images placed by hand, their held-out accuracy is measured too. Groups that
     were merged, split or newly made are classes like all others.
@@ -190,6 +198,9 @@ def refine(
         The groups as corrected.
     random_state : int, default 0
         Seed of folds and order, 0 or more; the same seed gives the same proposals on the same machine.
+    unguided : bool, default False
+        Propose changes also where nothing was placed by hand: where the classifier disagrees with the model's
+        own groups, which is as often wrong as right.
     source : path, optional
         Where the features are now, if they were moved.
     device : str, default "auto"
@@ -221,6 +232,9 @@ def refine(
             f"the features have {matrix.shape[0]} rows, but the run has {len(state.labels)} images; say "
             "where the features of this run are (source=, --source)"
         )
+    if not unguided and not (state.by_hand.any() or (state.marks == _WRONG).any()):
+        logger.warning(_NOTHING_PLACED)
+        return _nothing(run, state, classes, random_state)
     # imports PyTorch, which opening and correcting a run doesn't need
     from kinfold.corrections._held_out import FoldClassifiers, TrainingSet
 
@@ -242,7 +256,7 @@ def refine(
     if hand.sum() >= FEWEST_TRIED:
         held_out = classifiers.predict(classes.labels, random_state, spare_certain=False)
         tried = _share(held_out, classes.labels, hand)
-    _warn(agreement, guided=bool(state.by_hand.any() or wrong.any()))
+    _warn(agreement)
     facts = {
         "version": state.version,
         "n_images": len(labels),
@@ -268,18 +282,31 @@ def _share(predictions: HeldOut, classes: NDArray[np.int64], asked: NDArray[np.b
     return float((predictions.classes == classes)[asked].mean()) if asked.any() else 1.0
 
 
-def _warn(agreement: float, *, guided: bool) -> None:
+def _nothing(run: Run, state: State, classes: _Classes, random_state: int) -> Proposals:
+    """Return no proposals, with the facts that don't need a classifier."""
+    facts = {
+        "version": state.version,
+        "n_images": len(state.labels),
+        "n_groups": len(classes.groups),
+        "n_learned": 0,
+        "n_by_hand": 0,
+        "n_free": int(classes.free.sum()),
+        "agreement": None,
+        "found_by_hand": None,
+        "random_state": random_state,
+    }
+    empty = np.empty(0, np.int32)
+    rows = run.assignments["row"].to_numpy()[:0]
+    return Proposals(rows, empty, np.empty(0, np.float32), empty, facts)
+
+
+def _warn(agreement: float) -> None:
     if agreement < LEAST_AGREEMENT:
         logger.warning(
             "The classifier predicts the group of only %.0f %% of the images that it wasn't trained on: "
             "these features hardly tell the groups apart, and the proposals mean little; use a stronger "
             "backbone",
             100 * agreement,
-        )
-    if not guided:
-        logger.warning(
-            "No image was placed, confirmed or marked wrong by hand yet: proposals only show where a "
-            "classifier disagrees with the groups, and are as often wrong as right. Correct some images first"
         )
 
 

@@ -387,7 +387,7 @@ def _write_missing(
     n, size = manifest.n_rows, manifest.shard_rows
     rows = range(first * size, n)
     with (
-        progress.task("embedding", total=n, unit="images") as task,
+        progress.task("computing features", total=n, unit="images") as task,
         ImageLoader(source, backbone.transform, min_side=backbone.min_side, n_workers=n_workers) as loader,
         closing(_batches(loader, rows, manifest.batch_size)) as batches,
     ):

@@ -99,7 +99,7 @@ def read_clusters(
     marks = np.zeros(n, np.uint64)
     usable = np.zeros(n, np.bool_)
     step = max(1, _IMAGE_BLOCK_BYTES // (8 * dim))
-    with progress.task("Centres of groups", n, "images") as task:
+    with progress.task("Finding the middle of groups", n, "images") as task:
         for start in range(0, n, step):
             rows = slice(start, min(n, start + step))
             block = np.asarray(X[rows])

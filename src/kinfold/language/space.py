@@ -192,7 +192,7 @@ def text_counterparts(
         out = np.empty(shape, np.float32)
     elif out.shape != shape or out.dtype != np.float32:
         raise InputError(f"out must be float32 of shape {shape}, not {out.dtype} of {out.shape}")
-    with progress.task("Text counterparts", rows.n_rows, "images") as task:
+    with progress.task("Describing images by words", rows.n_rows, "images") as task:
         for start, block in _blocks(rows, len(kept), where):
             counterparts = retrieve(block, kept, temperature)
             if not bool(torch.isfinite(counterparts).all()):

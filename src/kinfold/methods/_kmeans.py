@@ -182,7 +182,7 @@ class SphericalKMeans(BaseClusterer):
         random = _shared_random(self.random_state, workers)
         best: Start | None = None
         n_init = self._resolve_n_init(rows.n_samples)
-        with runtime.progress.task("k-means", n_init, "starts") as task:
+        with runtime.progress.task("grouping by k-means", n_init, "tries") as task:
             for _ in range(n_init):
                 # A generator of its own for every start: how many numbers one draws must not move the next.
                 seeds = choose_seeds(rows, self.n_clusters, np.random.RandomState(random.randint(2**31)))

@@ -170,9 +170,9 @@ def fit_self_training(
         return stack
 
     widths = np.cumsum(blocks).tolist()
-    found = agreements(fit(widths, rates, members, "Self-training: grid"), rows, there, held_out)
+    found = agreements(fit(widths, rates, members, "Choosing how fast to learn"), rows, there, held_out)
     part, setting = divmod(int(found.argmax()), len(rates))  # the first: narrower, then slower
-    chosen = fit([widths[part]], [rates[setting]], torch.arange(rows.n_rows), "Self-training")
+    chosen = fit([widths[part]], [rates[setting]], torch.arange(rows.n_rows), "Learning from the groups")
     weight, bias = chosen.classifier(0, 0)
     return SelfTraining(
         weight=np.pad(weight, ((0, 0), (0, rows.dim - widths[part]))),

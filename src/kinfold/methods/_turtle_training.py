@@ -389,7 +389,7 @@ class TurtleTraining:
         saved = self._checkpoint(checkpoint, identity) if checkpoint else None
         history = saved.restore() if saved else []
         n_rounds = -(-self.plan.n_steps // ROUND)
-        with progress.task("TURTLE", n_rounds, f"rounds of {ROUND} steps") as task:
+        with progress.task("training TURTLE", n_rounds, "rounds") as task:
             task.advance(len(history))
             while len(history) < n_rounds and not self._done(history):
                 history.append(self._round(len(history)))

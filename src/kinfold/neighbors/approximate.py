@@ -67,7 +67,7 @@ def faiss_neighbors(
     wanted = min(n, int(rule.at_most * _SPARE) + 2)
     index = _build_graph(faiss, rows, budget, wanted) if hnsw else _build(faiss, rows, budget)
     parts = CsrParts()
-    with progress.task("neighbours", total=n, unit="rows") as task:
+    with progress.task("finding nearest neighbours", total=n, unit="rows") as task:
         for start in range(0, n, _BLOCK):
             stop = min(n, start + _BLOCK)
             queries = rows.read(start, stop).cpu().numpy()

@@ -221,7 +221,7 @@ def bfloat16_neighbors(
     plan = make_plan(n, rows.dim, wide, budget, device, bytes_per_element=6)
     parts, unproven = CsrParts(), []
     n_unproven = 0
-    with progress.task("neighbours", total=plan.count_products(n), unit="tiles") as task:
+    with progress.task("finding nearest neighbours", total=plan.count_products(n), unit="steps") as task:
         for start, stop in plan.panels(n):
             for low, ranking in _rank_panel(rows, (start, stop), rule, wide, plan, task):
                 parts.add_packed(ranking.best, ranking.degrees)

@@ -114,7 +114,7 @@ def exact_neighbors(rows: UnitRows, rule: Rule, budget: int, device: torch.devic
     n = rows.n_rows
     plan = make_plan(n, rows.dim, rule, budget, device)
     parts = CsrParts()
-    with progress.task("neighbours", total=plan.count_products(n), unit="tiles") as task:
+    with progress.task("finding nearest neighbours", total=plan.count_products(n), unit="steps") as task:
         for start, stop in plan.panels(n):
             reservoir = Reservoir(stop - start, rule, device)  # per panel, so its memory is that of the plan
             search_panel(Keys(rows.read(start, stop), start, rows.read, n), reservoir, plan, task)

@@ -104,6 +104,8 @@ def create_app(
     features: Features | str | Path | None = None,
     token: str | None = None,
     hosts: Sequence[str] = LOCAL_HOSTS,
+    allowed: Sequence[str] = (),
+    root_path: str = "",
     read_only: bool = False,
     thumbnail_limit: int = DEFAULT_LIMIT,
     n_workers: int | None = None,
@@ -124,7 +126,12 @@ def create_app(
     token : str, optional
         Secret that the first request must have as ``?token=``. None lets every request in.
     hosts : sequence of str
-        Allowed names in the Host header, without port; ``"*"`` adds every IP address.
+        Allowed names in the Host header, without port; ``"*"`` adds every IP address. With a token any name
+        is let in.
+    allowed : sequence of str
+        Further allowed names, such as that of a proxy, whose pages may also send requests.
+    root_path : str
+        Path of a proxy in front of the server; it may or may not take it off.
     read_only : bool
         Refuse corrections, and write nothing to the run.
     thumbnail_limit : int
@@ -165,12 +172,18 @@ def create_app(
     app.include_router(web_routes(list_files()))
     handle_errors(app)
     # outside all routes: no code of a route runs before its checks
-    app.add_middleware(Guard, hosts=hosts, token=token)
+    app.add_middleware(Guard, hosts=hosts, token=token, allowed=allowed, root_path=root_path)
     return app
 
 
 def create_trouble_app(
-    title: str, trouble: str, *, token: str | None = None, hosts: Sequence[str] = LOCAL_HOSTS
+    title: str,
+    trouble: str,
+    *,
+    token: str | None = None,
+    hosts: Sequence[str] = LOCAL_HOSTS,
+    allowed: Sequence[str] = (),
+    root_path: str = "",
 ) -> FastAPI:
     """Return an application with one page that says why a run can't be shown.
 
@@ -180,7 +193,7 @@ def create_trouble_app(
         Path of the run.
     trouble : str
         Reason, and how to mend it.
-    token, hosts
+    token, hosts, allowed, root_path
         As for :func:`create_app`.
     """
     app = _bare_app(None)
@@ -195,7 +208,7 @@ def create_trouble_app(
         return fail(503, trouble)
 
     handle_errors(app)
-    app.add_middleware(Guard, hosts=hosts, token=token)
+    app.add_middleware(Guard, hosts=hosts, token=token, allowed=allowed, root_path=root_path)
     return app
 
 

@@ -40,6 +40,8 @@ from kinfold.storage import hash_json
 
 _log = logging.getLogger(__name__)
 
+_CLOSING_SECONDS = 0.3  # Ctrl-C ends the server within a second, whatever it is doing
+
 
 class Refining:
     """The proposals of a run, and the thread that computes new ones, one at a time.
@@ -295,7 +297,10 @@ class Explorer:
         """Stop the processes and close the files."""
         self.map_job.stop()
         self.thumbnails.close()
-        self.corrections.close()
+        # an edit that goes on holds the file; it ends with the process, and leaves nothing
+        closing = threading.Thread(target=self.corrections.close, name="kinfold-closing", daemon=True)
+        closing.start()
+        closing.join(_CLOSING_SECONDS)
 
     def _warm(self) -> None:
         state = self.state

@@ -6,11 +6,13 @@ McInnes, Healy and Melville, "UMAP: Uniform Manifold Approximation and Projectio
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import math
 import os
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -65,9 +67,35 @@ def import_umap() -> Any:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # umap imports TensorFlow where it is installed
     try:
-        from umap import umap_
+        umap_ = _import_with_cache()
     except ImportError as error:
         raise MissingExtraError("The map", "umap-learn", "map") from error
+    return umap_
+
+
+def _import_with_cache() -> Any:
+    """Import umap; where Numba has no place to keep compiled code, it keeps it in a temporary folder.
+
+    That is so where neither the installed packages nor the home folder can be written to, as for the user of
+    a container. Numba then raises RuntimeError from the import.
+    """
+    try:
+        from umap import umap_
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        import numba
+
+        try:
+            kept = tempfile.TemporaryDirectory(prefix="kinfold-numba-")
+        except OSError as none:
+            raise InputError(
+                "the map needs a folder for compiled code, and neither the home folder nor the temporary one "
+                "can be written to; set NUMBA_CACHE_DIR to a folder that can"
+            ) from none
+        atexit.register(kept.cleanup)
+        numba.config.CACHE_DIR = kept.name  # type: ignore[attr-defined]  # made from the environment
+        from umap import umap_
     return umap_
 
 
@@ -444,7 +472,7 @@ def _lay_out(
 ) -> NDArray[np.float32]:
     seed, n_epochs = inputs["random_state"], inputs["n_epochs"]
     start = start_positions(matrix, random_state=seed)
-    with progress.task("laying out", n_epochs, "epochs") as task:
+    with progress.task("laying out the map", n_epochs, "epochs") as task:
         done = 0
 
         def report(epoch: int) -> None:

@@ -28,8 +28,6 @@ from kinfold.run import Run
 logger = logging.getLogger(__name__)
 
 WORKER = "kinfold.gallery.explore._map_job"
-_STEPS = {"laying out": "Laying the images out", "neighbours": "Looking for neighbours"}
-
 _NICENESS = 10  # lower priority than the server, so that the page stays responsive
 
 
@@ -148,9 +146,7 @@ class MapJob:
         """Handle one line of the process; return the final state if no other line follows."""
         if "step" in fact:
             step = str(fact["step"])
-            self._state = MapState(
-                "running", float(str(fact["progress"])), _STEPS.get(step, step.capitalize())
-            )
+            self._state = MapState("running", float(str(fact["progress"])), step[:1].upper() + step[1:])
         if "unavailable" in fact:
             return MapState("unavailable", text=str(fact["unavailable"]))
         if "failed" in fact:
@@ -235,6 +231,8 @@ def main() -> None:
         say({"unavailable": str(error)})
     except (KinfoldError, OSError, MemoryError) as error:
         say({"failed": str(error) or type(error).__name__})
+    except Exception as error:  # a library's: the page says what it was, where a traceback would reach nobody
+        say({"failed": f"{type(error).__name__}: {error}"[:500]})
     else:
         say({"ready": True})
 

@@ -376,7 +376,7 @@ class Thumbnails:
 
     def close(self) -> None:
         """Stop the processes and close the cache."""
-        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._readers.shutdown(wait=False, cancel_futures=True)  # one may still be listing a large folder
         if self._maker is not None:
             self._maker.close()
         if self._cache is not None:

@@ -12,14 +12,14 @@ import ipaddress
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 from kinfold.errors import KinfoldError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-JSON_LIMIT = 64 << 20  # bytes: an edit of some million rows
+JSON_LIMIT = 16 << 20  # bytes: an edit of two million rows, which takes a third of a second to parse
 IMAGE_LIMIT = 32 << 20  # bytes; photos are mostly smaller, and the whole body is held in memory
 IMAGE_PATHS = ("/api/similar",)
 POLICY = (
@@ -39,8 +39,8 @@ _HEADERS = {
 }
 _NO_STORE = b"no-store"
 _ENTER = b"""<!doctype html><html lang="en"><meta charset="utf-8">
-<meta http-equiv="refresh" content="0;url=/"><title>Kinfold</title>
-<p><a href="/">Open the gallery</a></p></html>"""
+<meta http-equiv="refresh" content="0;url=./"><title>Kinfold</title>
+<p><a href="./">Open the gallery</a></p></html>"""
 
 
 class HostRule:
@@ -79,11 +79,29 @@ class Guard:
         See :class:`HostRule`.
     token : str, optional
         Secret that ``?token=`` must have once, and the cookie from then on. None lets every request in.
+        With a token every name in the Host header is let in: a site that made its own name resolve to this
+        machine doesn't know the token.
+    allowed : iterable of str
+        Further names in the Host header, as ``--allow-host`` gives them. Pages under these names may also
+        send requests where a proxy writes another Host.
+    root_path : str
+        Path of a proxy in front of this server, such as ``/user/ann/proxy/8000``, which it may or may not
+        take off.
     """
 
-    def __init__(self, app: ASGIApp, hosts: Iterable[str], token: str | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        hosts: Iterable[str],
+        token: str | None = None,
+        allowed: Iterable[str] = (),
+        root_path: str = "",
+    ) -> None:
         self._app = app
-        self._rule = HostRule(hosts)
+        named = list(allowed)
+        self._rule = HostRule([*hosts, *named])
+        self._named = HostRule(name for name in named if name != "*")
+        self._root_path = root_path
         self._token = token
         self._cookie = f"kinfold-{hashlib.sha256(token.encode()).hexdigest()[:8]}" if token else ""
 
@@ -96,25 +114,38 @@ class Guard:
             return  # WebSocket: no route uses it
         answered = _Response(send)
         headers = _read_headers(scope)
+        if self._root_path and scope["path"] == self._root_path:  # relative addresses need the last slash
+            query = b"?" + scope["query_string"] if scope["query_string"] else b""
+            where = quote(self._root_path).encode() + b"/" + query
+            await answered.whole(307, b"text/plain", b"", [(b"location", where)])
+            return
+        if self._root_path and scope["path"].startswith(self._root_path + "/"):
+            scope = {**scope, "path": scope["path"][len(self._root_path) :]}
         refused = self._refuse(scope, headers)
         if refused is not None:
             await answered.error(*refused)
         elif self._enters(scope):
-            cookie = f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path=/"
+            cookie = (
+                f"{self._cookie}={self._token}; HttpOnly; SameSite=Strict; Path={quote(self._root_path)}/"
+            )
             await answered.whole(200, b"text/html; charset=utf-8", _ENTER, [(b"set-cookie", cookie.encode())])
         else:
             await self._pass_on(scope, receive, answered)
 
     def _refuse(self, scope: Scope, headers: dict[str, list[str]]) -> tuple[int, str] | None:
         hosts = headers.get("host", [])
-        if len(hosts) != 1 or not self._rule.allows(hosts[0]):
+        name = host_name(hosts[0]) if len(hosts) == 1 else None
+        if name is None:
+            return 403, "the Host header is missing or invalid: open the URL that `kinfold explore` printed"
+        if self._token is None and not self._rule.allows(hosts[0]):
             return (
                 403,
-                "the Host header isn't one of this server: open the URL that `kinfold explore` printed",
+                f"{name[:100]} isn't a name of this server: open the URL that `kinfold explore` printed, or "
+                f"start it with `--allow-host {name[:100]}` if you trust that name",
             )
         if not self._has_token(scope, headers):
             return 403, "the token is missing or wrong: open the whole URL that `kinfold explore` printed"
-        if not _is_own_page(scope, headers, hosts[0]):
+        if not _is_own_page(scope, headers, hosts[0], self._named):
             return 403, "requests from pages of other sites are refused"
         if scope["method"] not in _READING:
             return _refuse_body(scope, headers)
@@ -200,13 +231,15 @@ def body_limit(path: str) -> int:
     return IMAGE_LIMIT if path in IMAGE_PATHS else JSON_LIMIT
 
 
-def _is_own_page(scope: Scope, headers: dict[str, list[str]], host: str) -> bool:
+def _is_own_page(scope: Scope, headers: dict[str, list[str]], host: str, named: HostRule) -> bool:
     """Tell whether a request comes from our own page; one that only reads may also come from no page."""
     origins, sites = headers.get("origin", []), headers.get("sec-fetch-site", [])
     if len(origins) > 1 or len(sites) > 1:
         return False
     if origins and origins[0].lower() not in (f"http://{host}".lower(), f"https://{host}".lower()):
-        return False
+        kind, _, origin = origins[0].partition("://")
+        if kind.lower() not in ("http", "https") or not named.allows(origin):
+            return False
     if sites and sites[0] not in _OWN_SITES:
         return bool(scope["method"] in _READING and scope["path"] == "/")  # a link to the gallery
     return scope["method"] in _READING or bool(origins) or sites == ["same-origin"]

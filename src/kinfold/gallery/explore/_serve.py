@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import secrets
 import socket
-import threading
-import webbrowser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kinfold.errors import FormatError, InputError
+from kinfold.gallery.explore._browser import open_in_browser
 from kinfold.run import Run, is_run
 
 if TYPE_CHECKING:
@@ -22,7 +23,9 @@ _log = logging.getLogger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVERYWHERE = ("0.0.0.0", "::", "")
-_GRACE_SECONDS = 3  # for running requests when the server stops; an edit takes less
+_GRACE_SECONDS = 0.4  # for running requests when the server stops; most edits take less
+# Addresses of documentation: connecting a datagram socket sends nothing, but chooses the interface.
+_ELSEWHERE = {socket.AF_INET: "192.0.2.1", socket.AF_INET6: "2001:db8::1"}
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,15 @@ class Address:
     Attributes
     ----------
     url : str
-        URL to open, with the token if there is one.
+        URL to open, with the token if there is one; where others are let in, one that they can reach.
+    local : str
+        URL to open on this machine.
     trouble : str
         Why the run can't be shown; empty where it can.
     """
 
     url: str
+    local: str = ""
     trouble: str = ""
 
 
@@ -48,8 +54,11 @@ def serve(
     port: int = 0,
     open_browser: bool = True,
     token: str | None = None,
+    allow_hosts: Sequence[str] = (),
+    root_path: str = "",
     source: str | Path | None = None,
     features: str | Path | None = None,
+    predictions: str | Path | None = None,
     read_only: bool = False,
     thumbnail_limit: int = 1 << 30,
     device: str = "auto",
@@ -69,8 +78,16 @@ def serve(
         Whether to open the page in a browser.
     token : str, optional
         Secret that the first request must have as ``?token=``.
+    allow_hosts : sequence of str
+        Names that a browser may call the server by, besides those of this machine: that of a proxy or tunnel.
+    root_path : str
+        Path of a proxy in front of the server, such as ``/user/ann/proxy/8000`` of JupyterHub; needed only
+        where the proxy doesn't take it off.
     source, features : path, optional
         Where the images and the features are now, if they were moved.
+    predictions : path, optional
+        Show these predictions of the run's model in its place, by group and read-only; ``source`` is where
+        their images are.
     read_only : bool
         Refuse corrections, and write nothing to the run.
     thumbnail_limit : int
@@ -86,18 +103,34 @@ def serve(
         There is no run at ``path``, or the server can't listen on the address.
     """
     path = Path(path)
+    allowed, root_path = [_check_name(name) for name in allow_hosts], _check_root_path(root_path)
     # others on the network could otherwise see the images and change the groups
     if token is None and host not in _LOOPBACK:
         token = secrets.token_urlsafe(24)
-    access: dict[str, Any] = {"hosts": _names_of(host), "token": token}
+    access: dict[str, Any] = {
+        "hosts": _names_of(host),
+        "token": token,
+        "allowed": allowed,
+        "root_path": root_path,
+    }
+    places: dict[str, Any] = {"images": source, "features": features}
     options = {"read_only": read_only, "thumbnail_limit": thumbnail_limit, "device": device}
-    listening = _listen(host, port)
-    try:
-        app, trouble = _make_app(path, access, images=source, features=features, **options)
-        address = Address(_url(host, listening, token), trouble)
+    with contextlib.ExitStack() as stack:
+        if predictions is not None:
+            from kinfold.gallery.explore._predictions import predictions_as_run
+
+            made = predictions_as_run(Run.open(path), Path(predictions), source)
+            shown, images = stack.enter_context(made)
+            path, places = shown.path, {"images": images, "features": None}
+            options["read_only"] = True
+        listening = stack.enter_context(contextlib.closing(_listen(host, port)))
+        app, trouble = _make_app(path, access, **places, **options)
+        local, outer = (
+            _url(name, listening, root_path, token)
+            for name in (_local_name(host), _outer_name(host, listening))
+        )
+        address = Address(outer, local, trouble)
         _run(app, listening, lambda: _announce(address, open_browser, on_ready))
-    finally:
-        listening.close()
 
 
 def _make_app(path: Path, access: dict[str, Any], **options: Any) -> tuple[FastAPI, str]:
@@ -124,28 +157,43 @@ def _run(app: FastAPI, listening: socket.socket, announce: Callable[[], None]) -
             await super().startup(sockets)
             announce()
 
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # requests that are cut off now are no errors
+            for name in ("uvicorn.error", "asyncio"):
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
         date_header=True,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
+        timeout_graceful_shutdown=_GRACE_SECONDS,  # type: ignore[arg-type]
         ws="none",
         lifespan="on",
         h11_max_incomplete_event_size=64 << 10,
     )
+    # Not asyncio.run: it would wait for threads, such as those that decode images.
+    loop = asyncio.new_event_loop()
+    levels = {name: logging.getLogger(name).level for name in ("uvicorn.error", "asyncio")}
     try:
-        Server(config).run(sockets=[listening])
+        loop.run_until_complete(Server(config).serve(sockets=[listening]))
     except KeyboardInterrupt:  # uvicorn ends in order and then raises it again
         _log.info("stopped")
+    finally:
+        for task in asyncio.all_tasks(loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]  # it is given up on purpose
+        loop.close()
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _announce(address: Address, open_browser: bool, on_ready: Callable[[Address], None] | None) -> None:
     if on_ready is not None:
         on_ready(address)
     if open_browser:
-        threading.Thread(target=webbrowser.open, args=(address.url,), daemon=True).start()
+        open_in_browser(address.local or address.url)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -178,8 +226,57 @@ def _names_of(host: str) -> list[str]:
     return [*_LOOPBACK, host]
 
 
-def _url(host: str, listening: socket.socket, token: str | None) -> str:
+def _local_name(host: str) -> str:
+    """Return the name by which this machine reaches a server that listens on ``host``."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+
+
+def _outer_name(host: str, listening: socket.socket) -> str:
+    """Return the name by which other machines reach it: the address of the interface to the network."""
+    if host not in _EVERYWHERE:
+        return host
+    for family in (socket.AF_INET, socket.AF_INET6) if host != "::" else (socket.AF_INET6, socket.AF_INET):
+        if family == socket.AF_INET6 and listening.family != socket.AF_INET6:
+            continue
+        found = _interface_address(family)
+        if found is not None:
+            return found
+    return _local_name(host)
+
+
+def _interface_address(family: int) -> str | None:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((_ELSEWHERE[socket.AddressFamily(family)], 9))
+            found = str(probe.getsockname()[0])
+    except OSError:
+        return None  # no network of this family
+    return None if found.startswith(("127.", "0.", "::1", "fe80")) or found == "::" else found
+
+
+def _url(name: str, listening: socket.socket, root_path: str, token: str | None) -> str:
     port = listening.getsockname()[1]
-    name = "127.0.0.1" if host in _EVERYWHERE[:1] else "[::1]" if host in _EVERYWHERE[1:] else host
     name = f"[{name}]" if ":" in name and not name.startswith("[") else name
-    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+    return f"http://{name}:{port}{root_path}/" + (f"?token={token}" if token else "")
+
+
+def _check_name(name: str) -> str:
+    """Return a name for the Host header as it is compared, without port; :class:`InputError` for others."""
+    from kinfold.gallery.explore._security import host_name
+
+    found = host_name(name.strip().removeprefix("http://").removeprefix("https://").rstrip("/"))
+    if found is None or found == "*":
+        raise InputError(f"--allow-host takes the name of a machine, such as box.local; got {name!r}")
+    return found
+
+
+def _check_root_path(path: str) -> str:
+    """Return the path of a proxy without its last slash; :class:`InputError` if it can't be one."""
+    parts = path.removesuffix("/").split("/")[1:]
+    wrong = any(c in path for c in "?#\\%<>\"'") or not path.isprintable() or ".." in parts or "" in parts
+    if path and (not path.startswith("/") or wrong):
+        raise InputError(
+            "--root-path takes the path of a proxy, which begins with /, such as /user/ann/proxy/8000; got "
+            f"{path!r}"
+        )
+    return path.rstrip("/")

@@ -30,6 +30,8 @@ _GRAPH_FOLDER = "neighbors"
 _BLOCK_BYTES = 32 << 20  # of features at a time, so that they may be larger than memory
 _KEPT = 4  # arrays of distances; each is 4 bytes for every image of the run
 
+DROPPED_PIXELS = 64_000_000  # of a dropped image, 192 MB when it is decoded; cameras mostly have fewer
+
 N_TOP = 5  # groups that are shown for a dropped image
 
 _MOST_AT_ONCE = 2_000  # groups: their distances and the linkage take memory and time in their square
@@ -336,7 +338,7 @@ class Nearest:
                 except (KinfoldError, OSError) as error:
                     raise UnavailableError(str(error)) from error
             try:
-                image = decode_image(data, min_side=self._backbone.min_side)
+                image = decode_image(data, min_side=self._backbone.min_side, pixel_limit=DROPPED_PIXELS)
             except UnusableImage as error:
                 raise InputError(f"this file can't be searched for: {error}") from error
             variant = self._run.manifest.features["variant"]

@@ -3,7 +3,7 @@
 
 import { ApiError, post } from "./api.js";
 import { askNumber } from "./dialogs.js";
-import { images } from "./format.js";
+import { count, images, plural } from "./format.js";
 import { pickGroup } from "./picker.js";
 import { store } from "./store.js";
 import { complain, toast } from "./toasts.js";
@@ -27,12 +27,13 @@ async function send(path, body, { quiet = false, undoable = true } = {}) {
 }
 
 /** Apply an edit of the contract, `{kind, …}`; resolves to the answer, or null if it wasn't taken. */
-export const edit = (body, options) => send("/api/edits", body, options);
-export const undo = () => send("/api/undo", {}, { undoable: false });
-export const redo = () => send("/api/redo", {}, { undoable: true });
+export const edit = (body, options) => send("api/edits", body, options);
+export const undo = () => send("api/undo", {}, { undoable: false });
+export const redo = () => send("api/redo", {}, { undoable: true });
 
 export const renameGroup = (group, name) => edit({ kind: "rename", group, name: name || null });
-export const lockGroup = (group, locked) => edit({ kind: "lock", groups: [group], locked });
+export const lockGroups = (groups, locked) => edit({ kind: "lock", groups, locked });
+export const lockGroup = (group, locked) => lockGroups([group], locked);
 export const markRows = (rows, mark) => edit({ kind: "mark", rows, mark });
 export const confirmRows = (rows) => edit({ kind: "confirm", rows });
 export const moveTo = (rows, group, name = null) => edit({ kind: "move", rows, group, name });
@@ -50,8 +51,26 @@ export async function mergeGroup(group, { first = [] } = {}) {
   return (await edit({ kind: "merge", groups: [group], into: chosen.group })) && chosen.group;
 }
 
-/** Ask into how many, and split. */
+/** Ask which group takes the images of all of `groups`, and merge them as one edit. */
+export async function mergeGroups(groups) {
+  if (groups.length === 1) return mergeGroup(groups[0]);
+  const size = (id) => store.groups.get(id)?.size ?? 0;
+  const named = (id) => Boolean(store.groups.get(id)?.name);
+  const first = [...groups].sort((a, b) => Number(named(b)) - Number(named(a)) || size(b) - size(a));
+  const total = groups.reduce((sum, id) => sum + size(id), 0);
+  const chosen = await pickGroup({ title: `Merge ${plural(groups.length, "group")} into`, text: `Their ${images(total)} go into the group you choose, which keeps its name. One undo takes it back.`, first, preselect: true });
+  if (!chosen) return null;
+  return edit({ kind: "merge", groups: groups.filter((id) => id !== chosen.group), into: chosen.group });
+}
+
+const splitting = new Set();
+
+/** Whether a group is being split, which can take a while. */
+export const isSplitting = (group) => splitting.has(group);
+
+/** Ask into how many, and split. One split of a group at a time. */
 export async function splitGroup(group) {
+  if (splitting.has(group)) return void toast(`“${store.label(group)}” is being split already.`);
   const size = store.groups.get(group)?.size ?? 2;
   const parts = await askNumber({
     title: `Split “${store.label(group)}”`,
@@ -62,5 +81,15 @@ export async function splitGroup(group) {
     max: Math.max(2, Math.min(size, 100)),
     action: "Split",
   });
-  return parts ? edit({ kind: "split", group, n_clusters: parts }) : null;
+  if (!parts || splitting.has(group)) return null;
+  splitting.add(group);
+  store.dispatchEvent(new Event("busy"));
+  const said = toast(`Sorting the ${images(size)} of “${store.label(group)}” into ${count(parts)} groups…`, { kind: "working", stay: Infinity });
+  try {
+    return await edit({ kind: "split", group, n_clusters: parts });
+  } finally {
+    splitting.delete(group);
+    said();
+    store.dispatchEvent(new Event("busy"));
+  }
 }

@@ -45,7 +45,7 @@ async function ask(path, options) {
   throw new ApiError(answer.status, text);
 }
 
-/** `/api/images` and `{group: 3}` to one address; empty values are left out. */
+/** `api/images` and `{group: 3}` to one address; empty values are left out. */
 export function address(path, query = {}) {
   const parts = new URLSearchParams();
   for (const [name, value] of Object.entries(query)) {
@@ -80,7 +80,7 @@ export async function getBytes(path, query, { signal } = {}) {
 
 /** A thumbnail's address for a tile `width` CSS pixels wide. */
 export function thumb(row, width = 120) {
-  return `/thumb/${row}?side=${width * Math.min(devicePixelRatio || 1, 2) > 150 ? 256 : 128}`;
+  return `thumb/${row}?side=${width * Math.min(devicePixelRatio || 1, 2) > 150 ? 256 : 128}`;
 }
 
-export const original = (row) => `/image/${row}`;
+export const original = (row) => `image/${row}`;

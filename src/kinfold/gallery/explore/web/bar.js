@@ -59,7 +59,7 @@ function undoButtons() {
   const back = tool("undo", "Undo (Ctrl+Z)", undo);
   const forth = tool("redo", "Redo (Ctrl+Shift+Z)", redo);
   const look = async () => {
-    const { can_undo, can_redo } = await get("/api/history", { limit: 1 }).catch(() => ({ can_undo: true, can_redo: true }));
+    const { can_undo, can_redo } = await get("api/history", { limit: 1 }).catch(() => ({ can_undo: true, can_redo: true }));
     back.disabled = !can_undo;
     forth.disabled = !can_redo;
   };
@@ -69,7 +69,7 @@ function undoButtons() {
 }
 
 function searchField() {
-  const field = h("input", { type: "search", placeholder: "Search names and files", "aria-label": "Search groups and file names", autocomplete: "off", spellcheck: "false", enterkeyhint: "search" });
+  const field = h("input", { type: "search", placeholder: window.innerWidth < 700 ? "Search" : "Search names and files", "aria-label": "Search groups and file names", autocomplete: "off", spellcheck: "false", enterkeyhint: "search" });
   const form = h(
     "form",
     {

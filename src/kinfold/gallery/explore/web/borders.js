@@ -23,7 +23,7 @@ function border(group, one) {
       "a",
       { class: "border", href: `#/compare/${group.id}/${one.id}` },
       h("span", { class: "strip", "aria-hidden": "true" }, store.run.has_images && rows.map((row) => h("img", { src: thumb(row, 56), alt: "", decoding: "async" }))),
-      h("span", { class: "border-text" }, h("b", { class: "ellipsis" }, store.label(one.id)), h("span", { class: "soft" }, `${percent(one.share)}`), h("span", { class: "sr" }, `, second choice of ${count(one.n)} images`)),
+      h("span", { class: "border-text" }, h("b", { class: "ellipsis", title: store.label(one.id) }, store.label(one.id)), h("span", { class: "soft" }, `${percent(one.share)}`), h("span", { class: "sr" }, `, second choice of ${count(one.n)} images`)),
       h("span", { class: "meter", css: { "--share": one.share }, "aria-hidden": "true" }),
     ),
   );

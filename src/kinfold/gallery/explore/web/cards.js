@@ -6,7 +6,7 @@ import { count, images, sure } from "./format.js";
 import { icon } from "./icons.js";
 import { PagedList } from "./paged.js";
 import { store } from "./store.js";
-import { release } from "./tile.js";
+import { release, sharpen } from "./tile.js";
 import { complain } from "./toasts.js";
 import { VirtualGrid } from "./virtual.js";
 
@@ -14,24 +14,31 @@ const TEXT = 74;
 const WORDS = 56; // the height of what stands for images where there are none
 const NARROW = 200; // below it, three images in a row instead of four
 
-/** A group's card: a link with its most representative images, name, size and confidence. */
-function groupCard(group, width) {
-  const columns = width < NARROW ? 3 : 4;
-  const rows = group.representatives.slice(0, 2 * columns);
-  const few = rows.length <= 4;
-  const many = few ? 4 : 2 * columns;
-  const side = few ? width / 2 : width / columns;
+/** How many of `n` images are shown, across and down: all cells are filled. */
+function shapeOf(n, most) {
+  if (n >= 2 * most) return [most, 2];
+  if (n >= 6) return [3, 2];
+  if (n >= 4) return [2, 2];
+  return [Math.max(1, n), 1];
+}
+
+/** A group's card: a link with its most representative images, name, size and confidence, and a box to select it. */
+function groupCard(group, width, { selectable, selected }) {
+  const narrow = width < NARROW;
+  const rows = group.representatives;
+  const [across, down] = shapeOf(rows.length, narrow ? 3 : 4);
+  const side = Math.max(width / across, width / (narrow ? 1.5 : 2) / down);
+  const shown = store.run.has_images && rows.length > 0;
   const mosaic = h(
     "span",
-    { class: `mosaic${columns === 3 ? " three" : ""}${few ? " few" : ""}${store.run.has_images ? "" : " none"}`, "aria-hidden": "true" },
-    store.run.has_images && rows.length
-      ? Array.from({ length: many }, (_, k) => cell(rows[k], side))
-      : h("span", { class: "wordless" }, rows.length ? group.words?.join(" · ") || `${group.id}` : "empty"),
+    { class: `mosaic${narrow ? " three" : ""}${store.run.has_images ? "" : " none"}`, css: { "--across": shown ? across : 1, "--down": shown ? down : 1 }, "aria-hidden": "true" },
+    shown ? rows.slice(0, across * down).map((row) => cell(row, side)) : h("span", { class: "wordless" }, rows.length ? group.words?.join(" · ") || `${group.id}` : "empty"),
   );
   const flags = [group.locked && flag("lock", "locked"), group.n_wrong > 0 && flag("wrong", `${count(group.n_wrong)} marked wrong`), group.n_noise > 0 && flag("noise", `${count(group.n_noise)} marked as noise`)];
+  const name = group.name || `Group ${group.id}`;
   return h(
     "li",
-    { class: "card-place" },
+    { class: `card-place${selected ? " selected" : ""}` },
     h(
       "a",
       { class: "card", href: `#/group/${group.id}`, data: { group: group.id } },
@@ -39,17 +46,18 @@ function groupCard(group, width) {
       h(
         "span",
         { class: "card-text" },
-        h("span", { class: "card-title" }, h("b", { class: "ellipsis" }, group.name || `Group ${group.id}`), flags, group.name && h("span", { class: "soft small" }, `${group.id}`)),
+        h("span", { class: "card-title" }, h("b", { class: "ellipsis", title: name }, name), flags, group.name && h("span", { class: "soft small" }, `${group.id}`)),
         h("span", { class: "card-line" }, h("span", { class: "soft" }, images(group.size)), confidence(group.size ? group.mean_confidence : null)),
       ),
     ),
+    selectable && h("label", { class: "pick", title: "Select (Space)" }, h("input", { type: "checkbox", checked: selected, "aria-label": `Select ${name}`, data: { group: group.id } }), h("span", { class: "check", "aria-hidden": "true" }, icon("confirm"))),
   );
 }
 
 function cell(row, side) {
-  if (row === undefined) return h("span", { class: "cell" });
   const image = h("img", { src: thumb(row, side), alt: "", decoding: "async", draggable: "false" });
   image.addEventListener("error", () => image.hasAttribute("src") && image.replaceWith(h("span", { class: "cell gone" })));
+  sharpen(image, row);
   return h("span", { class: "cell" }, image);
 }
 
@@ -64,14 +72,15 @@ export function confidence(value) {
 
 export class CardGrid {
   /** `query()` gives what /api/groups is asked for besides offset and limit; `counted(total)` is told. */
-  constructor({ query, counted }) {
+  constructor({ query, counted, selection = null }) {
+    this.selection = store.readOnly ? null : selection;
     this.canvas = h("ul", { class: "cards", "aria-label": "Groups" });
     this.nothing = h("p", { class: "nothing", hidden: true }, "No group fits.");
     this.element = h("div", {}, this.canvas, this.nothing);
     this.list = new PagedList({
       size: 100,
       load: async (offset, limit) => {
-        const { total, groups } = await get("/api/groups", { ...query(), offset, limit });
+        const { total, groups } = await get("api/groups", { ...query(), offset, limit });
         return { total, items: groups };
       },
       counted: (total) => {
@@ -88,11 +97,58 @@ export class CardGrid {
       minWidth: narrow ? 150 : 232,
       gap: narrow ? 12 : 16,
       height: (width) => TEXT + (store.run.has_images ? Math.round(width < NARROW ? (2 * width) / 3 : width / 2) : WORDS),
-      make: (index) => (this.list.at(index) ? groupCard(this.list.at(index), this.grid.itemWidth) : h("li", { class: "card-place" }, h("span", { class: "card blank" }))),
+      make: (index) => (this.list.at(index) ? this.#card(this.list.at(index)) : h("li", { class: "card-place" }, h("span", { class: "card blank" }))),
       drop: release,
       range: (...range) => this.list.want(...range),
     });
     this.canvas.addEventListener("keydown", (event) => this.#key(event));
+    if (this.selection) {
+      this.painted = () => this.#paint();
+      this.selection.addEventListener("change", this.painted);
+      this.canvas.addEventListener("click", (event) => this.#click(event));
+    }
+  }
+
+  #anchor = -1;
+
+  #card(group) {
+    return groupCard(group, this.grid.itemWidth, { selectable: Boolean(this.selection), selected: Boolean(this.selection?.has(group.id)) });
+  }
+
+  #paint() {
+    for (const [, element] of this.grid.elements) {
+      const box = element.querySelector(".pick input");
+      if (!box) continue;
+      box.checked = this.selection.has(Number(box.dataset.group));
+      element.classList.toggle("selected", box.checked);
+    }
+    this.canvas.classList.toggle("selecting", this.selection.size > 0);
+  }
+
+  #indexOf(node) {
+    return [...this.grid.elements].find(([, element]) => element.contains(node))?.[0] ?? -1;
+  }
+
+  // Shift selects up to here; once some are selected a click selects, as for images. Enter (detail 0) always opens.
+  #click(event) {
+    if (event.target.closest("label.pick") && !event.target.matches("input")) {
+      if (!event.shiftKey) return; // the click on the box follows
+      event.preventDefault();
+    }
+    const index = this.#indexOf(event.target);
+    const group = this.list.at(index);
+    const box = event.target.closest(".pick");
+    if (!group || (!box && (event.ctrlKey || event.metaKey || !event.detail || !(event.shiftKey || this.selection.size)))) return;
+    if (!box) event.preventDefault();
+    if (event.shiftKey && this.#anchor >= 0) this.#range(this.#anchor, index);
+    else this.selection.toggle(group.id);
+    this.#anchor = index;
+    this.#paint();
+  }
+
+  #range(from, to) {
+    const between = Array.from({ length: Math.abs(to - from) + 1 }, (_, k) => this.list.at(Math.min(from, to) + k));
+    this.selection.add(between.filter(Boolean).map((group) => group.id));
   }
 
   /** Read from the beginning. */
@@ -107,17 +163,30 @@ export class CardGrid {
   }
 
   destroy() {
+    this.selection?.removeEventListener("change", this.painted);
     this.grid.destroy();
   }
 
   #key(event) {
     const card = event.target.closest?.(".card[href]");
     if (!card || event.ctrlKey || event.metaKey || event.altKey) return;
+    const here = Math.max(0, this.#indexOf(card));
+    if (event.key === " " && this.selection) {
+      event.preventDefault();
+      this.selection.toggle(Number(card.dataset.group));
+      this.#anchor = here;
+      return;
+    }
     const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: this.grid.columns, ArrowUp: -this.grid.columns }[event.key];
     if (!step) return;
     event.preventDefault();
-    const here = [...this.grid.elements].find(([, element]) => element.contains(card))?.[0] ?? 0;
     const to = Math.max(0, Math.min(this.grid.total - 1, here + step));
+    if (event.shiftKey && this.selection) {
+      if (this.#anchor < 0) this.#anchor = here;
+      this.#range(this.#anchor, to);
+    } else {
+      this.#anchor = to;
+    }
     this.grid.scrollTo(to, { above: 120, below: 24 });
     this.grid.element(to)?.querySelector("a")?.focus({ preventScroll: true });
   }

@@ -10,7 +10,7 @@ import { allRows, imageList } from "./lists.js";
 import { selectionBar } from "./selectionbar.js";
 import { Selection } from "./selection.js";
 import { store } from "./store.js";
-import { sizeSlider, tileSize } from "./tilesize.js";
+import { fitButton, sizeSlider, tileSize } from "./tilesize.js";
 
 export async function mount(element, { parameters }) {
   const ids = parameters.slice(0, 2).map(Number);
@@ -20,7 +20,7 @@ export async function mount(element, { parameters }) {
   const sides = ids.map((id, k) => side(id, ids[1 - k], selection));
   const bar = selectionBar(selection, {
     first: () => ids,
-    extra: (rows) => ids.map((id) => h("button", { type: "button", class: "button", onclick: async () => (await moveTo(rows, id)) && selection.clear() }, icon("move"), h("span", { class: "ellipsis" }, `To ${store.label(id)}`))),
+    extra: (rows) => ids.map((id) => h("button", { type: "button", class: "button", onclick: async () => (await moveTo(rows, id)) && selection.clear() }, icon("move"), h("span", { class: "ellipsis", title: store.label(id) }, `To ${store.label(id)}`))),
   });
   const between = h("select", { "aria-label": "Which images" }, h("option", { value: "between" }, "Between the two"), h("option", { value: "" }, "All, most doubtful first"), h("option", { value: "confidence" }, "All, most confident first"));
   between.addEventListener("change", () => sides.forEach((one) => one.change(between.value)));
@@ -35,6 +35,7 @@ export async function mount(element, { parameters }) {
       h("div", {}, h("a", { class: "crumb", href: `#/group/${ids[0]}` }, icon("left"), store.label(ids[0])), h("h1", {}, "Side by side")),
       h("span", { class: "spring" }),
       h("label", { class: "inline" }, h("span", { class: "said" }, "Show"), between),
+      fitButton(),
       sizeSlider((size) => sides.forEach((one) => one.grid.setSize(size))),
       !store.readOnly && h("button", { type: "button", class: "button", onclick: merge }, icon("merge"), h("span", {}, "Merge both")),
     ),

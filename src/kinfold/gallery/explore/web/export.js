@@ -35,7 +35,7 @@ export function showExport() {
 
 function download(name) {
   const [title, text] = ABOUT[name] ?? [name, ""];
-  return h("a", { class: "download", href: `/api/export/${name}`, download: `${stem()}.${name}` }, icon("export"), h("span", {}, h("b", {}, `Download ${title}`), h("span", { class: "soft small" }, text)));
+  return h("a", { class: "download", href: `api/export/${name}`, download: `${stem()}.${name}` }, icon("export"), h("span", {}, h("b", {}, `Download ${title}`), h("span", { class: "soft small" }, text)));
 }
 
 const stem = () => (store.run.path ?? "run").split("/").filter(Boolean).at(-1)?.replace(/\.kinfold$/, "") ?? "run";

@@ -40,6 +40,9 @@ export function fileName(key) {
   return parts.at(-1) ?? String(key);
 }
 
+/** The folder of a key, "" where it has none. */
+export const folderOf = (key) => String(key).split("/").slice(0, -1).join("/");
+
 /** When something happened: the time today, else the day too. Takes seconds, milliseconds or ISO text. */
 export function when(time) {
   const date = new Date(typeof time === "number" && time < 1e11 ? time * 1000 : time);

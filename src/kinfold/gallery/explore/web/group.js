@@ -1,6 +1,6 @@
 // One group: its images in a grid of any length, what can be done with it, and the groups it borders on.
 
-import { edit, lockGroup, mergeGroup, renameGroup, splitGroup } from "./actions.js";
+import { edit, isSplitting, lockGroup, mergeGroup, renameGroup, splitGroup } from "./actions.js";
 import { get } from "./api.js";
 import { bordersPanel } from "./borders.js";
 import { trace } from "./charts.js";
@@ -14,7 +14,7 @@ import { editableName } from "./naming.js";
 import { pickGroup } from "./picker.js";
 import { selectionBar } from "./selectionbar.js";
 import { store } from "./store.js";
-import { sizeSlider, tileSize } from "./tilesize.js";
+import { fitButton, sizeSlider, tileSize } from "./tilesize.js";
 import { allRows, imageList } from "./lists.js";
 import { complain } from "./toasts.js";
 
@@ -34,7 +34,7 @@ const chosen = { sort: "confidence", mark: "" };
 
 export async function mount(element, { parameters, query }) {
   const id = Number(parameters[0]);
-  let group = await get(`/api/groups/${id}`);
+  let group = await get(`api/groups/${id}`);
   chosen.mark = "";
   if (query.get("sort")) chosen.sort = query.get("sort");
 
@@ -74,7 +74,7 @@ export async function mount(element, { parameters, query }) {
       location.hash = "#/";
       return;
     }
-    const found = await get(`/api/groups/${id}`).catch(complain);
+    const found = await get(`api/groups/${id}`).catch(complain);
     if (gone || !found) return;
     group = found;
     draw();
@@ -83,12 +83,18 @@ export async function mount(element, { parameters, query }) {
   element.append(h("div", { class: "group-page" }, h("div", { class: "group-main" }, head, toolbar(grid, status, everything), grid.element), borders));
   draw();
   const forget = store.onChange(again);
+  const busy = () => {
+    drawn = null;
+    draw();
+  };
+  store.addEventListener("busy", busy);
   const unbind = bindKeys(() => group, head);
   await grid.start();
   return {
     title: store.label(id),
     unmount() {
       gone = true;
+      store.removeEventListener("busy", busy);
       forget();
       unbind();
       bar.remove();
@@ -129,7 +135,7 @@ function works(group) {
     { class: "works", role: "group", "aria-label": "The whole group" },
     compare,
     button("merge", "Merge into…", "", () => merge(group), group.locked),
-    button("split", "Split…", "", () => splitGroup(group.id), group.locked || group.size < 2),
+    button("split", isSplitting(group.id) ? "Splitting…" : "Split…", "", () => splitGroup(group.id), isSplitting(group.id) || group.locked || group.size < 2),
     lock,
     button("confirm", "Confirm all", "", () => confirmAll(group)),
   );
@@ -168,6 +174,7 @@ function toolbar(grid, status, everything) {
     h("span", { class: "spring" }),
     h("label", { class: "inline", for: mark.id }, h("span", { class: "said" }, "Show"), mark),
     h("label", { class: "inline", for: sort.id }, h("span", { class: "said" }, "Sort by"), sort),
+    fitButton(),
     sizeSlider((size) => grid.setSize(size)),
   );
 }

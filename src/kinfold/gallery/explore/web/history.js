@@ -18,7 +18,7 @@ export async function mount(element) {
   const forth = h("button", { type: "button", class: "button", onclick: redo }, icon("redo"), h("span", {}, "Redo"));
   element.append(h("header", { class: "page-head row" }, h("div", {}, h("h1", {}, "History"), lede), h("span", { class: "spring" }), !store.readOnly && h("div", { class: "works" }, back, forth)), list);
   const draw = async () => {
-    const { edits, can_undo: canUndo, can_redo: canRedo } = await get("/api/history", { limit: MOST });
+    const { edits, can_undo: canUndo, can_redo: canRedo } = await get("api/history", { limit: MOST });
     back.disabled = !canUndo;
     forth.disabled = !canRedo;
     lede.textContent = edits.length ? "Every correction is kept in the run, also those taken back. Undo takes back the last one made in this tab." : "Nothing has been corrected yet.";

@@ -3,7 +3,7 @@
 import { confirmRows, markRows, moveRows, moveTo } from "./actions.js";
 import { get, original, thumb } from "./api.js";
 import { copyText, freshId, h, isTyping, keepFocus, replace } from "./dom.js";
-import { bytes, count, fileName, sure } from "./format.js";
+import { bytes, count, fileName, folderOf, sure } from "./format.js";
 import { icon } from "./icons.js";
 import { store } from "./store.js";
 import { complain, lower, toast } from "./toasts.js";
@@ -30,7 +30,8 @@ class ImageView {
 
   open() {
     const heading = freshId("title");
-    this.title = h("h2", { id: heading, class: "ellipsis" });
+    this.title = h("h2", { id: heading });
+    this.folder = h("p", { class: "soft small folder" });
     this.place = h("p", { class: "soft number", role: "status" });
     this.stage = h("div", { class: "stage" });
     this.side = h("div", { class: "side", tabindex: "-1" });
@@ -40,7 +41,7 @@ class ImageView {
     this.dialog = h(
       "dialog",
       { class: "image-dialog", tabindex: "-1", "aria-labelledby": heading },
-      h("header", { class: "dialog-head" }, this.title, this.place, this.before, this.after, close),
+      h("header", { class: "dialog-head" }, h("div", { class: "image-title" }, this.title, this.folder), this.place, this.before, this.after, close),
       h("div", { class: "image-body" }, this.stage, this.side),
     );
     this.dialog.addEventListener("keydown", (event) => this.key(event));
@@ -105,10 +106,11 @@ class ImageView {
     const item = again ? { row: this.row } : await this.list.item(this.index).catch(complain);
     if (!item || mine !== this.turn) return;
     this.row = item.row;
-    const facts = await get(`/api/images/${item.row}`).catch(complain);
+    const facts = await get(`api/images/${item.row}`).catch(complain);
     if (!facts || mine !== this.turn) return;
     this.facts = facts;
     this.title.textContent = fileName(facts.key);
+    this.folder.textContent = folderOf(facts.key);
     this.title.title = facts.key;
     this.place.textContent = this.list.total > 1 ? `${count(this.index + 1)} of ${count(this.list.total)}` : "";
     this.before.disabled = this.index <= 0;
@@ -148,7 +150,7 @@ class ImageView {
 
   top() {
     const rows = this.facts.top.map(({ group, probability }) =>
-      h("li", {}, h("a", { class: "ellipsis", href: `#/group/${group}` }, store.label(group)), h("span", { class: "meter", css: { "--share": probability }, "aria-hidden": "true" }), h("span", { class: "number" }, sure(probability)), !store.readOnly && group !== this.facts.group ? h("button", { type: "button", class: "link", "aria-label": `Move to ${store.label(group)}`, onclick: () => moveTo([this.row], group) }, "Move") : h("span", {})),
+      h("li", {}, h("a", { class: "key", href: `#/group/${group}` }, store.label(group)), h("span", { class: "meter", css: { "--share": probability }, "aria-hidden": "true" }), h("span", { class: "number" }, sure(probability)), !store.readOnly && group !== this.facts.group ? h("button", { type: "button", class: "link", "aria-label": `Move to ${store.label(group)}`, onclick: () => moveTo([this.row], group) }, "Move") : h("span", {})),
     );
     return h("section", { "aria-label": "Most probable groups" }, h("h3", {}, "Most probable groups"), h("ol", { class: "probabilities" }, rows));
   }
@@ -170,7 +172,7 @@ class ImageView {
   }
 
   async neighbours(section, mine) {
-    const answer = await get(`/api/images/${this.row}/neighbors`, { n: 18 }).catch(() => null);
+    const answer = await get(`api/images/${this.row}/neighbors`, { n: 18 }).catch(() => null);
     if (mine !== this.turn || !answer?.images.length) return;
     const list = { total: answer.images.length, item: async (k) => answer.images[k] };
     const go = (k) => {
@@ -203,6 +205,7 @@ class ImageView {
     };
     const facts = [
       ["File", h("span", { class: "path" }, h("code", {}, where), h("button", { type: "button", class: "ghost square", "aria-label": "Copy the path", title: "Copy the path", onclick: copy }, icon("copy")))],
+      where !== key && ["Key", key],
       width && ["Size", `${width} × ${height}${size ? `, ${bytes(size)}` : ""}`],
       format && ["Format", format],
       ["Row", count(this.row)],

@@ -9,6 +9,7 @@ import { complain } from "./toasts.js";
 import { VirtualGrid } from "./virtual.js";
 
 const CAPTION = 24;
+const TWO_LINES = 40;
 
 export class ImageGrid {
   #stem = freshId("tile");
@@ -44,7 +45,7 @@ export class ImageGrid {
       minWidth: size,
       minColumns: 2,
       gap: 10,
-      height: (width) => width + CAPTION,
+      height: (width) => width + (caption === "group" ? TWO_LINES : CAPTION),
       make: (index) => this.#make(index),
       drop: release,
       range: (...range) => this.#ranged(range),

@@ -48,6 +48,16 @@ const ELSEWHERE = [
     ],
   ],
   [
+    "With groups selected",
+    [
+      ["M", "Merge…"],
+      ["L", "Lock"],
+      ["U", "Unlock"],
+      ["Ctrl + A", "Select all"],
+      ["Esc", "Select none"],
+    ],
+  ],
+  [
     "With images selected, or one open",
     [
       ["M", "Move to…"],
@@ -69,10 +79,10 @@ const ELSEWHERE = [
   ],
 ];
 const GRID = [
-  ["← ↑ → ↓", "Go from image to image"],
+  ["← ↑ → ↓", "Go from one to the next"],
   ["Space", "Select or unselect"],
   ["Shift + arrows", "Select on the way"],
-  ["Enter", "Open the image"],
+  ["Enter", "Open"],
 ];
 const MOUSE = [
   ["Click", "Open; once some are selected, select"],
@@ -96,7 +106,7 @@ export function showKeys() {
   }
   const sets = [...groups].map(([name, entries]) => [name, [...entries]]);
   sets.push(...ELSEWHERE.filter(([name]) => !groups.has(name)));
-  sets.push(["In a grid of images", GRID], ["With the mouse", MOUSE]);
+  sets.push(["In a grid of groups or images", GRID], ["With the mouse", MOUSE]);
   openDialog({
     title: "Keys",
     className: "wide",

@@ -6,14 +6,14 @@ import { get } from "./api.js";
 /** A loader for ImageGrid: `asked()` is what /api/images is asked for besides offset and limit. */
 export function imageList(asked) {
   return async (offset, limit) => {
-    const { total, images } = await get("/api/images", { ...asked(), offset, limit });
+    const { total, images } = await get("api/images", { ...asked(), offset, limit });
     return { total, items: images };
   };
 }
 
 /** The row numbers of a whole list, in its order. */
 export async function allRows(asked) {
-  const { rows } = await get("/api/rows", asked);
+  const { rows } = await get("api/rows", asked);
   return rows;
 }
 

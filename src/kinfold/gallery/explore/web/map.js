@@ -17,7 +17,7 @@ export async function mount(element, { api, store }) {
   const look = async () => {
     let answer;
     try {
-      answer = await api.get("/api/map");
+      answer = await api.get("api/map");
     } catch (error) {
       answer = { state: "none", text: error.message };
     }
@@ -26,7 +26,7 @@ export async function mount(element, { api, store }) {
   const start = async () => {
     let answer;
     try {
-      answer = await api.post("/api/map");
+      answer = await api.post("api/map");
     } catch (error) {
       answer = { state: "none", text: error.message };
     }

@@ -5,7 +5,7 @@ import { getBytes } from "./api.js";
 
 /** Read points and rows; groups come by `readGroups`. */
 export async function readMap(signal) {
-  const [points, rows] = await Promise.all([getBytes("/api/map/points", {}, { signal }), getBytes("/api/map/rows", {}, { signal })]);
+  const [points, rows] = await Promise.all([getBytes("api/map/points", {}, { signal }), getBytes("api/map/rows", {}, { signal })]);
   return new MapData(new Float32Array(points.bytes), asRows(rows));
 }
 
@@ -34,7 +34,7 @@ class MapData {
 
   /** Read every image's group as it is now; gives the greatest number. */
   async readGroups(version, signal) {
-    const { bytes } = await getBytes("/api/map/groups", { version }, { signal });
+    const { bytes } = await getBytes("api/map/groups", { version }, { signal });
     const groups = new Int32Array(bytes);
     if (groups.length !== this.n) throw new Error("The map doesn't fit its groups; reload the page.");
     let greatest = -1;

@@ -84,7 +84,7 @@ export class MapLegend {
         "button",
         { type: "button", class: "legend-entry", "aria-pressed": String(this.chosen.has(id)), data: { group: id }, title: `Bring out ${name(id)}` },
         swatch,
-        h("span", { class: "ellipsis" }, name(id)),
+        h("span", { class: "ellipsis", title: name(id) }, name(id)),
         h("span", { class: "soft number" }, brief(this.#sizes.get(id))),
       ),
     );

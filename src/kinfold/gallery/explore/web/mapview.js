@@ -238,7 +238,7 @@ export class MapView {
   // The selected images as a list, in which some can be taken out of the selection.
   #list(rows) {
     const load = async (offset, limit) => {
-      const { images: items } = await get("/api/map/images", { rows: rows.slice(offset, offset + limit).join(",") });
+      const { images: items } = await get("api/map/images", { rows: rows.slice(offset, offset + limit).join(",") });
       return { total: rows.length, items };
     };
     const place = h("div", { class: "map-list", tabindex: "-1" });

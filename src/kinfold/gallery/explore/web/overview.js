@@ -5,9 +5,12 @@ import { get } from "./api.js";
 import { CardGrid } from "./cards.js";
 import { confidenceChart, sizesChart } from "./charts.js";
 import { chooseButton } from "./drop.js";
+import { groupBar } from "./groupbar.js";
+import { Selection } from "./selection.js";
 import { freshId, h, paused, replace } from "./dom.js";
 import { count, images, plural, sure } from "./format.js";
 import { store } from "./store.js";
+import { fitButton } from "./tilesize.js";
 import { complain } from "./toasts.js";
 
 const SORTS = [
@@ -36,7 +39,8 @@ try {
 export async function mount(element) {
   const charts = h("section", { class: "charts", "aria-label": "Distributions" });
   const total = h("span", { role: "status" });
-  const cards = new CardGrid({ query: () => chosen, counted: (n) => (total.textContent = plural(n, "group")) });
+  const selection = new Selection();
+  const cards = new CardGrid({ selection, query: () => chosen, counted: (n) => (total.textContent = plural(n, "group")) });
   const empty = h("p", { class: "rest" });
   const title = h("h1");
   const figures = h("dl", { class: "figures" });
@@ -47,19 +51,24 @@ export async function mount(element) {
     h("section", { "aria-label": "All groups" }, toolbar(cards, total), cards.element, empty),
   );
   const draw = async () => {
-    const drawn = await get("/api/charts").catch(complain);
+    const drawn = await get("api/charts").catch(complain);
     if (!drawn) return;
     replace(charts, sizesChart(drawn.sizes.filter((group) => group.size), (id) => store.label(id)), confidenceChart(drawn.histogram));
     replace(figures, headline(drawn));
     title.textContent = `${images(store.run.n_images)} in ${plural(drawn.sizes.length, "group")}`;
     empty.textContent = emptyGroups(drawn.sizes);
   };
-  const forget = store.onChange(() => Promise.all([cards.refresh(), draw()]));
+  const bar = store.readOnly ? null : groupBar(selection);
+  const forget = store.onChange(() => {
+    selection.only(selection.list().filter((id) => store.groups.has(id)));
+    return Promise.all([cards.refresh(), draw()]);
+  });
   await Promise.all([cards.start(), draw()]);
   return {
     title: "Groups",
     unmount() {
       forget();
+      bar?.remove();
       cards.destroy();
     },
   };
@@ -135,5 +144,5 @@ function toolbar(cards, total) {
     cards.start();
   }));
   draw();
-  return h("div", { class: "toolbar sticky" }, h("h2", {}, total), h("span", { class: "spring" }), chooseButton(), find, h("label", { class: "inline", for: sort.id }, h("span", { class: "said" }, "Sort by"), sort), order);
+  return h("div", { class: "toolbar sticky" }, h("h2", {}, total), h("span", { class: "spring" }), chooseButton(), fitButton(), find, h("label", { class: "inline", for: sort.id }, h("span", { class: "said" }, "Sort by"), sort), order);
 }

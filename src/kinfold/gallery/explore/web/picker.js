@@ -10,15 +10,16 @@ import { store } from "./store.js";
 const SHOWN = 60;
 
 /**
- * Ask for a group. `first` are ids to suggest, `without` ids left out, `fresh` whether a new group may be made.
+ * Ask for a group. `first` are ids to suggest, `without` ids left out, `fresh` whether a new group may be made,
+ * `preselect` whether Enter takes the first one before anything is typed. `text` is said above the field.
  * Resolves to `{group: id}`, `{group: null, name}` for a new one, or undefined.
  */
-export function pickGroup({ title, first = [], without = [], fresh = false }) {
+export function pickGroup({ title, text = "", first = [], without = [], fresh = false, preselect = false }) {
   const left = new Set(without);
-  return openDialog({ title, className: "picker", body: (close) => build(close, first.filter((id) => !left.has(id)), left, fresh) });
+  return openDialog({ title, className: "picker", body: (close) => [text && h("p", { class: "soft small" }, text), ...build(close, { first: first.filter((id) => !left.has(id)), left, fresh, preselect })].filter(Boolean) });
 }
 
-function build(close, first, left, fresh) {
+function build(close, { first, left, fresh, preselect }) {
   const listId = freshId("list");
   const field = h("input", {
     type: "text",
@@ -35,10 +36,11 @@ function build(close, first, left, fresh) {
   });
   const list = h("ul", { id: listId, role: "listbox", class: "options", "aria-label": "Groups", tabindex: "0" });
   const none = h("p", { class: "soft", role: "status" });
-  let active = 0;
+  let active = -1;
 
+  // While nothing is typed no group is marked: Enter must not move images into whichever comes first.
   const mark = (index) => {
-    active = Math.max(0, Math.min(index, list.children.length - 1));
+    active = Math.min(index, list.children.length - 1);
     [...list.children].forEach((option, k) => option.setAttribute("aria-selected", String(k === active)));
     const option = list.children[active];
     if (option) field.setAttribute("aria-activedescendant", option.id);
@@ -51,14 +53,14 @@ function build(close, first, left, fresh) {
     if (fresh) options.splice(typed ? options.length : 0, 0, newOption(typed, close));
     replace(list, options);
     none.textContent = options.length ? "" : typed ? "No group is called that." : "There is no other group.";
-    mark(fresh && !typed && options.length > 1 ? 1 : 0);
+    mark(typed || preselect ? 0 : -1);
   };
   field.addEventListener("input", show);
   field.addEventListener("keydown", (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8 }[event.key];
     if (step) {
       event.preventDefault();
-      mark(active + step);
+      mark(Math.max(0, active + step));
     } else if (event.key === "Enter") {
       event.preventDefault();
       const option = list.children[active];

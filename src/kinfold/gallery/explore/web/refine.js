@@ -24,7 +24,7 @@ export async function mount(element) {
   const state = { chosen: null, least: 0, gone: false, timer: 0 };
   const draw = async () => {
     clearTimeout(state.timer);
-    const answer = await get("/api/refine", { offset: 0, limit: PAGE }).catch(complain);
+    const answer = await get("api/refine", { offset: 0, limit: PAGE }).catch(complain);
     if (!answer || state.gone) return;
     keepFocus(place, () => replace(place, starter(answer, draw), answer.state === "running" ? [] : proposals(answer, state, draw)));
     if (answer.state === "running") state.timer = setTimeout(draw, WAIT);
@@ -44,7 +44,7 @@ export async function mount(element) {
 function starter(answer, draw) {
   const running = answer.state === "running";
   const start = async () => {
-    await post("/api/refine").catch(complain);
+    await post("api/refine").catch(complain);
     draw();
   };
   const has = Boolean(answer.proposals);
@@ -60,6 +60,7 @@ function starter(answer, draw) {
 function proposals(answer, state, draw) {
   const { proposals: proposed } = answer;
   if (!proposed) return [];
+  if (proposed.facts.agreement === null) return h("p", { class: "notice" }, "Nothing is proposed, because you placed no image by hand yet: what a classifier would change in the model's own groups is as often wrong as right. Move, confirm or mark some images, then learn again.");
   if (!proposed.total) return h("p", { class: "nothing" }, "The classifier agrees with every group: nothing to move.");
   const changes = h("tbody", {});
   const shown = h("div", {});
@@ -94,7 +95,6 @@ function proposals(answer, state, draw) {
     ),
     proposed.facts.agreement < TELLING && h("p", { class: "notice" }, `Of images that it hasn't learned, the classifier puts only ${percent(proposed.facts.agreement)} into the group they are in: these features tell the groups badly apart. Take over only what you have looked at, or only the surest.`),
     proposed.facts.found_by_hand != null && h("p", { class: "soft" }, `Left out of the learning, ${percent(proposed.facts.found_by_hand)} of the images you placed are put where you placed them: a hint at how many of these proposals are right.`),
-    proposed.facts.n_by_hand === 0 && h("p", { class: "notice" }, "You placed no image by hand yet: these proposals are only where a classifier differs from the groups, and as often wrong as right."),
     h("div", { class: "diff" }, h("table", { class: "changes" }, h("thead", {}, h("tr", {}, ["From", "To", "Images", ""].map((text) => h("th", { scope: "col" }, text || h("span", { class: "sr" }, "Accept"))))), changes), shown),
   ];
 }
@@ -124,7 +124,7 @@ function diff(proposed, state, draw) {
       "li",
       { class: "proposal" },
       h("button", { type: "button", class: "near-image", title: one.key, "aria-label": `Open ${one.key}`, onclick: () => openImage(list, index, { first: () => [one.to] }) }, picture(one.row, one.key, 120)),
-      h("p", { class: "small" }, h("span", { class: "soft ellipsis" }, store.label(one.from)), h("span", { class: "ellipsis" }, h("span", { "aria-hidden": "true" }, "→ "), h("span", { class: "sr" }, "to "), store.label(one.to)), h("b", {}, sure(one.confidence))),
+      h("p", { class: "small" }, h("span", { class: "soft key" }, store.label(one.from)), h("span", { class: "key" }, h("span", { "aria-hidden": "true" }, "→ "), h("span", { class: "sr" }, "to "), store.label(one.to)), h("b", {}, sure(one.confidence))),
       !store.readOnly && h("button", { type: "button", class: "button small", "aria-label": `Accept ${one.key}`, onclick: () => take([one], draw) }, "Accept"),
     ),
   );
@@ -140,7 +140,7 @@ async function take(some, draw) {
 async function accept(state, draw) {
   const some = [];
   for (let offset = 0, total = 1; offset < total; offset += PAGE) {
-    const answer = await get("/api/refine", { offset, limit: PAGE }).catch(complain);
+    const answer = await get("api/refine", { offset, limit: PAGE }).catch(complain);
     if (!answer?.proposals) return;
     total = answer.proposals.total;
     some.push(...answer.proposals.images.filter(fits(state)));

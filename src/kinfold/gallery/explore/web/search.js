@@ -8,7 +8,7 @@ import { ImageGrid } from "./imagegrid.js";
 import { allRows, imageList } from "./lists.js";
 import { selectionBar } from "./selectionbar.js";
 import { store } from "./store.js";
-import { tileSize } from "./tilesize.js";
+import { fitButton, tileSize } from "./tilesize.js";
 import { complain } from "./toasts.js";
 
 export async function mount(element, { query }) {
@@ -33,7 +33,7 @@ export async function mount(element, { query }) {
   element.append(
     h("header", { class: "page-head" }, h("h1", {}, `“${q}”`), h("p", { class: "lede" }, "Groups by name or number, images by file name.")),
     h("section", { "aria-label": "Groups found" }, h("div", { class: "toolbar" }, h("h2", {}, "Groups"), groupsTotal), cards.element),
-    h("section", { "aria-label": "Images found" }, h("div", { class: "toolbar" }, h("h2", {}, "Images"), imagesTotal), grid.element),
+    h("section", { "aria-label": "Images found" }, h("div", { class: "toolbar" }, h("h2", {}, "Images"), imagesTotal, h("span", { class: "spring" }), fitButton()), grid.element),
   );
   const forget = store.onChange(() => Promise.all([cards.refresh(), grid.refresh()]));
   await Promise.all([cards.start(), grid.start()]);

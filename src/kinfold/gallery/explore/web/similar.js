@@ -10,7 +10,7 @@ import { fixedList } from "./lists.js";
 import { selectionBar } from "./selectionbar.js";
 import { store } from "./store.js";
 import { picture } from "./tile.js";
-import { tileSize } from "./tilesize.js";
+import { fitButton, tileSize } from "./tilesize.js";
 
 const MANY = 120;
 
@@ -34,6 +34,8 @@ export async function mount(element, { parameters }) {
       { class: "similar-head" },
       h("div", { class: "asked" }, found.picture),
       h("div", {}, h("p", { class: "soft" }, "Similar to"), h("h1", { class: "key" }, found.name), found.top?.length ? [h("h2", {}, "Most probable groups"), predicted(found.top)] : null),
+      h("span", { class: "spring" }),
+      fitButton(),
     ),
     grid.element,
   );
@@ -54,8 +56,8 @@ export async function mount(element, { parameters }) {
 }
 
 async function likeRow(row) {
-  const again = () => get(`/api/images/${row}/neighbors`, { n: MANY });
-  const [facts, near] = await Promise.all([get(`/api/images/${row}`), again()]);
+  const again = () => get(`api/images/${row}/neighbors`, { n: MANY });
+  const [facts, near] = await Promise.all([get(`api/images/${row}`), again()]);
   const image = h("button", { type: "button", class: "near-image", "aria-label": `Open ${fileName(facts.key)}`, onclick: () => openRow(row) }, picture(row, facts.key, 160));
   return { picture: image, name: fileName(facts.key), top: facts.top, images: near.images, again };
 }
@@ -63,7 +65,7 @@ async function likeRow(row) {
 async function likeFile() {
   const file = droppedFile();
   if (!file) return null;
-  const answer = await postFile("/api/similar", file, { n: MANY });
+  const answer = await postFile("api/similar", file, { n: MANY });
   const url = URL.createObjectURL(file);
   return { picture: h("img", { src: url, alt: file.name }), name: file.name, top: answer.top, images: answer.images, release: () => URL.revokeObjectURL(url) };
 }
@@ -72,6 +74,6 @@ function predicted(top) {
   return h(
     "ol",
     { class: "probabilities" },
-    top.map(({ group, probability }) => h("li", {}, h("a", { class: "ellipsis", href: `#/group/${group}` }, store.label(group)), h("span", { class: "meter", css: { "--share": probability }, "aria-hidden": "true" }), h("span", { class: "number" }, sure(probability)))),
+    top.map(({ group, probability }) => h("li", {}, h("a", { class: "key", href: `#/group/${group}` }, store.label(group)), h("span", { class: "meter", css: { "--share": probability }, "aria-hidden": "true" }), h("span", { class: "number" }, sure(probability)))),
   );
 }

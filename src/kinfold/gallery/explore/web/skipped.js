@@ -13,7 +13,7 @@ export async function mount(element) {
   const reasons = h("ul", { class: "reasons" });
   let shown = 0;
   const next = async () => {
-    const page = await get("/api/skipped", { offset: shown, limit: PAGE });
+    const page = await get("api/skipped", { offset: shown, limit: PAGE });
     shown += page.images.length;
     list.append(...page.images.map((one) => h("li", {}, h("span", { class: "key" }, one.key), h("span", { class: "why" }, one.reason))));
     more.hidden = shown >= page.total || !page.images.length;

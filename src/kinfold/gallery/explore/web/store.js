@@ -21,7 +21,7 @@ class Store extends EventTarget {
 
   /** Load the run and its groups, then look every two seconds for what others change. */
   async open() {
-    this.run = await get("/api/run");
+    this.run = await get("api/run");
     this.version = this.run.version;
     this.ready = this.loadGroups();
     if (this.run.n_groups <= MANY) await this.ready;
@@ -49,7 +49,7 @@ class Store extends EventTarget {
 
   async #readGroup(id) {
     try {
-      this.groups.set(id, await get(`/api/groups/${id}`));
+      this.groups.set(id, await get(`api/groups/${id}`));
     } catch (error) {
       if (error.status !== 404) throw error;
       this.groups.delete(id);
@@ -60,7 +60,7 @@ class Store extends EventTarget {
     const limit = 5000;
     const all = new Map();
     for (let offset = 0, total = 1; offset < total; offset += limit) {
-      const page = await get("/api/groups", { sort: "number", offset, limit, brief: 1 });
+      const page = await get("api/groups", { sort: "number", offset, limit, brief: 1 });
       total = page.total;
       for (const group of page.groups) all.set(group.id, group);
       if (!page.groups.length) break;
@@ -100,7 +100,7 @@ class Store extends EventTarget {
   /** Ask once whether anybody changed anything. */
   async look() {
     try {
-      const { version } = await get("/api/version");
+      const { version } = await get("api/version");
       this.#say(true);
       await this.note(version);
     } catch (error) {

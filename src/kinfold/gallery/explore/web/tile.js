@@ -13,8 +13,24 @@ const MARKS = { wrong: "wrong", noise: "noise" };
 export function picture(row, key, width, attributes = {}) {
   if (!store.run.has_images) return absent(key, "no image");
   const image = h("img", { src: thumb(row, width), alt: fileName(key ?? `row ${row}`), decoding: "async", draggable: "false", ...attributes });
+  sharpen(image, row);
   image.addEventListener("error", () => image.isConnected && image.hasAttribute("src") && image.replaceWith(absent(key, "missing")));
   return image;
+}
+
+/**
+ * Ask for the larger thumbnail of `row` where the smaller one is too coarse for its place: the crop of a panorama shows
+ * a few of its pixels.
+ */
+export function sharpen(image, row) {
+  const look = () => {
+    const { naturalWidth: width, naturalHeight: height, clientWidth, clientHeight } = image;
+    if (!clientWidth || Math.max(width, height) < 128) return; // a small image has no more than that
+    const crop = getComputedStyle(image).objectFit === "cover";
+    const scale = (crop ? Math.max : Math.min)(clientWidth / width, clientHeight / height);
+    if (scale * Math.min(devicePixelRatio || 1, 2) > 1.25) image.src = thumb(row, 256);
+  };
+  image.addEventListener("load", look, { once: true });
 }
 
 function absent(key, why) {
@@ -54,14 +70,14 @@ export function imageTile(item, { id, width, caption, selected, position, total,
       MARKS[item.mark] && h("span", { class: "badge" }, MARKS[item.mark]),
       item.by_hand && !item.mark && h("span", { class: "by-hand", title: "placed or confirmed by a person" }, icon("confirm"), h("span", { class: "sr" }, "confirmed")),
     ),
-    h("span", { class: "caption" }, words),
+    h("span", { class: `caption${caption === "group" ? " two" : ""}` }, words),
   );
 }
 
 function captionOf(item, caption) {
   if (caption === "key") return h("span", { class: "ellipsis" }, fileName(item.key));
-  if (caption === "similarity") return [h("b", {}, sure(item.similarity)), h("span", { class: "ellipsis soft" }, store.label(item.group))];
-  if (caption === "group") return [h("span", { class: "ellipsis" }, fileName(item.key)), h("span", { class: "ellipsis soft" }, store.label(item.group))];
+  if (caption === "similarity") return [h("b", {}, sure(item.similarity)), h("span", { class: "ellipsis soft", title: store.label(item.group) }, store.label(item.group))];
+  if (caption === "group") return [h("span", { class: "ellipsis" }, fileName(item.key)), h("span", { class: "ellipsis soft", title: store.label(item.group) }, store.label(item.group))];
   const bar = h("span", { class: "meter", css: { "--share": item.confidence ?? 0 }, "aria-hidden": "true" });
   if (caption === "doubt" && item.second !== null && item.second !== undefined && item.second >= 0) {
     return [h("b", {}, sure(item.confidence)), h("span", { class: "ellipsis soft" }, `${store.label(item.second)} ${sure(item.second_confidence)}`)];

@@ -1,5 +1,5 @@
 // @ts-check
-// How large tiles are: one choice for all grids, kept in the browser.
+// How large tiles are, and whether they show whole pictures: one choice for all grids, kept in the browser.
 
 import { freshId, h } from "./dom.js";
 import { icon } from "./icons.js";
@@ -29,4 +29,22 @@ export function sizeSlider(changed) {
     }
   });
   return h("label", { class: "inline slider", for: field.id }, icon("groups"), field);
+}
+
+/** A button that shows whole pictures in place of square crops, or back; the choice is kept. */
+export function fitButton() {
+  const root = document.documentElement;
+  const button = h("button", { type: "button", class: "button fit", title: "Show whole pictures, or square crops" }, icon("expand"), h("span", {}, "Whole"));
+  const draw = () => button.setAttribute("aria-pressed", String(root.dataset.fit === "whole"));
+  button.addEventListener("click", () => {
+    root.dataset.fit = root.dataset.fit === "whole" ? "crop" : "whole";
+    draw();
+    try {
+      localStorage.setItem("kinfold.fit", root.dataset.fit);
+    } catch {
+      // Then it holds for this page alone.
+    }
+  });
+  draw();
+  return button;
 }

@@ -11,7 +11,7 @@ const MOST = 3;
 export function toast(text, { actions = [], kind = "done", stay = null } = {}) {
   raise();
   const place = document.getElementById(kind === "error" ? "alerts" : "toasts");
-  const element = h("div", { class: `toast ${kind}` }, h("p", {}, sentence(text)));
+  const element = h("div", { class: `toast ${kind}` }, kind === "working" && h("progress", { "aria-label": "Working" }), h("p", {}, sentence(text)));
   let timer = 0;
   const leave = () => {
     clearTimeout(timer);
@@ -21,17 +21,19 @@ export function toast(text, { actions = [], kind = "done", stay = null } = {}) {
   };
   const wait = () => {
     clearTimeout(timer);
+    if (stay === Infinity) return; // until it is taken away
     timer = setTimeout(leave, stay ?? (kind === "error" ? 2 * STAY : STAY));
   };
   for (const [label, work] of actions) {
     element.append(h("button", { type: "button", class: "link", onclick: () => (leave(), work()) }, label));
   }
-  element.append(h("button", { type: "button", class: "ghost square", "aria-label": "Dismiss", onclick: leave }, icon("close")));
+  if (kind !== "working") element.append(h("button", { type: "button", class: "ghost square", "aria-label": "Dismiss", onclick: leave }, icon("close")));
   element.addEventListener("pointerenter", () => clearTimeout(timer));
   element.addEventListener("pointerleave", wait);
   element.addEventListener("focusin", () => clearTimeout(timer));
   element.addEventListener("focusout", wait);
-  while (place.children.length >= MOST) place.firstElementChild.remove();
+  const old = [...place.children].filter((one) => !one.classList.contains("working"));
+  for (const one of old.slice(0, Math.max(0, old.length - MOST + 1))) one.remove();
   place.append(element);
   wait();
   return leave;

@@ -1,0 +1,138 @@
+"""Predictions of a run's model as a run of their own, which the page shows by group and doesn't change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kinfold.corrections import Corrections, Rename
+from kinfold.errors import FormatError, InputError
+from kinfold.images import ImageSource, open_source
+from kinfold.run import (
+    ASSIGNMENTS_NAME,
+    Run,
+    is_predictions,
+    write_assignments,
+    write_manifest,
+    write_skipped,
+)
+
+_COPIED = ("backbone", "parameters", "seed", "machine")  # sections that say how the run was made
+
+
+@contextmanager
+def predictions_as_run(run: Run, path: Path, source: str | Path | None) -> Iterator[tuple[Run, ImageSource]]:
+    """Write predictions as a run into a temporary folder; yield it and the images, and remove it at the end.
+
+    Parameters
+    ----------
+    run : Run
+        The run whose model made them.
+    path : path
+        The Parquet file that ``kinfold predict`` wrote.
+    source : path or None
+        Where their images are.
+
+    Raises
+    ------
+    InputError
+        ``source`` is missing, or its images are others than those of the predictions.
+    FormatError
+        ``path`` isn't a file of predictions.
+    """
+    from kinfold.methods import TopClusters  # imports PyTorch, which the page of a run needs later, if at all
+
+    table = _read(path)
+    if source is None:
+        raise InputError(
+            f"say where the images of {path} are: --source FOLDER, as it was given to `kinfold predict`"
+        )
+    images = open_source(source)
+    _check_keys(table, images, path, source)
+    with TemporaryDirectory(prefix="kinfold-predictions-") as home:
+        folder = Path(home) / (path.stem or "predictions")
+        folder.mkdir()
+        clusters = table["cluster"].to_numpy().astype(np.int32)
+        sure = table["confidence"].to_numpy().astype(np.float32)
+        best = TopClusters(clusters[:, None], sure[:, None])
+        write_assignments(folder / ASSIGNMENTS_NAME, table["row"].to_numpy(), _plain(table["key"]), best)
+        write_skipped(folder / "skipped.parquet", _skipped(path))
+        n_groups = max(run.n_clusters, int(clusters.max(initial=-1)) + 1)
+        sections: dict[str, Any] = {name: run.manifest[name] for name in _COPIED if name in run.manifest}
+        sections["parameters"] = {**run.manifest.parameters, "n_clusters": n_groups}
+        sections["source"] = {
+            "kind": images.kind,
+            "uri": images.uri,
+            "images": images.uri,
+            "n_rows": len(images),
+            "fingerprint": images.fingerprint(),
+        }
+        write_manifest(folder, {**sections, "stages": {"fit": {}, "assign": {}}})
+        made = Run.open(folder)
+        _name(made, table)
+        yield made, images
+
+
+def _read(path: Path) -> pa.Table:
+    if not path.is_file():
+        raise InputError(f"there is no file {path}; give the Parquet file that `kinfold predict` wrote")
+    if not is_predictions(path):
+        raise FormatError(
+            f"{path} isn't a file of predictions; give the Parquet file that `kinfold predict` wrote"
+        )
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError) as error:
+        raise FormatError(f"{path} is damaged ({error}); predict again") from error
+    rows = table["row"].to_numpy()
+    if (np.diff(rows) <= 0).any() or (table["cluster"].to_numpy() < 0).any():
+        raise FormatError(f"{path} is damaged: its rows aren't in order; predict again")
+    return table
+
+
+def _check_keys(table: pa.Table, images: ImageSource, path: Path, source: str | Path) -> None:
+    for row, key in zip(table["row"].to_pylist(), table["key"].to_pylist(), strict=True):
+        found = images.keys[row] if row < len(images) else None
+        if found != key:
+            raise InputError(
+                f"the images at {source} aren't those of {path}: row {row} is {key!r} there, and "
+                f"{'missing' if found is None else repr(str(found))} here; give the folder that was "
+                "predicted (--source)"
+            )
+
+
+def _plain(keys: pa.ChunkedArray) -> pa.Array:
+    return keys.combine_chunks()
+
+
+def _skipped(path: Path) -> pa.Table:
+    """Return the list that lies beside predictions of which some images couldn't be used."""
+    beside = path.with_name(f"{path.stem}.skipped.parquet")
+    if beside.is_file():
+        try:
+            return pq.read_table(beside).select(["row", "key", "reason"])
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise FormatError(f"{beside} is damaged ({error}); predict again") from error
+    return pa.table(
+        {
+            "row": pa.array([], pa.int64()),
+            "key": pa.array([], pa.string()),
+            "reason": pa.array([], pa.string()),
+        }
+    )
+
+
+def _name(run: Run, table: pa.Table) -> None:
+    if "name" not in table.column_names:
+        return
+    pairs = zip(table["cluster"].to_pylist(), table["name"].to_pylist(), strict=True)
+    with Corrections.open(run) as corrections:
+        for group, name in sorted({pair for pair in pairs if pair[1]}):
+            corrections.apply(Rename(group, name))
