@@ -54,6 +54,7 @@ from kinfold.run import (
     write_names,
     write_predictions,
 )
+from kinfold.storage import hold_output
 
 NounsLike: TypeAlias = "str | Path | Sequence[str] | None"
 WORDNET = "WordNet 3.0"
@@ -265,6 +266,7 @@ class JointSpace:
         if self.backbone is None:
             moved = self.source if _is_features(self.run, self.source) else None
             features, variant = self.run.features(moved), self.run.manifest.features["variant"]
+            features.verify(variant)
         else:
             assert self.images is not None
             variant = _JOINT_VARIANT
@@ -565,6 +567,7 @@ def zero_shot(
     encoder = open_text_encoder_of(opened, loaded, VARIANT, text_model, runtime)
     if loaded is None:
         assert opened.features is not None
+        opened.features.verify(VARIANT)
         return _classify(opened.features, names, encoder, labels, out, progress)
     assert opened.images is not None
     with embedded_beside(out, opened.images, loaded, VARIANT, runtime) as features:
@@ -600,9 +603,11 @@ def _classify(
     texts, vectors = _embed(classes, encoder, X, truth, progress)
     classifier = ZeroShotClassifier(vectors, encoder.logit_scale, device=encoder.device)
     clusters, confidences = classifier.classify(X)
-    tell_skipped(out, features)
     top = TopClusters(clusters[:, None], confidences[:, None])
-    table = write_predictions(out, features.rows, keys, top, classes)
+    with hold_output(out):
+        check_table_place(out, is_predictions, "zeroshot")  # again: it may have been written to meanwhile
+        tell_skipped(out, features)
+        table = write_predictions(out, features.rows, keys, top, classes)
     known = np.zeros(0, bool) if truth is None else truth >= 0
     accuracy = None
     if truth is not None and known.any():
