@@ -150,9 +150,9 @@ def refusal_of(path: Path, why: str) -> str:
     )
 
 
-def connect(path: Path, mode: str) -> sqlite3.Connection:
+def connect(path: Path, mode: str, *, options: str = "") -> sqlite3.Connection:
     """Open the file at ``path`` with a mode of SQLite: "ro" (read), "rw" (write) or "rwc" (create)."""
-    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    uri = f"file:{quote(str(path.absolute()))}?mode={mode}{options}"
     return sqlite3.connect(
         uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
     )
@@ -165,7 +165,10 @@ def connect_copy(path: Path) -> sqlite3.Connection:
         for suffix in ("", "-wal"):
             if (found := path.with_name(path.name + suffix)).exists():
                 shutil.copyfile(found, Path(folder) / found.name)
-        with closing(connect(Path(folder) / path.name, "rw")) as copy:
+        # Nobody else knows the copy, so neither locks nor shared memory are needed, which may be missing.
+        options = "&vfs=unix-none" if os.name == "posix" else ""
+        with closing(connect(Path(folder) / path.name, "rw", options=options)) as copy:
+            copy.execute("PRAGMA locking_mode = EXCLUSIVE")
             copy.backup(memory)
     return memory
 

@@ -19,7 +19,7 @@ from kinfold.language.cache import FEATURES_NAME as NOUNS_NAME
 from kinfold.language.cache import NounHeader
 from kinfold.neighbors import NeighborGraph
 from kinfold.pipeline._relabel import LABELS_NAME, REPORT_NAME, read_labels_table, read_report
-from kinfold.run import MANIFEST_NAME, Manifest, Run, is_run, read_manifest
+from kinfold.run import ASSIGNMENTS_NAME, MANIFEST_NAME, Manifest, Run, is_run, read_manifest
 from kinfold.run.manifest import locate_file
 from kinfold.storage import check_own, check_regular, hash_file, read_json
 
@@ -77,7 +77,8 @@ def check(path: str | Path) -> Checked:
     """Read a run, feature store, graph, benchmark or other folder of Kinfold in full, and compare all hashes.
 
     What opens such a folder compares sizes and the files that it reads whole; this reads everything, features
-    and graphs inside a run too. Nothing is changed.
+    and graphs inside a run too. Nothing is changed, but that SQLite merges its log into
+    ``corrections.sqlite``.
 
     Parameters
     ----------
@@ -115,19 +116,22 @@ def _check_run(path: Path) -> Iterator[CheckedFile]:
     manifest = read_manifest(path)
     yield CheckedFile(MANIFEST_NAME, READABLE)
     names = {name for record in manifest.stages.values() for name in record["outputs"]}
-    for name in sorted(names):
-        yield _compare(locate_file(path, manifest, name), name, manifest.hash_of(name))
+    hashes = {name: manifest.hash_of(name) for name in sorted(names)}
+    compared = [_compare(locate_file(path, manifest, name), name, hashes[name]) for name in hashes]
+    yield from compared
     yield from _check_features(path, manifest)
     yield from _check_graphs(path, "neighbors")
     for folder in ("features", "language-features"):
         if folder != manifest.features.get("path") and is_feature_store(path / folder):
             yield from _check_store(path / folder, f"{folder}/")
     if "assign" not in manifest.stages:
-        yield CheckedFile("assignments.parquet", MISSING, "the run isn't finished; cluster again to go on")
+        yield CheckedFile(ASSIGNMENTS_NAME, MISSING, "the run isn't finished; cluster again to go on")
         return
+    broken = [file.name for file in compared if file.name == ASSIGNMENTS_NAME and file.state != OK]
     for name, read in ((CORRECTIONS_NAME, _read_corrections), (PROPOSALS_NAME, read_proposals)):
         if (path / name).exists():
-            yield _try(name, read, Run(path, manifest))
+            unread = CheckedFile(name, READABLE, f"not read, because {ASSIGNMENTS_NAME} is damaged")
+            yield unread if broken else _try(name, read, Run(path, manifest))
     for file in sorted(path.glob("*.parquet")):
         if file.name not in names and file.name != PROPOSALS_NAME:
             yield _try(file.name, pq.read_table, file)
@@ -144,7 +148,7 @@ def _check_features(path: Path, manifest: Manifest) -> Iterator[CheckedFile]:
     place = path / recorded
     if not place.exists():
         yield CheckedFile(str(recorded), MISSING, "the features aren't where they were")
-    elif is_feature_store(place):
+    elif place.is_dir():
         yield from _check_store(place, f"{str(recorded).rstrip('/')}/")
     else:
         yield _try(str(recorded), lambda run: run.features(), Run(path, manifest))
