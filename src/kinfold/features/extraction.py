@@ -278,7 +278,8 @@ def lock_store(out: Path) -> Iterator[None]:
 
 def _check_place(out: Path) -> None:
     check_place(out)
-    if out.exists() and not is_feature_store(out) and (not out.is_dir() or _has_foreign_files(out)):
+    foreign = out.exists() and not is_feature_store(out) and (not out.is_dir() or _has_foreign_files(out))
+    if foreign and not is_feature_store(out):  # another process may have begun a store between the two looks
         raise InputError(f"{out} holds something else than a feature store; choose a new or empty place")
     check_own(out, depth=FOLDERS_BELOW)
 

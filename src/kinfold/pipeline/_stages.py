@@ -224,13 +224,17 @@ def _check_free(out: Path) -> None:
         return
     if (out / MANIFEST_NAME).is_file():
         read_manifest(out)  # says what is wrong with it
-    check_folder(out, "a run of Kinfold", lambda name: name != MANIFEST_NAME and _is_beginning(name))
+    try:
+        check_folder(out, "a run of Kinfold", lambda name: name != MANIFEST_NAME and _is_beginning(name))
+    except InputError:
+        if not is_run(out):  # another process may have begun a run between the two looks
+            raise
 
 
 def _is_beginning(name: str) -> bool:
     """Tell whether a file of this name may be in a run before its first stage."""
     return name in (MANIFEST_NAME, LOCK_NAME) or (
-        name.startswith(PARTIAL_PREFIX) and name.endswith(MANIFEST_NAME)
+        name.startswith(PARTIAL_PREFIX) and name.endswith((MANIFEST_NAME, "-lock"))
     )
 
 
