@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kinfold.features import FeatureStore
     from kinfold.methods import ICCE, SCAN, TAC, TEMI, TURTLE, SphericalKMeans
     from kinfold.pipeline import (
+        check,
         cluster,
         embed,
         estimate,
@@ -41,6 +42,7 @@ __all__ = [
     "Run",
     "SphericalKMeans",
     "__version__",
+    "check",
     "cluster",
     "consensus",
     "embed",
@@ -66,6 +68,7 @@ _HOME = {
     "TAC": "kinfold.methods",
     "TEMI": "kinfold.methods",
     "TURTLE": "kinfold.methods",
+    "check": "kinfold.pipeline",
     "cluster": "kinfold.pipeline",
     "export": "kinfold.pipeline",
     "name": "kinfold.pipeline",

@@ -12,6 +12,7 @@ import pytest
 from kinfold.gallery import write_report
 from kinfold.language import ClusterName, ClusterNames, Name
 from kinfold.run import Run, read_manifest, write_manifest, write_names
+from kinfold.storage import hash_file
 
 NASTY = [
     "<script>alert(1)</script>.jpg",
@@ -236,7 +237,11 @@ def give_names(run, *clusters):
     """Name the groups of a run that was written by hand."""
     write_names(run.path / "names.parquet", ClusterNames(clusters))
     manifest = read_manifest(run.path)
-    manifest["stages"]["name"] = {"outputs": {"names.parquet": "0"}}
+    manifest["stages"]["name"] = {
+        "inputs": "0",
+        "outputs": {"names.parquet": hash_file(run.path / "names.parquet")},
+        "seconds": 1.0,
+    }
     manifest["naming"] = {"n_named": 2, "parameters": {"min_separation": 0.6}}
     write_manifest(run.path, manifest)
     return Run.open(run.path)

@@ -18,7 +18,8 @@ from kinfold.backbones import load_backbone
 from kinfold.errors import FormatError, InputError
 from kinfold.language import TextEncoder, embed_nouns, embed_words, load_text_encoder, name_clusters
 from kinfold.pipeline import cluster, evaluate, name, predict, report
-from kinfold.run import Run
+from kinfold.run import Run, read_manifest, write_manifest
+from kinfold.storage import hash_file
 from support import text_models
 
 NOUNS = ("cat", "dog", "horse", "crane", "tree", "house", "truck", "violin")
@@ -155,6 +156,9 @@ def test_words_are_escaped_on_the_page(run, clip):
 def test_an_older_run_without_the_column_opens_and_can_be_named(run, clip):
     file = run.path / "assignments.parquet"
     pq.write_table(pq.read_table(file).drop_columns(["name"]), file)
+    manifest = read_manifest(run.path)
+    manifest.stages["assign"]["outputs"][file.name] = hash_file(file)
+    write_manifest(run.path, manifest)
     older = Run.open(run.path)
     assert older.assignments["name"].null_count == 120
     assert older.names == {}

@@ -12,6 +12,7 @@ import pytest
 
 from kinfold import locks
 from kinfold.errors import InputError
+from kinfold.locks import lock_output
 from kinfold.run import lock_directory
 
 HOLDER = """
@@ -120,6 +121,90 @@ def _enter_waiting(directory):
         return "second"
 
 
+def test_a_thread_locks_what_it_holds_again_if_it_says_so(tmp_path):
+    with lock_directory(tmp_path):
+        with lock_directory(tmp_path, again=True):
+            pass
+        assert (tmp_path / ".lock").exists()
+        with pytest.raises(InputError, match="another thread"), lock_directory(tmp_path):
+            pass
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "hard link", "pipe", "folder"])
+def test_a_lock_that_is_no_file_of_its_own_is_refused_and_what_it_leads_to_stays(tmp_path, kind):
+    (tmp_path / "precious").write_text("precious")
+    home = tmp_path / "home"
+    home.mkdir()
+    lock = home / ".lock"
+    if kind == "link":
+        lock.symlink_to(tmp_path / "precious")
+    elif kind == "dangling link":
+        lock.symlink_to(tmp_path / "new")
+    elif kind == "hard link":
+        os.link(tmp_path / "precious", lock)
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.mkdir()
+    with pytest.raises(InputError, match=r"\.lock is a link or no regular file"), lock_directory(home):
+        pass
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert sorted(os.listdir(tmp_path)) == ["home", "precious"]
+    assert os.path.lexists(lock)
+
+
+def test_a_folder_that_is_made_for_a_lock_goes_again_if_nothing_was_written(tmp_path):
+    for name in ("a/b", "a/b"):
+        with lock_directory(tmp_path / name, create=True):
+            assert (tmp_path / name).is_dir()
+        assert not (tmp_path / name).exists()
+    with lock_directory(tmp_path / "a", create=True):
+        assert os.listdir(tmp_path / "a") == [".lock"]
+    assert (tmp_path / "a").is_dir()  # it was there before
+    with lock_directory(tmp_path / "c", create=True):
+        (tmp_path / "c" / "file").write_text("")
+    assert os.listdir(tmp_path / "c") == ["file"]
+
+
+def test_a_folder_that_its_last_owner_removes_is_made_anew(tmp_path, monkeypatch):
+    taken = []
+
+    def take(path):
+        if not taken:
+            taken.append(path)
+            path.parent.rmdir()
+        return real(path)
+
+    real = locks._take
+    monkeypatch.setattr(locks, "_take", take)
+    with lock_directory(tmp_path / "new", create=True):
+        assert taken
+        assert (tmp_path / "new" / ".lock").exists()
+
+
+@pytest.mark.parametrize("name", ["out", "out.csv", "x" * 250])
+def test_an_output_is_held_by_a_file_beside_it(tmp_path, name):
+    with lock_output(tmp_path / "new" / name), lock_output(tmp_path / "new" / name):
+        (lock,) = os.listdir(tmp_path / "new")
+        assert lock.startswith(".lock-")
+        with lock_output(tmp_path / "new" / "another"):
+            pass
+    assert os.listdir(tmp_path / "new") == []
+
+
+def test_an_output_that_another_process_writes_is_refused(tmp_path):
+    script = HOLDER.replace("lock_directory(Path(sys.argv[1]))", "lock_output(Path(sys.argv[1]))")
+    script = script.replace("from kinfold.run import lock_directory", "from kinfold.locks import lock_output")
+    words = [sys.executable, "-c", script, str(tmp_path / "out")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=f"out is being written by process {process.pid}"):
+            lock_output(tmp_path / "out").__enter__()
+        process.kill()
+    with lock_output(tmp_path / "out"):
+        pass
+
+
 class TestWithoutSystemLocks:
     @pytest.fixture(autouse=True)
     def _no_system_locks(self, monkeypatch):
@@ -134,9 +219,24 @@ class TestWithoutSystemLocks:
     @pytest.mark.parametrize("content", ['{"pid": 999999999, "started": 1.0}', "", "nonsense"])
     def test_a_dead_or_unreadable_owner_is_replaced(self, tmp_path, content):
         (tmp_path / ".lock").write_text(content)
+        os.utime(tmp_path / ".lock", (1, 1))  # a new one may be that of an owner who hasn't written yet
         with lock_directory(tmp_path):
             assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
         assert list(tmp_path.iterdir()) == []
+
+    def test_an_owner_that_has_not_written_yet_is_respected(self, tmp_path):
+        (tmp_path / ".lock").write_text("")
+        with pytest.raises(InputError, match="another process"), lock_directory(tmp_path):
+            pass
+
+    @pytest.mark.parametrize(
+        "content", ['{"pid": 1e999, "started": 1}', '{"pid": "1", "started": 1}', "[" * 9999]
+    )
+    def test_an_owner_that_is_nonsense_is_no_owner(self, tmp_path, content):
+        (tmp_path / ".lock").write_text(content)
+        os.utime(tmp_path / ".lock", (1, 1))
+        with lock_directory(tmp_path):
+            pass
 
     def test_a_process_id_that_was_given_to_another_process_is_no_owner(self, tmp_path):
         parent = psutil.Process(os.getppid())

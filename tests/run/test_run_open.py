@@ -19,6 +19,7 @@ from kinfold.run import (
     write_manifest,
     write_skipped,
 )
+from kinfold.storage import hash_file
 
 
 @dataclass
@@ -37,11 +38,11 @@ def path(tmp_path):
     skipped = pa.table({"row": pa.array([1], pa.int64()), "key": ["b"], "reason": ["empty"]})
     write_skipped(path / "skipped.parquet", skipped)
     (path / "model.json").write_text("{}")
-    outputs = {"assignments.parquet": "0", "skipped.parquet": "0"}
+    outputs = {name: hash_file(path / name) for name in ("assignments.parquet", "skipped.parquet")}
     manifest = {
         "parameters": {"n_clusters": 2, "method": "kmeans"},
         "stages": {
-            "fit": {"inputs": "0", "outputs": {"model.json": "0"}, "seconds": 1.0},
+            "fit": {"inputs": "0", "outputs": {"model.json": hash_file(path / "model.json")}, "seconds": 1.0},
             "assign": {"inputs": "0", "outputs": outputs, "seconds": 1.0},
         },
         "metrics": {"accuracy": 0.5},

@@ -20,7 +20,16 @@ from kinfold.benchmark._trees import PUBLISHED, RULES, WORDNET, OpenedTree, clas
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.hierarchy import ClassTree, load_wordnet
 from kinfold.labels import ClassCounts, LabelTable
-from kinfold.storage import atomic_directory, check_format_version, hash_file, read_json, write_json
+from kinfold.storage import (
+    atomic_directory,
+    check_format_version,
+    check_own,
+    check_place,
+    hash_file,
+    hold_output,
+    read_json,
+    write_json,
+)
 
 FORMAT = "kinfold-benchmark"
 FORMAT_VERSION = 1
@@ -75,12 +84,13 @@ class Benchmark:
             There is something else at ``path``.
         """
         path = Path(path)
-        if path.exists() and not _may_replace(path):
-            raise InputError(
-                f"{path} holds something that `kinfold benchmark` didn't write; it was left as it is. "
-                "Choose a new or empty folder (out=, --out)"
-            )
-        with atomic_directory(path) as partial:
+        check_place(path)
+        with hold_output(path), atomic_directory(path) as partial:
+            if path.exists() and not _may_replace(path):
+                raise InputError(
+                    f"{path} holds something that `kinfold benchmark` didn't write; it was left as it is. "
+                    "Choose a new or empty folder (out=, --out)"
+                )
             files = {}
             for name, table in ((CLASSES_NAME, self.classes), (LABELS_NAME, self.labels)):
                 if table is not None:
@@ -103,6 +113,7 @@ class Benchmark:
             It is damaged, or of a newer format version.
         """
         path = Path(path)
+        check_own(path)
         facts = read_facts(path)
         tables: dict[str, pa.Table] = {}
         for name in _TABLES:

@@ -137,6 +137,7 @@ def open_part(entry: FeatureEntry, *, test: bool = False) -> Part:
         raise InputError(f"{path} holds no features; give images = with a backbone =, or embed it first")
     features = open_features(path, column=entry.column)
     variant = features.choose_variant(entry.variant)
+    features.verify(variant)
 
     def read_column(name: str) -> Any:
         return _read_column(features, path, name)

@@ -32,9 +32,10 @@ from kinfold.benchmark._suite_results import (
 from kinfold.errors import InputError
 from kinfold.locks import lock_directory
 from kinfold.progress import SILENT, Progress
-from kinfold.storage import atomic_file, read_json, remove_partials, write_json
+from kinfold.storage import atomic_file, check_own, is_plain_name, read_json, remove_partials, write_json
 
 _STORES = "store"
+_FOLDERS_BELOW = 5  # levels of its folders: store/NAME/variants/NAME/00000.npy
 _COUNTS = ("live",)
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -61,6 +62,8 @@ def check_embeddings(suite: Suite) -> None:
                 if path is not None and not Path(path).exists():
                     raise InputError(f"there is nothing at {path}")
             if entry.images is not None:
+                if not is_plain_name(entry.name):  # it names a folder below that of the suite
+                    raise InputError("the name must be without '/', '\\' and ':', since images are given")
                 _check_images(entry)
         except ValueError as error:
             raise InputError(f"{suite.origin} [features.{entry.name}]: {error}") from error
@@ -359,8 +362,8 @@ def run_suite(
     check_embeddings(chosen)
     path = Path(f"suite-{chosen.name}" if out is None else out)
     _check_place(path, chosen)
-    path.mkdir(parents=True, exist_ok=True)
-    with lock_directory(path):
+    with lock_directory(path, create=True):
+        _check_place(path, chosen)  # again: another process may have written here before the lock was ours
         remove_partials(path)
         cells = make_cells(embed_images(chosen, path, progress))
         write_json(path / _MARK, {"format": _FORMAT, "format_version": 1, "suite": chosen.name})
@@ -450,6 +453,7 @@ def _brief(line: Line) -> str:
 
 
 def _check_place(path: Path, suite: Suite) -> None:
+    check_own(path, depth=_FOLDERS_BELOW)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     found = read_json(path / _MARK) if (path / _MARK).is_file() else {}

@@ -47,6 +47,7 @@ _ORDER = (
     "predict",
     "evaluate",
     "report",
+    "check",
     "explore",
     "export",
     "name",

@@ -1,6 +1,6 @@
 """The commands on a finished run, and on the installation.
 
-``kinfold evaluate``, ``report``, ``explore``, ``refine``, ``export`` and ``info``.
+``kinfold evaluate``, ``report``, ``check``, ``explore``, ``refine``, ``export`` and ``info``.
 """
 
 from __future__ import annotations
@@ -140,6 +140,43 @@ def report(
 
     path = pipeline.report(run, source=source, progress=terminal.progress)
     terminal.show({"report": str(path)}, make_list({"report": str(path)}))
+
+
+@app.command(
+    epilog="Examples: [bold]kinfold check run[/bold], [bold]kinfold check run/features --json[/bold]"
+)
+def check(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|STORE|GRAPH",
+            help="A run, feature store, neighbor graph, benchmark, relabeling, export, or noun features.",
+            show_default=False,
+        ),
+    ],
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Read all files of a run or store and compare them with their hashes; exit code 2 if one is damaged."""
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    from kinfold import pipeline
+
+    found = pipeline.check(path)
+    summary = {
+        "path": str(found.path),
+        "kind": found.kind,
+        "whole": found.is_whole,
+        "files": [vars(file) for file in found.files],
+    }
+    rows = [(file.name, file.state, file.reason) for file in found.files]
+    verdict = f"{'all' if found.is_whole else 'not all'} files are as they were written"
+    terminal.show(summary, make_table(("file", "state", "reason"), rows), "", f"{found.kind}: {verdict}")
+    if not found.is_whole:
+        for name, state, reason in rows if quiet and not as_json else ():
+            if state in ("damaged", "missing"):
+                typer.echo(f"{found.path}: {name} is {state}{f' ({reason})' if reason else ''}", err=True)
+        raise typer.Exit(options.EXIT_INPUT)
 
 
 _SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?\Z", re.IGNORECASE)

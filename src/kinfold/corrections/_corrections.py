@@ -27,8 +27,10 @@ from kinfold.corrections._store import (
     damaged,
     pack_labels,
     pack_rows,
+    refusal_of,
 )
 from kinfold.errors import FormatError, InputError
+from kinfold.locks import can_lock
 
 if TYPE_CHECKING:
     from kinfold.run import Run
@@ -104,6 +106,8 @@ class Corrections:
             return "this run was opened read-only: it can't be corrected here"
         if not os.access(self.run.path, os.W_OK):
             return f"{self.run.path} can't be written to: the run can be viewed, but not corrected"
+        if not can_lock(self.run.path):
+            return refusal_of(self.path, "it has no locks")
         return None
 
     def check_writable(self) -> None:

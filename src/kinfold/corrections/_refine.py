@@ -18,7 +18,7 @@ from kinfold.corrections._state import State, hash_base
 from kinfold.errors import FormatError, InputError
 from kinfold.progress import SILENT, Progress
 from kinfold.run import lock_directory, read_table
-from kinfold.storage import as_plain, atomic_file, check_format_version
+from kinfold.storage import as_plain, atomic_file, check_format_version, check_regular
 from kinfold.validation import Number, check, check_integer
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def read_proposals(run: Run) -> Proposals | None:
         The file is damaged, of a newer format, or of other clusters than the run has.
     """
     path = run.path / PROPOSALS_NAME
+    check_regular(path)
     if not path.is_file():
         return None
     table = read_table(path, PROPOSALS_SCHEMA, _MEND)
@@ -226,7 +227,9 @@ def refine(
     """
     check_integer(0, random_state=random_state)
     classes = _Classes.of(state)
-    matrix = run.features(source).matrix(run.manifest.features["variant"])
+    features, variant = run.features(source), run.manifest.features["variant"]
+    features.verify(variant)
+    matrix = features.matrix(variant)
     if matrix.shape[0] != len(state.labels):
         raise InputError(
             f"the features have {matrix.shape[0]} rows, but the run has {len(state.labels)} images; say "

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import sqlite3
+import stat
 import struct
 import tempfile
 import zlib
@@ -21,8 +22,9 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.errors import FormatError, UnwritableError
-from kinfold.storage import PARTIAL_PREFIX, check_format_version
+from kinfold.errors import FormatError, InputError, UnwritableError
+from kinfold.locks import can_lock
+from kinfold.storage import PARTIAL_PREFIX, check_format_version, sync_folder
 
 _HEAD = struct.Struct("<BQ")  # bytes per difference, first row; little-endian, so that files can be moved
 _WIDTHS: dict[int, np.dtype[Any]] = {
@@ -134,12 +136,23 @@ def explain(path: Path, error: sqlite3.OperationalError) -> Exception:
         )
     if "full" in text:
         return UnwritableError(f"the disk is full: {path} can't grow; free some space and try again")
+    # What SQLite says where the file system refuses locks, shared memory or a sync, whatever is in the file.
+    if "I/O" in text or "locking protocol" in text or not path.exists():
+        return UnwritableError(refusal_of(path, text))
     return FormatError(damaged(path, text))
 
 
-def connect(path: Path, mode: str) -> sqlite3.Connection:
+def refusal_of(path: Path, why: str) -> str:
+    """Return the message that a place can't hold corrections."""
+    return (
+        f"{path.parent} is on a file system that can't hold corrections ({why}); copy the run to a local "
+        "disk to correct it there"
+    )
+
+
+def connect(path: Path, mode: str, *, options: str = "") -> sqlite3.Connection:
     """Open the file at ``path`` with a mode of SQLite: "ro" (read), "rw" (write) or "rwc" (create)."""
-    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    uri = f"file:{quote(str(path.absolute()))}?mode={mode}{options}"
     return sqlite3.connect(
         uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
     )
@@ -152,9 +165,28 @@ def connect_copy(path: Path) -> sqlite3.Connection:
         for suffix in ("", "-wal"):
             if (found := path.with_name(path.name + suffix)).exists():
                 shutil.copyfile(found, Path(folder) / found.name)
-        with closing(connect(Path(folder) / path.name, "rw")) as copy:
+        # Nobody else knows the copy, so neither locks nor shared memory are needed, which may be missing.
+        options = "&vfs=unix-none" if os.name == "posix" else ""
+        with closing(connect(Path(folder) / path.name, "rw", options=options)) as copy:
+            copy.execute("PRAGMA locking_mode = EXCLUSIVE")
             copy.backup(memory)
     return memory
+
+
+def leave_log(path: Path) -> bool:
+    """Let a file do without its write-ahead log, which needs shared memory; tell whether that went well.
+
+    A run that was corrected elsewhere may be copied to a file system that has none. One process alone, which
+    locks the file for itself, can read the log without shared memory and merge it into the file.
+    """
+    try:
+        with closing(connect(path, "rw")) as connection:
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+            connection.execute("PRAGMA journal_mode = DELETE").fetchone()
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        return False
+    return True
 
 
 def put_in_place(partial: Path, path: Path) -> None:
@@ -165,12 +197,7 @@ def put_in_place(partial: Path, path: Path) -> None:
         return
     except OSError:  # a file system without links
         os.replace(partial, path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    sync_folder(path.parent)
 
 
 def damaged(path: Path, why: str) -> str:
@@ -192,6 +219,24 @@ def log_of(path: Path) -> Path | None:
         return None
 
 
+def check_regular_files(path: Path) -> None:
+    """Refuse links and what is no regular file in place of the file, or of those that SQLite has beside it.
+
+    SQLite would follow the one, and wait for the other without end.
+    """
+    for ending in ("", "-wal", "-shm", "-journal"):
+        file = path.with_name(path.name + ending)
+        try:
+            regular = stat.S_ISREG(file.lstat().st_mode)
+        except FileNotFoundError:
+            continue
+        if not regular:
+            raise InputError(
+                f"{file} is a link or no regular file, so the corrections can't be opened; it was left as it "
+                "is. Put the file itself in its place, or remove it to start without corrections"
+            )
+
+
 class Store:
     """The file of edits; several processes may have it open.
 
@@ -210,6 +255,7 @@ class Store:
         self._base = base
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
+        self._is_copy = False  # whether the reader has a copy in memory
         self._seen: object = None  # device and inode of the opened file, to notice another in its place
 
     def read_after(self, last_id: int) -> list[EditRow]:
@@ -234,8 +280,10 @@ class Store:
         Raises
         ------
         InputError
-            The folder can't be written to.
+            The folder can't be written to, or its file system has no locks.
         """
+        if not can_lock(self.path.parent):
+            raise UnwritableError(refusal_of(self.path, "it has no locks"))
         self._make()
         with self._explained():
             if self._writer is None:
@@ -274,7 +322,7 @@ class Store:
         ``tidy`` lets SQLite merge its log into the file, which a reader can't do. It is off for damaged
         files, which must not be written to.
         """
-        alone = self._reader is not None and self._writer is None
+        alone = self._reader is not None and self._writer is None and not self._is_copy
         if tidy and alone and os.access(self.path.parent, os.W_OK):
             with suppress(sqlite3.Error):  # the last connection that may write removes the log when it closes
                 self._writer = connect(self.path, "rw")
@@ -283,9 +331,11 @@ class Store:
             if connection is not None:
                 connection.close()
         self._reader = self._writer = None
+        self._is_copy = False
 
     def _is_there(self) -> bool:
         """Tell whether there is a file; raise if it isn't the one that was opened before."""
+        check_regular_files(self.path)
         try:
             status = self.path.stat()
             identity = (status.st_dev, status.st_ino)
@@ -305,14 +355,21 @@ class Store:
         return identity is not None
 
     def _open_reader(self) -> sqlite3.Connection:
-        reader = connect(self.path, "ro")
-        try:
-            reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except sqlite3.OperationalError:
-            reader.close()
-            if os.access(self.path.parent, os.W_OK):
-                raise
-            reader = connect_copy(self.path)
+        writable = os.access(self.path.parent, os.W_OK)
+        if writable and not can_lock(self.path.parent):  # SQLite would wait for the lock, and never get it
+            reader, self._is_copy = connect_copy(self.path), True
+        else:
+            reader = connect(self.path, "ro")
+            try:
+                reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            except sqlite3.OperationalError as error:
+                reader.close()
+                if not writable:
+                    reader, self._is_copy = connect_copy(self.path), True
+                elif "I/O" in str(error) and leave_log(self.path):
+                    reader = connect(self.path, "ro")
+                else:
+                    raise
         try:
             self._check_meta(reader)
         except BaseException:
@@ -374,17 +431,28 @@ class Store:
         """Create the file, whole or not at all."""
         if self._is_there():
             return
+        with self._explained():
+            try:
+                self._make_with("WAL")
+            except sqlite3.OperationalError as error:
+                if "I/O" not in str(error) and "protocol" not in str(error):
+                    raise
+                # A file system without shared memory: readers and writers then wait for each other.
+                self._make_with("DELETE")
+        self._is_there()
+
+    def _make_with(self, journal_mode: str) -> None:
         partial = self.path.with_name(f"{PARTIAL_PREFIX}{self.path.name}.{secrets.token_hex(4)}")
         try:
-            with self._explained(), closing(connect(partial, "rwc")) as connection:
-                connection.execute("PRAGMA journal_mode = WAL")
+            with closing(connect(partial, "rwc")) as connection:
+                connection.execute(f"PRAGMA journal_mode = {journal_mode}")
                 connection.executescript(_SCHEMA)
                 meta = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "base": self._base}
                 connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
             put_in_place(partial, self.path)
         finally:
-            partial.unlink(missing_ok=True)
-        self._is_there()
+            for ending in ("", "-wal", "-shm", "-journal"):
+                partial.with_name(partial.name + ending).unlink(missing_ok=True)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -394,6 +462,8 @@ class Store:
         except sqlite3.OperationalError as error:
             raise explain(self.path, error) from error
         except sqlite3.DatabaseError as error:
+            if not self.path.exists():
+                raise UnwritableError(refusal_of(self.path, str(error))) from error
             raise FormatError(damaged(self.path, str(error))) from error
 
 

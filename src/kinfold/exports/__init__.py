@@ -35,7 +35,7 @@ from kinfold.exports._writers import (
     write_parquet,
 )
 from kinfold.progress import SILENT, Progress
-from kinfold.storage import atomic_directory, atomic_file, read_json, write_json
+from kinfold.storage import atomic_directory, atomic_file, hold_output, read_json, write_json
 from kinfold.validation import check_choice
 
 if TYPE_CHECKING:
@@ -289,33 +289,31 @@ def export(
     Raises
     ------
     InputError
-        The format or way of linking is unknown, ``out`` is taken or inside the run, or images are needed and
-        weren't given.
+        The format or way of linking is unknown, ``out`` is taken, inside the run or being written by another
+        process, or images are needed and weren't given.
     MissingExtraError
         For ``"onnx"``, where the package onnx isn't installed.
     """
     # all checks come before the run is read, which takes a while for millions of images
     form = find_format(to)
     check_link(link)
-    check_place(out, run.path)
-    if form.endings:
-        check_file(out, form.is_ours, form.endings, force=force)
-    else:
-        check_folder(out, force=force)
+    _check_out(form, out, run.path, force)
     if form.needs_images and images is None:
         raise InputError(
             f"format {to!r} needs the original images, and {run.path} doesn't record where they are; say "
             "where (source=, --source)"
         )
-    takeaway = Takeaway.of(run)
-    job = Job(takeaway, out, images, link, progress)
-    if form.endings:
-        with atomic_file(out) as job.target:
-            form.write(job)
-    else:
-        with atomic_directory(out, replace=force) as job.target:
-            form.write(job)
-            _finish_folder(job, to)
+    with hold_output(out):
+        _check_out(form, out, run.path, force)  # again: another export may have ended here meanwhile
+        takeaway = Takeaway.of(run)
+        job = Job(takeaway, out, images, link, progress)
+        if form.endings:
+            with atomic_file(out) as job.target:
+                form.write(job)
+        else:
+            with atomic_directory(out, replace=force) as job.target:
+                form.write(job)
+                _finish_folder(job, to)
     return Exported(
         to=to,
         path=out,
@@ -324,6 +322,14 @@ def export(
         n_unsorted=int((takeaway.clusters < 0).sum()),
         missing=tuple(job.missing),
     )
+
+
+def _check_out(form: Format, out: Path, home: Path, force: bool) -> None:
+    check_place(out, home)
+    if form.endings:
+        check_file(out, form.is_ours, form.endings, force=force)
+    else:
+        check_folder(out, force=force)
 
 
 def _finish_folder(job: Job, to: str) -> None:

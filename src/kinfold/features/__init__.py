@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kinfold.features.extraction import extract_features
+from kinfold.features.extraction import extract_features, lock_store
 from kinfold.features.ready import ArrayFeatures, is_features, open_features
 from kinfold.features.store import Features, FeatureStore
 from kinfold.rows import LazyMatrix, RowMatrix, ShardedMatrix, as_row_matrix, let_go
@@ -18,5 +18,6 @@ __all__ = [
     "extract_features",
     "is_features",
     "let_go",
+    "lock_store",
     "open_features",
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shutil
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, NewerFormatError
 from kinfold.features.store import (
+    FOLDERS_BELOW,
     INDEX_NAME,
     INDEX_SCHEMA,
     MANIFEST_NAME,
@@ -38,9 +40,18 @@ from kinfold.features.store import (
     shard_path,
 )
 from kinfold.images import ImageBatch, ImageLoader, ImageSource
+from kinfold.locks import LOCK_NAME, lock_directory
 from kinfold.progress import SILENT, Progress, ProgressTask
 from kinfold.rows import unusable_in_block
-from kinfold.storage import PARTIAL_PREFIX, atomic_file, hash_file, remove_partials, write_array
+from kinfold.storage import (
+    PARTIAL_PREFIX,
+    atomic_file,
+    check_own,
+    check_place,
+    hash_file,
+    remove_partials,
+    write_array,
+)
 from kinfold.validation import Constraint, Either, Integer, Nothing, check
 
 if TYPE_CHECKING:
@@ -211,7 +222,12 @@ class StoreWriter:
         file = self._part(number)
         try:
             metadata = pq.read_schema(file).metadata or {}
-            return {name: ShardRecord(**entry) for name, entry in json.loads(metadata[_SHARDS_FIELD]).items()}
+            found = {
+                name: ShardRecord(**entry) for name, entry in json.loads(metadata[_SHARDS_FIELD]).items()
+            }
+            if found.keys() != self.manifest.variants.keys():
+                raise ValueError("it is of other variants")
+            return found
         except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{file} is damaged: {error}") from error
 
@@ -239,6 +255,33 @@ def clear_write_errors(path: Path) -> Iterator[None]:
         if error.errno in _RIGHTS:
             raise InputError(f"{error.filename or path} can't be written to: {error.strerror}") from error
         raise
+
+
+@contextmanager
+def lock_store(out: Path) -> Iterator[None]:
+    """Hold the place of a feature store for this thread alone, unless it can't be written to anyway.
+
+    Raises
+    ------
+    InputError
+        Another process writes there, or there is something else than a feature store.
+    """
+    _check_place(out)
+    read_only = out.is_dir() and not os.access(out, os.W_OK)
+    with ExitStack() as held:
+        with clear_write_errors(out):
+            if not read_only:
+                held.enter_context(lock_directory(out, create=True, again=True))
+        _check_place(out)  # again: another process may have written here before the lock was ours
+        yield
+
+
+def _check_place(out: Path) -> None:
+    check_place(out)
+    foreign = out.exists() and not is_feature_store(out) and (not out.is_dir() or _has_foreign_files(out))
+    if foreign and not is_feature_store(out):  # another process may have begun a store between the two looks
+        raise InputError(f"{out} holds something else than a feature store; choose a new or empty place")
+    check_own(out, depth=FOLDERS_BELOW)
 
 
 def extract_features(
@@ -287,11 +330,11 @@ def extract_features(
     Raises
     ------
     InputError
-        There are no images or none can be used, ``out`` holds something else, the disk is full or can't be
-        written to, or a parameter is out of range.
+        There are no images or none can be used, ``out`` holds something else or is being written by another
+        process, the disk is full or can't be written to, or a parameter is out of range.
     """
     out = Path(out)
-    _check(source, backbone, out, variants, batch_size, shard_rows)
+    _check(source, backbone, variants, batch_size, shard_rows)
     wanted = StoreManifest(
         source={"kind": source.kind, "uri": source.uri, "fingerprint": source.fingerprint()},
         backbone=backbone.describe(),
@@ -301,7 +344,7 @@ def extract_features(
         shard_rows=shard_rows or 0,
         variants={name: VariantRecord(int(backbone.variants[name])) for name in variants},
     )
-    with clear_write_errors(out):
+    with lock_store(out), clear_write_errors(out):
         found = _find_store(out, wanted, batch_size, shard_rows)
         if isinstance(found, FeatureStore):
             return found
@@ -316,7 +359,6 @@ def extract_features(
 def _check(
     source: ImageSource,
     backbone: Backbone,
-    out: Path,
     variants: Sequence[str],
     batch_size: int | None,
     shard_rows: int | None,
@@ -327,13 +369,13 @@ def _check(
     check(_CONSTRAINTS, batch_size=batch_size, shard_rows=shard_rows)
     if not len(source):
         raise InputError(f"there are no images in {source.uri}")
-    if out.exists() and not is_feature_store(out) and (not out.is_dir() or _has_foreign_files(out)):
-        raise InputError(f"{out} holds something else than a feature store; choose a new or empty place")
 
 
 def _has_foreign_files(out: Path) -> bool:
     """Tell whether a folder holds more than a process that was killed at its very start leaves."""
-    return any(not entry.name.startswith(PARTIAL_PREFIX) for entry in out.iterdir())
+    return any(
+        not entry.name.startswith(PARTIAL_PREFIX) and entry.name != LOCK_NAME for entry in out.iterdir()
+    )
 
 
 def _find_store(
@@ -349,6 +391,7 @@ def _find_store(
             return None
         if there.complete:
             store = FeatureStore.open(out)
+            store.verify()  # so that embedding again mends a damaged store
             StoreWriter(out, there).remove_leftovers()
             return store
     except NewerFormatError:

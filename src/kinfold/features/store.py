@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 from kinfold._version import __version__
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.rows import RowMatrix, ShardedMatrix
-from kinfold.storage import check_format_version, hash_file, hash_json, read_json, write_json
+from kinfold.storage import (
+    check_format_version,
+    check_own,
+    hash_file,
+    hash_json,
+    is_plain_name,
+    read_json,
+    write_json,
+)
 
 DEFAULT_VARIANT = "cls"
 SKIPPED_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
@@ -29,6 +37,7 @@ VARIANTS_NAME = "variants"
 NEIGHBORS_NAME = "neighbors"
 UNFINISHED_NAME = "unfinished"  # parts of the index, one per finished shard, while a store is written
 OK, SKIPPED = "ok", "skipped"
+FOLDERS_BELOW = 3  # levels of a store's folders: variants/NAME/00000.npy
 INDEX_SCHEMA = pa.schema(
     [("row", pa.int64()), ("key", pa.string()), ("status", pa.string()), ("reason", pa.string())]
 )
@@ -95,6 +104,20 @@ class Features(ABC):
     @abstractmethod
     def fingerprint(self, variant: str | None = None) -> str:
         """Return a SHA-256 that stands for the vectors of a variant, the keys and the skipped rows."""
+
+    def verify(self, variant: str | None = None) -> None:  # noqa: B027 - most have no hashes
+        """Read the files in full and compare them with their recorded hashes, where there are any.
+
+        Parameters
+        ----------
+        variant : str, optional
+            The only vectors to compare; by default all.
+
+        Raises
+        ------
+        FormatError
+            A file is missing or is not what was written; the message names it.
+        """
 
     def choose_variant(self, variant: str | None) -> str:
         """Return the variant asked for, checked, or the default one."""
@@ -171,6 +194,8 @@ class StoreManifest:
             It is missing, damaged, foreign, or of a newer format.
         """
         file = path / MANIFEST_NAME
+        if file.is_symlink() or file.is_file():
+            check_own(path, depth=FOLDERS_BELOW)
         if not file.is_file():
             raise FormatError(f"{path} is not a feature store: it has no {MANIFEST_NAME}")
         facts = read_json(file)
@@ -185,9 +210,33 @@ class StoreManifest:
                 )
                 for name, record in facts["variants"].items()
             }
-            return cls(**known)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            found = cls(**known)
+            found._check()
+            return found
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FormatError(f"{file} is damaged: {error!r} does not fit its format") from error
+
+    def _check(self) -> None:
+        """Raise ``ValueError`` for what no extraction writes."""
+        # A variant's name is that of its folder, and must not lead out of the store.
+        if strange := [name for name in self.variants if not is_plain_name(name)]:
+            raise ValueError(f"{strange[0]!r} is no name of a variant")
+        shards = [shard for record in self.variants.values() for shard in record.shards]
+        counts = [self.n_rows, self.batch_size, *(n for shard in shards for n in (shard.rows, shard.bytes))]
+        counts += [record.dim for record in self.variants.values()]
+        counts += [] if self.n_usable is None else [self.n_usable]
+        if not all(type(n) is int and n >= 0 for n in counts) or type(self.shard_rows) is not int:
+            raise ValueError("a number is no count")
+        if self.shard_rows < 1 or not self.variants:
+            raise ValueError("there are no shards or no variants")
+        if not all(isinstance(shard.sha256, str) for shard in shards):
+            raise ValueError("a hash is no string")
+        if any(np.dtype(record.dtype).kind not in "fiu" for record in self.variants.values()):
+            raise ValueError("a type is no type of numbers")
+        if not (isinstance(self.source, dict) and {"kind", "uri", "fingerprint"} <= self.source.keys()):
+            raise ValueError("the source is incomplete")
+        if not isinstance(self.backbone, dict) or not isinstance(self.complete, bool):
+            raise ValueError("the backbone isn't described")
 
 
 def shard_path(store: Path, variant: str, number: int) -> Path:
@@ -218,13 +267,16 @@ class FeatureStore(Features):
     def open(cls, path: str | Path) -> FeatureStore:
         """Open a finished feature store.
 
-        Shards are checked by their size, which is quick; :meth:`verify` reads everything.
+        Shards are checked by their size, and the index by its footer, which is quick; the index is compared
+        with its hash when it is read, and :meth:`verify` reads everything.
 
         Raises
         ------
         FormatError
             The folder is no feature store, unfinished, of a newer format, or damaged; the message names the
             file.
+        InputError
+            There is a link or a pipe in it.
         """
         path = Path(path)
         manifest = StoreManifest.read(path)
@@ -247,6 +299,7 @@ class FeatureStore(Features):
     @cached_property
     def _index(self) -> Any:
         file = self.path / INDEX_NAME
+        _compare(file, self.manifest.index_sha256)
         try:
             table = pq.read_table(file)
         except (pa.ArrowInvalid, OSError) as error:
@@ -288,8 +341,13 @@ class FeatureStore(Features):
         # Of recorded hashes: the files themselves may be larger than memory, and verify() reads them.
         return hash_json([record.dim, record.dtype, shards, self.manifest.index_sha256])
 
-    def verify(self) -> None:
-        """Read every file and compare it with its recorded hash.
+    def verify(self, variant: str | None = None) -> None:
+        """Read the files and compare them with their recorded hashes.
+
+        Parameters
+        ----------
+        variant : str, optional
+            The only vectors to compare; by default all.
 
         Raises
         ------
@@ -297,14 +355,27 @@ class FeatureStore(Features):
             A file is missing or is not what was written; the message names it.
         """
         self._check_files()
-        for name, record in self.manifest.variants.items():
-            for number, shard in enumerate(record.shards):
-                _compare(shard_path(self.path, name, number), shard.sha256)
-        _compare(self.path / INDEX_NAME, str(self.manifest.index_sha256))
+        for file, sha256 in self.hashes(variant).items():
+            _compare(file, sha256)
+
+    def hashes(self, variant: str | None = None) -> dict[Path, str | None]:
+        """Return the recorded SHA-256 of each file: the index and all shards, or those of one variant."""
+        found: dict[Path, str | None] = {self.path / INDEX_NAME: self.manifest.index_sha256}
+        for name in self.variants if variant is None else (self.choose_variant(variant),):
+            shards = self.manifest.variants[name].shards
+            found |= {shard_path(self.path, name, n): shard.sha256 for n, shard in enumerate(shards)}
+        return found
 
     def _check_files(self) -> None:
-        if not (self.path / INDEX_NAME).is_file():
-            raise FormatError(f"{self.path / INDEX_NAME} is missing")
+        index = self.path / INDEX_NAME
+        if not index.is_file():
+            raise FormatError(f"{index} is missing")
+        try:
+            n_listed = pq.read_metadata(index).num_rows  # of the footer alone, at the file's end
+        except (pa.ArrowException, OSError) as error:
+            raise FormatError(f"{index} is damaged: {error}") from error
+        if n_listed != self.n_rows:
+            raise FormatError(f"{index} is damaged: it does not list the {self.n_rows} rows of the manifest")
         for name, record in self.manifest.variants.items():
             for number, shard in enumerate(record.shards):
                 check_size(shard_path(self.path, name, number), shard.bytes)
@@ -333,6 +404,10 @@ def check_size(file: Path, size: int) -> None:
         raise FormatError(f"{file} is damaged: it has {found:,} bytes, not {size:,}")
 
 
-def _compare(file: Path, sha256: str) -> None:
+def _compare(file: Path, sha256: str | None) -> None:
+    """Compare a file with its recorded hash."""
     if hash_file(file) != sha256:
-        raise FormatError(f"{file} is damaged: its content does not match its hash")
+        raise FormatError(
+            f"{file} is damaged: its content does not match its hash; embed the images again, or restore the "
+            "file from a copy"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from kinfold.compute import Runtime, resolve_device
 from kinfold.errors import FormatError, InputError, nearest_name
@@ -313,7 +313,7 @@ def load_model(directory: Path, *, device: str = "auto") -> Clusterer:
             method=content["method"],
             n_features=content["n_features"],
             config=content["config"],
-            tensors=load_file(weights),
+            tensors=load(weights.read_bytes()),  # not mapped, which some file systems refuse
         )
         # A model that was edited may lack anything: whatever its class misses there is damage.
         loaded: Clusterer = find_named(_SAVED, model.method).from_model(model, device=device)

@@ -17,8 +17,10 @@ from kinfold.rows.ragged import starts_of
 from kinfold.storage import (
     atomic_directory,
     check_format_version,
+    check_own,
     hash_array,
     hash_json,
+    hold_output,
     read_json,
     write_array,
     write_json,
@@ -150,9 +152,13 @@ class NeighborGraph:
         :class:`~kinfold.errors.InputError` and is left alone.
         """
         path = Path(path)
-        if path.exists() and not (path / "graph.json").is_file():
-            raise InputError(f"{path} exists and is not a neighbour graph; choose another place")
         hashes = {name: hash_array(getattr(self, name)) for name in _ARRAYS}
+        with hold_output(path):
+            if path.exists() and not (path / "graph.json").is_file():
+                raise InputError(f"{path} exists and is not a neighbour graph; choose another place")
+            self._write(path, hashes)
+
+    def _write(self, path: Path, hashes: Mapping[str, str]) -> None:
         with atomic_directory(path) as partial:
             for name in _ARRAYS:
                 with (partial / f"{name}.npy").open("wb") as stream:
@@ -165,7 +171,7 @@ class NeighborGraph:
                     "n_samples": self.n_samples,
                     "n_edges": self.n_edges,
                     "parameters": dict(self.parameters),
-                    "arrays": hashes,
+                    "arrays": dict(hashes),
                 },
             )
 
@@ -184,8 +190,11 @@ class NeighborGraph:
         ------
         FormatError
             The folder is no graph, of a newer format, or damaged; the message names the file.
+        InputError
+            There is a link or a pipe in it.
         """
         path = Path(path)
+        check_own(path)
         if not (path / "graph.json").is_file():
             raise FormatError(f"{path} is not a neighbour graph: it has no graph.json")
         facts = _check_header(path / "graph.json")
@@ -211,9 +220,9 @@ class NeighborGraph:
         """
         path = Path(path)
         graph = NeighborGraph.open(path)
-        recorded = read_json(path / "graph.json")["arrays"]
+        recorded = _check_header(path / "graph.json")["arrays"]
         for name in _ARRAYS:
-            if hash_array(getattr(graph, name)) != recorded.get(name):
+            if hash_array(getattr(graph, name)) != recorded[name]:
                 raise FormatError(f"{path / name}.npy is damaged: its content does not match its hash")
 
 
@@ -224,6 +233,14 @@ def _check_header(path: Path) -> dict[str, Any]:
     check_format_version(path, facts.get("format_version"), FORMAT_VERSION)
     if not {"n_samples", "n_edges", "parameters", "arrays"} <= facts.keys():
         raise FormatError(f"{path} is damaged: fields are missing")
+    hashes, counts = facts["arrays"], (facts["n_samples"], facts["n_edges"])
+    if (
+        not isinstance(hashes, dict)
+        or hashes.keys() != _ARRAYS.keys()
+        or not isinstance(facts["parameters"], dict)
+        or not all(type(n) is int and n >= 0 for n in counts)
+    ):
+        raise FormatError(f"{path} is damaged: a field is of another type than it should be")
     return facts
 
 

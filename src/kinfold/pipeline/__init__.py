@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kinfold.pipeline._check import Checked, CheckedFile, check
 from kinfold.pipeline._cluster import cluster
 from kinfold.pipeline._embed import embed
 from kinfold.pipeline._estimate import Estimate, StageEstimate, estimate
@@ -15,6 +16,8 @@ from kinfold.pipeline._zero_shot import ZeroShot, zero_shot
 from kinfold.pipeline.demo import Demo, DemoRow, run_demo
 
 __all__ = [
+    "Checked",
+    "CheckedFile",
     "Demo",
     "DemoRow",
     "DepthAccuracy",
@@ -25,6 +28,7 @@ __all__ = [
     "SeveralLabels",
     "StageEstimate",
     "ZeroShot",
+    "check",
     "cluster",
     "embed",
     "estimate",

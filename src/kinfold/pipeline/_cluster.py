@@ -43,7 +43,7 @@ from kinfold.pipeline._source import (
 from kinfold.pipeline._stages import Stages, open_stages
 from kinfold.progress import SILENT, Progress
 from kinfold.run import ASSIGNMENTS_NAME, SKIPPED_NAME, Run, lock_directory, write_assignments, write_skipped
-from kinfold.storage import hash_json, remove_partials
+from kinfold.storage import check_own, hash_json, remove_partials
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +253,9 @@ class Work:
         assert images is not None
         inputs = self._embed_inputs(backbone)
         if self.stages.is_current("embed", inputs):
-            if (whole := _open_whole(path)) is not None:
+            if (whole := _open_whole(path)) is not None and (
+                self.stages.is_current("fit", self._fit_inputs(whole)) or _is_sound(whole, self.variant)
+            ):
                 return whole
             self.stages.forget("embed")
 
@@ -364,6 +366,8 @@ class Work:
         return nouns.path
 
     def _fit(self, features: Features, order: FitOrder) -> None:
+        if self.source.features is not None:  # the run's own are new, or were compared when they were opened
+            features.verify(self.variant)
         estimator = self.team.fit(order, features, self.runtime.progress)
         criteria = order.assess(estimator, features).as_dict()
         self.stages.manifest.criteria = criteria
@@ -391,10 +395,22 @@ class Work:
 def _open_whole(path: Path) -> Features | None:
     """Open the features of the run; None, with a warning, if they are gone or damaged."""
     try:
-        return open_features(path)
+        features = open_features(path)
+        _ = features.rows  # the index is read in any case
+        return features
     except (FormatError, InputError) as error:
         logger.warning("embedding again: %s", error)
         return None
+
+
+def _is_sound(features: Features, variant: str) -> bool:
+    """Tell, with a warning, whether features are what was written; a fit reads all of them anyway."""
+    try:
+        features.verify(variant)
+        return True
+    except FormatError as error:
+        logger.warning("embedding again: %s", error)
+        return False
 
 
 def _as_json(content: dict[str, Any]) -> dict[str, Any]:
@@ -451,8 +467,8 @@ class GraphCache:
         inputs = {"features": fingerprint, "graphs": wanted, "zero_rows": _ZERO_ROWS}
         home = self._home()
         places = {name: home / self._name(fingerprint, options) for name, options in wanted.items()}
-        home.mkdir(parents=True, exist_ok=True)
-        with lock_directory(home, wait=True):
+        with lock_directory(home, wait=True, create=True):
+            check_own(home, depth=2)
             remove_partials(home)
             missing = {places[name]: wanted[name] for name in wanted if not _is_kept(places[name])}
             if missing or not self.stages.is_current("neighbors", inputs):

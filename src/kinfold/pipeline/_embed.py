@@ -9,11 +9,10 @@ from typing import Any
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
 from kinfold.compute import Runtime
 from kinfold.errors import InputError
-from kinfold.features import FeatureStore, extract_features
+from kinfold.features import FeatureStore, extract_features, lock_store
 from kinfold.pipeline._estimate import Estimate, estimate_embed
 from kinfold.pipeline._source import SourceLike, as_backbone, resolve_source
 from kinfold.progress import SILENT, Progress
-from kinfold.storage import check_place
 
 
 def embed(
@@ -71,18 +70,18 @@ def embed(
     if opened.images is None:
         raise InputError(f"{opened.uri} holds features already; there is nothing to embed")
     out = Path(out)
-    check_place(out)
     runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
-    loaded = as_backbone(backbone, runtime)
-    loaded.check_variants(variants)
-    if on_estimate is not None:
-        on_estimate(Estimate((estimate_embed(opened.images, loaded, variants, runtime),)))
-    return extract_features(
-        opened.images,
-        loaded,
-        out,
-        variants=tuple(variants),
-        batch_size=batch_size,
-        n_workers=runtime.n_workers,
-        progress=runtime.progress,
-    )
+    with lock_store(out):  # before the backbone is loaded, so that a second writer is told at once
+        loaded = as_backbone(backbone, runtime)
+        loaded.check_variants(variants)
+        if on_estimate is not None:
+            on_estimate(Estimate((estimate_embed(opened.images, loaded, variants, runtime),)))
+        return extract_features(
+            opened.images,
+            loaded,
+            out,
+            variants=tuple(variants),
+            batch_size=batch_size,
+            n_workers=runtime.n_workers,
+            progress=runtime.progress,
+        )

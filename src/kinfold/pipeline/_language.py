@@ -255,6 +255,7 @@ class JointSpace:
         if self.backbone is None:
             moved = self.source if _is_features(self.run, self.source) else None
             features, variant = self.run.features(moved), self.run.manifest.features["variant"]
+            features.verify(variant)
         else:
             assert self.images is not None
             variant = _JOINT_VARIANT

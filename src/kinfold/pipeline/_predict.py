@@ -16,11 +16,11 @@ from kinfold.compute import Runtime
 from kinfold.errors import InputError, count_of
 from kinfold.features import Features, FeatureStore, extract_features
 from kinfold.images import ImageSource
-from kinfold.methods import load_model, predict_top
+from kinfold.methods import predict_top
 from kinfold.pipeline._source import SourceLike, resolve_source
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run, is_predictions, is_skipped, lock_directory, write_predictions, write_skipped
-from kinfold.storage import PARTIAL_PREFIX, check_place, hash_json
+from kinfold.storage import PARTIAL_PREFIX, check_own, check_place, hash_json, hold_output
 
 logger = logging.getLogger(__name__)
 
@@ -82,10 +82,11 @@ def predict(
     out = Path(out)
     check_predictions_place(run, out)
     runtime = Runtime.resolve(device, n_workers=n_workers, progress=progress)
-    model = load_model(run.path, device=str(runtime.device))  # before long work: it may be damaged
+    model = run.load_model(device=str(runtime.device))  # before long work: it may be damaged
     opened = resolve_source(source, source_options)
     if opened.features is not None:
         _check_features(run, opened.features)
+        opened.features.verify(run.manifest.features["variant"])
         return _write(run, model, opened.features, out)
     assert opened.images is not None
     loaded = run.backbone(backbone, device=str(runtime.device))
@@ -117,10 +118,12 @@ def _predict_images(
 def _write(run: Run, model: Any, features: Features, out: Path) -> pa.Table:
     matrix = features.matrix(run.manifest.features["variant"])
     top = predict_top(model, matrix, n_top=1)
-    # The list of skipped images first: whoever finds the predictions finds also what is missing in them.
-    tell_skipped(out, features)
     nouns = [run.names[cluster].noun for cluster in range(run.n_clusters)] if run.names else None
-    return write_predictions(out, features.rows, features.keys.take(pa.array(features.rows)), top, nouns)
+    with hold_output(out):
+        check_predictions_place(run, out)  # again: it may have been written to meanwhile
+        # The list of skipped images first: whoever finds the predictions finds also what is missing in them.
+        tell_skipped(out, features)
+        return write_predictions(out, features.rows, features.keys.take(pa.array(features.rows)), top, nouns)
 
 
 def _check_features(run: Run, features: Features) -> None:
@@ -226,8 +229,10 @@ def embedded_beside(
     """
     made_of = hash_json([images.fingerprint(), backbone.fingerprint(), variant])
     home = out.with_name(f"{PARTIAL_PREFIX}{out.name}-{made_of[:12]}")
-    home.mkdir(parents=True, exist_ok=True)
-    with lock_directory(home):
+    if home.is_symlink():
+        raise InputError(f"{home} is a link, but is written to as a folder; remove it")
+    with lock_directory(home, create=True):
+        check_own(home)
         yield extract_features(
             images,
             backbone,
@@ -238,7 +243,8 @@ def embedded_beside(
             progress=runtime.progress,
         )
         shutil.rmtree(home / "features")
-    home.rmdir()
+    if home.is_dir() and not any(home.iterdir()):  # it was there before, with what a killed process had done
+        home.rmdir()
 
 
 def tell_skipped(out: Path, features: Features) -> None:

@@ -62,6 +62,7 @@ from kinfold.storage import (
     atomic_file,
     check_folder,
     check_format_version,
+    check_own,
     read_json,
     remove_partials,
     write_json,
@@ -78,6 +79,7 @@ LEVELS_NAME = "levels.csv"
 SHEET_NAME = "sheet.html"
 FEATURES_NAME = "features"
 TEXTS_NAME = "texts"
+_FOLDERS_BELOW = 4  # levels of its folders: features/variants/NAME/00000.npy
 _RESULTS = (LABELS_NAME, MOVES_NAME, CALIBRATION_NAME, LEVELS_NAME, SHEET_NAME)
 
 LABELS_SCHEMA = pa.schema(
@@ -102,6 +104,7 @@ def check_out(out: Path) -> None:
     FormatError
         The relabelling there is damaged, or of a newer format.
     """
+    check_own(out, depth=_FOLDERS_BELOW)
     if (out / REPORT_NAME).is_file():
         read_report(out)
         return
@@ -123,6 +126,7 @@ def read_report(out: Path) -> dict[str, Any]:
         It is damaged, or of a newer format.
     """
     path = out / REPORT_NAME
+    check_own(out, depth=_FOLDERS_BELOW)
     if not path.is_file():
         raise InputError(f"there is no relabelling at {out}; {REPORT_NAME} is missing")
     content = read_json(path)
@@ -350,8 +354,8 @@ def relabel(
     known = JoinedLabels(labels, _keys(opened), opened.uri)
     classes = find_classes(tree, names, known.distinct)
     numbers = classes.tree.numbers(known.distinct)  # before long work: one may not be in the tree
-    out.mkdir(parents=True, exist_ok=True)
-    with lock_directory(out):
+    with lock_directory(out, create=True):
+        check_out(out)  # again: another process may have written here before the lock was ours
         begin_folder(out)
         features = opened.features
         if opened.images is not None and loaded is not None:
@@ -364,6 +368,7 @@ def relabel(
                 progress=progress,
             )
         assert features is not None
+        features.verify(features.choose_variant(None))
         before = known.of_rows(features.rows, numbers)
         work = RelabelWork(out, features, classes, before, encoder, runtime)
         result = work.refine(rule, lemmas)

@@ -10,7 +10,8 @@ from kinfold.errors import InputError
 from kinfold.images import ImageSource
 from kinfold.pipeline._stages import Stages
 from kinfold.progress import SILENT, Progress
-from kinfold.run import Run, lock_directory
+from kinfold.run import Run, lock_directory, read_manifest, write_manifest
+from kinfold.storage import hash_file
 
 if TYPE_CHECKING:
     from kinfold.exports import Exported
@@ -46,7 +47,18 @@ def report(run: Run | str | Path, *, source: str | Path | None = None, progress:
     run = run if isinstance(run, Run) else Run.open(run)
     images = find_images(run, source, "the report")
     with lock_directory(run.path):
-        return _render(run, images, progress)
+        page = _render(run, images, progress)
+        _record_page(run.path)
+        return page
+
+
+def _record_page(path: Path) -> None:
+    """Renew the hash of the page where a stage recorded that of an earlier one."""
+    manifest = read_manifest(path)
+    outputs = manifest.stages.get("report", {}).get("outputs", {})
+    if REPORT_NAME in outputs and outputs[REPORT_NAME] != (written := hash_file(path / REPORT_NAME)):
+        outputs[REPORT_NAME] = written
+        write_manifest(path, manifest)
 
 
 def find_images(

@@ -14,6 +14,7 @@ from typing import Any
 
 from kinfold._version import __version__
 from kinfold.errors import InputError
+from kinfold.locks import LOCK_NAME
 from kinfold.pipeline._source import Source
 from kinfold.run import (
     MANIFEST_NAME,
@@ -38,7 +39,6 @@ STAGE_VERSION = 1
 
 _LIBRARIES = ("numpy", "pyarrow", "pillow", "safetensors", "scikit-learn", "scipy", "torch", "transformers")
 _RESULT = STAGES.index("fit")  # forgetting an earlier stage keeps the result: the same inputs give the same
-_OURS = (MANIFEST_NAME, ".lock", f"{PARTIAL_PREFIX}{MANIFEST_NAME}")
 
 
 class Stages:
@@ -60,8 +60,8 @@ class Stages:
         record = self.manifest.stages.get(name)
         if not record or record["inputs"] != _hash_inputs(name, inputs):
             return False
-        files = ((self.path / name, sha) for name, sha in record["outputs"].items())
-        return all(file.is_file() and hash_file(file) == sha for file, sha in files)
+        files = ((self.path / file, sha256) for file, sha256 in record["outputs"].items())
+        return all(file.is_file() and hash_file(file) == sha256 for file, sha256 in files)
 
     def run(
         self, name: str, inputs: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], object]
@@ -183,30 +183,24 @@ def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
         ``out`` holds something else, a run of another source, or is being written by another process.
     """
     _check_free(out)
-    new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with lock_directory(out):
-            _check_free(out)  # again: another process may have written here before the lock was ours
-            described = source.describe(variant)
-            if (out / MANIFEST_NAME).exists():
-                finish_replacing(out)
-                manifest = read_manifest(out)
-                _check_same_source(out, manifest.source, described)
-            else:
-                manifest = Manifest.of({"source": described, "stages": {}})
-            remove_partials(out)
-            stages = Stages(out, manifest)
-            stages.save()
-            try:
-                yield stages
-            finally:
-                # A run that was refused before its first stage left anything leaves no folder behind.
-                if not stages.manifest.stages and {file.name for file in out.iterdir()} <= set(_OURS):
-                    (out / MANIFEST_NAME).unlink()
-    finally:
-        if new and not any(out.iterdir()):
-            out.rmdir()
+    with lock_directory(out, create=True):
+        _check_free(out)  # again: another process may have written here before the lock was ours
+        described = source.describe(variant)
+        if (out / MANIFEST_NAME).exists():
+            finish_replacing(out)
+            manifest = read_manifest(out)
+            _check_same_source(out, manifest.source, described)
+        else:
+            manifest = Manifest.of({"source": described, "stages": {}})
+        remove_partials(out)
+        stages = Stages(out, manifest)
+        stages.save()
+        try:
+            yield stages
+        finally:
+            # A run that was refused before its first stage left anything leaves no folder behind.
+            if not stages.manifest.stages and all(_is_beginning(file.name) for file in out.iterdir()):
+                (out / MANIFEST_NAME).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -230,7 +224,18 @@ def _check_free(out: Path) -> None:
         return
     if (out / MANIFEST_NAME).is_file():
         read_manifest(out)  # says what is wrong with it
-    check_folder(out, "a run of Kinfold", _OURS[1:].__contains__)
+    try:
+        check_folder(out, "a run of Kinfold", lambda name: name != MANIFEST_NAME and _is_beginning(name))
+    except InputError:
+        if not is_run(out):  # another process may have begun a run between the two looks
+            raise
+
+
+def _is_beginning(name: str) -> bool:
+    """Tell whether a file of this name may be in a run before its first stage."""
+    return name in (MANIFEST_NAME, LOCK_NAME) or (
+        name.startswith(PARTIAL_PREFIX) and name.endswith((MANIFEST_NAME, "-lock"))
+    )
 
 
 def _check_same_source(out: Path, recorded: Mapping[str, Any], described: Mapping[str, Any]) -> None:

@@ -31,6 +31,7 @@ from kinfold.pipeline._predict import check_table_place, embedded_beside, tell_s
 from kinfold.pipeline._source import SourceLike, as_backbone, resolve_source
 from kinfold.progress import SILENT, Progress
 from kinfold.run import is_predictions, write_predictions
+from kinfold.storage import hold_output
 
 DEFAULT_BACKBONE = "clip-vit-b32"  # the fastest CLIP of the catalogue
 VARIANT = "cls"  # the one that lies in the joint space
@@ -127,6 +128,7 @@ def zero_shot(
     encoder = open_text_encoder_of(opened, loaded, VARIANT, text_model, runtime)
     if loaded is None:
         assert opened.features is not None
+        opened.features.verify(VARIANT)
         return _classify(opened.features, names, encoder, labels, out, progress)
     assert opened.images is not None
     with embedded_beside(out, opened.images, loaded, VARIANT, runtime) as features:
@@ -162,9 +164,11 @@ def _classify(
     texts, vectors = _embed(classes, encoder, X, truth, progress)
     classifier = ZeroShotClassifier(vectors, encoder.logit_scale, device=encoder.device)
     clusters, confidences = classifier.classify(X)
-    tell_skipped(out, features)
     top = TopClusters(clusters[:, None], confidences[:, None])
-    table = write_predictions(out, features.rows, keys, top, classes)
+    with hold_output(out):
+        check_table_place(out, is_predictions, "zeroshot")  # again: it may have been written to meanwhile
+        tell_skipped(out, features)
+        table = write_predictions(out, features.rows, keys, top, classes)
     known = np.zeros(0, bool) if truth is None else truth >= 0
     accuracy = None
     if truth is not None and known.any():

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from kinfold.locks import lock_directory
 from kinfold.pipeline._cluster import cluster
 from kinfold.pipeline._embed import embed
 from kinfold.pipeline._evaluate import evaluate
@@ -20,7 +21,7 @@ from kinfold.pipeline._method import prepare_method
 from kinfold.pipeline._report import report
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run
-from kinfold.storage import atomic_directory, atomic_file, check_folder, remove_partials
+from kinfold.storage import atomic_directory, atomic_file, check_folder, check_own, remove_partials
 
 METHODS = ("kmeans", "temi", "icce")
 N_DIGITS = 10
@@ -129,29 +130,31 @@ def run_demo(
     for method in methods:
         prepare_method(method, N_DIGITS, random_state, device, "auto", None, PARAMETERS.get(method))
     check_folder(out, "the demo", lambda name: name in _OURS or name.startswith("."))
-    n_images = write_digits(out)
-    embed(
-        out / "images",
-        out / "features",
-        backbone=_BACKBONE,
-        device=device,
-        n_workers=n_workers,
-        progress=progress,
-    )
-    rows = []
-    for method in methods:
-        run = cluster(
+    with lock_directory(out, create=True):
+        check_own(out)
+        n_images = write_digits(out)
+        embed(
+            out / "images",
             out / "features",
-            N_DIGITS,
-            method=method,
-            out=out / method,
-            random_state=random_state,
+            backbone=_BACKBONE,
             device=device,
-            method_parameters=PARAMETERS.get(method),
-            report=False,  # it is written once, with the evaluation
+            n_workers=n_workers,
             progress=progress,
         )
-        rows.append(_judge(method, run, out / "labels.csv", progress))
+        rows = []
+        for method in methods:
+            run = cluster(
+                out / "features",
+                N_DIGITS,
+                method=method,
+                out=out / method,
+                random_state=random_state,
+                device=device,
+                method_parameters=PARAMETERS.get(method),
+                report=False,  # it is written once, with the evaluation
+                progress=progress,
+            )
+            rows.append(_judge(method, run, out / "labels.csv", progress))
     return Demo(out, n_images, tuple(rows))
 
 

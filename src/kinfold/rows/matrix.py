@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -16,6 +17,7 @@ from kinfold.errors import FormatError, InputError
 
 _npy: Any = np.lib.format  # it has no types
 _MAPS_KEPT = 128  # open shards: systems allow a process 256 files and more, and other files need some
+_NO_MAPS = (errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of FUSE and some network drives
 
 
 @runtime_checkable
@@ -243,25 +245,36 @@ def let_go(matrix: RowMatrix) -> None:
 
 
 def map_npy(path: Path) -> NDArray[Any]:
-    """Open a ``.npy`` file as a read-only memory map; if damaged, :class:`FormatError`."""
+    """Open a ``.npy`` file as a read-only memory map; if damaged, :class:`FormatError`.
+
+    Where the file system can't map files it is read into memory.
+    """
     try:
         return cast("NDArray[Any]", _npy.open_memmap(path, mode="r"))
     except FileNotFoundError as error:
         raise FormatError(f"{path} is missing") from error
+    except OSError as error:
+        if error.errno not in _NO_MAPS:
+            raise
+        return _read_npy(path)
     except (ValueError, EOFError) as error:
         return _load_empty(path, error)
 
 
 def _load_empty(path: Path, cause: Exception) -> NDArray[Any]:
     """Read a file without any values, which can't be mapped."""
-    try:
-        with path.open("rb") as stream:
-            array = _npy.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise FormatError(f"{path} is damaged: {error}") from error
+    array = _read_npy(path)
     if array.size:
         raise FormatError(f"{path} is damaged: {cause}") from cause
-    return cast("NDArray[Any]", array)
+    return array
+
+
+def _read_npy(path: Path) -> NDArray[Any]:
+    try:
+        with path.open("rb") as stream:
+            return cast("NDArray[Any]", _npy.read_array(stream, allow_pickle=False))
+    except (ValueError, EOFError) as error:
+        raise FormatError(f"{path} is damaged: {error}") from error
 
 
 def _reads_rows(X: object) -> bool:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from copy import deepcopy
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeAlias
 
 from kinfold.errors import FormatError, InputError
-from kinfold.storage import check_format_version, read_json, write_json
+from kinfold.storage import (
+    check_format_version,
+    check_own,
+    hash_file,
+    is_plain_name,
+    read_json,
+    write_json,
+)
 
 FORMAT = "kinfold-run"
 FORMAT_VERSION = 1  # of the folder; readers refuse a newer one
@@ -20,6 +28,21 @@ MANIFEST_NAME = "manifest.json"
 _SECTIONS = ("source", "parameters", "features", "stages", "metrics", "diagnosis", "timings", "machine")
 _NEXT = ".next"  # folder of staged files; the dot keeps it out of what people and exporters list
 _MEND = "Restore the file from a copy, or remove the folder and cluster again"
+
+# Files that stages write, and so the only ones that a manifest may name: a name from a file that came from
+# elsewhere must not lead out of the folder.
+STAGE_FILES = frozenset(
+    (
+        "assignments.parquet",
+        "model.json",
+        "model.safetensors",
+        "names.parquet",
+        "report.html",
+        "skipped.parquet",
+    )
+)
+_NO_RECORD: dict[str, Any] = {"inputs": "", "outputs": {}, "seconds": 0.0}  # what a record may leave out
+_FOLDERS_BELOW = 4  # levels of a run's folders: features/variants/NAME/00000.npy
 
 Section: TypeAlias = dict[str, Any]
 
@@ -116,6 +139,11 @@ class Manifest(MutableMapping[str, Any]):
         found.update(content)
         return found
 
+    def hash_of(self, name: str) -> str | None:
+        """Return the SHA-256 that a stage recorded of a file; None where none did."""
+        records = (record.get("outputs", {}) for record in self.stages.values())
+        return next((outputs[name] for outputs in records if name in outputs), None)
+
     def __getitem__(self, key: str) -> Any:
         if key not in self._keys:
             raise KeyError(key)
@@ -166,6 +194,7 @@ def read_manifest(path: Path) -> Manifest:
     ------
     InputError
         There is nothing at ``path``, or something that is no run.
+        There is a link or a pipe in it, see :func:`~kinfold.storage.check_own`.
     FormatError
         The manifest is damaged, or of a newer format version than this Kinfold reads.
     """
@@ -173,6 +202,8 @@ def read_manifest(path: Path) -> Manifest:
         what = "is a file" if path.exists() else "doesn't exist"
         raise InputError(f"{path} {what}; give the folder that `kinfold cluster` wrote")
     file = path / MANIFEST_NAME
+    if file.is_symlink() or file.is_file():
+        check_own(path, depth=_FOLDERS_BELOW)
     if not file.is_file():
         raise InputError(f"{path} is no run of Kinfold: it has no {MANIFEST_NAME}{_find_run_near(path)}")
     try:
@@ -189,7 +220,43 @@ def read_manifest(path: Path) -> Manifest:
     for section in _SECTIONS:
         if not isinstance(content.get(section), dict):
             raise FormatError(f"{file} is damaged: {section!r} is missing. {_MEND}")
+    _check_names(file, content)
+    content["stages"] = {
+        stage: {**deepcopy(_NO_RECORD), **record} for stage, record in content["stages"].items()
+    }
     return Manifest.of(content)
+
+
+def _check_names(file: Path, content: Mapping[str, Any]) -> None:
+    """Refuse a manifest that names other files than those that stages write, or in another form."""
+    replacing = content.get("replacing")
+    if replacing is not None and not (isinstance(replacing, list) and _are_stage_files(replacing)):
+        raise FormatError(f"{file} is damaged: 'replacing' lists what is no file of a run. {_MEND}")
+    for stage, record in content["stages"].items():
+        fields = {**_NO_RECORD, **record} if isinstance(record, dict) else {}
+        outputs, seconds = fields.get("outputs"), fields.get("seconds")
+        if (
+            not isinstance(fields.get("inputs"), str)
+            or not isinstance(outputs, dict)
+            or not _are_stage_files(outputs)
+            or not all(isinstance(sha256, str) for sha256 in outputs.values())
+            or not isinstance(seconds, int | float)
+        ):
+            raise FormatError(f"{file} is damaged: the record of stage {stage!r} isn't one. {_MEND}")
+    # Features in the run are in its folder "features"; elsewhere they were recorded by their full path.
+    path = content["features"].get("path")
+    if path is not None and not (is_plain_name(path) or _is_absolute(path)):
+        raise FormatError(f"{file} is damaged: {path!r} is no place of features. {_MEND}")
+
+
+def _is_absolute(path: object) -> bool:
+    """Tell whether a path is absolute on any system: a run may have been made on another one."""
+    kinds = (PurePosixPath, PureWindowsPath)
+    return isinstance(path, str) and any(kind(path).is_absolute() for kind in kinds)
+
+
+def _are_stage_files(names: Iterable[object]) -> bool:
+    return all(isinstance(name, str) and name in STAGE_FILES for name in names)
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
@@ -258,6 +325,26 @@ def locate_file(path: Path, manifest: Manifest, name: str) -> Path:
     """Return where a file of the run is: in its place, or on its way there."""
     staged = path / _NEXT / name
     return staged if name in (manifest.replacing or ()) and staged.exists() else path / name
+
+
+def locate_whole(path: Path, manifest: Manifest, name: str, mend: str) -> Path:
+    """Return where a file of the run is, after comparing its content with the hash that was recorded of it.
+
+    Raises
+    ------
+    FormatError
+        The file isn't what was written; ``mend`` says what to do. A missing one is left to its reader.
+    """
+    file = locate_file(path, manifest, name)
+    recorded = manifest.hash_of(name)
+    if recorded is None or not file.is_file() or hash_file(file) == recorded:
+        return file
+    # The run may have been changed since the manifest was read, by `kinfold name` for instance.
+    latest = read_manifest(path)
+    file, recorded = locate_file(path, latest, name), latest.hash_of(name)
+    if recorded is not None and file.is_file() and hash_file(file) != recorded:
+        raise FormatError(f"{file} is damaged (its content isn't what was written); {mend}")
+    return file
 
 
 def _find_run_near(path: Path) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, KinfoldError
-from kinfold.run.manifest import MANIFEST_NAME, Manifest, locate_file, read_manifest
+from kinfold.run.manifest import MANIFEST_NAME, Manifest, locate_file, locate_whole, read_manifest
 from kinfold.run.tables import (
     ASSIGNMENTS_NAME,
     ASSIGNMENTS_SCHEMA,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
 _RENAME = "name the groups anew: `kinfold name`"
+_MODEL_FILES = ("model.json", "model.safetensors")
 _IF_MOVED = "if they were moved, say where they are now (source=, --source)"
 
 
@@ -87,7 +88,7 @@ class Run:
     @cached_property
     def assignments(self) -> pa.Table:
         """The usable images in row order; docs/formats.md has the columns. ``name`` is null before naming."""
-        path = locate_file(self.path, self.manifest, ASSIGNMENTS_NAME)
+        path = locate_whole(self.path, self.manifest, ASSIGNMENTS_NAME, _MEND)
         return read_table(path, ASSIGNMENTS_SCHEMA, _MEND)
 
     @cached_property
@@ -99,14 +100,15 @@ class Run:
         """
         if "name" not in self.manifest.stages:
             return {}
-        path = locate_file(self.path, self.manifest, NAMES_NAME)
+        path = locate_whole(self.path, self.manifest, NAMES_NAME, _RENAME)
         parameters = (self.manifest.naming or {}).get("parameters", {})
         return read_names(path, self.n_clusters, parameters, _RENAME)
 
     @cached_property
     def skipped(self) -> pa.Table:
         """The images that could not be used: row, key, reason."""
-        return read_table(self.path / SKIPPED_NAME, SKIPPED_SCHEMA, _MEND)
+        path = locate_whole(self.path, self.manifest, SKIPPED_NAME, _MEND)
+        return read_table(path, SKIPPED_SCHEMA, _MEND)
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:
@@ -133,9 +135,28 @@ class Run:
     @cached_property
     def model(self) -> Any:
         """The fitted estimator, which predicts groups of new features."""
+        return self.load_model()
+
+    def load_model(self, *, device: str = "auto") -> Any:
+        """Load the fitted estimator, after comparing its files with the hashes that were recorded of them.
+
+        Parameters
+        ----------
+        device : str, default "auto"
+            Where to compute.
+
+        Raises
+        ------
+        FormatError
+            A file is missing, or isn't what was written.
+        InputError
+            There is no such device.
+        """
         from kinfold.methods import load_model
 
-        return load_model(self.path)
+        for name in _MODEL_FILES:
+            locate_whole(self.path, self.manifest, name, _MEND)
+        return load_model(self.path, device=device)
 
     def features(self, source: str | Path | None = None) -> Features:
         """Open the features that the run was made from.
