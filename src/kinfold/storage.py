@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, NewerFormatError
+from kinfold.reading import check_regular, parse_json, reading
 
 PARTIAL_PREFIX = ".partial-"
+_MOST_JSON = 1 << 28  # bytes: Kinfold's own are a few MB, and what is parsed takes about ten times as much
 _MANY_FILES = 1_000  # from which on one sync of the whole system is quicker than one of each file
 
 
@@ -96,11 +98,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a damaged one raises :class:`FormatError` that names it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FormatError(f"{path} is damaged: {error}") from error
+    """Read a JSON file; a damaged one is a :class:`FormatError` that names it, a missing one ``OSError``."""
+    check_regular(path)
+    with path.open("rb") as stream:
+        data = stream.read(_MOST_JSON + 1)
+    with reading(path):
+        if len(data) > _MOST_JSON:
+            raise FormatError(f"{path} is damaged: it is far larger than any file of its kind")
+        return parse_json(data)
 
 
 def check_format_version(path: Path, version: object, newest: int) -> None:

@@ -15,6 +15,7 @@ With ``--json`` the message of 2 and 130 is on stdout too, as ``{"error": messag
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -302,8 +303,20 @@ app = typer.Typer(
 )
 
 
+def write_whatever_comes() -> None:
+    """Let stdout and stderr replace what their encoding can't hold, such as names of files.
+
+    A run that is whole must not end in an error because a terminal, a pipe on Windows or an ASCII locale
+    knows fewer letters than the names of images have.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def main() -> None:
     """Run the command line; the entry point of ``kinfold``."""
+    write_whatever_comes()
     # PyTorch reads this at its first large allocation on Linux: huge pages for large tensors on the CPU,
     # which spare training a page fault for every 4 KiB of every temporary.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, UnwritableError
+from kinfold.reading import check_regular, inflate
 from kinfold.storage import PARTIAL_PREFIX, check_format_version
 
 _HEAD = struct.Struct("<BQ")  # bytes per difference, first row; little-endian, so that files can be moved
@@ -31,6 +32,7 @@ _WIDTHS: dict[int, np.dtype[Any]] = {
     4: np.dtype("<u4"),
     8: np.dtype("<u8"),
 }
+_MOST_ROWS = 1 << 26  # of one edit: more images than a run has, and half a gigabyte once inflated
 _LEVEL = 1  # zlib's fastest: an edit must be on the disk while a person waits
 
 _WAIT_SECONDS = 120.0  # for other writers; each takes milliseconds, so a longer wait means a stuck program
@@ -116,10 +118,7 @@ def _width(largest: int) -> int:
 def _unpack(width: int, data: bytes) -> NDArray[Any]:
     if width not in _WIDTHS:
         raise ValueError(f"{width} is no width of an integer in bytes")
-    try:
-        values: NDArray[Any] = np.frombuffer(zlib.decompress(data), _WIDTHS[width])
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
+    values: NDArray[Any] = np.frombuffer(inflate(data, width * _MOST_ROWS), _WIDTHS[width])
     return values
 
 
@@ -286,6 +285,7 @@ class Store:
 
     def _is_there(self) -> bool:
         """Tell whether there is a file; raise if it isn't the one that was opened before."""
+        check_regular(self.path, "move it away to start without corrections")
         try:
             status = self.path.stat()
             identity = (status.st_dev, status.st_ino)

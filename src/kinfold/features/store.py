@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kinfold._version import __version__
 from kinfold.errors import FormatError, InputError, nearest_name
+from kinfold.reading import check_fields, is_count, list_of, reading
 from kinfold.rows import RowMatrix, ShardedMatrix
 from kinfold.storage import check_format_version, hash_file, hash_json, read_json, write_json
 
@@ -32,6 +33,24 @@ OK, SKIPPED = "ok", "skipped"
 INDEX_SCHEMA = pa.schema(
     [("row", pa.int64()), ("key", pa.string()), ("status", pa.string()), ("reason", pa.string())]
 )
+_KINDS: dict[str, Any] = {
+    "source": {"uri": (str, None), "fingerprint": str},
+    "backbone": dict,
+    "backbone_fingerprint": str,
+    "n_rows": is_count,
+    "batch_size": is_count,
+    "shard_rows": lambda value: is_count(value) and value > 0,
+    "complete": bool,
+    "n_usable": (is_count, None),
+    "index_sha256": (str, None),
+    "variants": {
+        "*": {
+            "dim": is_count,
+            "dtype": lambda value: value in ("float32", "float16"),
+            "shards": list_of({"rows": is_count, "bytes": is_count, "sha256": str}),
+        }
+    },
+}
 
 
 class Features(ABC):
@@ -177,7 +196,8 @@ class StoreManifest:
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
             raise FormatError(f"{file} does not describe a feature store")
         check_format_version(file, facts.get("format_version"), FORMAT_VERSION)
-        try:
+        check_fields(file, facts, _KINDS)
+        with reading(file):
             known = {name: facts[name] for name in cls.__dataclass_fields__}
             known["variants"] = {
                 name: VariantRecord(
@@ -186,8 +206,6 @@ class StoreManifest:
                 for name, record in facts["variants"].items()
             }
             return cls(**known)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"{file} is damaged: {error!r} does not fit its format") from error
 
 
 def shard_path(store: Path, variant: str, number: int) -> Path:
@@ -247,10 +265,8 @@ class FeatureStore(Features):
     @cached_property
     def _index(self) -> Any:
         file = self.path / INDEX_NAME
-        try:
+        with reading(file):
             table = pq.read_table(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise FormatError(f"{file} is damaged: {error}") from error
         if table.schema.remove_metadata() != INDEX_SCHEMA or table.num_rows != self.n_rows:
             raise FormatError(f"{file} is damaged: it does not list the {self.n_rows} rows of the manifest")
         return table
