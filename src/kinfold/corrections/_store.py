@@ -356,7 +356,10 @@ class Store:
         query = f"SELECT {_COLUMNS}, checksum FROM edits WHERE id > ? ORDER BY id"
         for *values, checksum in connection.execute(query, (last_id,)):
             row = EditRow(*values)
-            previous = row_checksum(row, previous)
+            try:
+                previous = row_checksum(row, previous)
+            except Exception as error:  # values of other types, which SQLite lets into any column
+                raise FormatError(damaged(self.path, f"edit {row.id} isn't as it was written")) from error
             if checksum != previous or row.id != last_id + len(rows) + 1:
                 raise FormatError(damaged(self.path, f"edit {row.id} isn't as it was written"))
             rows.append(row)

@@ -326,14 +326,17 @@ def cache_folder() -> Path:
     ``%LOCALAPPDATA%`` on Windows. It need not exist.
     """
     own = os.environ.get("KINFOLD_CACHE")
-    if own:
-        return Path(own).expanduser().absolute()
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif os.name == "nt":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        if own:
+            return Path(own).expanduser().absolute()
+        if sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        elif os.name == "nt":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:  # a user id without an account, as containers have
+        raise InputError("this user has no home folder for caches; name a folder by KINFOLD_CACHE") from error
     return base / "kinfold"
 
 
