@@ -267,7 +267,8 @@ class FeatureStore(Features):
         file = self.path / INDEX_NAME
         with reading(file):
             table = pq.read_table(file)
-        if table.schema.remove_metadata() != INDEX_SCHEMA or table.num_rows != self.n_rows:
+        fits = table.schema.remove_metadata() == INDEX_SCHEMA and table.num_rows == self.n_rows
+        if not fits or not np.array_equal(table["row"].to_numpy(), np.arange(self.n_rows)):
             raise FormatError(f"{file} is damaged: it does not list the {self.n_rows} rows of the manifest")
         return table
 
