@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import warnings
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from kinfold.containers import container_limits
 from kinfold.errors import InputError
 from kinfold.progress import SILENT, Progress
 from kinfold.validation import check_choice, check_integer
@@ -149,6 +151,7 @@ class Runtime:
         if memory is not None:
             check_integer(1, memory=memory)
         where = resolve_device(device)
+        use_quota()
         return cls(
             device=where,
             dtype=resolve_precision(precision, where),
@@ -194,15 +197,39 @@ def sampled_products(
 
 
 def cpu_count() -> int:
-    """Return the number of cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    """Return the number of cores this process may use: those of its affinity and its container's quota."""
+    has_affinity = hasattr(os, "sched_getaffinity")
+    n_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    quota = container_limits().cores
+    return max(1, n_cores if quota is None else min(n_cores, math.ceil(quota)))
+
+
+def use_quota() -> None:
+    """Let PyTorch start as many threads as the container's quota has cores, where it would start more.
+
+    Threads beyond the quota only make the kernel halt all of them for most of each period.
+    """
+    quota = container_limits().cores
+    if quota is None or "OMP_NUM_THREADS" in os.environ:
+        return
+    import torch
+
+    if torch.get_num_threads() > cpu_count():
+        torch.set_num_threads(cpu_count())
+
+
+def total_memory() -> int:
+    """Return the bytes of main memory that there are, or that the container may take where that is less."""
+    total = int(psutil.virtual_memory().total)
+    limit = container_limits().memory
+    return total if limit is None else min(total, limit)
 
 
 def available_memory() -> int:
-    """Return the bytes of main memory that can be taken without swapping."""
-    return int(psutil.virtual_memory().available)
+    """Return the bytes of main memory that can be taken without swapping, or without being killed."""
+    free = int(psutil.virtual_memory().available)
+    room = container_limits().room()
+    return free if room is None else max(0, min(free, room))
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
@@ -213,7 +240,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
         "system": platform.system(),
         "processor": platform.machine(),
         "cores": cpu_count(),
-        "memory_bytes": int(psutil.virtual_memory().total),
+        "memory_bytes": total_memory(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "device": str(device),

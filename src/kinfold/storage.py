@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, NewerFormatError
 from kinfold.locks import lock_output
+from kinfold.reading import check_regular, parse_json, reading
 
 PARTIAL_PREFIX = ".partial-"
+_MOST_JSON = 1 << 28  # bytes: Kinfold's own are a few MB, and what is parsed takes about ten times as much
 _LONGEST_NAME = 200  # bytes of a name that a temporary one repeats; file systems allow 255 for all of it
 _TOKEN_BYTES = 6  # random bytes of a temporary name
 # What a file system answers that can't sync folders (CIFS before Linux 4.17, vboxsf, several FUSE ones), or a
@@ -162,12 +164,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; a damaged one raises :class:`FormatError` that names it."""
+    """Read a JSON file; a damaged one is a :class:`FormatError` that names it, a missing one ``OSError``."""
     check_regular(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise FormatError(f"{path} is damaged: {error}") from error
+    with path.open("rb") as stream:
+        data = stream.read(_MOST_JSON + 1)
+    with reading(path):
+        if len(data) > _MOST_JSON:
+            raise FormatError(f"{path} is damaged: it is far larger than any file of its kind")
+        return parse_json(data)
 
 
 def check_format_version(path: Path, version: object, newest: int) -> None:
@@ -186,26 +190,6 @@ def check_format_version(path: Path, version: object, newest: int) -> None:
         raise NewerFormatError(
             f"{path} was written by a newer Kinfold (format version {version}, this one reads up to "
             f"{newest}); update Kinfold: pip install --upgrade kinfold"
-        )
-
-
-def check_regular(path: Path) -> None:
-    """Refuse a pipe, socket or device in place of a file, which reading could wait for without end.
-
-    A link to a file passes: :func:`check_own` refuses those where they could do harm.
-
-    Raises
-    ------
-    FormatError
-        Something is there that is neither a regular file nor a folder.
-    """
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return  # whoever opens it gets the system's own error
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise FormatError(
-            f"{path} is no regular file but {_kind_of(mode)}; remove it, or put the file in its place"
         )
 
 

@@ -333,7 +333,7 @@ def test_importing_the_room_reads_no_data_and_brings_no_heavy_package():
 
 def test_a_damaged_or_newer_data_file_is_named(tmp_path):
     path = tmp_path / "nouns.npz"
-    with pytest.raises(FormatError, match=r"nouns\.npz can't be read"):
+    with pytest.raises(FormatError, match=r"nouns\.npz is missing; install"):
         read_nouns(path)
     content = bytearray(PATH.read_bytes())
     path.write_bytes(content[: len(content) // 2])

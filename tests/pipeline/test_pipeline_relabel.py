@@ -279,7 +279,7 @@ def test_what_does_not_fit_together_is_said_before_any_work(store, animals, clip
         (store, {"lemmas": "votes"}, "did you mean 'vote'"),
         (store, {"check_rows": -1}, "check_rows must be"),
         (store, {"names": tmp_path / "names.csv"}, "has no column 'name'"),
-        (store, {"names": tmp_path / "gone.csv"}, "can't be read as names"),
+        (store, {"names": tmp_path / "gone.csv"}, "can't be read: it is missing"),
         (ready, {"labels": numbered}, "--text-model"),
         (wide, {"labels": numbered, "text_model": clip}, "7"),
     ):

@@ -158,7 +158,7 @@ def test_a_damaged_shard_is_named(shards, tmp_path, damage):
 
 def test_nothing_pickled_is_loaded(tmp_path):
     np.save(tmp_path / "0.npy", np.array([[{}]], dtype=object), allow_pickle=True)
-    with pytest.raises(FormatError, match=r"0\.npy"):
+    with pytest.raises(InputError, match=r"0\.npy holds Python objects"):
         ShardedMatrix([tmp_path / "0.npy"], [1], 1, object)[0]
 
 

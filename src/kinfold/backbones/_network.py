@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from kinfold.backbones._backbone import Backbone, BackboneCard
 from kinfold.backbones.model_files import hash_weights
-from kinfold.compute import resolve_device, resolve_precision
+from kinfold.compute import resolve_device, resolve_precision, total_memory
 from kinfold.errors import InputError
 from kinfold.storage import hash_json
 
@@ -287,7 +286,7 @@ class NetworkBackbone(Backbone):
         if self.device.type == "cuda":
             memory = torch.cuda.get_device_properties(self.device).total_memory // 4
         else:
-            memory = psutil.virtual_memory().total // 8
+            memory = total_memory() // 8
         # A power of two, so that small differences in memory between machines don't change the batch.
         size = 1 << max(0, (memory // max(1, per_image)).bit_length() - 1)
         size = min(size, _CAPS.get(self.device.type, _CAPS["cpu"]))

@@ -20,6 +20,7 @@ from kinfold.benchmark._trees import PUBLISHED, RULES, WORDNET, OpenedTree, clas
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.hierarchy import ClassTree, load_wordnet
 from kinfold.labels import ClassCounts, LabelTable
+from kinfold.reading import reading
 from kinfold.storage import (
     atomic_directory,
     check_format_version,
@@ -119,16 +120,12 @@ class Benchmark:
         for name in _TABLES:
             if (expected := facts["sha256"].get(name)) is None:
                 continue
-            try:
+            with reading(path / name, "make the benchmark again"):
                 if hash_file(path / name) != expected:
                     raise FormatError(
                         f"{path / name} is not the file that was written; make the benchmark again"
                     )
                 tables[name] = pq.read_table(path / name)
-            except (OSError, pa.ArrowException) as error:
-                raise FormatError(
-                    f"{path / name} is missing or damaged ({error}); make the benchmark again"
-                ) from error
         return cls(facts, tables[CLASSES_NAME], tables.get(LABELS_NAME))
 
 

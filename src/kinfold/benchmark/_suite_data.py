@@ -23,6 +23,7 @@ from kinfold.features import Features, is_features, open_features
 from kinfold.labels import LabelTable
 from kinfold.methods import predict_top
 from kinfold.methods.protocol import Clusterer
+from kinfold.reading import open_arrays, reading
 from kinfold.rows import SelectedRows
 from kinfold.storage import hash_array, hash_json
 
@@ -267,15 +268,16 @@ def _read_labels(labels: str, part: Part) -> LabelTable:
 def _read_column(features: Features, path: Path, name: str) -> Any:
     """Read what stands beside the usable rows of ready features."""
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            known = [key for key in archive.files if key != "features"]
+        with open_arrays(path) as arrays:
+            known = [key for key in arrays.names if key != "features"]
             if name in known:
-                return _texts(archive[name][features.rows])
+                return _texts(arrays[name][features.rows])
     elif path.suffix in (".parquet", ".pq"):
-        known = list(pq.read_schema(path).names)
-        if name in known:
-            column = pq.read_table(path, columns=[name])[name].combine_chunks()
-            return column.take(pa.array(features.rows))
+        with reading(path):
+            known = list(pq.read_schema(path).names)
+            if name in known:
+                column = pq.read_table(path, columns=[name])[name].combine_chunks()
+                return column.take(pa.array(features.rows))
     else:
         known = []
     hint = nearest_name(name, known) or (f"; it has {', '.join(known)}" if known else "")

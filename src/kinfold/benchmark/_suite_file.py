@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from kinfold.errors import InputError, nearest_name
+from kinfold.reading import reading
 from kinfold.validation import SEED, Integer
 
 PROBE = "probe"  # an upper bound that learns from labels, beside the methods
@@ -249,14 +250,15 @@ def read_suite(suite: str | Path) -> Suite:
             f"there is no suite {str(suite)!r}{nearest_name(str(suite), shipped)}; give a TOML file, or one "
             f"of {', '.join(shipped)}"
         )
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no text in UTF-8: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is no valid TOML: {error}") from error
-    return _Reader(path, text).read(content)
+    with reading(path, given=True):
+        try:
+            text = path.read_text(encoding="utf-8")
+            content = tomllib.loads(text)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is no text in UTF-8: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise InputError(f"{path} is no valid TOML: {error}") from error
+        return _Reader(path, text).read(content)
 
 
 class _Reader:

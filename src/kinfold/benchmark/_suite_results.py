@@ -27,6 +27,7 @@ from kinfold.benchmark._suite_file import (
     Suite,
 )
 from kinfold.errors import InputError, nearest_name
+from kinfold.reading import check_regular, is_count, parse_json
 from kinfold.storage import hash_json
 
 PROTOCOL = 1  # raise it when a cell measures something else than before: all cells run again
@@ -362,12 +363,13 @@ class Results:
     def _lines(self) -> Iterator[Line]:
         if not self.path.exists():
             return
+        check_regular(self.path)
         for text in self.path.read_bytes().splitlines():
             try:
-                line = json.loads(text)
+                line = parse_json(text)
             except ValueError:  # the rest of a line that was being written
                 continue
-            if isinstance(line, dict) and {"key", "seed"} <= line.keys():
+            if isinstance(line, dict) and isinstance(line.get("key"), str) and is_count(line.get("seed")):
                 yield line
 
 

@@ -9,8 +9,6 @@ It is read without running any code that the pickle may hold.
 from __future__ import annotations
 
 import pickle
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,13 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.errors import FormatError, InputError, nearest_name
+from kinfold.errors import InputError, nearest_name
 from kinfold.hierarchy import ClassTree
+from kinfold.reading import open_arrays, reading, reason_of
 from kinfold.storage import check_format_version
 
 _DATA = Path(__file__).parent / "data"
 _ARRAYS = _DATA / "imagenet.npz"
 _FORMAT_VERSION = 1
+_MEND = "install Kinfold anew: pip install --force-reinstall --no-deps kinfold"
 _IN_ARRAYS = ("imagenet1k", "imagenet21k")
 CLASS_LISTS = (
     *_IN_ARRAYS,
@@ -97,10 +97,8 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
         The file can't be read, is empty, or names a class twice.
     """
     path = Path(path)
-    try:
+    with reading(path, given=True):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the list of classes {path} can't be read: {error}") from error
     names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     if not names:
         raise InputError(f"the list of classes {path} is empty; it needs a class in every line")
@@ -112,17 +110,9 @@ def read_class_list(path: str | Path) -> tuple[str, ...]:
 
 @cache
 def _read_arrays() -> dict[str, NDArray[np.int64]]:
-    try:
-        with np.load(_ARRAYS, allow_pickle=False) as file:
-            check_format_version(_ARRAYS, int(file["format_version"]), _FORMAT_VERSION)
-            return {name: file[name] for name in (*_IN_ARRAYS, "imagenet21k_parents")}
-    except FormatError:
-        raise
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise FormatError(
-            f"the lists of classes in {_ARRAYS} can't be read ({error}); install Kinfold anew: "
-            "pip install --force-reinstall --no-deps kinfold"
-        ) from error
+    with open_arrays(_ARRAYS, _MEND) as file:
+        check_format_version(_ARRAYS, int(file["format_version"]), _FORMAT_VERSION)
+        return {name: file[name] for name in (*_IN_ARRAYS, "imagenet21k_parents")}
 
 
 def read_tree_file(path: str | Path) -> ClassTree:
@@ -168,20 +158,12 @@ def _load(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} was not read: it is damaged, or holds code that would run when it is opened. A "
-            f"published tree holds only lists, texts and numbers ({str(error).splitlines()[0]})"
+            f"published tree holds only lists, texts and numbers ({reason_of(error)})"
         ) from error
-    except (
-        OSError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        IndexError,
-    ) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path} is no file that PyTorch wrote, or is damaged: {reason}") from error
+    except Exception as error:  # unpickling raises what it likes
+        raise InputError(
+            f"{path} is no file that PyTorch wrote, or is damaged: {reason_of(error)}"
+        ) from error
 
 
 @contextmanager

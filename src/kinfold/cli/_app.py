@@ -15,6 +15,7 @@ With ``--json`` the message of 2 and 130 is on stdout too, as ``{"error": messag
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -303,8 +304,33 @@ app = typer.Typer(
 )
 
 
+def write_whatever_comes() -> None:
+    """Let stdout and stderr replace what their encoding can't hold, such as names of files.
+
+    A run that is whole must not end in an error because a terminal, a pipe on Windows or an ASCII locale
+    knows fewer letters than the names of images have.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def take_names_for_utf8() -> None:
+    """Start this command anew in Python's UTF-8 mode where the locale has names of files in another encoding.
+
+    In an ASCII locale, as cron jobs and bare containers have it, no file could be given a name that isn't
+    ASCII; and keys of images would depend on the locale.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding() == "utf-8" or len(sys.orig_argv) < 2:
+        return
+    os.environ["PYTHONUTF8"] = "1"  # for the processes that this one starts
+    os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def main() -> None:
     """Run the command line; the entry point of ``kinfold``."""
+    take_names_for_utf8()
+    write_whatever_comes()
     # PyTorch reads this at its first large allocation on Linux: huge pages for large tensors on the CPU,
     # which spare training a page fault for every 4 KiB of every temporary.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

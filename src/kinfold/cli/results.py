@@ -544,7 +544,7 @@ def info(
         "device": " ".join(str(machine[name]) for name in ("device", "gpu") if name in machine),
         "precision": found["precision"],
         "cores": str(machine["cores"]),
-        "memory": f"{machine['memory_bytes'] / 2**30:.1f} GiB",
+        "memory": _describe_memory(machine["memory_bytes"]),
         "model hub": "answers" if found["hub_reachable"] else "out of reach (hog and pixels work without it)",
     }
     cards = [
@@ -554,6 +554,14 @@ def info(
     terminal.show(
         found, make_list(facts), "", make_table(("backbone", "dimension", "family", "licence"), cards)
     )
+
+
+def _describe_memory(n_bytes: int) -> str:
+    import psutil
+
+    text, there = f"{n_bytes / 2**30:.1f} GiB", psutil.virtual_memory().total
+    limited = n_bytes < there
+    return f"{text} (limit of the container; the machine has {there / 2**30:.1f})" if limited else text
 
 
 def _collect_facts(device: str) -> dict[str, Any]:

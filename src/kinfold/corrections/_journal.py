@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from kinfold.corrections._edits import EDITS
 from kinfold.corrections._state import Draft, State
 from kinfold.corrections._store import EditRow, unpack_labels, unpack_rows
 from kinfold.errors import FormatError, InputError, count_of
+from kinfold.reading import is_count, parse_json, reason_of
 
 UNDO, REDO = "undo", "redo"
 
@@ -128,11 +128,14 @@ class Journal:
         self._numbers[row.id] = len(self.records)
         self.records.append(Record(row, _read_payload(row)))
         made = self.records[-1].payload.get("new_groups", ())
+        if not isinstance(made, list | tuple) or not all(map(is_count, made)):
+            raise FormatError(f"edit {row.id} can't be read: its new groups are no list of numbers")
         self.next_group = max([self.next_group, *(number + 1 for number in made)])
 
     def _turn(self, row: EditRow) -> int:
         """Undo or redo an edit; return its number."""
-        number = self._numbers.get(_read_payload(row).get("edit", 0))
+        edit = _read_payload(row).get("edit", 0)
+        number = self._numbers.get(edit) if is_count(edit) else None
         if number is None:
             raise FormatError(f"edit {row.id} undoes or redoes an edit that isn't there")
         record = self.records[number]
@@ -169,8 +172,8 @@ class Journal:
             apply_change(draft, record.change(), self._index)
         except InputError as error:  # no longer possible without an edit that was undone
             record.problem = str(error)
-        except (ValueError, KeyError, IndexError, TypeError) as error:
-            raise FormatError(f"edit {record.row.id} can't be read ({error})") from error
+        except Exception as error:  # whatever a payload holds that no edit has
+            raise FormatError(f"edit {record.row.id} can't be read ({reason_of(error)})") from error
 
 
 def _is_kept(count: int, total: int) -> bool:
@@ -185,7 +188,7 @@ def _is_kept(count: int, total: int) -> bool:
 
 def _read_payload(row: EditRow) -> dict[str, Any]:
     try:
-        payload = json.loads(row.payload)
+        payload = parse_json(row.payload)
     except ValueError as error:
         raise FormatError(f"edit {row.id} can't be read ({error})") from error
     if not isinstance(payload, dict):

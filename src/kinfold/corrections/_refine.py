@@ -17,8 +17,9 @@ from kinfold.corrections._edits import MARKS, Accept, Rows
 from kinfold.corrections._state import State, hash_base
 from kinfold.errors import FormatError, InputError
 from kinfold.progress import SILENT, Progress
+from kinfold.reading import check_regular, parse_json, reading
 from kinfold.run import lock_directory, read_table
-from kinfold.storage import as_plain, atomic_file, check_format_version, check_regular
+from kinfold.storage import as_plain, atomic_file, check_format_version
 from kinfold.validation import Number, check, check_integer
 
 if TYPE_CHECKING:
@@ -151,10 +152,8 @@ def read_proposals(run: Run) -> Proposals | None:
 
 
 def _read_head(path: Path) -> dict[str, Any]:
-    try:
-        head = json.loads((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}"))
-    except ValueError as error:
-        raise FormatError(f"{path} is damaged ({error}); {_MEND}") from error
+    with reading(path, _MEND):
+        head = parse_json((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}"))
     if not isinstance(head, dict) or head.get("format") != _FORMAT:
         raise FormatError(f"{path} isn't a file of Kinfold's proposals; {_MEND}")
     check_format_version(path, head.get("format_version"), _FORMAT_VERSION)

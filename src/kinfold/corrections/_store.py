@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, UnwritableError
 from kinfold.locks import can_lock
+from kinfold.reading import inflate
 from kinfold.storage import PARTIAL_PREFIX, check_format_version, sync_folder
 
 _HEAD = struct.Struct("<BQ")  # bytes per difference, first row; little-endian, so that files can be moved
@@ -33,6 +34,7 @@ _WIDTHS: dict[int, np.dtype[Any]] = {
     4: np.dtype("<u4"),
     8: np.dtype("<u8"),
 }
+_MOST_ROWS = 1 << 26  # of one edit: more images than a run has, and half a gigabyte once inflated
 _LEVEL = 1  # zlib's fastest: an edit must be on the disk while a person waits
 
 _WAIT_SECONDS = 120.0  # for other writers; each takes milliseconds, so a longer wait means a stuck program
@@ -118,10 +120,7 @@ def _width(largest: int) -> int:
 def _unpack(width: int, data: bytes) -> NDArray[Any]:
     if width not in _WIDTHS:
         raise ValueError(f"{width} is no width of an integer in bytes")
-    try:
-        values: NDArray[Any] = np.frombuffer(zlib.decompress(data), _WIDTHS[width])
-    except zlib.error as error:
-        raise ValueError(str(error)) from error
+    values: NDArray[Any] = np.frombuffer(inflate(data, width * _MOST_ROWS), _WIDTHS[width])
     return values
 
 
@@ -413,7 +412,10 @@ class Store:
         query = f"SELECT {_COLUMNS}, checksum FROM edits WHERE id > ? ORDER BY id"
         for *values, checksum in connection.execute(query, (last_id,)):
             row = EditRow(*values)
-            previous = row_checksum(row, previous)
+            try:
+                previous = row_checksum(row, previous)
+            except Exception as error:  # values of other types, which SQLite lets into any column
+                raise FormatError(damaged(self.path, f"edit {row.id} isn't as it was written")) from error
             if checksum != previous or row.id != last_id + len(rows) + 1:
                 raise FormatError(damaged(self.path, f"edit {row.id} isn't as it was written"))
             rows.append(row)

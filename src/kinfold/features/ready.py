@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +15,8 @@ from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.features.store import DEFAULT_VARIANT, SKIPPED_SCHEMA, Features, FeatureStore, is_feature_store
-from kinfold.rows import RowMatrix, SelectedRows, check_matrix, map_npy, unusable_rows
+from kinfold.reading import open_arrays, reading
+from kinfold.rows import RowMatrix, SelectedRows, as_native, check_matrix, map_npy, unusable_rows
 from kinfold.storage import hash_array, hash_json
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
@@ -51,7 +50,7 @@ class ArrayFeatures(Features):
     def __init__(self, path: str | Path, matrix: RowMatrix, keys: Sequence[str] | Any = None) -> None:
         self.path = Path(path)
         check_matrix(tuple(matrix.shape), matrix.dtype, f"the features in {path}")
-        self._all = matrix
+        self._stored, self._all = matrix, as_native(matrix)
         if keys is not None and len(keys) != matrix.shape[0]:
             raise InputError(f"{path} has {matrix.shape[0]} rows, but {len(keys)} keys")
         self._keys = keys
@@ -100,7 +99,7 @@ class ArrayFeatures(Features):
 
     @cached_property
     def _fingerprint(self) -> str:
-        content = hash_array(cast("NDArray[Any]", self._all))
+        content = hash_array(cast("NDArray[Any]", self._stored))
         return hash_json([content, None if self._keys is None else self.keys.to_pylist()])
 
 
@@ -120,7 +119,7 @@ def read_array_features(path: Path, column: str | None = None) -> ArrayFeatures:
     if column is not None:
         raise InputError(f"column applies to Parquet files only, and {path} isn't one")
     if suffix == ".npy":
-        return ArrayFeatures(path, _map_array(path))
+        return ArrayFeatures(path, map_npy(path))
     if suffix == ".npz":
         return _read_npz(path)
     if suffix == ".safetensors":
@@ -132,42 +131,20 @@ def read_array_features(path: Path, column: str | None = None) -> ArrayFeatures:
 def has_feature_column(path: Path) -> bool:
     """Tell whether a Parquet file holds vectors and no image bytes."""
     try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowInvalid, OSError):
+        with reading(path):
+            schema = pq.read_schema(path)
+    except (FormatError, InputError):
         return False
     return bool(_vector_columns(schema)) and not any(_holds_bytes(field.type) for field in schema)
 
 
-def _map_array(path: Path) -> NDArray[Any]:
-    try:
-        return map_npy(path)
-    except FormatError as error:
-        _refuse_objects(path, error)
-        raise
-
-
-def _refuse_objects(name: str | Path, error: Exception) -> None:
-    """Turn NumPy's refusal to run pickled objects into words about the file."""
-    if "bject" in str(error):
-        raise InputError(f"{name} holds Python objects, not real numbers") from error
-
-
 def _read_npz(path: Path) -> ArrayFeatures:
-    # Asked first: np.load takes any other file for pickled data, and its refusal would mislead.
-    if not zipfile.is_zipfile(path):
-        raise FormatError(f"{path} is damaged: it is no .npz archive")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            if "features" not in archive.files:
-                held = ", ".join(archive.files) or "nothing"
-                raise InputError(f"{path} has no array named 'features'; it holds {held}")
-            keys = next((_npz_keys(archive, name, path) for name in _NPZ_KEYS if name in archive.files), None)
-            return ArrayFeatures(path, archive["features"], keys)
-    except InputError:
-        raise
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        _refuse_objects(path, error)
-        raise FormatError(f"{path} is damaged: {error}") from error
+    with open_arrays(path) as arrays:
+        if "features" not in arrays:
+            held = ", ".join(arrays.names) or "nothing"
+            raise InputError(f"{path} has no array named 'features'; it holds {held}")
+        keys = next((_npz_keys(arrays, name, path) for name in _NPZ_KEYS if name in arrays), None)
+        return ArrayFeatures(path, arrays["features"], keys)
 
 
 def _npz_keys(archive: Any, name: str, path: Path) -> list[str]:
@@ -176,19 +153,23 @@ def _npz_keys(archive: Any, name: str, path: Path) -> list[str]:
         raise InputError(f"{name!r} in {path} must be a list of strings, one per row of 'features'")
     if keys.dtype.kind == "S":
         return [key.decode("utf-8", "backslashreplace") for key in keys.tolist()]
-    return [str(key) for key in keys.tolist()]
+    found = [str(key) for key in keys.tolist()]
+    for row, key in enumerate(found):
+        if any("\ud800" <= char <= "\udfff" for char in key):
+            raise InputError(
+                f"{name!r} in {path}, row {row}: {key!r} is no text, for it holds half of a surrogate pair; "
+                "save the keys as bytes (dtype 'S')"
+            )
+    return found
 
 
 def _read_safetensors(path: Path) -> NDArray[Any]:
     import torch
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt") as archive:
-            name = _choose_tensor(archive, path)
-            tensor = archive.get_tensor(name)
-    except (SafetensorError, OSError) as error:
-        raise FormatError(f"{path} is damaged: {error}") from error
+    with reading(path), safe_open(path, framework="pt") as archive:
+        name = _choose_tensor(archive, path)
+        tensor = archive.get_tensor(name)
     if tensor.dtype == torch.bfloat16 or "float8" in str(tensor.dtype):
         tensor = tensor.to(torch.float32)  # NumPy has no such type
     array: NDArray[Any] = tensor.numpy()
@@ -209,13 +190,11 @@ def _choose_tensor(archive: Any, path: Path) -> str:
 
 
 def _read_parquet(path: Path, column: str | None) -> ArrayFeatures:
-    try:
+    with reading(path):
         file = pq.ParquetFile(path)
         name = _choose_column(file.schema_arrow, column, path)
         named = [name, "key"] if "key" in file.schema_arrow.names and name != "key" else [name]
         table = file.read(columns=named)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise FormatError(f"{path} is damaged: {error}") from error
     keys = None
     if "key" in named:
         keys = table.column("key").cast(pa.string()).combine_chunks()

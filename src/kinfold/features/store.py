@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kinfold._version import __version__
 from kinfold.errors import FormatError, InputError, nearest_name
+from kinfold.reading import check_fields, is_count, list_of, reading
 from kinfold.rows import RowMatrix, ShardedMatrix
 from kinfold.storage import (
     check_format_version,
@@ -41,6 +42,24 @@ FOLDERS_BELOW = 3  # levels of a store's folders: variants/NAME/00000.npy
 INDEX_SCHEMA = pa.schema(
     [("row", pa.int64()), ("key", pa.string()), ("status", pa.string()), ("reason", pa.string())]
 )
+_KINDS: dict[str, Any] = {
+    "source": {"uri": (str, None), "fingerprint": str},
+    "backbone": dict,
+    "backbone_fingerprint": str,
+    "n_rows": is_count,
+    "batch_size": is_count,
+    "shard_rows": lambda value: is_count(value) and value > 0,
+    "complete": bool,
+    "n_usable": (is_count, None),
+    "index_sha256": (str, None),
+    "variants": {
+        "*": {
+            "dim": is_count,
+            "dtype": lambda value: value in ("float32", "float16"),
+            "shards": list_of({"rows": is_count, "bytes": is_count, "sha256": str}),
+        }
+    },
+}
 
 
 class Features(ABC):
@@ -202,7 +221,8 @@ class StoreManifest:
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
             raise FormatError(f"{file} does not describe a feature store")
         check_format_version(file, facts.get("format_version"), FORMAT_VERSION)
-        try:
+        check_fields(file, facts, _KINDS)
+        with reading(file):
             known = {name: facts[name] for name in cls.__dataclass_fields__}
             known["variants"] = {
                 name: VariantRecord(
@@ -213,8 +233,6 @@ class StoreManifest:
             found = cls(**known)
             found._check()
             return found
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise FormatError(f"{file} is damaged: {error!r} does not fit its format") from error
 
     def _check(self) -> None:
         """Raise ``ValueError`` for what no extraction writes."""
@@ -300,11 +318,10 @@ class FeatureStore(Features):
     def _index(self) -> Any:
         file = self.path / INDEX_NAME
         _compare(file, self.manifest.index_sha256)
-        try:
+        with reading(file):
             table = pq.read_table(file)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise FormatError(f"{file} is damaged: {error}") from error
-        if table.schema.remove_metadata() != INDEX_SCHEMA or table.num_rows != self.n_rows:
+        fits = table.schema.remove_metadata() == INDEX_SCHEMA and table.num_rows == self.n_rows
+        if not fits or not np.array_equal(table["row"].to_numpy(), np.arange(self.n_rows)):
             raise FormatError(f"{file} is damaged: it does not list the {self.n_rows} rows of the manifest")
         return table
 

@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -225,7 +225,7 @@ class Checkpoint:
                 description = (file.metadata() or {}).get("trainer")
                 whole = set(file.keys()) == {*self._live, "history"}
                 epochs = int(file.get_slice("history").get_shape()[0]) if whole else 0
-        except (SafetensorError, OSError) as error:
+        except Exception as error:  # a damaged one is written anew
             logger.warning("ignoring the damaged checkpoint %s: %s", path, error)
             return 0
         if description != self._description or not whole:

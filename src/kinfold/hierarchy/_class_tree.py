@@ -22,6 +22,7 @@ from kinfold.hierarchy._hierarchy import (
     without_shortcuts,
 )
 from kinfold.hierarchy._wordnet import WordNet, load_wordnet
+from kinfold.reading import reading
 from kinfold.storage import hash_json
 from kinfold.validation import check_choice, check_integer
 
@@ -121,26 +122,21 @@ def _read_text(path: Path, child_column: str, parent_column: str) -> Iterator[tu
     delimiter = _DELIMITERS.get(path.suffix.lower())
     if delimiter is None:
         raise InputError(f"{path} is no parent table: it must end in .csv, .tsv or .parquet")
-    try:
-        # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-            _require(path, reader.fieldnames or [], child_column, parent_column)
-            for row in reader:
-                if None in row:
-                    raise InputError(f"{path}, row {reader.line_num}: more fields than columns")
-                yield reader.line_num, row[child_column] or "", row[parent_column] or ""
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} can't be read: {error}") from error
+    # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
+    with reading(path, given=True), path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
+        _require(path, reader.fieldnames or [], child_column, parent_column)
+        for row in reader:
+            if None in row:
+                raise InputError(f"{path}, row {reader.line_num}: more fields than columns")
+            yield reader.line_num, row[child_column] or "", row[parent_column] or ""
 
 
 def _read_parquet(path: Path, child_column: str, parent_column: str) -> Iterator[tuple[int, str, str]]:
-    try:
+    with reading(path, given=True):
         _require(path, pq.read_schema(path).names, child_column, parent_column)
         table = pq.read_table(path, columns=[child_column, parent_column])
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} can't be read: {error}") from error
-    columns = [_texts(path, table, name) for name in (child_column, parent_column)]
+        columns = [_texts(path, table, name) for name in (child_column, parent_column)]
     for place, (child, parent) in enumerate(zip(*columns, strict=True), start=1):
         yield place, child or "", parent or ""
 

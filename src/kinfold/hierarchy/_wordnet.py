@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,13 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.errors import FormatError, InputError, nearest_name
+from kinfold.errors import InputError, nearest_name
 from kinfold.hierarchy._hierarchy import Choice, Hierarchy, Links, breadth_first
+from kinfold.reading import open_arrays
 from kinfold.storage import check_format_version
 from kinfold.validation import check_integer
 
 PATH = Path(__file__).parent / "data" / "wordnet-3.0-nouns.npz"
 FORMAT_VERSION = 1  # of the data file; scripts/make_wordnet.py writes it
+_MEND = "install Kinfold anew: pip install --force-reinstall --no-deps kinfold"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,27 +57,19 @@ def read_nouns(path: Path = PATH) -> NounData:
     NewerFormatError
         It has a newer format version.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            check_format_version(path, int(file["format_version"]), FORMAT_VERSION)
-            return NounData(
-                offsets=file["offsets"],
-                # One text with line breaks: an array of strings would pad each to the longest.
-                nouns=tuple(file["nouns"].tobytes().decode().split("\n")),
-                lemmas=Links.from_counts(file["lemma_counts"], file["lemmas"]),
-                senses=file["senses"],
-                hypernyms=Links.from_counts(file["hypernym_counts"], file["hypernyms"]),
-                instance_hypernyms=Links.from_counts(
-                    file["instance_hypernym_counts"], file["instance_hypernyms"]
-                ),
-            )
-    except FormatError:
-        raise
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise FormatError(
-            f"WordNet's data in {path} can't be read ({error}); install Kinfold anew: "
-            "pip install --force-reinstall --no-deps kinfold"
-        ) from error
+    with open_arrays(path, _MEND) as file:
+        check_format_version(path, int(file["format_version"]), FORMAT_VERSION)
+        return NounData(
+            offsets=file["offsets"],
+            # One text with line breaks: an array of strings would pad each to the longest.
+            nouns=tuple(file["nouns"].tobytes().decode().split("\n")),
+            lemmas=Links.from_counts(file["lemma_counts"], file["lemmas"]),
+            senses=file["senses"],
+            hypernyms=Links.from_counts(file["hypernym_counts"], file["hypernyms"]),
+            instance_hypernyms=Links.from_counts(
+                file["instance_hypernym_counts"], file["instance_hypernyms"]
+            ),
+        )
 
 
 @dataclass(frozen=True, eq=False)

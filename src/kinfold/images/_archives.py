@@ -286,7 +286,7 @@ class ZipSource(LocatedSource):
         try:
             with zipfile.ZipFile(self.uri) as archive:
                 members = [(_zip_key(info), info) for info in archive.infolist() if _is_wanted(info)]
-        except (zipfile.BadZipFile, OSError, UnicodeDecodeError, NotImplementedError) as error:
+        except Exception as error:  # zipfile raises what it likes for a damaged directory
             raise InputError(f"{self.uri} can't be read as a zip archive: {error}") from error
         members.sort(key=lambda member: natural_key(member[0]))
         self.keys = unique_keys(key for key, _ in members)

@@ -46,7 +46,7 @@ def column_types(path: str) -> dict[str, Any]:
             with csv.open_csv(path, parse_options=_csv_options(path)) as reader:
                 return dict.fromkeys(reader.schema.names, pa.string())
         schema = pq.read_schema(path)
-    except (OSError, pa.ArrowException) as error:
+    except Exception as error:  # names that are not UTF-8 among others
         raise InputError(f"{path} can't be read as a table: {error}") from error
     return dict(zip(schema.names, schema.types, strict=True))
 
@@ -80,7 +80,7 @@ def read_columns(path: str, columns: list[str]) -> dict[str, Any]:
             table = csv.read_csv(path, parse_options=_csv_options(path), convert_options=convert)
         else:
             table = pq.ParquetFile(path).read(columns=columns)
-    except (OSError, pa.ArrowException) as error:
+    except Exception as error:  # names that are not UTF-8 among others
         raise InputError(f"{path} can't be read as a table: {error}") from error
     return {name: table[name] for name in table.column_names}
 
@@ -367,14 +367,13 @@ class _Cursor:
 
 def _row_groups(shards: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return (shard, row group) of every row group, and the first row of each with the end as one more."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     groups, starts = [], [0]
     for shard, path in enumerate(shards):
         try:
             metadata = pq.read_metadata(path)
-        except (OSError, pa.ArrowException) as error:
+        except Exception as error:
             raise InputError(f"{path} can't be read as a Parquet file: {error}") from error
         for group in range(metadata.num_row_groups):
             groups.append((shard, group))

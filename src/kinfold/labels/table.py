@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kinfold.errors import InputError, count_of, nearest_name
+from kinfold.errors import InputError, KinfoldError, count_of, nearest_name
+from kinfold.reading import check_regular, reason_of
 from kinfold.storage import hash_array, hash_json
 
 TRAIN = "train"
@@ -153,13 +154,14 @@ class LabelFile:
     @contextmanager
     def _reading(self) -> Iterator[None]:
         """Say which file is damaged, where a library finds that out."""
+        check_regular(self.path)
         try:
             yield
-        except (OSError, UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
-            kind, reason = "Parquet file" if self._is_parquet else "CSV or TSV in UTF-8", str(error)
-            raise InputError(
-                f"{self.path} can't be read: it is no {kind} ({reason.splitlines()[0]})"
-            ) from error
+        except KinfoldError:
+            raise
+        except Exception as error:
+            kind = "Parquet file" if self._is_parquet else "CSV or TSV in UTF-8"
+            raise InputError(f"{self.path} can't be read: it is no {kind} ({reason_of(error)})") from error
 
 
 def label_by_folder(keys: pa.Array, where: str) -> tuple[pa.DictionaryArray, pa.DictionaryArray]:

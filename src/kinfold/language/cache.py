@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, NewerFormatError
 from kinfold.locks import lock_directory
+from kinfold.reading import is_count
+from kinfold.rows import map_npy
 from kinfold.storage import (
     atomic_file,
     check_format_version,
@@ -111,7 +113,9 @@ class NounHeader:
             raise FormatError(f"{file} is damaged: it isn't an object")
         check_format_version(file, content.get("format_version"), FORMAT_VERSION)
         key = content.get("key")
-        if not isinstance(key, dict) or not (_fits(content, _HEADER_TYPES) and _fits(key, _KEY_TYPES)):
+        if not isinstance(key, dict) or not (
+            _fits(content, _HEADER_TYPES) and _fits(key, _KEY_TYPES) and key["chunk"]
+        ):
             raise FormatError(
                 f"{file} is damaged: entries are missing, or of another type than they should be"
             )
@@ -274,7 +278,10 @@ def _read_words(folder: Path, key: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _fits(content: dict[str, Any], types: Mapping[str, Any]) -> bool:
     """Tell whether all these entries are there, of their types."""
-    return all(name in content and isinstance(content[name], kind) for name, kind in types.items())
+    return all(
+        name in content and (is_count(content[name]) if kind is int else isinstance(content[name], kind))
+        for name, kind in types.items()
+    )
 
 
 def _read_features(folder: Path, n_words: int, dim: int, sha256: str) -> NDArray[np.float32]:
@@ -288,9 +295,9 @@ def _read_features(folder: Path, n_words: int, dim: int, sha256: str) -> NDArray
 
 def _map(file: Path, shape: tuple[int, int]) -> NDArray[np.float32]:
     try:
-        array: NDArray[np.float32] = np.lib.format.open_memmap(file, mode="r")  # type: ignore[no-untyped-call]
-    except (OSError, ValueError, EOFError) as error:
-        raise FormatError(f"{file} is damaged: {error}") from error
+        array: NDArray[np.float32] = map_npy(file)
+    except InputError as error:  # of a cache that can't be read too: what is wrong with it is made anew
+        raise FormatError(str(error)) from error
     if array.shape != shape or array.dtype != np.float32:
         raise FormatError(
             f"{file} is damaged: it holds {array.dtype} {array.shape} instead of float32 {shape}"
@@ -319,14 +326,17 @@ def cache_folder() -> Path:
     ``%LOCALAPPDATA%`` on Windows. It need not exist.
     """
     own = os.environ.get("KINFOLD_CACHE")
-    if own:
-        return Path(own).expanduser().absolute()
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif os.name == "nt":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        if own:
+            return Path(own).expanduser().absolute()
+        if sys.platform == "darwin":
+            base = Path.home() / "Library" / "Caches"
+        elif os.name == "nt":
+            base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:  # a user id without an account, as containers have
+        raise InputError("this user has no home folder for caches; name a folder by KINFOLD_CACHE") from error
     return base / "kinfold"
 
 

@@ -16,6 +16,7 @@ from kinfold.language.cache import NounCache, NounEntry, NounKey, read_entry
 from kinfold.language.encoders import TextEncoder, check_texts
 from kinfold.language.prompts import TEMPLATES, check_templates, fill
 from kinfold.progress import SILENT, Progress, ProgressTask
+from kinfold.reading import check_regular
 from kinfold.storage import hash_json
 
 # Words that are embedded and written together: about a minute of work on one slow core, which is the most
@@ -34,6 +35,7 @@ def read_words(path: str | Path) -> tuple[str, ...]:
         The file can't be read, isn't text, or holds no word.
     """
     path = Path(path)
+    check_regular(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

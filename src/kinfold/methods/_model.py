@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from kinfold.compute import Runtime, resolve_device
@@ -21,6 +20,7 @@ from kinfold.methods._self_training import PAPER_ITERATIONS
 from kinfold.methods._tac import TAC
 from kinfold.methods._turtle_training import PAPER_BATCH, PAPER_RATE, PAPER_STEPS
 from kinfold.methods.protocol import Clusterer, Model
+from kinfold.reading import check_regular, reason_of
 from kinfold.rows import RowMatrix
 from kinfold.storage import atomic_file, check_format_version, read_json, write_json
 from kinfold.validation import SEED, Choice, Integer, check, check_integer
@@ -301,6 +301,7 @@ def load_model(directory: Path, *, device: str = "auto") -> Clusterer:
     for path in (description, weights):
         if not path.is_file():
             raise FormatError(f"{path} is missing: the run has no model; {_MEND}")
+    check_regular(weights, _MEND)
     try:
         content = read_json(description)
     except FormatError as error:
@@ -318,11 +319,9 @@ def load_model(directory: Path, *, device: str = "auto") -> Clusterer:
         # A model that was edited may lack anything: whatever its class misses there is damage.
         loaded: Clusterer = find_named(_SAVED, model.method).from_model(model, device=device)
         return loaded
-    except (SafetensorError, LookupError, TypeError, ValueError, OSError, RuntimeError) as error:
-        # Only the first line: PyTorch lists every tensor that doesn't fit.
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    except Exception as error:
         raise FormatError(
-            f"{weights} is damaged or does not fit {description.name} ({reason}); {_MEND}"
+            f"{weights} is damaged or does not fit {description.name} ({reason_of(error)}); {_MEND}"
         ) from error
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_random_state
 
 from kinfold.errors import FormatError, InputError
+from kinfold.reading import check_fields, is_count
 from kinfold.rows import map_npy
 from kinfold.rows.ragged import starts_of
 from kinfold.storage import (
@@ -32,6 +33,12 @@ FORMAT_VERSION = 1
 MOST_ROWS = 2**31 - 1  # indices are 32-bit: they take most of a graph's bytes, and half of what 64-bit would
 # The types on disk, in the order in which the arrays are hashed and written.
 _ARRAYS = {"indptr": np.int64, "indices": np.int32, "similarities": np.float32}
+_KINDS = {
+    "n_samples": is_count,
+    "n_edges": is_count,
+    "parameters": dict,
+    "arrays": {"*": str},
+}  # of graph.json
 
 
 # In a class of fewer members than this many times the neighbours, drawing with repetitions would have to be
@@ -231,16 +238,9 @@ def _check_header(path: Path) -> dict[str, Any]:
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise FormatError(f"{path} does not describe a neighbour graph")
     check_format_version(path, facts.get("format_version"), FORMAT_VERSION)
-    if not {"n_samples", "n_edges", "parameters", "arrays"} <= facts.keys():
-        raise FormatError(f"{path} is damaged: fields are missing")
-    hashes, counts = facts["arrays"], (facts["n_samples"], facts["n_edges"])
-    if (
-        not isinstance(hashes, dict)
-        or hashes.keys() != _ARRAYS.keys()
-        or not isinstance(facts["parameters"], dict)
-        or not all(type(n) is int and n >= 0 for n in counts)
-    ):
-        raise FormatError(f"{path} is damaged: a field is of another type than it should be")
+    check_fields(path, facts, _KINDS)
+    if facts["arrays"].keys() != _ARRAYS.keys():
+        raise FormatError(f"{path} is damaged: its arrays are not those of a graph")
     return facts
 
 

@@ -19,9 +19,10 @@ from kinfold.language.cache import FEATURES_NAME as NOUNS_NAME
 from kinfold.language.cache import NounHeader
 from kinfold.neighbors import NeighborGraph
 from kinfold.pipeline._relabel import LABELS_NAME, REPORT_NAME, read_labels_table, read_report
+from kinfold.reading import check_regular
 from kinfold.run import ASSIGNMENTS_NAME, MANIFEST_NAME, Manifest, Run, is_run, read_manifest
 from kinfold.run.manifest import locate_file
-from kinfold.storage import check_own, check_regular, hash_file, read_json
+from kinfold.storage import check_own, hash_file, read_json
 
 OK, READABLE, DAMAGED, MISSING = "ok", "readable", "damaged", "missing"
 _GRAPH_NAME = "graph.json"

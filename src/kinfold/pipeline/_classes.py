@@ -16,6 +16,7 @@ from kinfold.features import RowMatrix
 from kinfold.hierarchy import ClassTree, load_wordnet
 from kinfold.language import NounCache, TextEncoder, prepare_nouns, vote_for_lemmas
 from kinfold.progress import Progress
+from kinfold.reading import reading
 
 WORDNET = "wordnet"
 WORDNET_TITLE = "WordNet 3.0"
@@ -127,18 +128,15 @@ def _read_names(names: str | Path | Names | None) -> dict[str, tuple[str, ...]]:
 
 
 def _read_name_rows(path: Path) -> list[tuple[str, str]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = list(reader.fieldnames or [])
-            if missing := [name for name in (_ID, _NAME) if name not in columns]:
-                raise InputError(
-                    f"{path} has no column {missing[0]!r}{nearest_name(missing[0], columns)}; names of "
-                    f"classes stand in the columns {_ID} and {_NAME}"
-                )
-            return [(row[_ID] or "", row[_NAME] or "") for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} can't be read as names of classes: {error}") from error
+    with reading(path, given=True), path.open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.DictReader(stream)
+        columns = list(reader.fieldnames or [])
+        if missing := [name for name in (_ID, _NAME) if name not in columns]:
+            raise InputError(
+                f"{path} has no column {missing[0]!r}{nearest_name(missing[0], columns)}; names of "
+                f"classes stand in the columns {_ID} and {_NAME}"
+            )
+        return [(row[_ID] or "", row[_NAME] or "") for row in reader]
 
 
 def embed_class_names(

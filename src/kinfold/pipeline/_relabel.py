@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kinfold.backbones import Backbone
 from kinfold.compute import Runtime
-from kinfold.errors import FormatError, InputError
+from kinfold.errors import InputError
 from kinfold.features import Features, RowMatrix
 from kinfold.images import ImageSource, KeyList, open_source
 from kinfold.labels import JoinedLabels
@@ -57,6 +57,7 @@ from kinfold.pipeline._source import (
     resolve_source,
 )
 from kinfold.progress import SILENT, Progress
+from kinfold.reading import reading
 from kinfold.storage import (
     PARTIAL_PREFIX,
     atomic_file,
@@ -178,11 +179,8 @@ def write_labels(
 
 def read_labels_table(path: Path) -> pa.Table:
     """Read ``labels.parquet`` back; :class:`FormatError` where it is missing or damaged."""
-    try:
+    with reading(path, "relabel again"):
         return pq.read_table(path).select(LABELS_SCHEMA.names).cast(LABELS_SCHEMA)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise FormatError(f"{path} is missing or damaged ({reason}); relabel again") from error
 
 
 def write_moves(path: Path, report: RelabelReport, ids: Sequence[str], names: Sequence[str]) -> None:

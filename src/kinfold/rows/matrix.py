@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kinfold.errors import FormatError, InputError
+from kinfold.reading import read_npy_header, reading, refuse_objects
 
 _npy: Any = np.lib.format  # it has no types
 _MAPS_KEPT = 128  # open shards: systems allow a process 256 files and more, and other files need some
@@ -226,13 +227,42 @@ class SelectedRows(LazyMatrix):
         return np.asarray(self.matrix[self._rows[rows]])
 
 
+class NativeRows(LazyMatrix):
+    """The rows of a matrix whose type PyTorch doesn't know, in one that it does: float64, or native order.
+
+    Parameters
+    ----------
+    matrix : RowMatrix
+        Long doubles, or numbers in the byte order of other machines.
+    """
+
+    def __init__(self, matrix: RowMatrix) -> None:
+        self.matrix = matrix
+        self.shape = (int(matrix.shape[0]), int(matrix.shape[1]))
+        wide = matrix.dtype.itemsize > np.dtype(np.float64).itemsize
+        self.dtype = np.dtype(np.float64) if wide else matrix.dtype.newbyteorder("=")
+
+    def _range(self, start: int, stop: int) -> NDArray[Any]:
+        return self._take(cast("NDArray[np.int64]", slice(start, stop)))
+
+    def _take(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float64 is infinity, so a row to skip
+            return np.ascontiguousarray(self.matrix[rows], self.dtype)
+
+
+def as_native(matrix: RowMatrix) -> RowMatrix:
+    """Return a matrix of real numbers as it is, or its :class:`NativeRows` where PyTorch needs them."""
+    usual = matrix.dtype.isnative and matrix.dtype.itemsize <= np.dtype(np.float64).itemsize
+    return matrix if usual else NativeRows(matrix)
+
+
 def let_go(matrix: RowMatrix) -> None:
     """Give the pages of mapped files that were read back to the system, which keeps them in its cache.
 
     What a process has read of a mapped file counts as its memory until the system needs the room. Rows are
     the same afterwards, and need a moment to come back. Arrays in memory stay as they are.
     """
-    if isinstance(matrix, SelectedRows):
+    if isinstance(matrix, SelectedRows | NativeRows):
         let_go(matrix.matrix)
     elif isinstance(matrix, ShardedMatrix):
         matrix.close()
@@ -249,32 +279,19 @@ def map_npy(path: Path) -> NDArray[Any]:
 
     Where the file system can't map files it is read into memory.
     """
-    try:
-        return cast("NDArray[Any]", _npy.open_memmap(path, mode="r"))
-    except FileNotFoundError as error:
-        raise FormatError(f"{path} is missing") from error
-    except OSError as error:
-        if error.errno not in _NO_MAPS:
-            raise
-        return _read_npy(path)
-    except (ValueError, EOFError) as error:
-        return _load_empty(path, error)
-
-
-def _load_empty(path: Path, cause: Exception) -> NDArray[Any]:
-    """Read a file without any values, which can't be mapped."""
-    array = _read_npy(path)
-    if array.size:
-        raise FormatError(f"{path} is damaged: {cause}") from cause
-    return array
-
-
-def _read_npy(path: Path) -> NDArray[Any]:
-    try:
+    with reading(path):
+        with path.open("rb") as stream:
+            shape, dtype = read_npy_header(stream)
+        refuse_objects(path, dtype)
+        if 0 in shape:  # what holds no values can't be mapped
+            return np.empty(shape, dtype)
+        try:
+            return cast("NDArray[Any]", _npy.open_memmap(path, mode="r"))
+        except OSError as error:
+            if error.errno not in _NO_MAPS:
+                raise
         with path.open("rb") as stream:
             return cast("NDArray[Any]", _npy.read_array(stream, allow_pickle=False))
-    except (ValueError, EOFError) as error:
-        raise FormatError(f"{path} is damaged: {error}") from error
 
 
 def _reads_rows(X: object) -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeAlias
 
 from kinfold.errors import FormatError, InputError
+from kinfold.reading import check_fields, is_count
 from kinfold.storage import (
     check_format_version,
     check_own,
@@ -24,8 +25,23 @@ FORMAT = "kinfold-run"
 FORMAT_VERSION = 1  # of the folder; readers refuse a newer one
 MANIFEST_NAME = "manifest.json"
 
-# A manifest without one of these is damaged: readers index them without asking whether they are there.
 _SECTIONS = ("source", "parameters", "features", "stages", "metrics", "diagnosis", "timings", "machine")
+# What readers rely on without asking: a manifest without a section, or with other types, is damaged.
+_TEXT = (str, None)
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(_SECTIONS, dict),
+    "source": {"kind?": str, "uri?": _TEXT, "images?": _TEXT, "options?": (dict, None), "fingerprint?": _TEXT}
+    | dict.fromkeys(("n_rows?", "n_usable?", "n_skipped?"), (is_count, None)),
+    "parameters": {"method?": _TEXT, "variant?": _TEXT, "preset?": _TEXT, "method_parameters?": (dict, None)},
+    "features": {"path?": _TEXT, "column?": _TEXT, "variant?": _TEXT, "fingerprint?": _TEXT},
+    "stages": {"*": {"inputs?": str, "outputs?": {"*": str}, "seconds?": float}},
+    "timings": {"*": (float, None)},
+    "seed?": (is_count, None),
+    "replacing?": (list, None),
+    "libraries?": {"*": str},
+    **dict.fromkeys(("backbone?", "language?", "neighbors?", "naming?"), (dict, None)),
+    **dict.fromkeys(("criteria?", "fit?"), dict),
+}
 _NEXT = ".next"  # folder of staged files; the dot keeps it out of what people and exporters list
 _MEND = "Restore the file from a copy, or remove the folder and cluster again"
 
@@ -217,9 +233,7 @@ def read_manifest(path: Path) -> Manifest:
             + (f"has the format {found!r}" if found else f"doesn't name the format {FORMAT!r}")
         )
     check_format_version(file, content.get("format_version"), FORMAT_VERSION)
-    for section in _SECTIONS:
-        if not isinstance(content.get(section), dict):
-            raise FormatError(f"{file} is damaged: {section!r} is missing. {_MEND}")
+    check_fields(file, content, _KINDS, _MEND[:1].lower() + _MEND[1:])
     _check_names(file, content)
     content["stages"] = {
         stage: {**deepcopy(_NO_RECORD), **record} for stage, record in content["stages"].items()

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kinfold.errors import FormatError
+from kinfold.errors import FormatError, InputError
+from kinfold.reading import reading
 from kinfold.storage import atomic_file
 
 if TYPE_CHECKING:
@@ -123,14 +124,12 @@ def read_table(path: Path, schema: pa.Schema, mend: str) -> pa.Table:
     """
     if not path.is_file():
         raise FormatError(f"{path} is missing; {mend}")
-    try:
+    with reading(path, mend):
         table = pq.read_table(path)
         for name in _LATER:
             if name in schema.names and name not in table.column_names:
                 table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
         return table.select(schema.names).cast(schema)
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise FormatError(f"{path} is damaged ({str(error).splitlines()[0]}); {mend}") from error
 
 
 def write_names(path: Path, names: ClusterNames) -> None:
@@ -195,8 +194,9 @@ def is_skipped(path: Path) -> bool:
 
 def _has_columns(path: Path, schema: pa.Schema) -> bool:
     try:
-        return bool(pq.read_schema(path).names == schema.names)
-    except (pa.ArrowException, OSError):
+        with reading(path):
+            return bool(pq.read_schema(path).names == schema.names)
+    except (FormatError, InputError):
         return False
 
 

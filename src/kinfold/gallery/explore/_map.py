@@ -28,6 +28,7 @@ from kinfold.errors import FormatError, InputError, MissingExtraError
 from kinfold.features import Features, RowMatrix
 from kinfold.gallery.explore._vectors import find_graph
 from kinfold.progress import SILENT, Progress
+from kinfold.reading import parse_json, reading
 from kinfold.run import Run, lock_directory, read_table
 from kinfold.storage import atomic_file, check_format_version, hash_array, hash_json
 
@@ -445,10 +446,8 @@ def write_map(
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
-    try:
-        facts = json.loads((pq.read_schema(path).metadata or {})[FORMAT.encode()])
-    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        raise FormatError(f"{path} is damaged (its metadata can't be read); {_MEND}") from error
+    with reading(path, _MEND):
+        facts = parse_json((pq.read_schema(path).metadata or {})[FORMAT.encode()])
     if not isinstance(facts, dict):
         raise FormatError(f"{path} is damaged (its metadata can't be read); {_MEND}")
     check_format_version(path, facts.get("format_version"), FORMAT_VERSION)
