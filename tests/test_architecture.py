@@ -25,6 +25,7 @@ ORDER = (
     "distributed",
     "locks",
     "storage",
+    "tables",
     "rows",
     "metrics",
     "labels",

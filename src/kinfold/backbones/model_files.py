@@ -13,7 +13,7 @@ from torch import nn
 
 from kinfold.backbones._hub import fetch_model, has_tokenizer
 from kinfold.errors import FormatError, InputError
-from kinfold.storage import read_json
+from kinfold.storage import read_json, utf8_path
 
 # A weight's name, its shape in the file, and the shape that the model has for it.
 Misfit = tuple[str, Sequence[int], Sequence[int]]
@@ -231,7 +231,8 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(file)
+            with utf8_path(file) as place:
+                return load_file(place)
         # weights_only: a pickle of anything else could run code.
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, pickle and zip errors have no common base
@@ -283,7 +284,7 @@ def _read_tensor(folder: Path, name: str) -> torch.Tensor | None:
         if file.suffix == ".safetensors":
             from safetensors import safe_open
 
-            with safe_open(file, framework="pt") as weights:
+            with utf8_path(file) as place, safe_open(place, framework="pt") as weights:
                 return weights.get_tensor(name) if name in weights.keys() else None  # noqa: SIM118
         try:
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)

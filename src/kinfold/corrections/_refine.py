@@ -18,7 +18,7 @@ from kinfold.corrections._state import State, hash_base
 from kinfold.errors import FormatError, InputError
 from kinfold.progress import SILENT, Progress
 from kinfold.run import lock_directory, read_table
-from kinfold.storage import as_plain, atomic_file, check_format_version
+from kinfold.storage import arrow_path, as_plain, atomic_file, check_format_version
 from kinfold.validation import Number, check, check_integer
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def write_proposals(run: Run, proposals: Proposals) -> Path:
     ]
     table = pa.table(columns, schema=PROPOSALS_SCHEMA.with_metadata({_METADATA: text.encode()}))
     with lock_directory(run.path, wait=True), atomic_file(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, arrow_path(partial, "wb"), compression="zstd")
     return path
 
 
@@ -145,7 +145,7 @@ def read_proposals(run: Run) -> Proposals | None:
 
 def _read_head(path: Path) -> dict[str, Any]:
     try:
-        head = json.loads((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}"))
+        head = json.loads((pq.read_schema(arrow_path(path)).metadata or {}).get(_METADATA, b"{}"))
     except ValueError as error:
         raise FormatError(f"{path} is damaged ({error}); {_MEND}") from error
     if not isinstance(head, dict) or head.get("format") != _FORMAT:

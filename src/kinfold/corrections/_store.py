@@ -139,7 +139,7 @@ def explain(path: Path, error: sqlite3.OperationalError) -> Exception:
 
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open the file at ``path`` with a mode of SQLite: "ro" (read), "rw" (write) or "rwc" (create)."""
-    uri = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
     return sqlite3.connect(
         uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
     )

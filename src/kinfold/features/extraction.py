@@ -40,7 +40,7 @@ from kinfold.features.store import (
 from kinfold.images import ImageBatch, ImageLoader, ImageSource
 from kinfold.progress import SILENT, Progress, ProgressTask
 from kinfold.rows import unusable_in_block
-from kinfold.storage import PARTIAL_PREFIX, atomic_file, hash_file, remove_partials, write_array
+from kinfold.storage import PARTIAL_PREFIX, arrow_path, atomic_file, hash_file, remove_partials, write_array
 from kinfold.validation import Constraint, Either, Integer, Nothing, check
 
 if TYPE_CHECKING:
@@ -155,13 +155,16 @@ class StoreWriter:
         # Last, since its existence says that the shard is done.
         table = buffer.index(keys).replace_schema_metadata({_SHARDS_FIELD: json.dumps(records)})
         with atomic_file(self._part(number)) as partial:
-            pq.write_table(table, partial)
+            pq.write_table(table, arrow_path(partial, "wb"))
 
     def finish(self) -> None:
         """Put the index together and complete the manifest."""
         numbers = range(self.manifest.n_shards())
         index = self.path / INDEX_NAME
-        with atomic_file(index) as partial, pq.ParquetWriter(partial, INDEX_SCHEMA) as writer:
+        with (
+            atomic_file(index) as partial,
+            pq.ParquetWriter(arrow_path(partial, "wb"), INDEX_SCHEMA) as writer,
+        ):
             for number in numbers:
                 writer.write_table(self._read_part(number))
         for number in numbers:
@@ -205,12 +208,12 @@ class StoreWriter:
         return self._parts / f"{number:05d}.parquet"
 
     def _read_part(self, number: int) -> Any:
-        return pq.read_table(self._part(number)).replace_schema_metadata(None)
+        return pq.read_table(arrow_path(self._part(number))).replace_schema_metadata(None)
 
     def _records(self, number: int) -> dict[str, ShardRecord]:
         file = self._part(number)
         try:
-            metadata = pq.read_schema(file).metadata or {}
+            metadata = pq.read_schema(arrow_path(file)).metadata or {}
             return {name: ShardRecord(**entry) for name, entry in json.loads(metadata[_SHARDS_FIELD]).items()}
         except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{file} is damaged: {error}") from error

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kinfold._version import __version__
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.rows import RowMatrix, ShardedMatrix
-from kinfold.storage import check_format_version, hash_file, hash_json, read_json, write_json
+from kinfold.storage import arrow_path, check_format_version, hash_file, hash_json, read_json, write_json
 
 DEFAULT_VARIANT = "cls"
 SKIPPED_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
@@ -248,7 +248,7 @@ class FeatureStore(Features):
     def _index(self) -> Any:
         file = self.path / INDEX_NAME
         try:
-            table = pq.read_table(file)
+            table = pq.read_table(arrow_path(file))
         except (pa.ArrowInvalid, OSError) as error:
             raise FormatError(f"{file} is damaged: {error}") from error
         if table.schema.remove_metadata() != INDEX_SCHEMA or table.num_rows != self.n_rows:

@@ -22,7 +22,7 @@ from kinfold.hierarchy._hierarchy import (
     without_shortcuts,
 )
 from kinfold.hierarchy._wordnet import WordNet, load_wordnet
-from kinfold.storage import hash_json
+from kinfold.storage import arrow_path, hash_json
 from kinfold.validation import check_choice, check_integer
 
 CHILD, PARENT = "child", "parent"
@@ -136,8 +136,8 @@ def _read_text(path: Path, child_column: str, parent_column: str) -> Iterator[tu
 
 def _read_parquet(path: Path, child_column: str, parent_column: str) -> Iterator[tuple[int, str, str]]:
     try:
-        _require(path, pq.read_schema(path).names, child_column, parent_column)
-        table = pq.read_table(path, columns=[child_column, parent_column])
+        _require(path, pq.read_schema(arrow_path(path)).names, child_column, parent_column)
+        table = pq.read_table(arrow_path(path), columns=[child_column, parent_column])
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} can't be read: {error}") from error
     columns = [_texts(path, table, name) for name in (child_column, parent_column)]

@@ -22,7 +22,7 @@ from kinfold.methods._tac import TAC
 from kinfold.methods._turtle_training import PAPER_BATCH, PAPER_RATE, PAPER_STEPS
 from kinfold.methods.protocol import Clusterer, Model
 from kinfold.rows import RowMatrix
-from kinfold.storage import atomic_file, check_format_version, read_json, write_json
+from kinfold.storage import atomic_file, check_format_version, read_json, utf8_path, write_json
 from kinfold.validation import SEED, Choice, Integer, check, check_integer
 
 FORMAT = "kinfold-model"
@@ -309,11 +309,13 @@ def load_model(directory: Path, *, device: str = "auto") -> Clusterer:
         raise FormatError(f"{description} does not describe a model of Kinfold; {_MEND}")
     check_format_version(description, content.get("format_version"), FORMAT_VERSION)
     try:
+        with utf8_path(weights) as place:
+            tensors = load_file(place)
         model = Model(
             method=content["method"],
             n_features=content["n_features"],
             config=content["config"],
-            tensors=load_file(weights),
+            tensors=tensors,
         )
         # A model that was edited may lack anything: whatever its class misses there is damage.
         loaded: Clusterer = find_named(_SAVED, model.method).from_model(model, device=device)

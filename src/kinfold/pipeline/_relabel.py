@@ -59,6 +59,7 @@ from kinfold.pipeline._source import (
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import (
     PARTIAL_PREFIX,
+    arrow_path,
     atomic_file,
     check_folder,
     check_format_version,
@@ -169,13 +170,15 @@ def write_labels(
     ]
     with atomic_file(path) as partial:
         table = pa.Table.from_arrays(columns, schema=LABELS_SCHEMA)
-        pq.write_table(table, partial, compression="zstd", row_group_size=1 << 17, store_schema=False)
+        pq.write_table(
+            table, arrow_path(partial, "wb"), compression="zstd", row_group_size=1 << 17, store_schema=False
+        )
 
 
 def read_labels_table(path: Path) -> pa.Table:
     """Read ``labels.parquet`` back; :class:`FormatError` where it is missing or damaged."""
     try:
-        return pq.read_table(path).select(LABELS_SCHEMA.names).cast(LABELS_SCHEMA)
+        return pq.read_table(arrow_path(path)).select(LABELS_SCHEMA.names).cast(LABELS_SCHEMA)
     except (pa.ArrowException, OSError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise FormatError(f"{path} is missing or damaged ({reason}); relabel again") from error

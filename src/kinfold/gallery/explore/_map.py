@@ -27,7 +27,7 @@ from kinfold.features import Features, RowMatrix
 from kinfold.gallery.explore._vectors import find_graph
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run, lock_directory, read_table
-from kinfold.storage import atomic_file, check_format_version, hash_array, hash_json
+from kinfold.storage import arrow_path, atomic_file, check_format_version, hash_array, hash_json
 
 if TYPE_CHECKING:
     from kinfold.neighbors import NeighborGraph
@@ -413,12 +413,12 @@ def write_map(
     columns = [pa.array(rows), pa.array(points[:, 0].copy()), pa.array(points[:, 1].copy())]
     table = pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata({FORMAT: header}))
     with atomic_file(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, arrow_path(partial, "wb"), compression="zstd")
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads((pq.read_schema(path).metadata or {})[FORMAT.encode()])
+        facts = json.loads((pq.read_schema(arrow_path(path)).metadata or {})[FORMAT.encode()])
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         raise FormatError(f"{path} is damaged (its metadata can't be read); {_MEND}") from error
     if not isinstance(facts, dict):
