@@ -285,10 +285,10 @@ def _find_encoding(path: str) -> str:
             return "utf-8"
         # ASCII in UTF-16 has a zero in every second byte; some programs leave the mark away.
         for start, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):
-            half = head[start::2]
-            if len(head) > 3 and half.count(0) > 0.6 * len(half):
+            half, other = head[start::2], head[1 - start :: 2]
+            if len(head) > 3 and half.count(0) > 0.6 * len(half) and not other.count(0):
                 return encoding
-        if head.count(0) > 0.01 * len(head) or head[:4] == b"PK\x03\x04":
+        if head.count(0):
             raise InputError(
                 f"{path} is no table of text; of a spreadsheet save the sheet as CSV (UTF-8), and give "
                 "Parquet files the suffix .parquet"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import os
 import shutil
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ from kinfold.features.store import (
     is_feature_store,
     shard_path,
 )
-from kinfold.images import ImageBatch, ImageLoader, ImageSource
+from kinfold.images import ImageBatch, ImageLoader, ImageSource, UnusableImage, describe_range
 from kinfold.progress import SILENT, Progress, ProgressTask
 from kinfold.rows import unusable_in_block
 from kinfold.storage import PARTIAL_PREFIX, arrow_path, atomic_file, hash_file, remove_partials, write_array
@@ -62,6 +63,8 @@ _RIGHTS = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FEWEST_SHARD_ROWS = 1024
 _MOST_SHARD_ROWS = 16_384
 _SHARDS_WISHED = 256
+_LOOKED_AT = 16  # images that are looked at for what is white in them
+_DEEP_SUFFIXES = frozenset([".png", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".pfm"])
 _BATCHES_OF_SPEED = 20  # batches that the speed is a mean of: steady, and yet soon right after a change
 
 
@@ -191,6 +194,15 @@ class StoreWriter:
                     counts[head] = counts.get(head, 0) + 1
         return counts
 
+    def first_reason(self) -> tuple[str, str]:
+        """Return key and whole reason of the first row that can't be used."""
+        for number in range(self.manifest.n_shards()):
+            part = self._read_part(number).select(["key", "reason"])
+            for key, reason in zip(*(column.to_pylist() for column in part.columns), strict=True):
+                if reason is not None:
+                    return str(key), str(reason)
+        return "", ""
+
     def n_usable(self) -> int:
         """Return the usable rows of all shards."""
         first = next(iter(self.manifest.variants))
@@ -310,6 +322,7 @@ def extract_features(
             return found
         writer = found or _begin(out, wanted, backbone)
         writer.remove_partials()
+        _warn_of_ranges(source)
         _write_missing(writer, source, backbone, n_workers, progress)
         _refuse_nothing(writer, source)
         writer.finish()
@@ -436,4 +449,30 @@ def _refuse_nothing(writer: StoreWriter, source: ImageSource) -> None:
     if writer.n_usable():
         return
     reasons = ", ".join(f"{reason} ({count:,})" for reason, count in writer.reasons().items())
-    raise InputError(f"none of the {len(source):,} images in {source.uri} can be used: {reasons}")
+    key, detail = writer.first_reason()
+    raise InputError(
+        f"none of the {len(source):,} images in {source.uri} can be used: {reasons}; "
+        f"the first is {key}: {detail}"
+    )
+
+
+def _warn_of_ranges(source: ImageSource) -> None:
+    """Say how the range of images with more than eight bits was guessed, by looking at a few of them."""
+    notes: dict[str, str] = {}
+    rows = np.unique(np.linspace(0, len(source) - 1, min(_LOOKED_AT, len(source))).astype(np.int64))
+    for row in rows.tolist():
+        key = source.keys[row]
+        if os.path.splitext(key)[1].lower() in _DEEP_SUFFIXES:
+            with suppress(UnusableImage):
+                if note := describe_range(source.read(row)):
+                    notes[key] = note
+    if notes:
+        key, note = next(iter(notes.items()))
+        logger.warning(
+            "%d of %d images looked at don't say what is white in them; of %s %s. Where that is wrong, save "
+            "them with 8 bits, or with a range that the file names (sBIT of PNG, MaxSampleValue of TIFF)",
+            len(notes),
+            len(rows),
+            key,
+            note,
+        )

@@ -29,6 +29,7 @@ from PIL import (
 from kinfold.images._deep import (
     Deep,
     has_deep_planes,
+    has_deep_values,
     pnm_size,
     read_deep_png,
     read_deep_pnm,
@@ -161,12 +162,23 @@ def decode_image(data: bytes, *, min_side: int | None = None, pixel_limit: int =
 def describe_range(data: bytes) -> str:
     """Return how the range of an image's values was guessed, if it was; else an empty string.
 
+    Only images of more than eight bits per value, by their header, are decoded.
+
     Raises
     ------
     UnusableImage
         It can't be decoded.
     """
+    if not _may_be_deep(data):
+        return ""
     return _decode_noted(data, None, PIXEL_LIMIT)[1]
+
+
+def _may_be_deep(data: bytes) -> bool:
+    kind = sniff(data)
+    if kind == "PNG":
+        return data[24:25] == b"\x10"
+    return kind == "PPM" or (kind == "TIFF" and has_deep_values(data))
 
 
 def _decode_noted(data: bytes, min_side: int | None, pixel_limit: int) -> tuple[Image.Image, str]:
@@ -340,7 +352,7 @@ def _heif_opener() -> Callable[..., ImageFile.ImageFile]:
     try:
         from pillow_heif import HeifImageFile
     except ImportError:
-        detail = "HEIC images need pillow-heif: pip install 'kinfold[heif]'"
+        detail = "HEIC images need pillow-heif: pip install pillow-heif"
         raise UnusableImage(SkipReason.UNREADABLE, detail) from None
     opener: Callable[..., ImageFile.ImageFile] = HeifImageFile
     return opener

@@ -262,6 +262,12 @@ def read_deep_tiff(data: bytes, pixel_limit: int, *, colour_only: bool = False) 
     return Deep(1 - found.share, found.note) if layout.photometric == 0 else found
 
 
+def has_deep_values(data: bytes) -> bool:
+    """Tell whether a TIFF has more than eight bits per value."""
+    layout = _read_layout(data)
+    return layout is not None and layout.bits > 8
+
+
 def has_deep_planes(data: bytes) -> bool:
     """Tell whether a TIFF holds 16-bit colours one after the other, which Pillow takes for something else."""
     layout = _read_layout(data)
