@@ -25,6 +25,7 @@ ORDER = (
     "distributed",
     "locks",
     "storage",
+    "paths",
     "tables",
     "rows",
     "metrics",

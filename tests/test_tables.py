@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kinfold.errors import InputError
-from kinfold.tables import TextTable, as_strings, is_bytes, is_text, normalize_keys, normalize_name, strip_uri
+from kinfold.paths import normalize_keys, normalize_name, strip_uri
+from kinfold.tables import TextTable, as_strings, is_bytes, is_text
 
 ROWS = [["photos/a.png", "Kätzchen"], ["photos/b.png", "dog"], ["photos/c, d.png", 'a "b"']]
 

@@ -87,48 +87,6 @@ def remove_partials(directory: Path) -> None:
             left.unlink(missing_ok=True)
 
 
-def arrow_path(path: str | Path, mode: str = "rb") -> Any:
-    """Return what PyArrow can open: the path, or the open file where its name isn't UTF-8.
-
-    PyArrow encodes names strictly, so that a folder from an old disk anywhere above a file would end in a
-    traceback.
-
-    Parameters
-    ----------
-    path : path
-        A file.
-    mode : str, default "rb"
-        What it is opened for: ``"rb"`` or ``"wb"``.
-    """
-    if is_utf8(path):
-        return os.fspath(path)
-    import pyarrow as pa
-
-    return pa.OSFile(os.fsencode(path), mode)
-
-
-@contextmanager
-def utf8_path(path: str | Path) -> Iterator[str]:
-    """Yield a name for an existing file that is UTF-8, for libraries that can't read others."""
-    if is_utf8(path):
-        yield os.fspath(path)
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield f"/dev/fd/{descriptor}"
-    finally:
-        os.close(descriptor)
-
-
-def is_utf8(path: str | Path) -> bool:
-    """Tell whether a path is valid UTF-8; what isn't stands in it as lone surrogates."""
-    try:
-        os.fspath(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented UTF-8 JSON, atomically, keys in their given order."""
     text = json.dumps(content, indent=2, ensure_ascii=False, default=as_plain) + "\n"

@@ -1,4 +1,4 @@
-"""Tables as people save them: the dialects of CSV, the types of Parquet columns, the names of files in both.
+"""Tables as people save them: the dialects of CSV, and the types of Parquet columns.
 
 Spreadsheets write semicolons, tabs, UTF-16 and Windows-1252; scripts leave the header out; Arrow has half a
 dozen types for a string. Whoever reads a table of images, of labels or of vectors reads it through this.
@@ -16,18 +16,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote
 
 from kinfold.errors import InputError
+from kinfold.paths import is_image_name
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 TABLE_SUFFIXES = (*TEXT_SUFFIXES, *PARQUET_SUFFIXES)
-
-_COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff")
-_RARE = (".avif", ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm")
-IMAGE_SUFFIXES = frozenset([*_COMMON, *_RARE, ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"])
-"""Suffixes of image files, in lower case."""
 
 _TABS = (".tsv", ".tab")
 # The longest mark first: UTF-32's begins with that of UTF-16.
@@ -46,64 +41,7 @@ _SEPARATOR_LINE = re.compile(r"sep=(.)\Z", re.IGNORECASE)  # what Excel writes a
 # Five bytes stand for nothing in Windows-1252; ISO 8859-1 has control characters there.
 _WESTERN = "windows-1252"
 
-_URI = re.compile(r"file:(?://[^/]*)?(?=/)", re.IGNORECASE)
-_WEB = re.compile(r"(?:https?|s3|gs|ftp)://", re.IGNORECASE)
-_LOCAL_DRIVE = re.compile(r"/[A-Za-z]:/")
-_UNTIDY = r"\\|//|(?:^|/)\.\.?(?:/|$)|^/|^(?i:file):"  # what normalize_name changes
-
 logger = logging.getLogger(__name__)
-
-
-def normalize_name(name: str) -> str:
-    r"""Return a name with ``/`` between its parts and without ``.``, ``..``, empty parts and a leading ``/``.
-
-    The one rule for names in archives and for comparing keys: ``./a.png``, ``a//b.png``, ``a\b.png`` and
-    ``/a.png`` mean what they would once unpacked. ``..`` takes away the part before it, and nothing at the
-    top, so that no name leads out of its archive.
-
-    Examples
-    --------
-    >>> [normalize_name(name) for name in ("./a.png", "x\\y//b.png", "/c.png", "../x/../d.png")]
-    ['a.png', 'x/y/b.png', 'c.png', 'd.png']
-    """
-    parts: list[str] = []
-    for part in strip_uri(name).replace("\\", "/").split("/"):
-        if part == "..":
-            del parts[-1:]
-        elif part not in ("", "."):
-            parts.append(part)
-    return "/".join(parts)
-
-
-def normalize_keys(keys: Any) -> Any:
-    """Return an Arrow array of strings with :func:`normalize_name` applied to those that need it."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    untidy = pc.fill_null(pc.match_substring_regex(keys, _UNTIDY), False)
-    if not pc.any(untidy).as_py():
-        return keys
-    tidy = [name if name is None else normalize_name(name) for name in keys.filter(untidy).to_pylist()]
-    return pc.replace_with_mask(keys, untidy, pa.array(tidy, keys.type))
-
-
-def strip_uri(name: str) -> str:
-    """Return the path of a ``file://`` address, with ``%20`` as a space; other names stay."""
-    found = _URI.match(name)
-    if found is None:
-        return name
-    path = unquote(name[found.end() :], errors="surrogateescape")
-    return path[1:] if _LOCAL_DRIVE.match(path) else path
-
-
-def is_web_address(name: str) -> bool:
-    """Tell whether a path is an address on the web or in an object store."""
-    return _WEB.match(name) is not None
-
-
-def is_image_name(name: str) -> bool:
-    """Tell whether a name ends as those of images do."""
-    return os.path.splitext(name.strip())[1].lower() in IMAGE_SUFFIXES
 
 
 def is_parquet(path: str | Path) -> bool:

@@ -13,7 +13,8 @@ from torch import nn
 
 from kinfold.backbones._hub import fetch_model, has_tokenizer
 from kinfold.errors import FormatError, InputError
-from kinfold.storage import read_json, utf8_path
+from kinfold.paths import utf8_path
+from kinfold.storage import read_json
 
 # A weight's name, its shape in the file, and the shape that the model has for it.
 Misfit = tuple[str, Sequence[int], Sequence[int]]

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from kinfold.corrections._edits import MARKS, Accept, Rows
 from kinfold.corrections._state import State, hash_base
 from kinfold.errors import FormatError, InputError
+from kinfold.paths import arrow_path
 from kinfold.progress import SILENT, Progress
 from kinfold.run import lock_directory, read_table
-from kinfold.storage import arrow_path, as_plain, atomic_file, check_format_version
+from kinfold.storage import as_plain, atomic_file, check_format_version
 from kinfold.validation import Number, check, check_integer
 
 if TYPE_CHECKING:

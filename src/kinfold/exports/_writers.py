@@ -25,7 +25,7 @@ from kinfold.errors import KinfoldError
 from kinfold.exports._job import Job, Missing, Original
 from kinfold.exports._takeaway import NO_GROUP, UNSORTED, FreeNames, Takeaway, safe_name, tell_apart
 from kinfold.images import SkipReason, UnusableImage, make_thumbnail, read_size
-from kinfold.storage import arrow_path
+from kinfold.paths import arrow_path
 
 if TYPE_CHECKING:
     from kinfold.features import Features

@@ -39,9 +39,10 @@ from kinfold.features.store import (
     shard_path,
 )
 from kinfold.images import ImageBatch, ImageLoader, ImageSource, UnusableImage, describe_range
+from kinfold.paths import arrow_path
 from kinfold.progress import SILENT, Progress, ProgressTask
 from kinfold.rows import unusable_in_block
-from kinfold.storage import PARTIAL_PREFIX, arrow_path, atomic_file, hash_file, remove_partials, write_array
+from kinfold.storage import PARTIAL_PREFIX, atomic_file, hash_file, remove_partials, write_array
 from kinfold.validation import Constraint, Either, Integer, Nothing, check
 
 if TYPE_CHECKING:

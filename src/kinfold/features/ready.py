@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.features.store import DEFAULT_VARIANT, SKIPPED_SCHEMA, Features, FeatureStore, is_feature_store
 from kinfold.images import holds_images, natural_key, open_source
+from kinfold.paths import arrow_path, utf8_path
 from kinfold.rows import RowMatrix, SelectedRows, ShardedMatrix, check_matrix, map_npy, unusable_rows
-from kinfold.storage import arrow_path, hash_array, hash_json, utf8_path
+from kinfold.storage import hash_array, hash_json
 from kinfold.tables import PARQUET_SUFFIXES, is_list
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from kinfold._version import __version__
 from kinfold.errors import FormatError, InputError, nearest_name
+from kinfold.paths import arrow_path
 from kinfold.rows import RowMatrix, ShardedMatrix
-from kinfold.storage import arrow_path, check_format_version, hash_file, hash_json, read_json, write_json
+from kinfold.storage import check_format_version, hash_file, hash_json, read_json, write_json
 
 DEFAULT_VARIANT = "cls"
 SKIPPED_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])

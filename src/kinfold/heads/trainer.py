@@ -18,8 +18,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kinfold.distributed import Workers
+from kinfold.paths import utf8_path
 from kinfold.progress import SILENT, Progress
-from kinfold.storage import as_plain, atomic_file, utf8_path
+from kinfold.storage import as_plain, atomic_file
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from kinfold.hierarchy._hierarchy import (
     without_shortcuts,
 )
 from kinfold.hierarchy._wordnet import WordNet, load_wordnet
-from kinfold.storage import arrow_path, hash_json
+from kinfold.paths import arrow_path
+from kinfold.storage import hash_json
 from kinfold.validation import check_choice, check_integer
 
 CHILD, PARENT = "child", "parent"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 
-from kinfold.tables import IMAGE_SUFFIXES
+from kinfold.paths import IMAGE_SUFFIXES
 
 _SIGNATURES = (
     ("JPEG", b"\xff\xd8\xff"),

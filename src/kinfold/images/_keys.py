@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
-from kinfold.tables import normalize_name
+from kinfold.paths import normalize_name
 
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _LOOKS_ESCAPED = re.compile(r"%(?=[0-9A-Fa-f]{2})")
@@ -147,7 +147,7 @@ class KeyList(Sequence[str]):
 
 
 def encode_member(raw: str | bytes) -> str:
-    """Return the key of a name inside an archive, tidied by :func:`~kinfold.tables.normalize_name`.
+    """Return the key of a name inside an archive, tidied by :func:`~kinfold.paths.normalize_name`.
 
     A name of which nothing is left, such as ``..``, becomes ``unnamed``: its file is a row like others.
     """

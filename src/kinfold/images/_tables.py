@@ -18,16 +18,8 @@ from kinfold.errors import InputError, nearest_name
 from kinfold.images._folder import fingerprint_files
 from kinfold.images._keys import KeyList, different_keys, encode_key, natural_key, unique_keys
 from kinfold.images._source import FileReader, LocatedSource, SkipReason, UnusableImage
-from kinfold.storage import arrow_path
-from kinfold.tables import (
-    TextTable,
-    is_bytes,
-    is_image_name,
-    is_parquet,
-    is_text,
-    is_web_address,
-    strip_uri,
-)
+from kinfold.paths import arrow_path, is_image_name, is_web_address, strip_uri
+from kinfold.tables import TextTable, is_bytes, is_parquet, is_text
 
 # Usual names of columns, the most telling first.
 _PATH_NAMES = (

@@ -26,7 +26,8 @@ from kinfold.labels.table import (
     sort_labels,
 )
 from kinfold.metrics import LabelSets
-from kinfold.tables import as_strings, is_list, is_text, normalize_keys, value_type
+from kinfold.paths import normalize_keys
+from kinfold.tables import as_strings, is_list, is_text, value_type
 
 FOLDER = "folder"
 LabelsLike: TypeAlias = "str | Path | Mapping[Any, Any]"

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError, count_of, nearest_name
-from kinfold.storage import arrow_path, hash_array, hash_json
+from kinfold.paths import arrow_path
+from kinfold.storage import hash_array, hash_json
 from kinfold.tables import TextTable, as_strings, is_list, is_parquet, is_text, value_type
 
 TRAIN = "train"

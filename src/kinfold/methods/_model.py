@@ -21,8 +21,9 @@ from kinfold.methods._self_training import PAPER_ITERATIONS
 from kinfold.methods._tac import TAC
 from kinfold.methods._turtle_training import PAPER_BATCH, PAPER_RATE, PAPER_STEPS
 from kinfold.methods.protocol import Clusterer, Model
+from kinfold.paths import utf8_path
 from kinfold.rows import RowMatrix
-from kinfold.storage import atomic_file, check_format_version, read_json, utf8_path, write_json
+from kinfold.storage import atomic_file, check_format_version, read_json, write_json
 from kinfold.validation import SEED, Choice, Integer, check, check_integer
 
 FORMAT = "kinfold-model"

@@ -35,6 +35,7 @@ from kinfold.language import (
 from kinfold.language.relabel import CANDIDATES, RELABEL_RULES, RelabelRule
 from kinfold.language.relabel import relabel as refine
 from kinfold.locks import lock_directory
+from kinfold.paths import arrow_path
 from kinfold.pipeline._classes import (
     LEMMA_RULES,
     WORDNET,
@@ -59,7 +60,6 @@ from kinfold.pipeline._source import (
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import (
     PARTIAL_PREFIX,
-    arrow_path,
     atomic_file,
     check_folder,
     check_format_version,

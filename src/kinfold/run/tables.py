@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kinfold.errors import FormatError
-from kinfold.storage import arrow_path, atomic_file
+from kinfold.paths import arrow_path
+from kinfold.storage import atomic_file
 
 if TYPE_CHECKING:
     from kinfold.language import ClusterNames

@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from kinfold.errors import FormatError, InputError, MissingExtraError
 from kinfold.features import Features, RowMatrix
 from kinfold.gallery.explore._vectors import find_graph
+from kinfold.paths import arrow_path
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run, lock_directory, read_table
-from kinfold.storage import arrow_path, atomic_file, check_format_version, hash_array, hash_json
+from kinfold.storage import atomic_file, check_format_version, hash_array, hash_json
 
 if TYPE_CHECKING:
     from kinfold.neighbors import NeighborGraph
