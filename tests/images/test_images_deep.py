@@ -153,7 +153,7 @@ def test_planes_of_deep_colour_are_put_together():
 
 @pytest.mark.parametrize("predictor", [2, 3])
 def test_packed_differences_of_deep_values_are_undone(predictor):
-    from kinfold.images._deep import read_deep_tiff  # Pillow reads these itself; a reference for our reader
+    from kinfold.images._tiff import read_deep_tiff  # Pillow reads these itself; a reference for our reader
 
     values = RNG.integers(0, 60_000, SHAPE).astype(np.uint16) if predictor == 2 else RNG.random(SHAPE)
     picture = Image.fromarray(values if predictor == 2 else values.astype(np.float32))

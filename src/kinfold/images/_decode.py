@@ -26,17 +26,7 @@ from PIL import (
     features,
 )
 
-from kinfold.images._deep import (
-    Deep,
-    has_deep_planes,
-    has_deep_values,
-    pnm_size,
-    read_deep_png,
-    read_deep_pnm,
-    read_deep_tiff,
-    scale_image,
-    tiff_size,
-)
+from kinfold.images._deep import Deep, pnm_size, read_deep_png, read_deep_pnm, scale_image
 from kinfold.images._formats import (
     FORMATS,
     describe_other,
@@ -46,6 +36,7 @@ from kinfold.images._formats import (
     webp_size,
 )
 from kinfold.images._source import SkipReason, UnusableImage
+from kinfold.images._tiff import has_deep_planes, has_deep_values, read_deep_tiff, tiff_size
 
 _ORIENTATION = 0x0112  # EXIF tag; the turns undo what its values 2 to 8 say
 _TURNS = {
