@@ -27,6 +27,8 @@ ORDER = (
     "locks",
     "reading",
     "storage",
+    "paths",
+    "tables",
     "rows",
     "metrics",
     "labels",

@@ -157,10 +157,10 @@ def remove_partials(directory: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented UTF-8 JSON, atomically, keys in their given order."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, default=as_plain) + "\n"
     with atomic_file(path) as partial:
-        partial.write_text(
-            json.dumps(content, indent=2, ensure_ascii=False, default=as_plain) + "\n", encoding="utf-8"
-        )
+        # Paths may hold bytes that aren't UTF-8, as lone surrogates: written \\udce9, which JSON reads back.
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def read_json(path: Path) -> Any:

@@ -18,7 +18,7 @@ import kinfold
 from kinfold.errors import InputError
 from kinfold.exports import export
 from kinfold.exports._takeaway import FreeNames, safe_name, tell_apart
-from support.export_runs import HOSTILE, expected, group_names
+from support.export_runs import HOSTILE, expected, group_names, make_clustered
 
 DEVICES = {"con", "prn", "aux", "nul", "com1", "lpt9"}
 
@@ -253,14 +253,14 @@ def check_coco(coco: dict, run, folder) -> None:
 @pytest.mark.parametrize("which", ["run", "archived"])
 def test_coco_is_complete(which, request, tmp_path):
     run = request.getfixturevalue(which)
-    found = kinfold.export(run, "coco", tmp_path / "coco")
+    found = kinfold.export(run, "coco", tmp_path / "coco", images=run.images())
     assert {path.name for path in found.path.iterdir()} == {"annotations.json", "images", "manifest.json"}
     check_coco(json.loads((found.path / "annotations.json").read_text()), run, found.path)
 
 
 def test_pycocotools_opens_it(run, tmp_path):
     module = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
-    found = kinfold.export(run, "coco", tmp_path / "coco")
+    found = kinfold.export(run, "coco", tmp_path / "coco", images=run.images())
     coco = module.COCO(str(found.path / "annotations.json"))
     check_coco(coco.dataset, run, found.path)
     wanted = expected(run)
@@ -346,3 +346,20 @@ def test_large_sets_are_in_subfolders(made_run, tmp_path, monkeypatch):
     assert counts == {"0": 100, "1": 100, "2": 1}
     content = json.loads((found.path / "labels.json").read_text())
     assert content["labels"].keys() == {f"{row // 100}/{row:03d}" for row in range(201)}
+
+
+def test_coco_has_the_size_of_every_image_that_the_run_could_read(tmp_path):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 40, 3)).astype(np.uint8))
+    pillow_heif.from_pillow(picture).save(photos / "a.HEIC")
+    picture.save(photos / "b.jp2")
+    picture.save(photos / "c.ppm")
+    picture.convert("L").save(photos / "d.pgm")
+    picture.save(photos / "e.jpg")
+    run = make_clustered(tmp_path, photos)
+    found = export(run, "coco", tmp_path / "coco", images=run.images())
+    written = json.loads((tmp_path / "coco" / "annotations.json").read_text())["images"]
+    assert [(image["width"], image["height"]) for image in written] == [(40, 24)] * 5
+    assert not found.missing

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from kinfold.errors import InputError
-from kinfold.labels import LabelFile, LabelTable, join_truth, label_by_folder, read_labels
+from kinfold.labels import JoinedLabels, LabelFile, LabelTable, join_truth, label_by_folder, read_labels
 
 TINY_IMAGENET = [
     "train/n01443537/images/n01443537_0.JPEG",
@@ -107,3 +108,34 @@ def test_files_that_hold_no_labels_are_refused_with_the_reason(tmp_path, name, c
     for read in (LabelTable.read, lambda one: read_labels(one, arrow([]))):
         with pytest.raises(InputError, match=message):
             read(path)
+
+
+@pytest.mark.parametrize(
+    "key", ["./a/1.png", "/a/1.png", "a\\1.png", "a//1.png", "x/../a/1.png", "file:///a/1.png"]
+)
+def test_labels_find_their_images_however_the_key_is_written(tmp_path, key):
+    (tmp_path / "labels.csv").write_text(f"key,label\n{key},cat\n")
+    images = pa.array(["a/1.png", "b.png"], pa.large_string())
+    joined = JoinedLabels(tmp_path / "labels.csv", images, "here")
+    assert joined.describe(np.arange(2))["n_matched"] == 1
+    turned = JoinedLabels({"a/1.png": "cat"}, pa.array([key, "b.png"], pa.large_string()), "here")
+    assert turned.describe(np.arange(2))["n_matched"] == 1
+
+
+@pytest.mark.parametrize("name", ["l.pq", "L.PARQUET", "L.CSV", "l.tab", "l.TSV", "l.txt"])
+@pytest.mark.parametrize("dialect", ["plain", "excel", "bare"])
+def test_labels_are_read_as_people_save_them(tmp_path, name, dialect):
+    path = tmp_path / name
+    rows = [("1.png", "cat"), ("2.png", "dog")]
+    if name.lower().endswith(("pq", "parquet")):
+        kind = {"plain": pa.string(), "excel": pa.string_view(), "bare": pa.large_string()}[dialect]
+        columns = [pa.array(column, kind) for column in zip(*rows, strict=True)]
+        pq.write_table(pa.table(dict(zip(("key", "label"), columns, strict=True))), path)
+    else:
+        between = ";" if dialect == "excel" else "\t" if name.lower().endswith(("tab", "tsv")) else ","
+        lines = [] if dialect == "bare" else [between.join(("key", "label"))]
+        text = "\r\n".join([*lines, *map(between.join, rows)])
+        path.write_bytes(text.encode("utf-16" if dialect == "excel" else "utf-8"))
+    table = LabelTable.read(path)
+    assert table.keys.to_pylist() == ["1.png", "2.png"]
+    assert [table.classes[code] for code in table.labels] == ["cat", "dog"]

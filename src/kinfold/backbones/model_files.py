@@ -15,6 +15,7 @@ from torch import nn
 from kinfold.backbones._folders import find_folder, name_folder, refuse_foreign, say_format
 from kinfold.backbones._hub import fetch_model, has_tokenizer
 from kinfold.errors import FormatError, InputError
+from kinfold.paths import utf8_path
 from kinfold.storage import read_json
 
 # A weight's name, its shape in the file, and the shape that the model has for it.
@@ -243,7 +244,8 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(file)
+            with utf8_path(file) as place:
+                return load_file(place)
         # weights_only: a pickle of anything else could run code.
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors, pickle and zip errors have no common base
@@ -303,7 +305,7 @@ def _read_tensor(folder: Path, name: str) -> torch.Tensor | None:
         if file.suffix == ".safetensors":
             from safetensors import safe_open
 
-            with safe_open(file, framework="pt") as weights:
+            with utf8_path(file) as place, safe_open(place, framework="pt") as weights:
                 return weights.get_tensor(name) if name in weights.keys() else None  # noqa: SIM118
         try:
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 import warnings
 from collections import Counter
@@ -320,12 +321,31 @@ def show_groups(groups: Sequence[Mapping[str, Any]]) -> Table:
     return make_table(("group", "size", "share", "confidence"), rows)
 
 
+_MOST_CAUSES = 4  # of skipped images, on the terminal; skipped.parquet has them all
+
+
 def describe_skipped(skipped: pa.Table) -> str:
     """Return ``3 (truncated 2, empty 1)``, or ``none``."""
     reasons = count_reasons(skipped)
     if not reasons:
         return "none"
     return f"{skipped.num_rows:,} ({', '.join(f'{name} {count:,}' for name, count in reasons.items())})"
+
+
+def explain_skipped(skipped: pa.Table) -> dict[str, str]:
+    """Return a line per cause, the most frequent first: what is wrong, how to mend it, and an example.
+
+    Causes are whole reasons with their numbers left out; what begins alike may need different commands.
+    """
+    causes: dict[str, list[int]] = {}
+    reasons, keys = (skipped.column(name).to_pylist() for name in ("reason", "key"))
+    for place, reason in enumerate(reasons):
+        causes.setdefault(re.sub(r"[0-9][0-9.,]*", "#", reason), []).append(place)
+    often = sorted(causes.values(), key=len, reverse=True)[:_MOST_CAUSES]
+    lines = [f"{len(places):,} like {keys[places[0]]}: {reasons[places[0]]}" for places in often]
+    if len(causes) > len(often):
+        lines.append(f"and {len(causes) - len(often):,} more causes")
+    return {"why skipped" if not number else " " * number: line for number, line in enumerate(lines)}
 
 
 def summarise_run(run: Run) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from kinfold.cli._terminal import (
     count_groups,
     count_reasons,
     describe_skipped,
+    explain_skipped,
     make_list,
     make_table,
     show_groups,
@@ -82,6 +83,7 @@ def embed(
     facts = {
         "images": f"{len(store.rows):,}",
         "skipped": describe_skipped(store.skipped),
+        **explain_skipped(store.skipped),
         "vectors": ", ".join(f"{name} ({dim:,} dimensions)" for name, dim in dimensions.items()),
         "features": str(store.path),
     }
@@ -206,6 +208,7 @@ def cluster(
     facts = {
         "images": f"{summary['n_images']:,}",
         "skipped": describe_skipped(run.skipped),
+        **explain_skipped(run.skipped),
         "run": summary["run"],
         "report": summary["report"] or "none",
         "look": f"kinfold explore {shlex.quote(summary['run'])}",

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kinfold.corrections._edits import MARKS, Accept, Rows
 from kinfold.corrections._state import State, hash_base
 from kinfold.errors import FormatError, InputError
+from kinfold.paths import arrow_path
 from kinfold.progress import SILENT, Progress
 from kinfold.reading import check_regular, parse_json, reading
 from kinfold.run import lock_directory, read_table
@@ -122,7 +123,7 @@ def write_proposals(run: Run, proposals: Proposals) -> Path:
     ]
     table = pa.table(columns, schema=PROPOSALS_SCHEMA.with_metadata({_METADATA: text.encode()}))
     with lock_directory(run.path, wait=True), atomic_file(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, arrow_path(partial, "wb"), compression="zstd")
     return path
 
 
@@ -153,7 +154,7 @@ def read_proposals(run: Run) -> Proposals | None:
 
 def _read_head(path: Path) -> dict[str, Any]:
     with reading(path, _MEND):
-        head = parse_json((pq.read_schema(path).metadata or {}).get(_METADATA, b"{}"))
+        head = parse_json((pq.read_schema(arrow_path(path)).metadata or {}).get(_METADATA, b"{}"))
     if not isinstance(head, dict) or head.get("format") != _FORMAT:
         raise FormatError(f"{path} isn't a file of Kinfold's proposals; {_MEND}")
     check_format_version(path, head.get("format_version"), _FORMAT_VERSION)

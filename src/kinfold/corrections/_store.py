@@ -151,7 +151,7 @@ def refusal_of(path: Path, why: str) -> str:
 
 def connect(path: Path, mode: str, *, options: str = "") -> sqlite3.Connection:
     """Open the file at ``path`` with a mode of SQLite: "ro" (read), "rw" (write) or "rwc" (create)."""
-    uri = f"file:{quote(str(path.absolute()))}?mode={mode}{options}"
+    uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}{options}"
     return sqlite3.connect(
         uri, uri=True, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False
     )

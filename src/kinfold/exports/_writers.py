@@ -18,14 +18,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
-from PIL import Image
 
 from kinfold._version import __version__
 from kinfold.compute import cpu_count
 from kinfold.errors import KinfoldError
 from kinfold.exports._job import Job, Missing, Original
 from kinfold.exports._takeaway import NO_GROUP, UNSORTED, FreeNames, Takeaway, safe_name, tell_apart
-from kinfold.images import SkipReason, UnusableImage, make_thumbnail
+from kinfold.images import SkipReason, UnusableImage, make_thumbnail, read_size
+from kinfold.paths import arrow_path
 
 if TYPE_CHECKING:
     from kinfold.features import Features
@@ -58,7 +58,7 @@ def write_csv(job: Job) -> None:
 def write_csv_table(table: pa.Table, path: Path) -> None:
     """Write any table as CSV with the same options."""
     options = pyarrow.csv.WriteOptions(quoting_style="needed", quoting_header="none")
-    pyarrow.csv.write_csv(table, path, options)
+    pyarrow.csv.write_csv(table, arrow_path(path, "wb"), options)
 
 
 def write_parquet(job: Job) -> None:
@@ -70,7 +70,7 @@ def write_parquet_table(table: pa.Table, path: Path, to: str) -> None:
     """Write a Parquet file whose metadata name the format ``to``, so that it is recognized later."""
     mark = json.dumps({"to": to, "format_version": 1, "kinfold": __version__})
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), PARQUET_KEY: mark.encode()})
-    pq.write_table(table, path, compression="zstd", row_group_size=_ROW_GROUP_SIZE)
+    pq.write_table(table, arrow_path(path, "wb"), compression="zstd", row_group_size=_ROW_GROUP_SIZE)
 
 
 def is_our_csv(path: Path) -> bool:
@@ -85,7 +85,7 @@ def is_our_csv(path: Path) -> bool:
 def is_our_parquet(path: Path, to: str = "parquet") -> bool:
     """Tell whether :func:`write_parquet_table` wrote a file for ``to``, by its metadata."""
     try:
-        mark = (pq.read_schema(path).metadata or {}).get(PARQUET_KEY)
+        mark = (pq.read_schema(arrow_path(path)).metadata or {}).get(PARQUET_KEY)
         return mark is not None and json.loads(mark).get("to") == to
     except (pa.ArrowException, OSError, ValueError):
         return False
@@ -363,9 +363,9 @@ def _annotate(record: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
 def _image_size(original: Original) -> tuple[int, int] | None:
     """Return width and height from the header; None where it can't be read."""
     try:
-        with Image.open(original.path or io.BytesIO(original.data)) as image:
-            return int(image.width), int(image.height)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        # By the decoder that read the image for the run: Pillow alone knows neither HEIC nor all TIFFs.
+        return read_size(original.data if original.path is None else original.path.read_bytes())
+    except (OSError, UnusableImage):
         return None
 
 

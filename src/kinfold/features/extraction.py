@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,8 +39,9 @@ from kinfold.features.store import (
     is_feature_store,
     shard_path,
 )
-from kinfold.images import ImageBatch, ImageLoader, ImageSource
+from kinfold.images import ImageBatch, ImageLoader, ImageSource, UnusableImage, describe_range
 from kinfold.locks import LOCK_NAME, lock_directory
+from kinfold.paths import arrow_path
 from kinfold.progress import SILENT, Progress, ProgressTask
 from kinfold.rows import unusable_in_block
 from kinfold.storage import (
@@ -73,6 +74,8 @@ _RIGHTS = (errno.EROFS, errno.EACCES, errno.EPERM)
 _FEWEST_SHARD_ROWS = 1024
 _MOST_SHARD_ROWS = 16_384
 _SHARDS_WISHED = 256
+_LOOKED_AT = 16  # images that are looked at for what is white in them
+_DEEP_SUFFIXES = frozenset([".png", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".pfm"])
 _BATCHES_OF_SPEED = 20  # batches that the speed is a mean of: steady, and yet soon right after a change
 
 
@@ -166,13 +169,16 @@ class StoreWriter:
         # Last, since its existence says that the shard is done.
         table = buffer.index(keys).replace_schema_metadata({_SHARDS_FIELD: json.dumps(records)})
         with atomic_file(self._part(number)) as partial:
-            pq.write_table(table, partial)
+            pq.write_table(table, arrow_path(partial, "wb"))
 
     def finish(self) -> None:
         """Put the index together and complete the manifest."""
         numbers = range(self.manifest.n_shards())
         index = self.path / INDEX_NAME
-        with atomic_file(index) as partial, pq.ParquetWriter(partial, INDEX_SCHEMA) as writer:
+        with (
+            atomic_file(index) as partial,
+            pq.ParquetWriter(arrow_path(partial, "wb"), INDEX_SCHEMA) as writer,
+        ):
             for number in numbers:
                 writer.write_table(self._read_part(number))
         for number in numbers:
@@ -199,6 +205,15 @@ class StoreWriter:
                     counts[head] = counts.get(head, 0) + 1
         return counts
 
+    def first_reason(self) -> tuple[str, str]:
+        """Return key and whole reason of the first row that can't be used."""
+        for number in range(self.manifest.n_shards()):
+            part = self._read_part(number).select(["key", "reason"])
+            for key, reason in zip(*(column.to_pylist() for column in part.columns), strict=True):
+                if reason is not None:
+                    return str(key), str(reason)
+        return "", ""
+
     def n_usable(self) -> int:
         """Return the usable rows of all shards."""
         first = next(iter(self.manifest.variants))
@@ -216,12 +231,12 @@ class StoreWriter:
         return self._parts / f"{number:05d}.parquet"
 
     def _read_part(self, number: int) -> Any:
-        return pq.read_table(self._part(number)).replace_schema_metadata(None)
+        return pq.read_table(arrow_path(self._part(number))).replace_schema_metadata(None)
 
     def _records(self, number: int) -> dict[str, ShardRecord]:
         file = self._part(number)
         try:
-            metadata = pq.read_schema(file).metadata or {}
+            metadata = pq.read_schema(arrow_path(file)).metadata or {}
             found = {
                 name: ShardRecord(**entry) for name, entry in json.loads(metadata[_SHARDS_FIELD]).items()
             }
@@ -350,6 +365,7 @@ def extract_features(
             return found
         writer = found or _begin(out, wanted, backbone)
         writer.remove_partials()
+        _warn_of_ranges(source)
         _write_missing(writer, source, backbone, n_workers, progress)
         _refuse_nothing(writer, source)
         writer.finish()
@@ -476,4 +492,30 @@ def _refuse_nothing(writer: StoreWriter, source: ImageSource) -> None:
     if writer.n_usable():
         return
     reasons = ", ".join(f"{reason} ({count:,})" for reason, count in writer.reasons().items())
-    raise InputError(f"none of the {len(source):,} images in {source.uri} can be used: {reasons}")
+    key, detail = writer.first_reason()
+    raise InputError(
+        f"none of the {len(source):,} images in {source.uri} can be used: {reasons}; "
+        f"the first is {key}: {detail}"
+    )
+
+
+def _warn_of_ranges(source: ImageSource) -> None:
+    """Say how the range of images with more than eight bits was guessed, by looking at a few of them."""
+    notes: dict[str, str] = {}
+    rows = np.unique(np.linspace(0, len(source) - 1, min(_LOOKED_AT, len(source))).astype(np.int64))
+    for row in rows.tolist():
+        key = source.keys[row]
+        if os.path.splitext(key)[1].lower() in _DEEP_SUFFIXES:
+            with suppress(UnusableImage):
+                if note := describe_range(source.read(row)):
+                    notes[key] = note
+    if notes:
+        key, note = next(iter(notes.items()))
+        logger.warning(
+            "%d of %d images looked at don't say what is white in them; of %s %s. Where that is wrong, save "
+            "them with 8 bits, or with a range that the file names (sBIT of PNG, MaxSampleValue of TIFF)",
+            len(notes),
+            len(rows),
+            key,
+            note,
+        )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -15,12 +16,23 @@ from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.features.store import DEFAULT_VARIANT, SKIPPED_SCHEMA, Features, FeatureStore, is_feature_store
+from kinfold.images import holds_images, natural_key, open_source
+from kinfold.paths import arrow_path, utf8_path
 from kinfold.reading import open_arrays, reading
-from kinfold.rows import RowMatrix, SelectedRows, as_native, check_matrix, map_npy, unusable_rows
+from kinfold.rows import (
+    RowMatrix,
+    SelectedRows,
+    ShardedMatrix,
+    as_native,
+    check_matrix,
+    map_npy,
+    unusable_rows,
+)
 from kinfold.storage import hash_array, hash_json
+from kinfold.tables import PARQUET_SUFFIXES, is_list
 
 ARRAY_SUFFIXES = (".npy", ".npz", ".safetensors")
-TABLE_SUFFIXES = (".parquet", ".pq")
+_NOTES = (".json", ".txt", ".md", ".csv", ".yaml")  # what may lie beside .npy files in a folder of them
 _NPZ_KEYS = ("keys", "paths")  # arrays that may name the rows, in order of preference
 
 
@@ -38,6 +50,9 @@ class ArrayFeatures(Features):
         Real numbers of any type.
     keys : sequence of str, optional
         One per row; by default the row number.
+    images : Mapping, optional
+        How the images that stand beside the vectors are opened: options of
+        :func:`~kinfold.images.open_source`. None where there are none.
 
     Raises
     ------
@@ -47,8 +62,17 @@ class ArrayFeatures(Features):
 
     variants = (DEFAULT_VARIANT,)
 
-    def __init__(self, path: str | Path, matrix: RowMatrix, keys: Sequence[str] | Any = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        matrix: RowMatrix,
+        keys: Sequence[str] | Any = None,
+        images: Mapping[str, str] | None = None,
+    ) -> None:
         self.path = Path(path)
+        self.image_options = dict(images or {})
+        if images is not None:
+            self.source_uri = os.path.abspath(path)
         check_matrix(tuple(matrix.shape), matrix.dtype, f"the features in {path}")
         self._stored, self._all = matrix, as_native(matrix)
         if keys is not None and len(keys) != matrix.shape[0]:
@@ -114,7 +138,7 @@ def read_array_features(path: Path, column: str | None = None) -> ArrayFeatures:
         The file is damaged.
     """
     suffix = path.suffix.lower()  # cameras and Windows programs write upper case
-    if suffix in TABLE_SUFFIXES:
+    if suffix in PARQUET_SUFFIXES:
         return _read_parquet(path, column)
     if column is not None:
         raise InputError(f"column applies to Parquet files only, and {path} isn't one")
@@ -124,7 +148,7 @@ def read_array_features(path: Path, column: str | None = None) -> ArrayFeatures:
         return _read_npz(path)
     if suffix == ".safetensors":
         return ArrayFeatures(path, _read_safetensors(path))
-    known = ", ".join((*ARRAY_SUFFIXES, TABLE_SUFFIXES[0]))
+    known = ", ".join((*ARRAY_SUFFIXES, PARQUET_SUFFIXES[0]))
     raise InputError(f"{path} is not a feature file; supported are {known} and the folder of a feature store")
 
 
@@ -132,10 +156,10 @@ def has_feature_column(path: Path) -> bool:
     """Tell whether a Parquet file holds vectors and no image bytes."""
     try:
         with reading(path):
-            schema = pq.read_schema(path)
+            schema = pq.read_schema(arrow_path(path))
     except (FormatError, InputError):
         return False
-    return bool(_vector_columns(schema)) and not any(_holds_bytes(field.type) for field in schema)
+    return bool(_vector_columns(schema)) and not any(holds_images(field.type) for field in schema)
 
 
 def _read_npz(path: Path) -> ArrayFeatures:
@@ -167,7 +191,7 @@ def _read_safetensors(path: Path) -> NDArray[Any]:
     import torch
     from safetensors import safe_open
 
-    with reading(path), safe_open(path, framework="pt") as archive:
+    with reading(path), utf8_path(path) as place, safe_open(place, framework="pt") as archive:
         name = _choose_tensor(archive, path)
         tensor = archive.get_tensor(name)
     if tensor.dtype == torch.bfloat16 or "float8" in str(tensor.dtype):
@@ -191,7 +215,7 @@ def _choose_tensor(archive: Any, path: Path) -> str:
 
 def _read_parquet(path: Path, column: str | None) -> ArrayFeatures:
     with reading(path):
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(arrow_path(path))
         name = _choose_column(file.schema_arrow, column, path)
         named = [name, "key"] if "key" in file.schema_arrow.names and name != "key" else [name]
         table = file.read(columns=named)
@@ -200,7 +224,41 @@ def _read_parquet(path: Path, column: str | None) -> ArrayFeatures:
         keys = table.column("key").cast(pa.string()).combine_chunks()
         if keys.null_count:
             raise InputError(f"the column 'key' of {path} has {keys.null_count} rows without a key")
-    return ArrayFeatures(path, _stack(table.column(name), name, path), keys)
+    images = None
+    if any(holds_images(field.type) for field in file.schema_arrow):
+        # Keys of vectors and images must be the same ones, or the page would show nothing.
+        images = {"key_column": "key"} if keys is not None and len(pc.unique(keys)) == len(keys) else {}
+        keys = pa.array(open_source(path, **images).keys, pa.string())
+    return ArrayFeatures(path, _stack(table.column(name), name, path), keys, images)
+
+
+def _read_folder(path: Path) -> ArrayFeatures:
+    """Open the ``.npy`` files of a folder as one matrix, in natural order, as clip-retrieval leaves them."""
+    files = sorted(_find_shards(path), key=lambda file: natural_key(file.name))
+    shards = [map_npy(file) for file in files]
+    for file, shard in zip(files, shards, strict=True):
+        check_matrix(shard.shape, shard.dtype, f"the features in {file}")
+        if shard.shape[1:] != shards[0].shape[1:] or shard.dtype != shards[0].dtype:
+            raise InputError(
+                f"{file} holds vectors of {shard.shape[1]} {shard.dtype} values, but {files[0].name} of "
+                f"{shards[0].shape[1]} {shards[0].dtype}; give a folder of .npy files of one kind"
+            )
+    lengths, dim = [len(shard) for shard in shards], shards[0].shape[1]
+    return ArrayFeatures(path, ShardedMatrix(files, lengths, dim, shards[0].dtype))
+
+
+def _find_shards(path: Path) -> list[Path]:
+    """Return the ``.npy`` files of a folder that holds nothing else but notes; else none."""
+    files = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            suffix = os.path.splitext(entry.name)[1].lower()
+            if entry.name.startswith(".") or suffix in _NOTES:
+                continue
+            if suffix != ".npy" or not entry.is_file():
+                return []
+            files.append(Path(entry.path))
+    return files
 
 
 def _choose_column(schema: Any, column: str | None, path: Path) -> str:
@@ -225,20 +283,15 @@ def _vector_columns(schema: Any) -> list[str]:
 
 
 def _is_vector(kind: Any) -> bool:
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    return bool(is_list) and bool(
-        pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
-    )
-
-
-def _holds_bytes(kind: Any) -> bool:
-    if pa.types.is_struct(kind):
-        return any(_holds_bytes(kind.field(i).type) for i in range(kind.num_fields))
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    if not is_list(kind):
+        return False
+    return bool(pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))
 
 
 def _stack(column: Any, name: str, path: Path) -> NDArray[Any]:
     """Turn a column of lists into a matrix; a missing list or number becomes NaN, and so a skipped row."""
+    if str(column.type).startswith(("list_view", "large_list_view")):
+        column = column.cast(pa.large_list(column.type.value_type))  # few of Arrow's functions take views
     lengths = pc.list_value_length(column)
     dims = pc.unique(lengths.drop_null() if hasattr(lengths, "drop_null") else lengths).to_pylist()
     if len(dims) > 1:
@@ -261,19 +314,20 @@ def _stack(column: Any, name: str, path: Path) -> NDArray[Any]:
 def is_features(path: str | Path) -> bool:
     """Tell whether a path holds features rather than images.
 
-    True for the folder of a feature store, for ``.npy``, ``.npz`` and ``.safetensors`` files, and for Parquet
-    files that have a column of vectors and no image bytes. A path that doesn't exist gives False.
+    True for the folder of a feature store or of ``.npy`` files alone, for ``.npy``, ``.npz`` and
+    ``.safetensors`` files, and for Parquet files that have a column of vectors and no image bytes. A path
+    that doesn't exist gives False.
     """
     path = Path(path)
     try:
         if path.is_dir():
-            return is_feature_store(path)
+            return is_feature_store(path) or bool(_find_shards(path))
         suffix = path.suffix.lower()
         if not path.is_file():
             return False
     except (OSError, ValueError):
         return False
-    return suffix in ARRAY_SUFFIXES or (suffix in TABLE_SUFFIXES and has_feature_column(path))
+    return suffix in ARRAY_SUFFIXES or (suffix in PARQUET_SUFFIXES and has_feature_column(path))
 
 
 def open_features(path: str | Path, *, column: str | None = None) -> Features:
@@ -282,9 +336,10 @@ def open_features(path: str | Path, *, column: str | None = None) -> Features:
     Parameters
     ----------
     path : path
-        The folder of a feature store; a ``.npy`` file (stays memory-mapped); an ``.npz`` file with
-        ``features`` and perhaps ``keys`` or ``paths``; a ``.safetensors`` file with ``features`` or one 2-D
-        tensor alone; a Parquet file with a column of vectors and perhaps one named ``key``.
+        The folder of a feature store; a ``.npy`` file or a folder of these alone (stay memory-mapped); an
+        ``.npz`` file with ``features`` and perhaps ``keys`` or ``paths``; a ``.safetensors`` file with
+        ``features`` or one 2-D tensor alone; a Parquet file with a column of vectors and perhaps one named
+        ``key``.
     column : str, optional
         The column of a Parquet file; needed where several hold vectors.
 
@@ -304,6 +359,8 @@ def open_features(path: str | Path, *, column: str | None = None) -> Features:
     if path.is_dir():
         if column is not None:
             raise InputError(f"column applies to Parquet files only, and {path} is a folder")
+        if not is_feature_store(path) and _find_shards(path):
+            return _read_folder(path)
         return FeatureStore.open(path)
     if not path.exists():
         raise InputError(f"there is nothing at {path}")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kinfold._version import __version__
 from kinfold.errors import FormatError, InputError, nearest_name
+from kinfold.paths import arrow_path
 from kinfold.reading import check_fields, is_count, list_of, reading
 from kinfold.rows import RowMatrix, ShardedMatrix
 from kinfold.storage import (
@@ -319,7 +320,7 @@ class FeatureStore(Features):
         file = self.path / INDEX_NAME
         _compare(file, self.manifest.index_sha256)
         with reading(file):
-            table = pq.read_table(file)
+            table = pq.read_table(arrow_path(file))
         fits = table.schema.remove_metadata() == INDEX_SCHEMA and table.num_rows == self.n_rows
         if not fits or not np.array_equal(table["row"].to_numpy(), np.arange(self.n_rows)):
             raise FormatError(f"{file} is damaged: it does not list the {self.n_rows} rows of the manifest")

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from kinfold.distributed import Workers
+from kinfold.paths import utf8_path
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import as_plain, atomic_file
 
@@ -191,7 +192,7 @@ class Checkpoint:
         )
         if not common:
             return []
-        with safe_open(mine[max(common)], framework="pt") as file:
+        with utf8_path(mine[max(common)]) as place, safe_open(place, framework="pt") as file:
             history = file.get_tensor("history").numpy()
             with torch.no_grad():
                 for name, tensor in self._live.items():
@@ -221,7 +222,7 @@ class Checkpoint:
         if not path.is_file():
             return 0
         try:
-            with safe_open(path, framework="pt") as file:
+            with utf8_path(path) as place, safe_open(place, framework="pt") as file:
                 description = (file.metadata() or {}).get("trainer")
                 whole = set(file.keys()) == {*self._live, "history"}
                 epochs = int(file.get_slice("history").get_shape()[0]) if whole else 0

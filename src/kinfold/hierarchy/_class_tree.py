@@ -22,6 +22,7 @@ from kinfold.hierarchy._hierarchy import (
     without_shortcuts,
 )
 from kinfold.hierarchy._wordnet import WordNet, load_wordnet
+from kinfold.paths import arrow_path
 from kinfold.reading import reading
 from kinfold.storage import hash_json
 from kinfold.validation import check_choice, check_integer
@@ -134,8 +135,8 @@ def _read_text(path: Path, child_column: str, parent_column: str) -> Iterator[tu
 
 def _read_parquet(path: Path, child_column: str, parent_column: str) -> Iterator[tuple[int, str, str]]:
     with reading(path, given=True):
-        _require(path, pq.read_schema(path).names, child_column, parent_column)
-        table = pq.read_table(path, columns=[child_column, parent_column])
+        _require(path, pq.read_schema(arrow_path(path)).names, child_column, parent_column)
+        table = pq.read_table(arrow_path(path), columns=[child_column, parent_column])
         columns = [_texts(path, table, name) for name in (child_column, parent_column)]
     for place, (child, parent) in enumerate(zip(*columns, strict=True), start=1):
         yield place, child or "", parent or ""

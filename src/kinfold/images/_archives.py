@@ -22,7 +22,7 @@ import numpy as np
 from kinfold.errors import InputError
 from kinfold.images._folder import Problem, is_clutter
 from kinfold.images._formats import EXTENSIONS
-from kinfold.images._keys import encode_key, natural_key, unique_keys
+from kinfold.images._keys import encode_key, encode_member, natural_key, unique_keys
 from kinfold.images._source import (
     HandleCache,
     LocatedSource,
@@ -40,6 +40,7 @@ _TAR_COLUMNS = ("shard", "offset", "size", "modified")  # of an integer array: a
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ZIP_COLUMNS = np.dtype(
     [
+        ("shard", "i4"),
         ("offset", "i8"),
         ("packed", "i8"),
         ("size", "i8"),
@@ -179,12 +180,13 @@ def _list_shard(path: str) -> _Listing:
             while (info := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # or tarfile keeps an object for each member
                 end = archive.offset  # a damaged shard keeps the members before this place
-                if info.isdir() or any(is_clutter(part) for part in _parts(info.name)):
+                key = encode_member(info.name)
+                if info.isdir() or _is_clutter(key):
                     continue
                 if info.islnk():
-                    links[len(members)] = _tar_key(info.linkname)
+                    links[len(members)] = encode_member(info.linkname)
                 offset = info.offset_data if info.isreg() and not info.issparse() else -1
-                members.append((_tar_key(info.name), offset, info.size, int(info.mtime)))
+                members.append((key, offset, info.size, int(info.mtime)))
         problem = _check_end(path, end)
     except (tarfile.TarError, OSError, EOFError) as error:
         _refuse_compressed(path)
@@ -227,12 +229,9 @@ def _refuse_compressed(path: str) -> None:
         )
 
 
-def _parts(name: str) -> list[bytes]:
-    return [part.encode("utf-8", "surrogateescape") for part in name.split("/") if part not in ("", ".")]
-
-
-def _tar_key(name: str) -> str:
-    return encode_key(b"/".join(_parts(name)))
+def _is_clutter(key: str) -> bool:
+    """Tell whether a part of a member's name is hidden or left behind by a system."""
+    return any(is_clutter(part.encode("utf-8", "surrogatepass")) for part in key.split("/"))
 
 
 def _without_annotations(members: list[tuple[str, int, int, int]]) -> list[tuple[str, int, int, int]]:
@@ -252,8 +251,9 @@ def _sample(key: str) -> str:
 
 
 class ZipMember(NamedTuple):
-    """Where a member lies, and how it is packed."""
+    """Number of the archive in which a member lies, where in it, and how it is packed."""
 
+    shard: int
     offset: int
     packed: int
     size: int
@@ -264,44 +264,65 @@ class ZipMember(NamedTuple):
 
 
 class ZipSource(LocatedSource):
-    """All files in a zip archive, in natural order, but for hidden names and files of operating systems.
+    r"""All files in one or several zip archives, in natural order, but for hidden names and system files.
 
-    A name that occurs twice becomes ``name#2``. Stored, deflated and bzip2 members can be read.
+    The key is the member's name, tidied (``./a.png``, ``/a.png``, ``x\..\a.png`` are ``a.png``), behind
+    ``archive.zip/`` where there are several. A name that occurs twice becomes ``name#2``. Stored, deflated
+    and bzip2 members can be read. One of several archives that can't be opened is a row, with the reason.
 
     Parameters
     ----------
-    path : str or Path
-        The archive.
+    path : str, Path, or sequence of these
+        The archives.
+    uri : str, optional
+        What was opened, if not the one path.
 
     Raises
     ------
     InputError
-        The file is no zip archive, or its directory is damaged.
+        The only file is no zip archive, or its directory is damaged.
     """
 
     kind = "zip"
 
-    def __init__(self, path: str | Path) -> None:
-        self.uri = os.path.abspath(path)
-        try:
-            with zipfile.ZipFile(self.uri) as archive:
-                members = [(_zip_key(info), info) for info in archive.infolist() if _is_wanted(info)]
-        except Exception as error:  # zipfile raises what it likes for a damaged directory
-            raise InputError(f"{self.uri} can't be read as a zip archive: {error}") from error
-        members.sort(key=lambda member: natural_key(member[0]))
-        self.keys = unique_keys(key for key, _ in members)
-        self._facts = np.array([_locate(info) for _, info in members], dtype=_ZIP_COLUMNS)
+    def __init__(self, path: str | Path | Sequence[str | Path], *, uri: str | None = None) -> None:
+        paths = [path] if isinstance(path, str | os.PathLike) else list(path)
+        absolute = [os.path.abspath(one) for one in paths]
+        names = _shard_names(absolute)
+        order = sorted(range(len(names)), key=lambda i: natural_key(names[i]))
+        self._shards = tuple(absolute[i] for i in order)
+        self.uri = uri or self._shards[0]
+        self._problems: dict[int, Problem] = {}
+        keys: list[str] = []
+        facts: list[tuple[int | bool, ...]] = []
+        for shard, number in enumerate(order):
+            prefix = f"{names[number]}/" if len(names) > 1 else ""
+            try:
+                members = _list_zip(self._shards[shard])
+            except InputError as error:
+                if len(names) == 1:
+                    raise
+                self._problems[len(keys)] = SkipReason.UNREADABLE, str(error)
+                keys.append(names[number])
+                facts.append((shard, *[0] * (len(_ZIP_COLUMNS.names or ()) - 1)))
+                continue
+            keys += [prefix + key for key, _ in members]
+            facts += [_locate(shard, info) for _, info in members]
+        self.keys = unique_keys(keys)
+        self._facts = np.array(facts, dtype=_ZIP_COLUMNS)
 
     def locate(self, row: int) -> ZipMember:
-        """Return where the member lies."""
+        """Return where the member lies; raises :class:`UnusableImage` for an archive that can't be opened."""
+        if row in self._problems:
+            raise UnusableImage(*self._problems[row])
         return ZipMember(*self._facts[row].item())
 
     def reader(self) -> ZipReader:
         """Return a reader of members by offset."""
-        return ZipReader(self.uri)
+        return ZipReader(self._shards)
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of names, sizes and checksums, as the archive's directory has them."""
+        """Return the SHA-256 of names, sizes and checksums, as the archives' directories have them."""
         digest = hashlib.sha256()
         for row, key in enumerate(self.keys):
             digest.update(key.encode("utf-8", "surrogatepass"))
@@ -310,11 +331,11 @@ class ZipSource(LocatedSource):
 
 
 class ZipReader:
-    """Reads members of one archive."""
+    """Reads members of archives, of which a few are kept open."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._handles = HandleCache(1)
+    def __init__(self, shards: tuple[str, ...]) -> None:
+        self._shards = shards
+        self._handles = HandleCache()
 
     def read(self, locator: ZipMember) -> bytes:
         """Return a member's content; raises :class:`UnusableImage`."""
@@ -330,7 +351,7 @@ class ZipReader:
             ) from error
 
     def _read(self, member: ZipMember) -> bytes:
-        stream = self._handles.get(self._path)
+        stream = self._handles.get(self._shards[member.shard])
         stream.seek(member.offset)
         mark, name, extra = _LOCAL_HEADER.unpack(read_exactly(stream, _LOCAL_HEADER.size))
         if mark != b"PK\x03\x04":
@@ -373,10 +394,21 @@ class _Unpacked(BytesIO):
         return out
 
 
-def _is_wanted(info: zipfile.ZipInfo) -> bool:
-    if info.is_dir():
-        return False
-    return not any(is_clutter(part.encode("utf-8", "replace")) for part in info.filename.split("/") if part)
+def _list_zip(path: str) -> list[tuple[str, zipfile.ZipInfo]]:
+    """Return the files of an archive with their keys, in natural order."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            named = [(_zip_key(info), info) for info in archive.infolist()]
+    except Exception as error:  # zipfile raises what it likes for a damaged directory
+        raise InputError(f"{path} can't be read as a zip archive: {error}") from error
+    members = [(key, info) for key, info in named if not (_is_folder(info) or _is_clutter(key))]
+    members.sort(key=lambda member: natural_key(member[0]))
+    return members
+
+
+def _is_folder(info: zipfile.ZipInfo) -> bool:
+    # Old programs of Windows end a folder's name with a backslash; what holds bytes is a file all the same.
+    return info.is_dir() or (info.filename.endswith("\\") and info.file_size == 0)
 
 
 def _zip_key(info: zipfile.ZipInfo) -> str:
@@ -384,11 +416,12 @@ def _zip_key(info: zipfile.ZipInfo) -> str:
     if not info.flag_bits & 0x800:  # the encoding isn't stated: many tools write UTF-8 all the same
         with contextlib.suppress(UnicodeError):
             name = name.encode("cp437").decode("utf-8")
-    return encode_key(name)
+    return encode_member(name)
 
 
-def _locate(info: zipfile.ZipInfo) -> ZipMember:
-    return ZipMember(
+def _locate(shard: int, info: zipfile.ZipInfo) -> tuple[int | bool, ...]:
+    return (
+        shard,
         info.header_offset,
         info.compress_size,
         info.file_size,

@@ -11,21 +11,32 @@ from io import BytesIO
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import (
     BmpImagePlugin,
     ExifTags,
     GifImagePlugin,
     Image,
     ImageFile,
+    Jpeg2KImagePlugin,
     JpegImagePlugin,
     PngImagePlugin,
+    PpmImagePlugin,
     TiffImagePlugin,
     WebPImagePlugin,
+    features,
 )
 
-from kinfold.images._formats import FORMATS, is_cut_signature, missing_bytes, sniff, webp_size
+from kinfold.images._deep import Deep, pnm_size, read_deep_png, read_deep_pnm, scale_image
+from kinfold.images._formats import (
+    FORMATS,
+    describe_other,
+    is_cut_signature,
+    missing_bytes,
+    sniff,
+    webp_size,
+)
 from kinfold.images._source import SkipReason, UnusableImage
+from kinfold.images._tiff import has_deep_planes, has_deep_values, read_deep_tiff, tiff_size
 
 _ORIENTATION = 0x0112  # EXIF tag; the turns undo what its values 2 to 8 say
 _TURNS = {
@@ -49,6 +60,8 @@ _OPENERS: dict[str, Callable[..., ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "TIFF": TiffImagePlugin.TiffImageFile,
     "WEBP": WebPImagePlugin.WebPImageFile,
+    "JPEG2000": Jpeg2KImagePlugin.Jpeg2KImageFile,
+    "PPM": PpmImagePlugin.PpmImageFile,
 }
 
 _MOST_TEXT = 200  # characters of an EXIF text: the field may hold any number of them
@@ -67,50 +80,27 @@ _ORIENTATIONS = {
 
 def turn_upright(image: Image.Image) -> Image.Image:
     """Return the image as its EXIF orientation wants it shown; damaged EXIF data counts as none."""
+    return _turn(image, image)
+
+
+def _turn(pixels: Image.Image, image: Image.Image) -> Image.Image:
+    """Return the pixels as the orientation of the image that they are from wants them shown."""
     try:
         turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # EXIF parsing raises anything from struct.error to TypeError
-        return image
-    return image if turn is None else image.transpose(turn)
+        return pixels
+    return pixels if turn is None else pixels.transpose(turn)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Return a loaded image in mode RGB.
-
-    Whatever is transparent lies on white. 16-bit grey is scaled from 0–65,535 to 0–255. Modes without a
-    range of their own (32-bit integers and floats) are stretched from their least to their greatest value,
-    except floats within 0–1, which are taken as shares of white.
-    """
+    """Return a loaded image of at most eight bits per value in mode RGB, what is transparent on white."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion would clip at 255 and give white.
-        return _from_grey(np.asarray(image).astype(np.float32) / 65535)
-    if image.mode in ("I", "F"):
-        return _from_grey(_stretch(image))
     if image.mode == "LAB":
         return _from_lab(image)
     if image.has_transparency_data:
         return _on_white(image)
     return image.convert("RGB")
-
-
-def _from_grey(share: NDArray[np.floating[Any]]) -> Image.Image:
-    return Image.fromarray((share * 255 + 0.5).astype(np.uint8)).convert("RGB")
-
-
-def _stretch(image: Image.Image) -> NDArray[np.float32]:
-    values = np.asarray(image)
-    if image.mode == "I" and image.format == "PNG":  # how older Pillows hand over 16-bit grey
-        return np.clip(values.astype(np.float32) / 65535, 0, 1)
-    finite = np.isfinite(values)
-    if not finite.any():
-        return np.zeros(values.shape, dtype=np.float32)
-    low, high = float(values[finite].min()), float(values[finite].max())
-    if image.mode == "F" and low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    share = (values.astype(np.float64) - low) / ((high - low) or 1.0)
-    return np.clip(np.nan_to_num(share, nan=0.0, posinf=1.0, neginf=0.0), 0, 1).astype(np.float32)
 
 
 def _from_lab(image: Image.Image) -> Image.Image:
@@ -137,7 +127,7 @@ def decode_image(data: bytes, *, min_side: int | None = None, pixel_limit: int =
     Parameters
     ----------
     data : bytes
-        The whole file: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, or HEIC (extra ``heif``).
+        The whole file: JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, HEIC, JPEG 2000, PPM, PGM, PBM or PFM.
     min_side : int, optional
         A JPEG whose shorter side is at least twice as long is decoded at 1/2, 1/4 or 1/8 of its size, never
         below this, which is several times faster. None decodes at full size.
@@ -148,20 +138,48 @@ def decode_image(data: bytes, *, min_side: int | None = None, pixel_limit: int =
     Returns
     -------
     PIL.Image.Image
-        Mode RGB, turned as EXIF wants it, transparent parts on white. Colour profiles are not applied.
+        Mode RGB, turned as EXIF wants it, transparent parts on white. Colour profiles are not applied. Values
+        of more than eight bits are scaled by the white that the file names, else by the one that its values
+        suggest (:func:`describe_range` tells); floats from least to greatest, or as shares of white.
 
     Raises
     ------
     UnusableImage
         With the reason; nothing else is raised, whatever the bytes.
     """
+    return _decode_noted(data, min_side, pixel_limit)[0]
+
+
+def describe_range(data: bytes) -> str:
+    """Return how the range of an image's values was guessed, if it was; else an empty string.
+
+    Only images of more than eight bits per value, by their header, are decoded.
+
+    Raises
+    ------
+    UnusableImage
+        It can't be decoded.
+    """
+    if not _may_be_deep(data):
+        return ""
+    return _decode_noted(data, None, PIXEL_LIMIT)[1]
+
+
+def _may_be_deep(data: bytes) -> bool:
+    kind = sniff(data)
+    if kind == "PNG":
+        return data[24:25] == b"\x10"
+    return kind == "PPM" or (kind == "TIFF" and has_deep_values(data))
+
+
+def _decode_noted(data: bytes, min_side: int | None, pixel_limit: int) -> tuple[Image.Image, str]:
     if not data:
         raise UnusableImage(SkipReason.EMPTY)
     kind = sniff(data)
     if kind is None:
         if is_cut_signature(data):
             raise UnusableImage(SkipReason.TRUNCATED, f"only {len(data)} bytes are there")
-        raise UnusableImage(SkipReason.NOT_AN_IMAGE, f"its content is none of {', '.join(FORMATS)}")
+        raise _no_image(data)
     try:
         with _quiet_pillow():
             return _decode(kind, data, min_side, pixel_limit)
@@ -182,6 +200,28 @@ def open_header(kind: str, data: bytes) -> ImageFile.ImageFile:
         raise
     except Exception as error:  # decoders raise anything on hostile bytes
         raise _explain(kind, data, error) from error
+
+
+def read_size(data: bytes) -> tuple[int, int]:
+    """Return width and height of an image as it is stored, without regard to an orientation tag.
+
+    Raises
+    ------
+    UnusableImage
+        It is no image, or its header is damaged.
+    """
+    kind = sniff(data)
+    if kind is None:
+        raise _no_image(data)
+    if kind == "PPM" and (size := pnm_size(data)) is not None:
+        return size
+    try:
+        width, height = open_header(kind, data).size
+    except UnusableImage:
+        if kind != "TIFF" or (size := tiff_size(data)) is None:
+            raise
+        return size
+    return int(width), int(height)
 
 
 def make_thumbnail(data: bytes, side: int) -> Image.Image:
@@ -209,20 +249,52 @@ def make_thumbnail(data: bytes, side: int) -> Image.Image:
     return image
 
 
-def _decode(kind: str, data: bytes, min_side: int | None, pixel_limit: int) -> Image.Image:
+def _no_image(data: bytes) -> UnusableImage:
+    what = describe_other(data)
+    detail = f"it is {what}" if what else f"its content is none of {', '.join(FORMATS)}"
+    return UnusableImage(SkipReason.NOT_AN_IMAGE, detail)
+
+
+def _decode(kind: str, data: bytes, min_side: int | None, pixel_limit: int) -> tuple[Image.Image, str]:
     # WebP takes memory for all pixels as soon as it is opened, so that its size must be checked before.
     if kind == "WEBP" and (size := webp_size(data)) is not None:
         _check_pixels(size, pixel_limit)
-    image = _opener(kind)(BytesIO(data), "")
+    if kind == "PPM" and (deep := read_deep_pnm(data, pixel_limit)) is not None:
+        return deep.to_image(), deep.note
+    try:
+        image = _opener(kind)(BytesIO(data), "")
+    except Exception:
+        if kind != "TIFF" or missing_bytes(kind, data) is not None:
+            raise
+        # Sound files of a kind that Pillow has no mode for; None where the file is damaged.
+        if (deep := read_deep_tiff(data, pixel_limit)) is None:
+            raise
+        return deep.to_image(), deep.note
     _check_pixels(image.size, pixel_limit)
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         _check_tiff(image, data, pixel_limit)
     if min_side is not None and kind == "JPEG":
         image.draft(None, (min_side, min_side))
     image.load()  # opening reads the header alone; errors of the data come here
-    upright = to_rgb(turn_upright(image))
+    found = _scale_deep(kind, image, data, pixel_limit)
+    upright = turn_upright(image) if found is None else _turn(found.to_image(), image)
+    upright = to_rgb(upright)
     upright.info = {}  # the file's EXIF data and colour profile don't fit the pixels any more
-    return upright
+    return upright, "" if found is None else found.note
+
+
+def _scale_deep(kind: str, image: ImageFile.ImageFile, data: bytes, pixel_limit: int) -> Deep | None:
+    """Return what has more than eight bits per value, scaled; None for images of eight bits."""
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return scale_image(image, data)
+    if kind == "PNG":
+        return read_deep_png(image, data)
+    # Of deep colour Pillow keeps the high bytes, which are black where few bits are used.
+    if kind == "TIFF" and image.mode == "RGB":
+        is_dark = np.asarray(image).max(initial=0) < 1 << 6
+        if is_dark or has_deep_planes(data):
+            return read_deep_tiff(data, pixel_limit, colour_only=True)
+    return None
 
 
 def _check_tiff(image: TiffImagePlugin.TiffImageFile, data: bytes, pixel_limit: int) -> None:
@@ -248,6 +320,8 @@ def _opener(kind: str) -> Callable[..., ImageFile.ImageFile]:
         return _avif_opener()
     if kind == "HEIF":
         return _heif_opener()
+    if kind == "JPEG2000" and not features.check("jpg_2000"):
+        raise UnusableImage(SkipReason.UNREADABLE, "this Pillow was built without JPEG 2000; convert it")
     return _OPENERS[kind]
 
 
@@ -269,7 +343,7 @@ def _heif_opener() -> Callable[..., ImageFile.ImageFile]:
     try:
         from pillow_heif import HeifImageFile
     except ImportError:
-        detail = "HEIC images need pillow-heif: pip install 'kinfold[heif]'"
+        detail = "HEIC images need pillow-heif: pip install pillow-heif"
         raise UnusableImage(SkipReason.UNREADABLE, detail) from None
     opener: Callable[..., ImageFile.ImageFile] = HeifImageFile
     return opener
@@ -288,7 +362,7 @@ def _explain(kind: str, data: bytes, error: Exception) -> UnusableImage:
     if missing is not None:
         return _truncated(missing)
     text = " ".join(str(error).split()) or type(error).__name__
-    if "truncated" in text.lower():
+    if "truncated" in text.lower() or "reached eof" in text.lower():
         return UnusableImage(SkipReason.TRUNCATED, "its data end early")
     return UnusableImage(SkipReason.CORRUPT, text[:200])
 
@@ -349,8 +423,11 @@ def describe_image(data: bytes) -> ImageFacts:
     """
     kind = sniff(data)
     if kind is None:
-        raise UnusableImage(SkipReason.NOT_AN_IMAGE, f"its content is none of {', '.join(FORMATS)}")
-    image = open_header(kind, data)
+        raise _no_image(data)
+    try:
+        image = open_header(kind, data)
+    except UnusableImage:
+        return ImageFacts(kind, *read_size(data), {})
     width, height = image.size
     tags = _read_exif(image)
     if tags.get(ExifTags.Base.Orientation) in _SIDEWAYS:

@@ -68,9 +68,17 @@ def has_magic(text: str) -> bool:
 
 
 def parse_pattern(text: str) -> Pattern:
-    """Take a pattern apart: ``*``, ``?``, ``[ab]`` in a name, ``**`` at any depth, ``{a,b}``, ``{0..9}``."""
+    """Take a pattern apart: ``*``, ``?``, ``[ab]`` in a name, ``**`` at any depth, ``{a,b}``, ``{0..9}``.
+
+    Folders at its beginning whose names are as written, ``trip [2023]``, are taken as they are; further down
+    ``[ab]`` also stands for itself.
+    """
     parts = os.path.abspath(text).replace(os.sep, "/").split("/")
-    first = next((i for i, part in enumerate(parts) if has_magic(part)), len(parts) - 1)
+    first = 0
+    while first < len(parts) - 1 and (
+        not has_magic(parts[first]) or os.path.isdir("/".join(parts[: first + 1]))
+    ):
+        first += 1
     while first and "/".join(parts[:first]).count("{") > "/".join(parts[:first]).count("}"):
         first -= 1
     inside = expand_braces("/".join(parts[first:]))
@@ -118,7 +126,8 @@ def _translate(pattern: str) -> str:
             at += 1
         elif pattern[at] == "[" and (end := pattern.find("]", at + 2)) > 0:
             body = pattern[at + 1 : end].replace("\\", "\\\\")
-            out.append(f"[^{body[1:]}]" if body[0] in "!^" else f"[{body}]")
+            choice = f"[^{body[1:]}]" if body[0] in "!^" else f"[{body}]"
+            out.append(f"(?:{choice}|{re.escape(pattern[at : end + 1])})")
             at = end + 1
         else:
             out.append(re.escape(pattern[at]))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
+
+from kinfold.paths import IMAGE_SUFFIXES
 
 _SIGNATURES = (
     ("JPEG", b"\xff\xd8\xff"),
@@ -14,7 +17,11 @@ _SIGNATURES = (
     ("TIFF", b"MM\x00*"),
     ("TIFF", b"II+\x00"),
     ("TIFF", b"MM\x00+"),
+    ("JPEG2000", b"\x00\x00\x00\x0cjP  \r\n\x87\n"),
+    ("JPEG2000", b"\xff\x4f\xff\x51"),
 )
+# Letter and digit alone begin many texts: a number, or a comment before it, must follow.
+_NETPBM = re.compile(rb"P(?:[1-6][ \t\r\n]+[#\d]|[fF][ \t\r\n]+\d)")
 _AVIF_BRANDS = {b"avif", b"avis"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"heif"}
 # Sizes of the headers that BMP has had; "BM" alone begins many texts.
@@ -23,9 +30,51 @@ _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}
 SNIFF_BYTES = 64
 """So many bytes from the start of a file are enough for :func:`sniff`."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
-_COMMON_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib")
-EXTENSIONS = frozenset([*_COMMON_EXTENSIONS, ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"])
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF", "JPEG2000", "PPM")
+EXTENSIONS = IMAGE_SUFFIXES
+
+# What lies in folders of images and is none, by its first bytes: what it is, and how it can be used.
+_OTHERS = (
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "a pointer of Git LFS; fetch the file itself: git lfs pull",
+    ),
+    (b"PK\x03\x04", "a zip archive (or a document); a zip of images is a source of its own"),
+    (b"PAR1", "a Parquet file; one with images is a source of its own"),
+    (b"ARROW1", "an Arrow file; save the data set as Parquet"),
+    (b"\x93NUMPY", "a NumPy array; features are a source of their own"),
+    (b"SIMPLE  =", "a FITS image, which isn't read; convert it to TIFF"),
+    (b"\x89HDF", "an HDF5 file, which isn't read; save its images as files"),
+    (b"\x1f\x8b", "a gzip file; unpack it first"),
+    (b"BZh", "a bzip2 file; unpack it first"),
+    (b"\xfd7zXZ", "an xz file; unpack it first"),
+    (b"7z\xbc\xaf", "a 7z archive; unpack it first"),
+    (b"Rar!", "a RAR archive; unpack it first"),
+    (b"%PDF", "a PDF; save its pages as images"),
+    (b"8BPS", "a Photoshop file, which isn't read; save it as PNG"),
+    (b"P7\n", "a PAM image, which isn't read; convert it to PNG"),
+    (b"\xff\x0a", "a JPEG XL image, which isn't read; convert it to JPEG"),
+    (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image, which isn't read; convert it to JPEG"),
+    (b"<svg", "an SVG drawing, which isn't read; save it as PNG"),
+    (b"\x1aE\xdf\xa3", "a video (Matroska or WebM); save its frames as images"),
+    (b"FUJIFILMCCD-RAW", "a raw photograph; develop it to TIFF or JPEG"),
+    (b"<!DOCTYPE html", "a web page, as a failed download leaves it"),
+    (b"<html", "a web page, as a failed download leaves it"),
+)
+
+
+def describe_other(data: bytes) -> str:
+    """Return what content that is no image seems to be, and how it can be used, or an empty string."""
+    if data[4:8] == b"ftyp":
+        is_raw = data[8:11] == b"crx"
+        return "a raw photograph; develop it to JPEG" if is_raw else "a video; save its frames as images"
+    if data[:4] == b"RIFF" and data[8:12] == b"AVI ":
+        return "a video (AVI); save its frames as images"
+    if data[257:262] == b"ustar":
+        return "a tar archive; one of images is a source of its own"
+    if data[128:132] == b"DICM":
+        return "a DICOM file, which isn't read; convert it to PNG or TIFF"
+    return next((what for mark, what in _OTHERS if data[: len(mark)].lower() == mark.lower()), "")
 
 
 def sniff(data: bytes) -> str | None:
@@ -37,7 +86,7 @@ def sniff(data: bytes) -> str | None:
         return "WEBP"
     if data[4:8] == b"ftyp":
         return _sniff_brands(data)
-    return None
+    return "PPM" if _NETPBM.match(data) else None
 
 
 def is_cut_signature(data: bytes) -> bool:
@@ -59,7 +108,7 @@ def missing_bytes(name: str, data: bytes) -> int | None:
     the answer is 1.
     """
     try:
-        missing = _CHECKS[name](data)
+        missing = _CHECKS[name](data) if name in _CHECKS else 0
     except (struct.error, IndexError):
         return 1
     return missing if missing > 0 else None
@@ -189,6 +238,12 @@ def _tiff_directory(data: bytes, order: str, at: int, *, big: bool) -> int:
     return max([a + b for a, b in zip(offsets, lengths, strict=False)], default=0) - len(data)
 
 
+def _jpeg2000(data: bytes) -> int:
+    if data.startswith(b"\xff\x4f"):
+        return 0 if data.endswith(b"\xff\xd9") else 2
+    return _boxes(data) or int(b"jp2c" not in data)
+
+
 def _boxes(data: bytes) -> int:
     at = 0
     while at < len(data):
@@ -214,4 +269,5 @@ _CHECKS = {
     "TIFF": _tiff,
     "AVIF": _boxes,
     "HEIF": _boxes,
+    "JPEG2000": _jpeg2000,
 }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
+from kinfold.paths import normalize_name
 
 _ESCAPED = re.compile(rb"%([0-9A-Fa-f]{2})")
 _LOOKS_ESCAPED = re.compile(r"%(?=[0-9A-Fa-f]{2})")
@@ -143,6 +144,15 @@ class KeyList(Sequence[str]):
 
     def _text(self, row: int) -> str:
         return self._data[self._ends[row] : self._ends[row + 1]].decode("utf-8", "surrogatepass")
+
+
+def encode_member(raw: str | bytes) -> str:
+    """Return the key of a name inside an archive, tidied by :func:`~kinfold.paths.normalize_name`.
+
+    A name of which nothing is left, such as ``..``, becomes ``unnamed``: its file is a row like others.
+    """
+    text = raw.decode("utf-8", "surrogateescape") if isinstance(raw, bytes) else raw
+    return encode_key(normalize_name(text) or "unnamed")
 
 
 def unique_keys(keys: Iterable[str]) -> KeyList:

@@ -12,6 +12,7 @@ from typing import IO, Any, Protocol
 
 from kinfold.errors import KinfoldError
 from kinfold.images._formats import SNIFF_BYTES, is_cut_signature, sniff
+from kinfold.images._keys import encode_key
 
 BYTE_LIMIT = 2 << 30
 """Larger files are never read: a file must fit in the memory of each worker."""
@@ -136,14 +137,25 @@ class LocatedSource(ImageSource):
 
 
 class FileReader:
-    """Reads files by path."""
+    """Reads files by path.
+
+    Parameters
+    ----------
+    shows_path : bool
+        Whether the reason for a missing file names the path that was looked for, as it should where people
+        wrote the path.
+    """
+
+    def __init__(self, *, shows_path: bool = False) -> None:
+        self._shows_path = shows_path
 
     def read(self, locator: bytes) -> bytes:
         """Return a file's content; pipes, sockets and devices are never waited for."""
         try:
             return _read_file(locator)
         except FileNotFoundError:
-            raise UnusableImage(SkipReason.MISSING, "the file isn't there") from None
+            detail = f"there is no file {encode_key(locator)}" if self._shows_path else "the file isn't there"
+            raise UnusableImage(SkipReason.MISSING, detail) from None
         except (OSError, ValueError) as error:  # ValueError: a NUL in a path out of a table
             raise UnusableImage(SkipReason.UNREADABLE, describe_os_error(error)) from None
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +18,8 @@ from kinfold.errors import InputError, nearest_name
 from kinfold.images._folder import fingerprint_files
 from kinfold.images._keys import KeyList, different_keys, encode_key, natural_key, unique_keys
 from kinfold.images._source import FileReader, LocatedSource, SkipReason, UnusableImage
+from kinfold.paths import arrow_path, is_image_name, is_web_address, strip_uri
+from kinfold.tables import TextTable, is_bytes, is_parquet, is_text
 
 # Usual names of columns, the most telling first.
 _PATH_NAMES = (
@@ -32,20 +37,21 @@ _PATH_NAMES = (
 
 _IMAGE_NAMES = ("image", "img", "jpg", "png", "image_bytes", "bytes", "picture", "photo")
 _AHEAD = 32  # images that are unpacked together: a whole row group may hold gigabytes
+_SAMPLE = 64  # paths of a table that are looked for before it is decided where paths begin
+_MOST_BESIDE = 200  # entries of the table's folder that are looked at for folders where paths may begin
+
+_log = logging.getLogger(__name__)
 
 
-def column_types(path: str) -> dict[str, Any]:
+def column_types(path: str, is_path: Callable[[str], bool] = is_image_name) -> dict[str, Any]:
     """Return the columns of a CSV, TSV or Parquet file with their Arrow types (all text in a CSV)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if not is_parquet(path):
+        return dict.fromkeys(TextTable.open(path, is_path).names, pa.string())
     try:
-        if _is_csv(path):
-            from pyarrow import csv
-
-            with csv.open_csv(path, parse_options=_csv_options(path)) as reader:
-                return dict.fromkeys(reader.schema.names, pa.string())
-        schema = pq.read_schema(path)
+        schema = pq.read_schema(arrow_path(path))
     except Exception as error:  # names that are not UTF-8 among others
         raise InputError(f"{path} can't be read as a table: {error}") from error
     return dict(zip(schema.names, schema.types, strict=True))
@@ -53,33 +59,18 @@ def column_types(path: str) -> dict[str, Any]:
 
 def holds_images(kind: Any) -> bool:
     """Tell whether a column of this type can hold images: binary, or a struct with binary ``bytes``."""
-    import pyarrow as pa
-
-    if has_field(kind, "bytes"):
-        kind = kind.field("bytes").type
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return is_bytes(kind.field("bytes").type if has_field(kind, "bytes") else kind)
 
 
 def read_columns(path: str, columns: list[str]) -> dict[str, Any]:
-    """Return columns of a CSV, TSV or Parquet file as chunked arrays (all text from a CSV)."""
-    import pyarrow as pa
+    """Return columns of a Parquet file as chunked arrays."""
     import pyarrow.parquet as pq
 
     names = list(column_types(path))
     for column in columns:
         require_column(path, column if column in names else column.rsplit(".", 1)[0], names)
     try:
-        if _is_csv(path):
-            from pyarrow import csv
-
-            convert = csv.ConvertOptions(
-                include_columns=columns,
-                column_types=dict.fromkeys(columns, pa.string()),
-                strings_can_be_null=False,
-            )
-            table = csv.read_csv(path, parse_options=_csv_options(path), convert_options=convert)
-        else:
-            table = pq.ParquetFile(path).read(columns=columns)
+        table = pq.ParquetFile(arrow_path(path)).read(columns=columns)
     except Exception as error:  # names that are not UTF-8 among others
         raise InputError(f"{path} can't be read as a table: {error}") from error
     return {name: table[name] for name in table.column_names}
@@ -95,7 +86,7 @@ def column_values(column: Any) -> Iterator[Any]:
 
 def choose_column(uri: str, usual: Sequence[str], candidates: list[str]) -> str:
     """Return the candidate with a usual name, or the only one; raise :class:`InputError` if there is none."""
-    lowered = {name.lower(): name for name in reversed(candidates)}
+    lowered = {name.strip().lower(): name for name in reversed(candidates)}
     for name in usual:
         if name in lowered:
             return lowered[name]
@@ -113,17 +104,6 @@ def require_column(uri: str, column: str, names: list[str]) -> None:
         raise InputError(f"{uri} has no column {column!r}{nearest_name(column, names)}")
 
 
-def _is_csv(path: str) -> bool:
-    return not path.lower().endswith((".parquet", ".pq"))
-
-
-def _csv_options(path: str) -> Any:
-    from pyarrow import csv
-
-    delimiter = "\t" if path.lower().endswith((".tsv", ".tab")) else ","
-    return csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-
-
 def has_field(kind: Any, name: str) -> bool:
     """Tell whether an Arrow type is a struct with this field."""
     import pyarrow as pa
@@ -131,28 +111,28 @@ def has_field(kind: Any, name: str) -> bool:
     return bool(pa.types.is_struct(kind) and kind.get_field_index(name) >= 0)
 
 
-def is_text(kind: Any) -> bool:
-    """Tell whether a column of this Arrow type holds text."""
-    import pyarrow as pa
-
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
 class PathTableSource(LocatedSource):
     """Images whose paths stand in a column of a CSV, TSV or Parquet file, in the order of the table.
 
-    Relative paths begin at the table's folder. The key is the path as written, or the value of
-    ``key_column``. A path that occurs twice becomes the key ``path#2``; keys of a column of their own must
-    differ.
+    Relative paths begin at the table's folder. Where none of them is there, but most are from the folder
+    above it, from the current folder, from ``base`` or from a folder beside the table, they begin there, and
+    a warning says so. Backslashes and ``file://`` addresses are understood. The key is the path as written,
+    or the value of ``key_column``. A path that occurs twice becomes the key ``path#2``; keys of a column of
+    their own must differ.
 
     Parameters
     ----------
     path : str or Path
-        The table.
+        The table. A text table may lack its header where its first line names an image.
     path_column, key_column : str, optional
         Names of columns; without ``path_column`` a column with a usual name is taken, or the only one.
+    base : str or Path, optional
+        Where relative paths begin, if they don't begin at the table.
+
+    Attributes
+    ----------
+    base : str
+        Where relative paths begin.
 
     Raises
     ------
@@ -163,19 +143,29 @@ class PathTableSource(LocatedSource):
     kind = "table"
 
     def __init__(
-        self, path: str | Path, *, path_column: str | None = None, key_column: str | None = None
+        self,
+        path: str | Path,
+        *,
+        path_column: str | None = None,
+        key_column: str | None = None,
+        base: str | Path | None = None,
     ) -> None:
         self.uri = os.path.abspath(path)
-        types = column_types(self.uri)
+        self._folder = os.path.dirname(self.uri)
+        types = column_types(self.uri, self._names_an_image)
         texts = [name for name, kind in types.items() if is_text(kind)]
         column = path_column or choose_column(self.uri, _PATH_NAMES, texts)
         require_column(self.uri, column, list(types))
         if column not in texts:
             raise InputError(f"column {column!r} of {self.uri} holds {types[column]}, not paths")
-        columns = read_columns(self.uri, [column] if key_column is None else [column, key_column])
-        self._paths = KeyList(value or "" for value in column_values(columns[column]))
-        self.keys = _keys_of(self.uri, self._paths, None if key_column is None else columns[key_column])
-        self._folder = os.fsencode(os.path.dirname(self.uri))
+        if key_column is not None:
+            require_column(self.uri, key_column, list(types))
+        self._paths = KeyList(self._read(column))
+        if key_column is None:
+            self.keys = unique_keys(path or f"row-{row}" for row, path in enumerate(self._paths))
+        else:
+            self.keys = different_keys(self._read(key_column), self.uri)
+        self.base, self._way = self._find_base(base)
         self._fingerprint: str | None = None
 
     def path(self, row: int) -> Path | None:
@@ -184,13 +174,17 @@ class PathTableSource(LocatedSource):
 
     def locate(self, row: int) -> bytes:
         """Return the file's path as bytes; raises :class:`UnusableImage` where the table has none."""
-        if not self._paths[row]:
+        written = self._paths[row]
+        if not written:
             raise UnusableImage(SkipReason.MISSING, "the table has no path for it")
+        if is_web_address(written):
+            detail = "it lies on the web, and nothing is downloaded; fetch the images first"
+            raise UnusableImage(SkipReason.MISSING, detail)
         return self._path(row)
 
     def reader(self) -> FileReader:
         """Return a reader of paths."""
-        return FileReader()
+        return FileReader(shows_path=True)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of keys, and of sizes and modification times of the files."""
@@ -198,16 +192,89 @@ class PathTableSource(LocatedSource):
             self._fingerprint = fingerprint_files((key, self._path(row)) for row, key in enumerate(self.keys))
         return self._fingerprint
 
+    def _read(self, column: str) -> Iterator[str]:
+        """Yield the cells of a column as strings, empty ones for null."""
+        if is_parquet(self.uri):
+            values = column_values(read_columns(self.uri, [column])[column])
+            yield from ("" if value is None else str(value) for value in values)
+        else:
+            table = TextTable.open(self.uri, self._names_an_image)
+            place = table.names.index(column)
+            yield from (row[place] for row in table.rows(strict=True))
+
+    def _names_an_image(self, cell: str) -> bool:
+        """Tell whether a cell of the first line is a path: it ends as images do, or a file is there."""
+        if not cell.strip() or cell.strip().lower() in _PATH_NAMES:
+            return False
+        return is_image_name(cell) or any(_is_file(way(cell), self._folder) for way in _WAYS)
+
     def _path(self, row: int) -> bytes:
-        return os.path.join(
-            self._folder, os.path.expanduser(self._paths[row]).encode("utf-8", "surrogateescape")
-        )
+        return _place(self._way(self._paths[row]), self.base)
+
+    def _find_base(self, given: str | Path | None) -> tuple[str, Callable[[str], str]]:
+        """Return where paths begin, and how they are written: the first choice where most of some exist."""
+        rows = np.unique(np.linspace(0, len(self._paths) - 1, min(_SAMPLE, len(self._paths))).astype(int))
+        some = [path for row in rows.tolist() if (path := self._paths[row]) and not is_web_address(path)]
+        default = self._folder if given is None else os.path.abspath(given)
+        for base in self._bases(default):
+            for way in _WAYS:
+                n_there = sum(_is_file(way(path), base) for path in some)
+                # One is enough where paths begin as documented: others may have gone. A guess needs more.
+                if n_there > (0 if base == default and way is _as_written else len(some) // 2):
+                    if base != default:
+                        _log.warning(
+                            "%s: no path is there from %s, where relative paths begin; they are read from %s",
+                            self.uri,
+                            default,
+                            base,
+                        )
+                    return base, way
+        if some:
+            _log.warning(
+                "%s: none of its paths is there; the first one, %s, was looked for at %s. Relative paths "
+                "begin at the table's folder",
+                self.uri,
+                some[0],
+                os.fsdecode(_place(_as_path(some[0]), default)),
+            )
+        return default, _as_path
+
+    def _bases(self, default: str) -> Iterator[str]:
+        yield from dict.fromkeys([default, self._folder, os.path.dirname(self._folder), os.getcwd()])
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
+            folders = [entry.path for entry in islice(entries, _MOST_BESIDE) if entry.is_dir()]
+            yield from sorted(folders)
 
 
-def _keys_of(uri: str, paths: KeyList, column: Any) -> KeyList:
-    if column is not None:
-        return different_keys((str(value) for value in column_values(column)), uri)
-    return unique_keys(path or f"row-{row}" for row, path in enumerate(paths))
+def _as_written(path: str) -> str:
+    return os.path.expanduser(path)
+
+
+def _as_path(path: str) -> str:
+    """Return the path of a ``file://`` address, and of one with backslashes what it means here."""
+    return os.path.expanduser(strip_uri(path.strip()).replace("\\", os.sep))
+
+
+def _as_western(path: str) -> str:
+    """Return a path whose file is named in ISO 8859-1, as the table was before it was read."""
+    try:
+        return os.fsdecode(_as_path(path).encode("latin-1"))
+    except UnicodeError:
+        return path
+
+
+_WAYS: tuple[Callable[[str], str], ...] = (_as_written, _as_path, _as_western)
+
+
+def _place(path: str, base: str) -> bytes:
+    return os.path.join(os.fsencode(base), path.encode("utf-8", "surrogateescape"))
+
+
+def _is_file(path: str, base: str) -> bool:
+    try:
+        return os.path.isfile(_place(path, base))
+    except (ValueError, UnicodeError):  # a NUL, or half of a surrogate pair
+        return False
 
 
 class ImageLocator(NamedTuple):
@@ -347,7 +414,7 @@ class _Cursor:
         import pyarrow.parquet as pq
 
         self._where = (shard, group)
-        self._file = pq.ParquetFile(path)
+        self._file = pq.ParquetFile(arrow_path(path))
         # Without threads: there is a reader in every worker process already.
         self._batches = self._file.iter_batches(
             _AHEAD, row_groups=[group], columns=[column], use_threads=False
@@ -372,7 +439,7 @@ def _row_groups(shards: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.in
     groups, starts = [], [0]
     for shard, path in enumerate(shards):
         try:
-            metadata = pq.read_metadata(path)
+            metadata = pq.read_metadata(arrow_path(path))
         except Exception as error:
             raise InputError(f"{path} can't be read as a Parquet file: {error}") from error
         for group in range(metadata.num_row_groups):

@@ -21,12 +21,13 @@ from kinfold.labels.table import (
     LabelNumbers,
     find_label_file,
     is_label,
-    is_list,
     label_by_folder,
     show_examples,
     sort_labels,
 )
 from kinfold.metrics import LabelSets
+from kinfold.paths import normalize_keys
+from kinfold.tables import as_strings, is_list, is_text, value_type
 
 FOLDER = "folder"
 LabelsLike: TypeAlias = "str | Path | Mapping[Any, Any]"
@@ -78,9 +79,18 @@ class LabelRows:
         return len(self.codes)
 
     def places_of(self, keys: pa.Array) -> NDArray[np.int32]:
-        """Return the place of each of some other keys, −1 for those that aren't here."""
-        found = pc.index_in(keys, value_set=self.keys).fill_null(_NONE)
-        places: NDArray[np.int32] = found.to_numpy(zero_copy_only=False)
+        r"""Return the place of each of some other keys, −1 for those that aren't here.
+
+        Keys that aren't here as they are written are compared as what they mean: ``./a.png`` and ``x\b.png``
+        with ``a.png`` and ``x/b.png``.
+        """
+        keys = keys.cast(pa.large_string())
+        found = pc.index_in(keys, value_set=self.keys)
+        if found.null_count:
+            own, theirs = normalize_keys(self.keys), normalize_keys(keys)
+            if own is not self.keys or theirs is not keys:
+                found = pc.coalesce(found, pc.index_in(theirs, value_set=own))
+        places: NDArray[np.int32] = found.fill_null(_NONE).to_numpy(zero_copy_only=False)
         return places
 
     @cached_property
@@ -266,9 +276,8 @@ def _read_column(
 
 
 def _as_strings(keys: pa.Array) -> pa.Array:
-    kind = keys.type.value_type if pa.types.is_dictionary(keys.type) else keys.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind):
-        return keys.cast(pa.large_string())
+    if is_text(keys.type) or pa.types.is_integer(value_type(keys.type)):
+        return as_strings(keys)
     return pa.array(map(str, keys.to_pylist()), pa.large_string())
 
 

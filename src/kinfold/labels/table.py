@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError, KinfoldError, count_of, nearest_name
+from kinfold.paths import arrow_path
 from kinfold.reading import check_regular, reason_of
 from kinfold.storage import hash_array, hash_json
+from kinfold.tables import TextTable, as_strings, is_list, is_parquet, is_text, value_type
 
 TRAIN = "train"
 LABELS_NAME = "labels.parquet"  # in the folders of benchmarks and of `kinfold relabel`
@@ -52,11 +53,6 @@ def is_label(label: Any) -> bool:
     return label is not None and bool(label == label) and bool(str(label).strip())
 
 
-def is_list(kind: pa.DataType) -> bool:
-    """Tell whether a column of this type holds several values per row."""
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
-
-
 def show_examples(keys: pa.Array) -> str:
     """Return the first few keys for a message."""
     named = ", ".join(repr(key) for key in keys[:_N_EXAMPLES].to_pylist())
@@ -72,8 +68,9 @@ def find_label_file(path: Path) -> Path:
 class LabelFile:
     """Columns of a CSV, TSV or Parquet file, read in pieces.
 
-    Files that end in ``.parquet`` or ``.pq`` are Parquet, in ``.tsv`` tab-separated, all others CSV. A column
-    of CSV or TSV holds strings; what a line is too short for is empty, and what is too long is left out.
+    Files that end in ``.parquet`` or ``.pq`` are Parquet; all others are text in one of the dialects that
+    :class:`~kinfold.tables.TextTable` knows. A column of text holds strings; what a line is too short for is
+    empty, and what is too long is left out. Without a header the column of image names is ``key``.
 
     Parameters
     ----------
@@ -100,17 +97,18 @@ class LabelFile:
     def __init__(self, path: Path, what: str = "labels", advice: str = "") -> None:
         if not path.is_file():
             raise InputError(f"there are no {what} at {path}; give a CSV, TSV or Parquet file{advice}")
-        suffix = path.suffix.lower()
-        self.path, self._what, self._is_parquet = path, what, suffix in (".parquet", ".pq")
-        self._delimiter = "\t" if suffix == ".tsv" else ","
-        with self._reading():
-            if self._is_parquet:
-                schema = pq.read_schema(path)
-                self.names = tuple(schema.names)
-            else:
-                with path.open(encoding="utf-8-sig", newline="") as stream:
-                    self.names = tuple(next(csv.reader(stream, delimiter=self._delimiter), []))
-                schema = pa.schema([(name, pa.large_string()) for name in self.names])
+        self.path, self._what = path, what
+        self._text: TextTable | None = None
+        if is_parquet(path):
+            with self._reading():
+                schema = pq.read_schema(arrow_path(path))
+            self.names = tuple(schema.names)
+        else:
+            self._text = TextTable.open(path)
+            self.names = self._text.names
+            if self._text.has_made_up_names:
+                self.names = tuple("key" if name == "path" else name for name in self.names)
+            schema = pa.schema([(name, pa.large_string()) for name in self.names])
         if not any(name.strip() for name in self.names):
             raise InputError(f"{path} is empty and can't be read; it needs a first line of column names")
         self.lists = frozenset(field.name for field in schema if is_list(field.type))
@@ -127,28 +125,25 @@ class LabelFile:
             )
 
     def batches(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yield some of the columns, piece by piece."""
-        with self._reading():
-            if self._is_parquet:
-                with pq.ParquetFile(self.path) as file:
-                    yield from file.iter_batches(_PIECE, columns=list(names))
-            else:
-                with self.path.open(encoding="utf-8-sig", newline="") as stream:
-                    yield from self._parse(csv.reader(stream, delimiter=self._delimiter), names)
+        """Yield some of the columns, piece by piece; views and dictionaries of strings as plain strings."""
+        if self._text is not None:
+            yield from self._parse(self._text.rows(), names)
+            return
+        with self._reading(), pq.ParquetFile(arrow_path(self.path)) as file:
+            for batch in file.iter_batches(_PIECE, columns=list(names)):
+                columns = [_as_plain(batch.column(name)) for name in names]
+                yield pa.RecordBatch.from_arrays(columns, list(names))
 
     def table(self, *names: str) -> pa.Table:
         """Return some of the columns whole."""
         fields = [self._schema.field(self._schema.get_all_field_indices(name)[-1]) for name in names]
-        return pa.Table.from_batches(self.batches(names), pa.schema(fields))
+        schema = pa.schema([(field.name, _plain_type(field.type)) for field in fields])
+        return pa.Table.from_batches(self.batches(names), schema)
 
-    def _parse(self, lines: Iterator[list[str]], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    def _parse(self, rows: Iterator[list[str]], names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         place = {name: number for number, name in enumerate(self.names)}
-        blank = [""] * len(place)
-        next(lines)
-        while piece := list(islice(lines, _PIECE)):
-            # As spreadsheets save them: trailing empty cells may be missing, blank lines are no rows.
-            full = [line if len(line) >= len(self.names) else line + blank for line in piece if line]
-            columns = [pa.array([line[place[name]] for line in full], pa.large_string()) for name in names]
+        while piece := list(islice(rows, _PIECE)):
+            columns = [pa.array([row[place[name]] for row in piece], pa.large_string()) for name in names]
             yield pa.RecordBatch.from_arrays(columns, list(names))
 
     @contextmanager
@@ -160,8 +155,16 @@ class LabelFile:
         except KinfoldError:
             raise
         except Exception as error:
-            kind = "Parquet file" if self._is_parquet else "CSV or TSV in UTF-8"
+            kind = "Parquet file" if is_parquet(self.path) else "CSV or TSV"
             raise InputError(f"{self.path} can't be read: it is no {kind} ({reason_of(error)})") from error
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    return pa.large_string() if is_text(kind) and str(kind) != "string" else kind
+
+
+def _as_plain(column: pa.Array) -> pa.Array:
+    return column.cast(_plain_type(column.type))
 
 
 def label_by_folder(keys: pa.Array, where: str) -> tuple[pa.DictionaryArray, pa.DictionaryArray]:
@@ -460,11 +463,10 @@ class LabelTable:
 def _as_strings(column: Any) -> Any:
     if not isinstance(column, (pa.Array, pa.ChunkedArray)):
         return pa.array([None if value is None else str(value) for value in column], pa.large_string())
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    known = (pa.types.is_integer, pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
-    if not any(fits(kind) for fits in known):
+    kind = value_type(column.type)
+    if not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
         raise InputError(f"keys, labels and splits must be strings or integers, not {kind}")
-    return column.cast(pa.large_string())
+    return as_strings(column)
 
 
 def _is_there(column: Any) -> Any:

@@ -35,6 +35,7 @@ from kinfold.language import (
 from kinfold.language.relabel import CANDIDATES, RELABEL_RULES, RelabelRule
 from kinfold.language.relabel import relabel as refine
 from kinfold.locks import lock_directory
+from kinfold.paths import arrow_path
 from kinfold.pipeline._classes import (
     LEMMA_RULES,
     WORDNET,
@@ -174,13 +175,15 @@ def write_labels(
     ]
     with atomic_file(path) as partial:
         table = pa.Table.from_arrays(columns, schema=LABELS_SCHEMA)
-        pq.write_table(table, partial, compression="zstd", row_group_size=1 << 17, store_schema=False)
+        pq.write_table(
+            table, arrow_path(partial, "wb"), compression="zstd", row_group_size=1 << 17, store_schema=False
+        )
 
 
 def read_labels_table(path: Path) -> pa.Table:
     """Read ``labels.parquet`` back; :class:`FormatError` where it is missing or damaged."""
     with reading(path, "relabel again"):
-        return pq.read_table(path).select(LABELS_SCHEMA.names).cast(LABELS_SCHEMA)
+        return pq.read_table(arrow_path(path)).select(LABELS_SCHEMA.names).cast(LABELS_SCHEMA)
 
 
 def write_moves(path: Path, report: RelabelReport, ids: Sequence[str], names: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +11,8 @@ from typing import Any, TypeAlias
 from kinfold.backbones import Backbone, list_cards, load_backbone
 from kinfold.compute import Runtime
 from kinfold.errors import InputError
-from kinfold.features import Features, FeatureStore, is_features, open_features
-from kinfold.images import ImageSource, open_source
+from kinfold.features import ArrayFeatures, Features, FeatureStore, is_features, open_features
+from kinfold.images import ImageSource, PathTableSource, open_source
 
 SourceLike: TypeAlias = str | Path | ImageSource | Features
 
@@ -57,6 +56,12 @@ class Source:
         assert self.images is not None
         return len(self.images)
 
+    def _describe_images_beside(self) -> dict[str, Any]:
+        """Return how images that stand in one table with ready features are opened."""
+        if not isinstance(self.features, ArrayFeatures) or not self.features.image_options:
+            return {}
+        return {"image_options": self.features.image_options}
+
     def fingerprint(self, variant: str) -> str:
         """Return a hash that changes when what is in the source does."""
         if self.features is not None:
@@ -72,6 +77,7 @@ class Source:
             "uri": self.uri,
             "images": images,
             "options": dict(self.options),
+            **self._describe_images_beside(),
             "n_rows": self.n_rows,
             "fingerprint": self.fingerprint(variant),
         }
@@ -100,20 +106,27 @@ def resolve_source(source: SourceLike, options: Mapping[str, Any] | None = None)
         )
     if not str(source).strip():
         raise InputError("source is empty; give the path of images or features")
-    if is_features(source):
+    # A table may hold images beside the vectors: naming a column of vectors says that these are meant.
+    if is_features(source) or "column" in options:
         _refuse_options(source, options, {"column"})
         return Source(None, open_features(source, **options), options)
-    _refuse_options(source, options, {"path_column", "image_column", "key_column"})
-    return Source(open_source(source, **options), None, options)
+    _refuse_options(source, options, {"path_column", "image_column", "key_column", "base"})
+    images = open_source(source, **options)
+    if isinstance(images, PathTableSource) and images.base != os.path.dirname(images.uri):
+        # Found from the current folder, perhaps: whoever opens the run elsewhere needs to know.
+        options = {**options, "base": images.base}
+    return Source(images, None, options)
 
 
 def default_out(source: Source) -> Path:
     """Return ``<source name>.kinfold`` in the current folder."""
-    # The last part that isn't a pattern: "photos" of photos/**/*.jpg.
-    parts = [part for part in re.split(r"[/\\]", source.uri) if part and not any(c in part for c in "*?[{")]
-    name = parts[-1] if parts else "run"
-    if not Path(source.uri).is_dir():
-        name = Path(name).stem.removesuffix(".tar") or name
+    # The deepest part that is there: "photos" of photos/**/*.jpg, "trip [2023]" of trip [2023]/*.jpg.
+    place = Path(source.uri)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    name = place.name or "run"
+    if not place.is_dir():
+        name = place.stem.removesuffix(".tar") or name
     return Path.cwd() / f"{name}.kinfold"
 
 

@@ -207,7 +207,9 @@ class Run:
         where = source if source is not None else recorded.get("images")
         if where is None:
             return None
-        options = {} if recorded.get("kind") == "features" else recorded.get("options", {})
+        # Of features these are options of theirs; images beside them in a table have some of their own.
+        name = "image_options" if recorded.get("kind") == "features" else "options"
+        options = recorded.get(name, {})
         try:
             images = open_source(where, **options)
         except InputError as error:

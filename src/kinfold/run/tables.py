@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError
+from kinfold.paths import arrow_path
 from kinfold.reading import reading
 from kinfold.storage import atomic_file
 
@@ -125,7 +126,7 @@ def read_table(path: Path, schema: pa.Schema, mend: str) -> pa.Table:
     if not path.is_file():
         raise FormatError(f"{path} is missing; {mend}")
     with reading(path, mend):
-        table = pq.read_table(path)
+        table = pq.read_table(arrow_path(path))
         for name in _LATER:
             if name in schema.names and name not in table.column_names:
                 table = table.append_column(schema.field(name), pa.nulls(len(table), schema.field(name).type))
@@ -175,7 +176,7 @@ def write_table(path: Path, table: pa.Table) -> None:
     with atomic_file(path) as partial:
         pq.write_table(
             table,
-            partial,
+            arrow_path(partial, "wb"),
             compression="zstd",
             row_group_size=_ROW_GROUP_SIZE,
             store_schema=False,
@@ -195,7 +196,7 @@ def is_skipped(path: Path) -> bool:
 def _has_columns(path: Path, schema: pa.Schema) -> bool:
     try:
         with reading(path):
-            return bool(pq.read_schema(path).names == schema.names)
+            return bool(pq.read_schema(arrow_path(path)).names == schema.names)
     except (FormatError, InputError):
         return False
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from kinfold.errors import FormatError, InputError, MissingExtraError
 from kinfold.features import Features, RowMatrix
 from kinfold.gallery.explore._vectors import find_graph
+from kinfold.paths import arrow_path
 from kinfold.progress import SILENT, Progress
 from kinfold.reading import parse_json, reading
 from kinfold.run import Run, lock_directory, read_table
@@ -442,12 +443,12 @@ def write_map(
     columns = [pa.array(rows), pa.array(points[:, 0].copy()), pa.array(points[:, 1].copy())]
     table = pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata({FORMAT: header}))
     with atomic_file(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, arrow_path(partial, "wb"), compression="zstd")
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
     with reading(path, _MEND):
-        facts = parse_json((pq.read_schema(path).metadata or {})[FORMAT.encode()])
+        facts = parse_json((pq.read_schema(arrow_path(path)).metadata or {})[FORMAT.encode()])
     if not isinstance(facts, dict):
         raise FormatError(f"{path} is damaged (its metadata can't be read); {_MEND}")
     check_format_version(path, facts.get("format_version"), FORMAT_VERSION)
