@@ -25,6 +25,10 @@ FORMAT = "kinfold-features"  # tells a store from other folders that have a mani
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.parquet"
+CONTENTS_NAME = (
+    "contents.parquet"  # hashes of the image files, by which vectors are kept when a folder changes
+)
+RENEWED_NAME = "renewed"  # the store that is to take this one's place, while it is written
 VARIANTS_NAME = "variants"
 NEIGHBORS_NAME = "neighbors"
 UNFINISHED_NAME = "unfinished"  # parts of the index, one per finished shard, while a store is written
@@ -32,6 +36,8 @@ OK, SKIPPED = "ok", "skipped"
 INDEX_SCHEMA = pa.schema(
     [("row", pa.int64()), ("key", pa.string()), ("status", pa.string()), ("reason", pa.string())]
 )
+_LATER = ("contents_sha256",)  # what manifests of older versions don't have
+CONTENTS_SCHEMA = pa.schema([("content", pa.binary())])
 
 
 class Features(ABC):
@@ -142,6 +148,7 @@ class StoreManifest:
     complete: bool = False
     n_usable: int | None = None
     index_sha256: str | None = None
+    contents_sha256: str | None = None  # None where the images are no files, and in stores of older versions
 
     def n_shards(self) -> int:
         """Return into how many ranges the source rows are cut."""
@@ -178,7 +185,8 @@ class StoreManifest:
             raise FormatError(f"{file} does not describe a feature store")
         check_format_version(file, facts.get("format_version"), FORMAT_VERSION)
         try:
-            known = {name: facts[name] for name in cls.__dataclass_fields__}
+            known = {name: facts[name] for name in cls.__dataclass_fields__ if name not in _LATER}
+            known |= {name: facts.get(name) for name in _LATER}
             known["variants"] = {
                 name: VariantRecord(
                     int(record["dim"]), record["dtype"], [ShardRecord(**shard) for shard in record["shards"]]
@@ -274,6 +282,21 @@ class FeatureStore(Features):
         table = self._index.filter(pc.equal(self._index.column("status"), SKIPPED))
         return table.select(SKIPPED_SCHEMA.names).cast(SKIPPED_SCHEMA).combine_chunks()
 
+    def contents(self) -> pa.ChunkedArray | None:
+        """Return a hash of every row's image file, null where there is none; None where none are known.
+
+        They only spare work, so a damaged list counts as none.
+        """
+        file, sha256 = self.path / CONTENTS_NAME, self.manifest.contents_sha256
+        try:
+            if sha256 is None or hash_file(file) != sha256:
+                return None
+            table = pq.read_table(file)
+        except (pa.ArrowException, OSError):
+            return None
+        whole = table.schema.remove_metadata() == CONTENTS_SCHEMA and table.num_rows == self.n_rows
+        return table["content"] if whole else None
+
     def matrix(self, variant: str | None = None) -> ShardedMatrix:
         """Return the vectors of the usable rows; shards are memory-mapped when they are read."""
         name = self.choose_variant(variant)
@@ -301,6 +324,8 @@ class FeatureStore(Features):
             for number, shard in enumerate(record.shards):
                 _compare(shard_path(self.path, name, number), shard.sha256)
         _compare(self.path / INDEX_NAME, str(self.manifest.index_sha256))
+        if self.manifest.contents_sha256 is not None:
+            _compare(self.path / CONTENTS_NAME, self.manifest.contents_sha256)
 
     def _check_files(self) -> None:
         if not (self.path / INDEX_NAME).is_file():
@@ -334,5 +359,7 @@ def check_size(file: Path, size: int) -> None:
 
 
 def _compare(file: Path, sha256: str) -> None:
+    if not file.is_file():
+        raise FormatError(f"{file} is missing")
     if hash_file(file) != sha256:
         raise FormatError(f"{file} is damaged: its content does not match its hash")
