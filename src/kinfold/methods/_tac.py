@@ -184,8 +184,8 @@ class TAC(BlockPredictor):
 
     def __init__(
         self,
-        *,
         n_clusters: int = 8,
+        *,
         noun_features: Any = None,
         nouns: Sequence[str] | None = None,
         train: bool = True,
