@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from kinfold.cli._terminal import BarProgress, LineProgress, show_figures, show_speed
+from kinfold.bars import BarProgress, LineProgress, show_figures, show_speed
 
 
 class Clock:

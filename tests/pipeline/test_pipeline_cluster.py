@@ -218,7 +218,7 @@ def test_moved_images_are_attached_again_and_others_refused(photos, tmp_path):
     with pytest.raises(InputError, match="if they were moved"):
         run.images()
     assert len(run.images(moved)) == 45
-    write_images(tmp_path / "others", 44)
+    write_images(tmp_path / "others" / "below", 15)
     with pytest.raises(InputError, match="aren't those"):
         run.images(tmp_path / "others")
 

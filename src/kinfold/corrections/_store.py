@@ -21,7 +21,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.errors import FormatError, UnwritableError
+from kinfold.errors import FormatError, OtherGroupsError, UnwritableError
 from kinfold.storage import PARTIAL_PREFIX, check_format_version
 
 _HEAD = struct.Struct("<BQ")  # bytes per difference, first row; little-endian, so that files can be moved
@@ -344,7 +344,7 @@ class Store:
         version = meta.get("format_version", "")
         check_format_version(self.path, int(version) if version.isdecimal() else version, FORMAT_VERSION)
         if meta.get("base") != self._base:
-            raise FormatError(
+            raise OtherGroupsError(
                 f"{self.path} holds corrections of other groups: the run was clustered again after they "
                 "were made. It was left as it is; move it away to start without corrections, or cluster "
                 "again with the images, parameters and seed that it was made with"

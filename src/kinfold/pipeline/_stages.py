@@ -16,6 +16,7 @@ from kinfold._version import __version__
 from kinfold.errors import InputError
 from kinfold.pipeline._source import Source
 from kinfold.run import (
+    GIVEN_PREFIX,
     MANIFEST_NAME,
     NAMES_NAME,
     Manifest,
@@ -62,6 +63,11 @@ class Stages:
             return False
         files = ((self.path / name, sha) for name, sha in record["outputs"].items())
         return all(file.is_file() and hash_file(file) == sha for file, sha in files)
+
+    def was_made_of(self, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Tell whether a stage has run on these inputs, be its files whole or not: it would make the same."""
+        record = self.manifest.stages.get(name)
+        return record is not None and record.get("inputs") == _hash_inputs(name, inputs)
 
     def run(
         self, name: str, inputs: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], object]
@@ -202,7 +208,8 @@ def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
                 yield stages
             finally:
                 # A run that was refused before its first stage left anything leaves no folder behind.
-                if not stages.manifest.stages and {file.name for file in out.iterdir()} <= set(_OURS):
+                names = {file.name for file in out.iterdir() if not file.name.startswith(GIVEN_PREFIX)}
+                if not stages.manifest.stages and names <= set(_OURS):
                     (out / MANIFEST_NAME).unlink()
     finally:
         if new and not any(out.iterdir()):
@@ -230,7 +237,7 @@ def _check_free(out: Path) -> None:
         return
     if (out / MANIFEST_NAME).is_file():
         read_manifest(out)  # says what is wrong with it
-    check_folder(out, "a run of Kinfold", _OURS[1:].__contains__)
+    check_folder(out, "a run of Kinfold", lambda name: name in _OURS[1:] or name.startswith(GIVEN_PREFIX))
 
 
 def _check_same_source(out: Path, recorded: Mapping[str, Any], described: Mapping[str, Any]) -> None:
