@@ -17,6 +17,7 @@ from kinfold.images import EXTENSIONS, ImageSource, KeyList, SkipReason, Unusabl
 
 logger = logging.getLogger(__name__)
 
+_FEWEST = 0.5  # share of a run's own pictures that must be there
 _NAMED = 3  # keys that a message shows
 
 
@@ -67,7 +68,7 @@ class JoinedPictures(ImageSource):
 
 
 def join_pictures(
-    images: ImageSource, keys: pa.Array | pa.ChunkedArray, where: str, *, least: float = 0.0
+    images: ImageSource, keys: pa.Array | pa.ChunkedArray, where: str, *, moved: bool = False
 ) -> ImageSource:
     """Return pictures in the order of the rows of features, joined by key.
 
@@ -84,8 +85,9 @@ def join_pictures(
         Key of every row.
     where : str
         What has these rows, for messages.
-    least : float, default 0
-        Share of the rows that must find a picture, or the pictures are taken for other ones.
+    moved : bool, default False
+        Whether the rows were made from these pictures, so that keys are the same to the letter, and half of
+        them at least must be there: else other photographs with some names in common would pass.
 
     Raises
     ------
@@ -96,11 +98,11 @@ def join_pictures(
     theirs = list(images.keys)
     if ours == theirs:
         return images
-    places = _match(ours, theirs)
-    n_found = int((places >= 0).sum())
-    if not n_found and ours == [str(row) for row in range(len(ours))]:
+    if not moved and ours == [str(row) for row in range(len(ours))]:
         return _join_by_order(images, ours, where)
-    if not n_found or n_found < least * len(ours):
+    places = _match(ours, theirs, by_end=not moved)
+    n_found = int((places >= 0).sum())
+    if not n_found or (moved and n_found < _FEWEST * len(ours)):
         raise InputError(
             f"the images at {images.uri} aren't those that {where} was made from: {n_found:,} of its "
             f"{count_of(len(ours), 'key')} (like {_some(ours)}) {'is' if n_found == 1 else 'are'} among the "
@@ -143,10 +145,12 @@ def _some(keys: Sequence[str]) -> str:
     return ", ".join(map(repr, keys[:_NAMED]))
 
 
-def _match(ours: list[str], theirs: list[str]) -> NDArray[np.int64]:
+def _match(ours: list[str], theirs: list[str], *, by_end: bool) -> NDArray[np.int64]:
     """Return for each of our keys the place of its partner, −1 where there is none or more than one."""
     exact = {key: place for place, key in enumerate(theirs)}
     places = np.array([exact.get(key, -1) for key in ours], np.int64)
+    if not by_end:
+        return places
     taken = set(places[places >= 0].tolist())
     by_name: dict[str, list[int]] = {}
     for place, key in enumerate(theirs):

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 GIVEN_PREFIX = "given-"  # names of files in a run that hold what was given in memory
 _MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
 _RENAME = "name the groups anew: `kinfold name`"
-_FEWEST_IMAGES = 0.5  # share that must be there, or a folder of like-named photographs passes for the run's
 _IF_MOVED = "if they were moved, say where they are now (source=, --source)"
 
 
@@ -206,7 +205,7 @@ class Run:
                 f"the images of this run can't be opened at {where} ({error}); {_IF_MOVED}"
             ) from error
         apart = recorded.get("kind") == "features"
-        return join_pictures(images, self._keys(), str(self.path), least=0.0 if apart else _FEWEST_IMAGES)
+        return join_pictures(images, self._keys(), str(self.path), moved=not apart)
 
     def backbone(self, backbone: str | Path | Backbone | None = None, *, device: str = "auto") -> Backbone:
         """Load the backbone that the run's images were embedded with.
