@@ -8,13 +8,14 @@ from kinfold.pipeline._embed import embed
 from kinfold.pipeline._estimate import Estimate, StageEstimate, estimate
 from kinfold.pipeline._evaluate import DepthAccuracy, Evaluation, SeveralLabels, evaluate
 from kinfold.pipeline._language import ZeroShot, name, zero_shot
-from kinfold.pipeline._predict import find_predictions_place, predict
+from kinfold.pipeline._predict import PREDICTED_FORMS, find_predictions_place, predict
 from kinfold.pipeline._refine import Refinement, refine
 from kinfold.pipeline._relabel import RelabelResult, relabel
 from kinfold.pipeline._report import export, report, view_run
 from kinfold.pipeline.demo import Demo, DemoRow, run_demo
 
 __all__ = [
+    "PREDICTED_FORMS",
     "CorrectedGroups",
     "Demo",
     "DemoRow",

@@ -42,7 +42,7 @@ from kinfold.validation import check_choice
 logger = logging.getLogger(__name__)
 
 _OTHER_FORMATS = (".csv", ".json", ".jsonl", ".tsv", ".txt")  # suffixes that would hide a Parquet file
-FORMS = ("parquet", "csv", "folders")
+PREDICTED_FORMS = ("parquet", "csv", "folders")
 
 
 def predict(
@@ -157,7 +157,7 @@ def find_predictions_place(out: str | Path | None, to: str | None) -> tuple[str,
         There is no such form, or the suffix is one of another.
     """
     if to is not None:
-        check_choice(FORMS, to=to)
+        check_choice(PREDICTED_FORMS, to=to)
     suffix = "" if out is None else Path(out).suffix.lower()
     form = to or ("csv" if suffix == ".csv" else "parquet")
     if out is None:
