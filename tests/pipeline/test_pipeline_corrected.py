@@ -363,3 +363,11 @@ class TestChangedPictures:
             images.read(0)
         assert "44 found, 1 of the first without a picture, 3 of the second in no row" in caplog.text
         assert "45 images in 3 groups" in kinfold.report(run).read_text()
+
+
+def test_a_log_without_its_file_does_not_pass_for_an_uncorrected_run(run, photos, tmp_path):
+    (run.path / "corrections.sqlite-wal").write_bytes(b"edits")
+    with pytest.raises(FormatError, match="is missing"):
+        kinfold.evaluate(run, "folder")
+    with pytest.raises(InputError, match="how often can't be told"):
+        kinfold.cluster(photos, 5, out=run.path, **KMEANS)

@@ -22,13 +22,12 @@ from torch import distributed
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
 from kinfold.bars import choose_progress
 from kinfold.compute import Runtime, describe_machine
-from kinfold.corrections import CORRECTIONS_NAME
 from kinfold.distributed import Workers, current_workers
 from kinfold.errors import FormatError, InputError, KinfoldError, count_of
 from kinfold.features import Features, adopt_unchanged, extract_features, open_features
 from kinfold.methods import diagnose, load_model, predict_top, save_model
 from kinfold.neighbors import NeighborGraph, knn_graph
-from kinfold.pipeline._corrected import CorrectedGroups, set_aside
+from kinfold.pipeline._corrected import CorrectedGroups, has_corrections, set_aside
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
 from kinfold.pipeline._given import kept_source
 from kinfold.pipeline._language import Guide, NounsLike, prepare_guide
@@ -224,7 +223,7 @@ def mind_corrections(work: Work, backbone: Backbone | None, force: bool) -> None
         The run is corrected and would get other groups; nothing was changed.
     """
     path = work.stages.path
-    if not (path / CORRECTIONS_NAME).exists() or "assign" not in work.stages.manifest.stages:
+    if not has_corrections(path) or "assign" not in work.stages.manifest.stages:
         return
     try:
         n_corrections = CorrectedGroups.of(Run.open(path)).n_corrections

@@ -54,7 +54,7 @@ class CorrectedGroups:
         FormatError
             The corrections are damaged.
         """
-        if not os.path.lexists(run.path / CORRECTIONS_NAME):
+        if not has_corrections(run.path):
             return cls(run, first_state(run), 0)
         try:
             with Corrections.open(run, write=False) as corrections:
@@ -168,6 +168,11 @@ class CorrectedGroups:
                 total += rows.sum(axis=0, dtype=np.float64)
             found[group] = _unit(total[None]).astype(np.float32)[0]
         return found
+
+
+def has_corrections(path: Path) -> bool:
+    """Tell whether a run was ever corrected: a log alone is what is left of a file that someone took away."""
+    return any(os.path.lexists(path / name) for name in (CORRECTIONS_NAME, f"{CORRECTIONS_NAME}-wal"))
 
 
 def _unit(rows: NDArray[Any]) -> NDArray[Any]:
