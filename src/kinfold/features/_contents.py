@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from types import TracebackType
 from weakref import WeakKeyDictionary
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kinfold.features.store import FeatureStore, StoreManifest
 from kinfold.images import ImageSource, UnusableImage
 
 _THREADS = 4  # hashing lets other threads run, and reading waits for the disk
@@ -68,3 +73,43 @@ def hash_files(source: ImageSource) -> list[bytes | None]:
         with FileHasher(source) as hasher:
             _KNOWN[source] = hasher.begin(range(len(source)))()
     return _KNOWN[source]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a store of the same images, before some of their files changed, tells of them now.
+
+    Attributes
+    ----------
+    store : FeatureStore
+        The store.
+    contents : list of bytes or None
+        Hash of every row's file in the source as it is now.
+    lines : NDArray of int64
+        For every row of the source its line in the store's matrices; −1 where it must be embedded.
+    unchanged : bool
+        Whether all rows, keys and contents are those of the store.
+    """
+
+    store: FeatureStore
+    contents: list[bytes | None]
+    lines: NDArray[np.int64]
+    unchanged: bool
+
+
+def find_known(store: FeatureStore, wanted: StoreManifest, source: ImageSource) -> Known | None:
+    """Return what a store knows of a source; None if that is nothing, or it was made in another way."""
+    there = store.manifest
+    same_making = there.backbone_fingerprint == wanted.backbone_fingerprint and (
+        set(there.variants) == set(wanted.variants)
+    )
+    if not same_making or (before := store.contents()) is None:
+        return None
+    contents, ready = hash_files(source), before.to_pylist()
+    line_of: dict[bytes, int] = {}
+    for line, row in enumerate(store.rows.tolist()):
+        if (content := ready[row]) is not None:
+            line_of.setdefault(content, line)
+    lines = np.array([line_of.get(content, -1) if content else -1 for content in contents], np.int64)
+    same = contents == ready and store.keys.to_pylist() == list(source.keys)
+    return Known(store, contents, lines, same) if same or (lines >= 0).any() else None

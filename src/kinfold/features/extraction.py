@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, NewerFormatError
-from kinfold.features._contents import FileHasher, hash_files
+from kinfold.features._contents import FileHasher, Known, find_known
 from kinfold.features.store import (
     CONTENTS_NAME,
     CONTENTS_SCHEMA,
@@ -423,32 +423,10 @@ def _whole_batches(shard_rows: int, batch_size: int) -> int:
     return -(-shard_rows // batch_size) * batch_size
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What a store of the same images, before some of their files changed, tells of them now.
-
-    Attributes
-    ----------
-    store : FeatureStore
-        The store.
-    contents : list of bytes or None
-        Hash of every row's file in the source as it is now.
-    lines : NDArray of int64
-        For every row of the source its line in the store's matrices; −1 where it must be embedded.
-    unchanged : bool
-        Whether all rows, keys and contents are those of the store.
-    """
-
-    store: FeatureStore
-    contents: list[bytes | None]
-    lines: NDArray[np.int64]
-    unchanged: bool
-
-
 def _find_known(
     out: Path, wanted: StoreManifest, batch_size: int | None, shard_rows: int | None, source: ImageSource
-) -> _Known | None:
-    """Return the vectors that a store of other images, by the same backbone, has of this source's files."""
+) -> Known | None:
+    """Return what the store at ``out`` knows of a source, unless its batches or shards are to be others."""
     if not is_feature_store(out):
         return None
     try:
@@ -456,26 +434,12 @@ def _find_known(
     except FormatError:
         return None  # unfinished or damaged; the caller has said so
     there = store.manifest
-    same_making = there.backbone_fingerprint == wanted.backbone_fingerprint and (
-        set(there.variants) == set(wanted.variants)
-    )
     other_batch = batch_size not in (None, there.batch_size)
     other_shards = shard_rows is not None and _whole_batches(shard_rows, there.batch_size) != there.shard_rows
-    if not same_making or other_batch or other_shards or (before := store.contents()) is None:
+    known = None if other_batch or other_shards else find_known(store, wanted, source)
+    if known is None:
         logger.warning("%s holds features of another source or backbone; they are replaced", out)
-        return None
-    contents = hash_files(source)
-    ready = before.to_pylist()
-    line_of: dict[bytes, int] = {}
-    for line, row in enumerate(store.rows.tolist()):
-        if (content := ready[row]) is not None:
-            line_of.setdefault(content, line)
-    lines = np.array([line_of.get(content, -1) if content else -1 for content in contents], np.int64)
-    same = contents == ready and store.keys.to_pylist() == list(source.keys)
-    if same or (lines >= 0).any():
-        return _Known(store, contents, lines, same)
-    logger.warning("%s holds features of other images; they are replaced", out)
-    return None
+    return known
 
 
 def adopt_unchanged(
@@ -492,7 +456,7 @@ def adopt_unchanged(
     return _adopt(out, wanted, known) if known is not None and known.unchanged else None
 
 
-def _adopt(out: Path, wanted: StoreManifest, known: _Known) -> FeatureStore:
+def _adopt(out: Path, wanted: StoreManifest, known: Known) -> FeatureStore:
     """Record that a store is one of the source as it is now."""
     known.store.manifest.source = wanted.source
     known.store.manifest.write(out)
@@ -504,7 +468,7 @@ def _renew(
     wanted: StoreManifest,
     source: ImageSource,
     backbone: Backbone,
-    known: _Known,
+    known: Known,
     n_workers: int | None,
     progress: Progress,
 ) -> FeatureStore:
@@ -532,7 +496,7 @@ def _write_renewed(
     writer: StoreWriter,
     source: ImageSource,
     backbone: Backbone,
-    known: _Known,
+    known: Known,
     n_workers: int | None,
     progress: Progress,
 ) -> None:

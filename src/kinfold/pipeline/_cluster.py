@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from kinfold.backbones import DEFAULT_BACKBONE, Backbone
 from kinfold.bars import choose_progress
 from kinfold.compute import Runtime, describe_machine
 from kinfold.distributed import Workers, current_workers
-from kinfold.errors import FormatError, InputError, KinfoldError, count_of
+from kinfold.errors import FormatError, InputError, KinfoldError
 from kinfold.features import Features, adopt_unchanged, extract_features, open_features
 from kinfold.methods import diagnose, load_model, predict_top, save_model
 from kinfold.neighbors import NeighborGraph, knn_graph
-from kinfold.pipeline._corrected import CorrectedGroups, has_corrections, set_aside
+from kinfold.pipeline._corrected import CorrectedGroups, check_replacing
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
 from kinfold.pipeline._given import kept_source
 from kinfold.pipeline._language import Guide, NounsLike, prepare_guide
@@ -59,16 +60,6 @@ logger = logging.getLogger(__name__)
 
 FEATURES_NAME = "features"
 MODEL_FILES = ("model.json", "model.safetensors")
-HOW_MANY = (
-    "how many groups? Say it with -k (n_clusters=): 10, for example. It is the number of kinds that you "
-    "expect; if "
-    "you don't know it, try two or three (each with its own --out, out=) and look at the reports, and rather "
-    "take more than fewer: groups that belong together are merged with one click, a mixed one has to be "
-    "taken "
-    "apart. `kinfold embed` makes the vectors once for all tries. A choice of the number by itself, at "
-    "several "
-    "levels, comes in a later version"
-)
 N_TOP = 5  # groups kept per image: what the page offers as a second choice, and top-5 accuracy needs
 
 
@@ -180,8 +171,6 @@ def cluster(
     if not workers.is_first:
         return Run.open(team.follow(source))
     with team.leading():
-        if n_clusters is None:
-            raise InputError(HOW_MANY)
         prepared = prepare_method(
             method, n_clusters, random_state, device, precision, n_neighbors, method_parameters, preset
         )
@@ -190,7 +179,7 @@ def cluster(
         )
         with kept_source(source, source_options, None if out is None else Path(out)) as given:
             opened = resolve_source(given.source, given.options)
-            check_n_samples(n_clusters, opened.n_rows, "image", opened.uri)
+            check_n_samples(prepared.n_clusters, opened.n_rows, "image", opened.uri)
             place = given.out if given.out is not None else default_out(opened)
             loaded = None
             if opened.images is not None:
@@ -199,11 +188,12 @@ def cluster(
             guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
             with open_stages(place, opened, variant) as stages:
                 work = Work(stages, opened, prepared, variant, runtime, team, guide)
-                mind_corrections(work, loaded, force)
+                if "assign" in stages.manifest.stages:
+                    check_replacing(place, partial(work.why_replaced, loaded), force=force)
                 _announce(work, loaded, on_estimate)
                 features = opened.features if loaded is None else work.embed(loaded)
                 assert features is not None
-                check_n_samples(n_clusters, len(features.rows), "usable image", opened.uri)
+                check_n_samples(prepared.n_clusters, len(features.rows), "usable image", opened.uri)
                 work.fit(features, None if loaded is None else as_spec(backbone))
                 work.assign(features)
                 if report:
@@ -212,34 +202,6 @@ def cluster(
     run = Run.open(place)
     CorrectedGroups.of(run)  # warns where corrections of groups that are gone lie in the run
     return run
-
-
-def mind_corrections(work: Work, backbone: Backbone | None, force: bool) -> None:
-    """Refuse to give a corrected run other groups; with ``force``, put its corrections aside.
-
-    Raises
-    ------
-    InputError
-        The run is corrected and would get other groups; nothing was changed.
-    """
-    path = work.stages.path
-    if not has_corrections(path) or "assign" not in work.stages.manifest.stages:
-        return
-    try:
-        n_corrections = CorrectedGroups.of(Run.open(path)).n_corrections
-        told = count_of(n_corrections, "correction")
-    except FormatError as error:  # of the groups or of the corrections: there may be any number
-        n_corrections, told = 1, f"how often can't be told: {error}"
-    if not n_corrections or (reason := work.why_replaced(backbone)) is None:
-        return
-    if not force:
-        raise InputError(
-            f"{path} was corrected by hand ({told}), and would get other groups because "
-            f"{reason}; it was left as it is. Choose another folder (out=, --out), or replace it "
-            f"(force=True, "
-            "--force)"
-        )
-    logger.warning("the corrections of %s are kept as %s", path, set_aside(path).name)
 
 
 def _announce(work: Work, backbone: Backbone | None, on_estimate: Callable[[Estimate], None] | None) -> None:

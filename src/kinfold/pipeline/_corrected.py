@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.corrections import CORRECTIONS_NAME, Corrections, State, first_state, names_of
-from kinfold.errors import KinfoldError, OtherGroupsError
+from kinfold.errors import FormatError, InputError, KinfoldError, OtherGroupsError, count_of
 from kinfold.run import Run
 
 if TYPE_CHECKING:
@@ -181,6 +181,41 @@ def _unit(rows: NDArray[Any]) -> NDArray[Any]:
         np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny
     )
     return unit
+
+
+def check_replacing(path: Path, why: Callable[[], str | None], *, force: bool) -> None:
+    """Refuse to give a corrected run other groups; with ``force``, put its corrections aside.
+
+    Parameters
+    ----------
+    path : Path
+        The run.
+    why : callable
+        Tells why it would get other groups; None if it would get the same.
+    force : bool
+        Whether that was asked for.
+
+    Raises
+    ------
+    InputError
+        The run is corrected and would get other groups; nothing was changed.
+    """
+    if not has_corrections(path):
+        return
+    try:
+        n_corrections = CorrectedGroups.of(Run.open(path)).n_corrections
+        told = count_of(n_corrections, "correction")
+    except FormatError as error:  # of the groups or of the corrections: there may be any number
+        n_corrections, told = 1, f"how often can't be told: {error}"
+    if not n_corrections or (reason := why()) is None:
+        return
+    if not force:
+        raise InputError(
+            f"{path} was corrected by hand ({told}), and would get other groups because {reason}; it was "
+            f"left "
+            "as it is. Choose another folder (out=, --out), or replace it (force=True, --force)"
+        )
+    logger.warning("the corrections of %s are kept as %s", path, set_aside(path).name)
 
 
 def set_aside(path: Path) -> Path:
