@@ -155,6 +155,14 @@ def test_the_same_content_goes_on_and_other_content_is_refused(tmp_path, caplog)
     assert {file.name for file in (tmp_path / "run").iterdir()} == before
 
 
+def test_images_in_memory_are_not_embedded_again(files, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "kinfold.pipeline")
+    for _ in range(2):
+        caplog.clear()
+        kinfold.cluster([Image.open(file) for file in files], 3, out=tmp_path / "run", **KMEANS)
+    assert not [record for record in caplog.records if record.msg == "stage %s: starts"]
+
+
 def test_without_a_place_the_run_is_named_after_the_content(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first = kinfold.cluster(vectors(), 3, method="kmeans", report=False)

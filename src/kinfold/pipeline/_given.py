@@ -105,7 +105,9 @@ def kept_source(
         home.mkdir(parents=True, exist_ok=True)
         kept = home / f"{prefix or ''}{written.name}"
         is_new = not kept.exists()
-        os.replace(written, kept)
+        # Else it stays as old as it is: its age is part of what a table is known by.
+        if is_new or hash_file(kept) != hash_file(written):
+            os.replace(written, kept)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     try:
