@@ -20,6 +20,7 @@ ORDER = (
     "_version",
     "errors",
     "progress",
+    "bars",
     "validation",
     "containers",
     "compute",

@@ -80,6 +80,7 @@ _HOME = {
     "evaluate": "kinfold.pipeline",
     "estimate": "kinfold.pipeline",
     "embed": "kinfold.pipeline",
+    "view_run": "kinfold.pipeline",  # what Run shows in a notebook; not for calling
 }
 _ROOMS = ("consensus", "metrics", "neighbors")
 

@@ -23,6 +23,10 @@ class NewerFormatError(FormatError):
     """A file was written by a newer version of Kinfold."""
 
 
+class OtherGroupsError(FormatError):
+    """Corrections belong to groups that the run no longer has."""
+
+
 class MissingExtraError(KinfoldError, ImportError):
     """An optional package is needed for what was asked.
 

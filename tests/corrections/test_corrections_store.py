@@ -199,7 +199,10 @@ def test_corrections_of_a_run_that_was_clustered_anew_are_kept_apart(clustered, 
 
     content = file.read_bytes()
     features = clustered.parent / "features.npy"
-    run = kinfold.cluster(features, 3, method="kmeans", out=path, random_state=1, report=False)
+    run = kinfold.cluster(features, 3, method="kmeans", out=path, random_state=1, report=False, force=True)
+    assert (path / "corrections-1.sqlite").read_bytes() == content
+    Corrections.open(run).close()
+    shutil.move(path / "corrections-1.sqlite", file)  # as an older version left them
     with pytest.raises(FormatError, match=r"other groups.*move it away to start without"):
         Corrections.open(run)
     assert file.read_bytes() == content
@@ -323,7 +326,7 @@ def test_nothing_is_corrected_any_more_once_the_run_was_clustered_anew(path, fil
     features = Run.open(path).manifest["source"]["uri"]
     with Corrections.open(Run.open(path)) as corrections:
         edits = corrections.state.version
-        cluster(features, 3, method="kmeans", out=path, random_state=1, report=False)
+        cluster(features, 3, method="kmeans", out=path, random_state=1, report=False, force=True)
         for attempt in (
             lambda: corrections.apply(Rename(0, "lost")),
             corrections.undo,
@@ -331,7 +334,7 @@ def test_nothing_is_corrected_any_more_once_the_run_was_clustered_anew(path, fil
         ):
             with pytest.raises(FormatError, match="clustered again while it was open"):
                 attempt()
-    with closing(sqlite3.connect(file)) as left:
+    with closing(sqlite3.connect(path / "corrections-1.sqlite")) as left:
         assert left.execute("SELECT count(*) FROM edits").fetchone() == (edits,)
 
 

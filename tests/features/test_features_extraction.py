@@ -127,7 +127,12 @@ def test_an_opened_store_is_the_one_extracted(source, tmp_path):
 
 def test_the_store_holds_only_what_its_format_names(source, tmp_path):
     extract(source, tmp_path / "f")
-    names = ["index.parquet", "manifest.json", *(f"variants/cls/{i:05d}.npy" for i in range(6))]
+    names = [
+        "contents.parquet",
+        "index.parquet",
+        "manifest.json",
+        *(f"variants/cls/{i:05d}.npy" for i in range(6)),
+    ]
     assert list(content(tmp_path / "f")) == names
     manifest = json.loads((tmp_path / "f" / "manifest.json").read_text())
     assert manifest["format"] == "kinfold-features"

@@ -504,3 +504,28 @@ def test_sums_of_changes_are_the_sums_of_all_members():
         torch.testing.assert_close(totals[1][1], totals[0][1], rtol=0, atol=0)
         assert totals[0][2] == (len(unit) if previous is None else int((labels != previous).sum()))
         previous = labels
+
+
+def test_it_takes_the_place_of_scikit_learns():
+    X = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    model = SphericalKMeans(5, random_state=0).fit(X)
+    distances = model.transform(X)
+    assert distances.shape == (300, 5)
+    assert (distances.argmin(axis=1) == model.labels_).all()
+    unit = X / np.linalg.norm(X, axis=1, keepdims=True)
+    np.testing.assert_allclose(distances, 1 - unit @ model.cluster_centers_.T, atol=1e-6)
+    assert model.score(X) == pytest.approx(model.objective_, abs=1e-6)
+    assert model.score(7 * X[:50]) == pytest.approx(1 - distances[:50].min(axis=1).mean(), abs=1e-6)
+    again = SphericalKMeans(5, random_state=0).fit_transform(X)
+    np.testing.assert_array_equal(again, distances)
+    assert len(model.get_feature_names_out()) == 5
+    assert "SphericalKMeans" in model._repr_html_()
+
+
+@pytest.mark.parametrize("method", ["ICCE", "SCAN", "TAC", "TEMI", "TURTLE", "SphericalKMeans"])
+def test_the_number_of_clusters_may_be_given_first(method):
+    import kinfold
+
+    assert getattr(kinfold, method)(5).n_clusters == 5
+    with pytest.raises(TypeError):
+        getattr(kinfold, method)(5, 3)

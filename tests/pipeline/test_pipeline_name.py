@@ -15,6 +15,7 @@ import pytest
 
 import kinfold
 from kinfold.backbones import load_backbone
+from kinfold.corrections import Corrections, Merge, Move, Rename
 from kinfold.errors import FormatError, InputError
 from kinfold.language import TextEncoder, embed_nouns, embed_words, load_text_encoder, name_clusters
 from kinfold.pipeline import cluster, evaluate, name, predict, report
@@ -120,7 +121,7 @@ def test_a_new_fit_drops_the_names_and_says_so(run, clip, vectors, caplog):
 
 def test_predictions_are_named_where_the_run_is(run, clip, vectors, tmp_path):
     plain = predict(run.path, vectors, tmp_path / "p.parquet")
-    assert plain.column_names == ["row", "key", "cluster", "confidence"]
+    assert plain["name"].null_count == len(plain)
     found = name_it(run, clip)
     table = predict(run.path, vectors, tmp_path / "p.parquet")
     assert table["name"].to_pylist() == [found[group].noun for group in table["cluster"].to_pylist()]
@@ -330,3 +331,32 @@ def test_a_kill_at_any_moment_leaves_the_old_names_or_the_new(run, clip, vectors
     assert is_old[:3] == [True] * 3
     assert is_old[-2:] == [False] * 2
     assert name_it(run, clip) == new
+
+
+def test_corrected_groups_are_named_and_those_merged_away_are_not(run, clip):
+    truth = {i: int(np.bincount(run.labels[30 * i : 30 * i + 30]).argmax()) for i in range(4)}
+    with Corrections.open(run) as corrections:
+        corrections.apply(Move(list(range(30)), None))  # the cats, into a new group 4
+        corrections.apply(Merge([truth[0], truth[1]], truth[2]))
+        corrections.apply(Rename(truth[3], "birds"))
+    found = name_it(run, clip)
+    assert len(found) == 5
+    assert found[4].noun == "cat"
+    assert found[truth[0]].noun is None
+    again = Run.open(run.path)
+    assert again.names == found
+    # The table has the groups of the method, called as what they became.
+    names = dict(zip(again.labels.tolist(), again.assignments["name"].to_pylist(), strict=True))
+    assert names[truth[0]] == names[truth[1]] == names[truth[2]] == found[truth[2]].noun
+    page = again.report_path.read_text()
+    assert "birds" in page
+    assert "120 images in 3 groups" in page or "120 samples in 3 groups" in page
+    before = state(run.path)
+    name_it(run, clip)
+    assert state(run.path) == before
+    table = predict(again, run.path.parent / "vectors.npy", run.path.parent / "p.parquet")
+    assert set(table["cluster"].to_pylist()) == {truth[2], truth[3]}
+    with Corrections.open(again) as corrections:
+        for _ in range(3):
+            corrections.undo()
+    assert "in 4 groups" in report(again).read_text()

@@ -49,17 +49,6 @@ def test_proposals_are_written_and_nothing_else_changes(path):
     assert read_proposals(kinfold.Run.open(path)).facts["n_by_hand"] == 2
 
 
-def test_clustering_a_corrected_run_anew_says_what_becomes_of_the_corrections(path, clustered, caplog):
-    misplace(path)
-    kept = (path / "corrections.sqlite").read_bytes()
-    again = {"method": "kmeans", "out": path, "random_state": 0, "report": False}
-    kinfold.cluster(clustered.parent / "features.npy", 3, **again)
-    assert "corrections of other groups" not in caplog.text
-    kinfold.cluster(clustered.parent / "features.npy", 4, **again)
-    assert "corrections of other groups" in caplog.text
-    assert (path / "corrections.sqlite").read_bytes() == kept
-
-
 def test_accepting_is_one_edit_that_can_be_undone(path):
     wrong = misplace(path)
     found = kinfold.refine(path, accept=True)

@@ -22,6 +22,10 @@ from kinfold.cli._terminal import (
     summarise_run,
 )
 
+# Said here again, so that `kinfold --help` loads no Arrow; a test holds them against the library.
+FORMS = ("parquet", "csv", "folders")
+LINKS = ("auto", "hard", "symlink", "copy")
+
 
 @app.command(epilog="Example: [bold]kinfold embed photos/ --backbone hog --out features[/bold]")
 def embed(
@@ -97,8 +101,16 @@ def embed(
 def cluster(
     source: options.Source,
     n_clusters: Annotated[
-        int, typer.Option("-k", "--n-clusters", min=1, help="How many groups.", show_default=False)
-    ],
+        int | None,
+        typer.Option(
+            "-k",
+            "--n-clusters",
+            min=1,
+            metavar="K",
+            help="How many groups; must be said. If you don't know, try several, and rather more than fewer.",
+            show_default=False,
+        ),
+    ] = None,
     method: Annotated[
         str,
         typer.Option(
@@ -161,6 +173,12 @@ def cluster(
     text_model: options.TextModel = None,
     nouns: options.Nouns = None,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Write report.html.")] = True,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Replace the groups of a run that was corrected; its corrections are put aside."
+        ),
+    ] = False,
     workers: options.Workers = None,
     path_column: options.PathColumn = None,
     image_column: options.ImageColumn = None,
@@ -201,6 +219,7 @@ def cluster(
             "column": column,
         },
         report=report,
+        force=force,
         on_estimate=terminal.tell_estimate,
         progress=terminal.progress,
     )
@@ -216,20 +235,47 @@ def cluster(
     terminal.show(summary, show_groups(summary["groups"]), "", make_list(facts))
 
 
-@app.command(epilog="Example: [bold]kinfold predict run new-photos/ --out predictions.parquet[/bold]")
+@app.command(
+    epilog="Examples: [bold]kinfold predict run new-photos/ --out new.csv[/bold], "
+    "[bold]kinfold predict run new-photos/ --to folders --out sorted[/bold]"
+)
 def predict(
     run: options.RunPath,
     source: options.Source,
     out: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--out",
             "-o",
-            metavar="FILE",
-            help="The Parquet file to write: row, key, cluster, confidence.",
+            metavar="PATH",
+            help="What to write: a table (.parquet or .csv: row, key, cluster, confidence, name), or a "
+            "folder; predictions.parquet in the current folder, if not given.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            "-t",
+            metavar="FORM",
+            help="parquet, csv, or folders (one for each group, with the images); what --out ends in, if not "
+            "given.",
+            autocompletion=options.complete_from(FORMS),
+            show_default=False,
+        ),
+    ] = None,
+    link: Annotated[
+        str,
+        typer.Option(
+            "--link",
+            metavar="HOW",
+            help="How image files get into folders: auto (hard links where possible, else copies), hard, "
+            "symlink, copy.",
+            autocompletion=options.complete_from(LINKS),
+        ),
+    ] = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Replace earlier folders of predictions.")] = False,
     backbone: options.MovedBackbone = None,
     device: options.Device = "auto",
     workers: options.Workers = None,
@@ -241,16 +287,18 @@ def predict(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Put new images into the groups of a run; its own images and features are not needed."""
+    """Put new images into the groups of a run, as corrected; its own images are not needed."""
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     from kinfold import pipeline
     from kinfold.run import Run
 
     opened = Run.open(run)
+    form, place = pipeline.find_predictions_place(out, to)
     table = pipeline.predict(
         opened,
         source,
-        out,
+        place,
+        to=form,
         backbone=backbone,
         device=device,
         n_workers=workers,
@@ -260,11 +308,14 @@ def predict(
             "key_column": key_column,
             "column": column,
         },
+        link=link,
+        force=force,
         progress=terminal.progress,
     )
-    groups = count_groups(table, opened.n_clusters)
-    summary = {"predictions": str(out), "n_images": table.num_rows, "groups": groups}
-    facts = {"images": f"{table.num_rows:,}", "predictions": str(out)}
+    names = pipeline.CorrectedGroups.of(opened).names
+    groups = count_groups(table, max(names, default=-1) + 1, names)
+    summary = {"predictions": str(place), "to": form, "n_images": table.num_rows, "groups": groups}
+    facts = {"images": f"{table.num_rows:,}", "predictions": str(place if out else place.absolute())}
     terminal.show(summary, show_groups(groups), "", make_list(facts))
 
 

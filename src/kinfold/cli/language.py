@@ -86,17 +86,19 @@ def name(
 
 
 def _summarise(run: Run) -> list[dict[str, Any]]:
-    """Return every group with its words."""
-    sizes = count_groups(run.assignments, run.n_clusters)
+    """Return every group, as corrected, with its words."""
+    from kinfold.pipeline import CorrectedGroups
+
+    words = run.names
     return [
         {
-            "cluster": one.cluster,
-            "size": sizes[one.cluster]["size"],
-            "name": one.noun,
-            "reason": one.reason or None,
-            "words": [{**vars(word), "path": list(word.path)} for word in one.names],
+            "cluster": one["cluster"],
+            "size": one["size"],
+            "name": one["name"],
+            "reason": words[one["cluster"]].reason or None,
+            "words": [{**vars(word), "path": list(word.path)} for word in words[one["cluster"]].names],
         }
-        for one in run.names.values()
+        for one in CorrectedGroups.of(run).count()
     ]
 
 
@@ -111,7 +113,7 @@ def _show_names(groups: Sequence[dict[str, Any]]) -> Table:
                 str(group["cluster"]),
                 f"{group['size']:,}",
                 f"{first['separation']:.2f}" if first else "",
-                first["noun"] if first else "no name fits",
+                group["name"] or "no name fits",
                 ", ".join(word["noun"] for word in more),
                 " > ".join(first["path"][1 : 1 + _PATH_NAMES]) if first else group["reason"],
             )

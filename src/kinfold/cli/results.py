@@ -68,7 +68,7 @@ def evaluate(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Compare the groups of a run with known labels; kinfold report then shows the figures too."""
+    """Compare the groups of a run, as corrected, with known labels; kinfold report shows the figures."""
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     from kinfold import pipeline
 
@@ -78,6 +78,7 @@ def evaluate(
     facts = {
         **_describe_single(found),
         **_describe_several(found),
+        **_describe_uncorrected(found),
         "groups, classes": f"{found.n_groups:,}, {found.n_classes:,}",
         "labeled images": f"{found.n_matched:,}",
         "without label": f"{found.n_without_label:,}",
@@ -119,6 +120,18 @@ def _describe_several(found: Evaluation) -> dict[str, str]:
     return facts
 
 
+def _describe_uncorrected(found: Evaluation) -> dict[str, str]:
+    """Return what the figures were before people corrected the groups."""
+    if found.uncorrected is None:
+        return {}
+    before = {**_describe_single(found.uncorrected), **_describe_several(found.uncorrected)}
+    return {
+        "corrections": f"{found.n_corrections:,}",
+        "marked, in no group": f"{found.n_marked:,}",
+        "before the corrections": ", ".join(f"{name} {value}" for name, value in list(before.items())[:1]),
+    }
+
+
 def _describe_missing(n_missing: int, first: tuple[str, ...]) -> str:
     if not n_missing:
         return "0"
@@ -134,7 +147,7 @@ def report(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Write the page of a run anew: with its evaluation, or with images that were moved."""
+    """Write the page of a run anew: as corrected, with its evaluation, or with images that were moved."""
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     from kinfold import pipeline
 

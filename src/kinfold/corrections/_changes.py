@@ -181,7 +181,7 @@ def _merge(draft: Draft, change: Change, places: NDArray[np.int32]) -> int:
     moved = np.flatnonzero(np.isin(draft.labels, others))
     draft.set_labels(moved, into)
     for group in merged:
-        draft.groups[group.id] = replace(group, alive=False)
+        draft.groups[group.id] = replace(group, alive=False, into=into)
     return len(moved)
 
 

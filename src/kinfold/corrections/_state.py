@@ -52,6 +52,8 @@ class Group:
         False once it was merged into another group.
     origin : int or None
         The group that it was split from.
+    into : int or None
+        The group that it was merged into, which may itself have been merged since.
     """
 
     id: int
@@ -59,6 +61,7 @@ class Group:
     locked: bool = False
     alive: bool = True
     origin: int | None = None
+    into: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +102,25 @@ class State:
         if not found.alive:
             raise InputError(f"group {number} is gone: it was merged into another group")
         return found
+
+    def follow(self, number: int) -> int:
+        """Return the group that a group's images are in after all merges: itself where it wasn't merged."""
+        group = self.groups[number]
+        while group.into is not None:
+            group = self.groups[group.into]
+        return group.id
+
+    def heirs(self, number: int) -> tuple[int, ...]:
+        """Return the groups that a group became by merges and splits, the one that continues it first."""
+        seen, ahead = {number}, [number]
+        while ahead:
+            group = self.groups[ahead.pop()]
+            next_ones = [one.id for one in self.groups.values() if one.origin == group.id]
+            next_ones += [] if group.into is None else [group.into]
+            ahead += [one for one in next_ones if one not in seen]
+            seen.update(next_ones)
+        first = self.follow(number)
+        return first, *sorted(one for one in seen if self.groups[one].alive and one != first)
 
     def counts(self) -> NDArray[np.int64]:
         """Return how many unmarked images each group has, by its number."""

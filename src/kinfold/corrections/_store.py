@@ -22,7 +22,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.errors import FormatError, InputError, UnwritableError
+from kinfold.errors import FormatError, InputError, OtherGroupsError, UnwritableError
 from kinfold.locks import can_lock
 from kinfold.reading import inflate
 from kinfold.storage import PARTIAL_PREFIX, check_format_version, sync_folder
@@ -400,7 +400,7 @@ class Store:
         version = meta.get("format_version", "")
         check_format_version(self.path, int(version) if version.isdecimal() else version, FORMAT_VERSION)
         if meta.get("base") != self._base:
-            raise FormatError(
+            raise OtherGroupsError(
                 f"{self.path} holds corrections of other groups: the run was clustered again after they "
                 "were made. It was left as it is; move it away to start without corrections, or cluster "
                 "again with the images, parameters and seed that it was made with"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,12 +22,15 @@ from kinfold.exports._job import Job, Missing, check_link
 from kinfold.exports._onnx import is_our_onnx, write_onnx
 from kinfold.exports._takeaway import Takeaway
 from kinfold.exports._writers import (
+    COLUMNS,
+    is_csv_of,
     is_our_atlas,
     is_our_csv,
     is_our_parquet,
     write_atlas,
     write_coco,
     write_csv,
+    write_csv_file,
     write_csv_table,
     write_fiftyone,
     write_folders,
@@ -42,7 +45,18 @@ if TYPE_CHECKING:
     from kinfold.images import ImageSource
     from kinfold.run import Run
 
-__all__ = ["FORMATS", "Exported", "Format", "export", "find_format"]
+__all__ = [
+    "FORMATS",
+    "Exported",
+    "Format",
+    "check_link",
+    "check_predicted_place",
+    "export",
+    "export_predicted",
+    "find_format",
+    "is_csv_of",
+    "write_csv_file",
+]
 
 
 MANIFEST_NAME = "manifest.json"
@@ -330,6 +344,64 @@ def _check_out(form: Format, out: Path, home: Path, force: bool) -> None:
         check_file(out, form.is_ours, form.endings, force=force)
     else:
         check_folder(out, force=force)
+
+
+def check_predicted_place(run: Run, out: Path, *, force: bool) -> None:
+    """Raise :class:`InputError` unless a folder for :func:`export_predicted` may be written at ``out``."""
+    check_place(out, run.path)
+    check_folder(out, force=force)
+
+
+def export_predicted(
+    run: Run,
+    table: pa.Table,
+    names: Mapping[int, str],
+    images: ImageSource,
+    out: Path,
+    *,
+    version: int,
+    link: str = "auto",
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> tuple[Missing, ...]:
+    """Put new images into a folder per group of a run, as the format ``"folders"`` does those of the run.
+
+    Parameters
+    ----------
+    run : Run
+        The run that predicted them.
+    table : pyarrow.Table
+        The predictions: row, key, cluster, confidence, name.
+    names : Mapping of int to str
+        Name of every group, empty for one without.
+    images : ImageSource
+        The new images.
+    out : Path
+        The folder.
+    version : int
+        Version of the run's corrections.
+    link, force, progress
+        As for :func:`export`.
+
+    Returns
+    -------
+    tuple of Missing
+        The images whose originals were not to be had.
+    """
+    check_predicted_place(run, out, force=force)
+    n = len(table)
+    columns = {
+        **{name: table[name] for name in table.column_names},
+        "original_cluster": table["cluster"],
+        "mark": pa.nulls(n, pa.string()),
+        "by_hand": pa.array([False], pa.bool_()).take(pa.array([0] * n, pa.int8())),
+    }
+    takeaway = Takeaway(run, pa.table({name: columns[name] for name in COLUMNS}), names, version)
+    job = Job(takeaway, out, images, link, progress)
+    with atomic_directory(out, replace=force) as job.target:
+        write_folders(job)
+        _finish_folder(job, "folders")
+    return tuple(job.missing)
 
 
 def _finish_folder(job: Job, to: str) -> None:

@@ -26,6 +26,7 @@ from kinfold.exports._job import Job, Missing, Original
 from kinfold.exports._takeaway import NO_GROUP, UNSORTED, FreeNames, Takeaway, safe_name, tell_apart
 from kinfold.images import SkipReason, UnusableImage, make_thumbnail, read_size
 from kinfold.paths import arrow_path
+from kinfold.storage import atomic_file
 
 if TYPE_CHECKING:
     from kinfold.features import Features
@@ -73,11 +74,23 @@ def write_parquet_table(table: pa.Table, path: Path, to: str) -> None:
     pq.write_table(table, arrow_path(path, "wb"), compression="zstd", row_group_size=_ROW_GROUP_SIZE)
 
 
+def write_csv_file(table: pa.Table, path: Path) -> None:
+    """Write a table with a column ``key`` as CSV, whole or not at all."""
+    warn_of_formulas(table)
+    with atomic_file(path) as partial:
+        write_csv_table(table, partial)
+
+
 def is_our_csv(path: Path) -> bool:
     """Tell whether a file has the header of :func:`write_csv`."""
+    return is_csv_of(path, COLUMNS)
+
+
+def is_csv_of(path: Path, columns: Sequence[str]) -> bool:
+    """Tell whether a file is a CSV with just these columns."""
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            return next(csv.reader([stream.readline(1000)]), None) == list(COLUMNS)
+            return next(csv.reader([stream.readline(1000)]), None) == list(columns)
     except (OSError, UnicodeDecodeError, csv.Error):
         return False
 
@@ -98,7 +111,7 @@ def warn_of_formulas(table: pa.Table) -> None:
     """
     found = [
         count
-        for name in ("key", "name")
+        for name in {"key", "name"} & set(table.column_names)
         if (count := pc.sum(pc.match_substring_regex(table[name].cast(pa.large_string()), _FORMULA)).as_py())
     ]
     if found:

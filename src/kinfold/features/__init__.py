@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kinfold.features.extraction import extract_features, lock_store
+from kinfold.features.extraction import adopt_unchanged, extract_features, lock_store
 from kinfold.features.ready import ArrayFeatures, is_features, open_features
 from kinfold.features.store import Features, FeatureStore
 from kinfold.rows import LazyMatrix, RowMatrix, ShardedMatrix, as_row_matrix, let_go
@@ -14,6 +14,7 @@ __all__ = [
     "LazyMatrix",
     "RowMatrix",
     "ShardedMatrix",
+    "adopt_unchanged",
     "as_row_matrix",
     "extract_features",
     "is_features",

@@ -21,13 +21,17 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, NewerFormatError
+from kinfold.features._contents import FileHasher, Known, find_known
 from kinfold.features.store import (
+    CONTENTS_NAME,
+    CONTENTS_SCHEMA,
     FOLDERS_BELOW,
     INDEX_NAME,
     INDEX_SCHEMA,
     MANIFEST_NAME,
     NEIGHBORS_NAME,
     OK,
+    RENEWED_NAME,
     SKIPPED,
     UNFINISHED_NAME,
     VARIANTS_NAME,
@@ -76,6 +80,7 @@ _MOST_SHARD_ROWS = 16_384
 _SHARDS_WISHED = 256
 _LOOKED_AT = 16  # images that are looked at for what is white in them
 _DEEP_SUFFIXES = frozenset([".png", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".pfm"])
+_PART_SCHEMA = pa.schema([*INDEX_SCHEMA, *CONTENTS_SCHEMA])
 _BATCHES_OF_SPEED = 20  # batches that the speed is a mean of: steady, and yet soon right after a change
 
 
@@ -105,17 +110,26 @@ class ShardBuffer:
         """Take rows that the loader could not use."""
         self.reasons.update(skipped)
 
+    def insert(self, rows: NDArray[np.int64], blocks: dict[str, NDArray[Any]]) -> None:
+        """Take vectors that are known already, and bring all in the order of their rows."""
+        everything = np.concatenate([np.array(self.rows, np.int64), rows])
+        order = np.argsort(everything, kind="stable")
+        self.rows = everything[order].tolist()
+        for name, block in blocks.items():
+            self._blocks[name] = [np.concatenate([*self._blocks[name], block])[order]]
+
     def matrix(self, variant: str, dim: int) -> NDArray[np.float32]:
         """Return the vectors of a variant, one per usable row."""
         # With an empty block in front, as a shard may have no usable row.
         return np.concatenate([np.empty((0, dim), np.float32), *self._blocks[variant]])
 
-    def index(self, keys: Sequence[str]) -> Any:
-        """Return this shard's part of the index."""
+    def index(self, keys: Sequence[str], contents: Sequence[bytes | None]) -> Any:
+        """Return this shard's part of the index, with the hashes of its image files."""
         rows = range(self.start, self.stop)
         reasons = [self.reasons.get(row) for row in rows]
         status = [OK if reason is None else SKIPPED for reason in reasons]
-        return pa.table([list(rows), [keys[row] for row in rows], status, reasons], schema=INDEX_SCHEMA)
+        columns = [list(rows), [keys[row] for row in rows], status, reasons, list(contents)]
+        return pa.table(columns, schema=_PART_SCHEMA)
 
 
 class StoreWriter:
@@ -157,7 +171,9 @@ class StoreWriter:
         n_shards = self.manifest.n_shards()
         return next((number for number in range(n_shards) if not self._is_done(number)), n_shards)
 
-    def write_shard(self, number: int, buffer: ShardBuffer, keys: Sequence[str]) -> None:
+    def write_shard(
+        self, number: int, buffer: ShardBuffer, keys: Sequence[str], contents: Sequence[bytes | None]
+    ) -> None:
         """Write a shard's matrices, then its part of the index."""
         records = {}
         for name, variant in self.manifest.variants.items():
@@ -167,7 +183,7 @@ class StoreWriter:
                 write_array(stream, matrix)
             records[name] = asdict(ShardRecord(len(matrix), file.stat().st_size, hash_file(file)))
         # Last, since its existence says that the shard is done.
-        table = buffer.index(keys).replace_schema_metadata({_SHARDS_FIELD: json.dumps(records)})
+        table = buffer.index(keys, contents).replace_schema_metadata({_SHARDS_FIELD: json.dumps(records)})
         with atomic_file(self._part(number)) as partial:
             pq.write_table(table, arrow_path(partial, "wb"))
 
@@ -180,7 +196,8 @@ class StoreWriter:
             pq.ParquetWriter(arrow_path(partial, "wb"), INDEX_SCHEMA) as writer,
         ):
             for number in numbers:
-                writer.write_table(self._read_part(number))
+                writer.write_table(self._read_part(number).select(INDEX_SCHEMA.names))
+        self._write_contents(numbers)
         for number in numbers:
             for name, record in self._records(number).items():
                 self.manifest.variants[name].shards.append(record)
@@ -190,6 +207,20 @@ class StoreWriter:
         self.manifest.complete = True
         self.manifest.write(self.path)
         self.remove_leftovers()
+
+    def _write_contents(self, numbers: range) -> None:
+        """Put the hashes of the image files together, where there are any."""
+        parts = [self._read_part(number) for number in numbers]
+        # Parts that an older version left have none; their images are embedded again once the folder changes.
+        known = [part["content"] for part in parts if "content" in part.column_names]
+        if len(known) < len(parts) or all(column.null_count == len(column) for column in known):
+            return
+        file = self.path / CONTENTS_NAME
+        with atomic_file(file) as partial:
+            pq.write_table(
+                pa.concat_tables([pa.table([column], schema=CONTENTS_SCHEMA) for column in known]), partial
+            )
+        self.manifest.contents_sha256 = hash_file(file)
 
     def remove_leftovers(self) -> None:
         """Remove the parts of a store that is complete."""
@@ -250,9 +281,10 @@ class StoreWriter:
 def clear_store(path: Path) -> None:
     """Remove the files of a store, and nothing else; the manifest goes last."""
     # While the manifest is there, what a killed process leaves is known to be a store and can be cleared.
-    for name in (UNFINISHED_NAME, VARIANTS_NAME, NEIGHBORS_NAME):
+    for name in (RENEWED_NAME, UNFINISHED_NAME, VARIANTS_NAME, NEIGHBORS_NAME):
         shutil.rmtree(path / name, ignore_errors=True)
-    (path / INDEX_NAME).unlink(missing_ok=True)
+    for name in (CONTENTS_NAME, INDEX_NAME):
+        (path / name).unlink(missing_ok=True)
     (path / MANIFEST_NAME).unlink(missing_ok=True)
 
 
@@ -313,9 +345,10 @@ def extract_features(
     """Embed the images of a source into a feature store, or finish one.
 
     Interrupted at any moment and called again, the work goes on at the first missing shard with the recorded
-    batch size, and the files end up the same to the byte. A store that is complete is opened as it is. A
-    store of another source, backbone or set of variants at ``out`` is replaced from the start, so that
-    nothing stale is left.
+    batch size, and the files end up the same to the byte. A store that is complete is opened as it is. Where
+    the files of the source have changed since, those whose content is the same keep their vectors, wherever
+    they are now, and only the others are embedded. A store of another backbone or set of variants, or of
+    images that are no files, is replaced from the start, so that nothing stale is left.
 
     Parameters
     ----------
@@ -350,17 +383,11 @@ def extract_features(
     """
     out = Path(out)
     _check(source, backbone, variants, batch_size, shard_rows)
-    wanted = StoreManifest(
-        source={"kind": source.kind, "uri": source.uri, "fingerprint": source.fingerprint()},
-        backbone=backbone.describe(),
-        backbone_fingerprint=backbone.fingerprint(),
-        n_rows=len(source),
-        batch_size=batch_size or 0,
-        shard_rows=shard_rows or 0,
-        variants={name: VariantRecord(int(backbone.variants[name])) for name in variants},
-    )
+    wanted = _wish(source, backbone, variants, batch_size, shard_rows)
     with lock_store(out), clear_write_errors(out):
         found = _find_store(out, wanted, batch_size, shard_rows)
+        if found is None and (known := _find_known(out, wanted, batch_size, shard_rows, source)) is not None:
+            return _renew(out, wanted, source, backbone, known, n_workers, progress)
         if isinstance(found, FeatureStore):
             return found
         writer = found or _begin(out, wanted, backbone)
@@ -370,6 +397,25 @@ def extract_features(
         _refuse_nothing(writer, source)
         writer.finish()
     return FeatureStore.open(out)
+
+
+def _wish(
+    source: ImageSource,
+    backbone: Backbone,
+    variants: Sequence[str],
+    batch_size: int | None,
+    shard_rows: int | None,
+) -> StoreManifest:
+    """Return the manifest of the store to write, as far as it is known before."""
+    return StoreManifest(
+        source={"kind": source.kind, "uri": source.uri, "fingerprint": source.fingerprint()},
+        backbone=backbone.describe(),
+        backbone_fingerprint=backbone.fingerprint(),
+        n_rows=len(source),
+        batch_size=batch_size or 0,
+        shard_rows=shard_rows or 0,
+        variants={name: VariantRecord(int(backbone.variants[name])) for name in variants},
+    )
 
 
 def _check(
@@ -401,9 +447,9 @@ def _find_store(
     if not is_feature_store(out):
         return None
     try:
+        _take_over(out)  # what a killed process had ready
         there = StoreManifest.read(out)
         if not there.makes_the_same(wanted):
-            logger.warning("%s holds features of another source or backbone; they are replaced", out)
             return None
         if there.complete:
             store = FeatureStore.open(out)
@@ -435,6 +481,133 @@ def _whole_batches(shard_rows: int, batch_size: int) -> int:
     return -(-shard_rows // batch_size) * batch_size
 
 
+def _find_known(
+    out: Path, wanted: StoreManifest, batch_size: int | None, shard_rows: int | None, source: ImageSource
+) -> Known | None:
+    """Return what the store at ``out`` knows of a source, unless its batches or shards are to be others."""
+    if not is_feature_store(out):
+        return None
+    try:
+        store = FeatureStore.open(out)
+        store.verify()  # its vectors are kept
+    except FormatError:
+        return None  # unfinished or damaged; the caller has said so
+    there = store.manifest
+    other_batch = batch_size not in (None, there.batch_size)
+    other_shards = shard_rows is not None and _whole_batches(shard_rows, there.batch_size) != there.shard_rows
+    known = None if other_batch or other_shards else find_known(store, wanted, source)
+    if known is None:
+        logger.warning("%s holds features of another source or backbone; they are replaced", out)
+    return known
+
+
+def adopt_unchanged(
+    source: ImageSource, backbone: Backbone, out: Path, variants: Sequence[str] = ("cls",)
+) -> FeatureStore | None:
+    """Return the store at ``out`` if it holds what an extraction would write; None if one has to be made.
+
+    Files that were only touched or copied are the same by their content; the store then says so from now on.
+    """
+    if not is_feature_store(out):
+        return None
+    wanted = _wish(source, backbone, variants, None, None)
+    with lock_store(out):
+        if isinstance(found := _find_store(out, wanted, None, None), FeatureStore):
+            return found
+        known = None if found is not None else _find_known(out, wanted, None, None, source)
+        return _adopt(out, wanted, known) if known is not None and known.unchanged else None
+
+
+def _adopt(out: Path, wanted: StoreManifest, known: Known) -> FeatureStore:
+    """Record that a store is one of the source as it is now."""
+    known.store.manifest.source = wanted.source
+    known.store.manifest.write(out)
+    return FeatureStore.open(out)
+
+
+def _renew(
+    out: Path,
+    wanted: StoreManifest,
+    source: ImageSource,
+    backbone: Backbone,
+    known: Known,
+    n_workers: int | None,
+    progress: Progress,
+) -> FeatureStore:
+    """Write the store anew from what is known, embedding the rest, and let it take the other's place."""
+    if known.unchanged:
+        return _adopt(out, wanted, known)
+    there = known.store.manifest
+    wanted.batch_size, wanted.shard_rows = there.batch_size, there.shard_rows
+    place = out / RENEWED_NAME
+    found = _find_store(place, wanted, there.batch_size, there.shard_rows)
+    writer = found if isinstance(found, StoreWriter) else StoreWriter(place, wanted)
+    if found is None:
+        writer.begin()
+    writer.remove_partials()
+    n_known = int((known.lines >= 0).sum())
+    logger.info("%s: %d of %d images are known by their content", out, n_known, wanted.n_rows)
+    if not isinstance(found, FeatureStore):
+        _write_renewed(writer, source, backbone, known, n_workers, progress)
+        writer.finish()
+    _take_over(out)
+    return FeatureStore.open(out)
+
+
+def _write_renewed(
+    writer: StoreWriter,
+    source: ImageSource,
+    backbone: Backbone,
+    known: Known,
+    n_workers: int | None,
+    progress: Progress,
+) -> None:
+    """Write the missing shards from known vectors, and embed the other rows."""
+    manifest = writer.manifest
+    matrices = {name: known.store.matrix(name) for name in manifest.variants}
+    first = writer.first_missing() * manifest.shard_rows
+    n_new = int((known.lines[first:] < 0).sum())
+    with (
+        progress.task("embedding", total=n_new, unit="images") as task,
+        ImageLoader(source, backbone.transform, min_side=backbone.min_side, n_workers=n_workers) as loader,
+    ):
+        speed = _Speed(task)
+        for number in range(writer.first_missing(), manifest.n_shards()):
+            start = number * manifest.shard_rows
+            buffer = ShardBuffer(start, min(manifest.n_rows, start + manifest.shard_rows), tuple(matrices))
+            lines = known.lines[buffer.start : buffer.stop]
+            new = (buffer.start + np.flatnonzero(lines < 0)).tolist()
+            with closing(_batches(loader, new, manifest.batch_size)) as batches:
+                for batch in batches:
+                    _embed_batch(batch, backbone, buffer)
+                    speed.advance(len(batch.rows) + len(batch.skipped))
+            kept = lines[lines >= 0]
+            buffer.insert(
+                buffer.start + np.flatnonzero(lines >= 0),
+                {name: np.asarray(matrix[kept], np.float32) for name, matrix in matrices.items()},
+            )
+            writer.write_shard(number, buffer, source.keys, known.contents[buffer.start : buffer.stop])
+
+
+def _take_over(out: Path) -> None:
+    """Put a renewed store in the place of the one that it lies in, if there is one and it is complete.
+
+    A process that is killed meanwhile leaves the renewed manifest, which goes last, where it was, and the
+    next call goes on.
+    """
+    renewed = out / RENEWED_NAME
+    if not is_feature_store(renewed) or not StoreManifest.read(renewed).complete:
+        return
+    shutil.rmtree(out / NEIGHBORS_NAME, ignore_errors=True)
+    for name in (VARIANTS_NAME, INDEX_NAME, CONTENTS_NAME, MANIFEST_NAME):
+        if not (renewed / name).exists():
+            continue
+        if (out / name).is_dir():
+            shutil.rmtree(out / name)
+        os.replace(renewed / name, out / name)
+    shutil.rmtree(renewed, ignore_errors=True)
+
+
 def _write_missing(
     writer: StoreWriter, source: ImageSource, backbone: Backbone, n_workers: int | None, progress: Progress
 ) -> None:
@@ -449,18 +622,20 @@ def _write_missing(
         progress.task("computing features", total=n, unit="images") as task,
         ImageLoader(source, backbone.transform, min_side=backbone.min_side, n_workers=n_workers) as loader,
         closing(_batches(loader, rows, manifest.batch_size)) as batches,
+        FileHasher(source) as hasher,
     ):
         task.advance(rows.start)
         speed = _Speed(task)
         for number in range(first, manifest.n_shards()):
             buffer = ShardBuffer(number * size, min(n, (number + 1) * size), tuple(manifest.variants))
+            contents = hasher.begin(range(buffer.start, buffer.stop))
             for start in range(buffer.start, buffer.stop, manifest.batch_size):
                 _embed_batch(next(batches), backbone, buffer)
                 speed.advance(min(manifest.batch_size, buffer.stop - start))
-            writer.write_shard(number, buffer, source.keys)
+            writer.write_shard(number, buffer, source.keys, contents())
 
 
-def _batches(loader: ImageLoader, rows: range, batch_size: int) -> Generator[ImageBatch, None, None]:
+def _batches(loader: ImageLoader, rows: Sequence[int], batch_size: int) -> Generator[ImageBatch, None, None]:
     yield from loader.batches(rows, batch_size)
 
 

@@ -35,11 +35,15 @@ FORMAT = "kinfold-features"  # tells a store from other folders that have a mani
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.parquet"
+CONTENTS_NAME = (
+    "contents.parquet"  # hashes of the image files, by which vectors are kept when a folder changes
+)
+RENEWED_NAME = "renewed"  # the store that is to take this one's place, while it is written
 VARIANTS_NAME = "variants"
 NEIGHBORS_NAME = "neighbors"
 UNFINISHED_NAME = "unfinished"  # parts of the index, one per finished shard, while a store is written
 OK, SKIPPED = "ok", "skipped"
-FOLDERS_BELOW = 3  # levels of a store's folders: variants/NAME/00000.npy
+FOLDERS_BELOW = 4  # levels of a store's folders: renewed/variants/NAME/00000.npy
 INDEX_SCHEMA = pa.schema(
     [("row", pa.int64()), ("key", pa.string()), ("status", pa.string()), ("reason", pa.string())]
 )
@@ -53,6 +57,7 @@ _KINDS: dict[str, Any] = {
     "complete": bool,
     "n_usable": (is_count, None),
     "index_sha256": (str, None),
+    "contents_sha256?": (str, None),
     "variants": {
         "*": {
             "dim": is_count,
@@ -61,6 +66,8 @@ _KINDS: dict[str, Any] = {
         }
     },
 }
+_LATER = ("contents_sha256",)  # what manifests of older versions don't have
+CONTENTS_SCHEMA = pa.schema([("content", pa.binary())])
 
 
 class Features(ABC):
@@ -185,6 +192,7 @@ class StoreManifest:
     complete: bool = False
     n_usable: int | None = None
     index_sha256: str | None = None
+    contents_sha256: str | None = None  # None where the images are no files, and in stores of older versions
 
     def n_shards(self) -> int:
         """Return into how many ranges the source rows are cut."""
@@ -224,7 +232,8 @@ class StoreManifest:
         check_format_version(file, facts.get("format_version"), FORMAT_VERSION)
         check_fields(file, facts, _KINDS)
         with reading(file):
-            known = {name: facts[name] for name in cls.__dataclass_fields__}
+            known = {name: facts[name] for name in cls.__dataclass_fields__ if name not in _LATER}
+            known |= {name: facts.get(name) for name in _LATER}
             known["variants"] = {
                 name: VariantRecord(
                     int(record["dim"]), record["dtype"], [ShardRecord(**shard) for shard in record["shards"]]
@@ -345,6 +354,21 @@ class FeatureStore(Features):
         table = self._index.filter(pc.equal(self._index.column("status"), SKIPPED))
         return table.select(SKIPPED_SCHEMA.names).cast(SKIPPED_SCHEMA).combine_chunks()
 
+    def contents(self) -> pa.ChunkedArray | None:
+        """Return a hash of every row's image file, null where there is none; None where none are known.
+
+        They only spare work, so a damaged list counts as none.
+        """
+        file, sha256 = self.path / CONTENTS_NAME, self.manifest.contents_sha256
+        try:
+            if sha256 is None or hash_file(file) != sha256:
+                return None
+            table = pq.read_table(file)
+        except (pa.ArrowException, OSError):
+            return None
+        whole = table.schema.remove_metadata() == CONTENTS_SCHEMA and table.num_rows == self.n_rows
+        return table["content"] if whole else None
+
     def matrix(self, variant: str | None = None) -> ShardedMatrix:
         """Return the vectors of the usable rows; shards are memory-mapped when they are read."""
         name = self.choose_variant(variant)
@@ -379,6 +403,8 @@ class FeatureStore(Features):
     def hashes(self, variant: str | None = None) -> dict[Path, str | None]:
         """Return the recorded SHA-256 of each file: the index and all shards, or those of one variant."""
         found: dict[Path, str | None] = {self.path / INDEX_NAME: self.manifest.index_sha256}
+        if variant is None and self.manifest.contents_sha256 is not None:
+            found[self.path / CONTENTS_NAME] = self.manifest.contents_sha256
         for name in self.variants if variant is None else (self.choose_variant(variant),):
             shards = self.manifest.variants[name].shards
             found |= {shard_path(self.path, name, n): shard.sha256 for n, shard in enumerate(shards)}
@@ -424,6 +450,8 @@ def check_size(file: Path, size: int) -> None:
 
 def _compare(file: Path, sha256: str | None) -> None:
     """Compare a file with its recorded hash."""
+    if not file.is_file():
+        raise FormatError(f"{file} is missing")
     if hash_file(file) != sha256:
         raise FormatError(
             f"{file} is damaged: its content does not match its hash; embed the images again, or restore the "

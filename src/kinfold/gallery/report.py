@@ -412,7 +412,9 @@ class Shown:
     def of(cls, run: Run) -> Shown:
         """Return the run's own groups."""
         names = dict.fromkeys(range(run.n_clusters), "")
-        return cls(run.labels, {**names, **{group: name.noun or "" for group, name in run.names.items()}})
+        # Names of groups that people made, while the run was corrected, are of no group here.
+        given = {group: name.noun or "" for group, name in run.names.items() if group in names}
+        return cls(run.labels, {**names, **given})
 
 
 def write_report(

@@ -161,8 +161,8 @@ class Auto(BaseClusterer):
 
     def __init__(
         self,
-        *,
         n_clusters: int = 8,
+        *,
         candidates: Sequence[str] = ("kmeans", "temi", "icce"),
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
         n_neighbors: int | None = None,

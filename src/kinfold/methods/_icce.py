@@ -185,8 +185,8 @@ class ICCE(HeadMethod):
 
     def __init__(
         self,
-        *,
         n_clusters: int = 8,
+        *,
         n_heads: int | None = None,
         similarity_threshold: float | str | None = "auto",
         min_neighbors: int | None = None,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.utils import check_random_state
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
@@ -50,7 +51,7 @@ Distances = NDArray[np.float32]
 Similarities = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 
 
-class SphericalKMeans(BaseClusterer):
+class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClusterer):
     """K-means on the unit sphere.
 
     Samples are scaled to unit length, similarity is the cosine, and centroids are scaled back to unit
@@ -125,8 +126,8 @@ class SphericalKMeans(BaseClusterer):
 
     def __init__(
         self,
-        *,
         n_clusters: int = 8,
+        *,
         n_init: int | str = "auto",
         max_iter: int = 100,
         tol: float = 1e-6,
@@ -233,6 +234,34 @@ class SphericalKMeans(BaseClusterer):
             torch.softmax(block @ centers.T / self.temperature, dim=1).cpu() for _, block in rows.blocks()
         ]
         return torch.cat(parts).numpy()
+
+    @property
+    def _n_features_out(self) -> int:
+        """Columns of :meth:`transform`, as scikit-learn names them."""
+        return self.n_clusters_
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []  # distances are float32, whatever comes in
+        return tags
+
+    def transform(self, X: Rows) -> NDArray[np.float32]:
+        """Return the distance of every row of X (N, D) to every centroid, 1 − cosine similarity, (N, K)."""
+        rows, centers = self._place(X)
+        parts = [(1 - block @ centers.T).clamp_(min=0).cpu() for _, block in rows.blocks()]
+        return torch.cat(parts).numpy()
+
+    def score(self, X: Rows, y: object = None) -> float:
+        """Return the mean cosine similarity of the rows of X (N, D) to their centroids, in [-1, 1].
+
+        As of ``objective_``, more is better; no labels are needed, and ``y`` is ignored.
+        """
+        rows, centers = self._place(X)
+        total, n = 0.0, 0
+        for _, block in rows.blocks():
+            total += float((block @ centers.T).max(dim=1).values.double().sum())
+            n += len(block)
+        return total / n
 
     def to_model(self) -> Model:
         """Return what is saved: the centroids."""

@@ -185,8 +185,8 @@ class TAC(BlockPredictor):
 
     def __init__(
         self,
-        *,
         n_clusters: int = 8,
+        *,
         noun_features: Rows | None = None,
         nouns: Sequence[str] | None = None,
         train: bool = True,

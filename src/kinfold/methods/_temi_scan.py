@@ -106,8 +106,8 @@ class TEMI(HeadMethod):
 
     def __init__(
         self,
-        *,
         n_clusters: int = 8,
+        *,
         n_heads: int | None = None,
         n_neighbors: int | None = None,
         beta: float = 0.6,
@@ -236,8 +236,8 @@ class SCAN(HeadMethod):
 
     def __init__(
         self,
-        *,
         n_clusters: int = 8,
+        *,
         n_heads: int | None = None,
         n_neighbors: int | None = None,
         entropy_weight: float = 5.0,

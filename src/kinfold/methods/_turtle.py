@@ -147,8 +147,8 @@ class TURTLE(BlockPredictor):
 
     def __init__(
         self,
-        *,
         n_clusters: int = 8,
+        *,
         space_dims: Sequence[int] | None = None,
         inner_start: str = "cold",
         n_inner_steps: int = 10,

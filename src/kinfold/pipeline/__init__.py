@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from kinfold.pipeline._check import Checked, CheckedFile, check
 from kinfold.pipeline._cluster import cluster
+from kinfold.pipeline._corrected import CorrectedGroups
 from kinfold.pipeline._embed import embed
 from kinfold.pipeline._estimate import Estimate, StageEstimate, estimate
 from kinfold.pipeline._evaluate import DepthAccuracy, Evaluation, SeveralLabels, evaluate
 from kinfold.pipeline._language import name
-from kinfold.pipeline._predict import predict
+from kinfold.pipeline._predict import PREDICTED_FORMS, find_predictions_place, predict
 from kinfold.pipeline._refine import Refinement, refine
 from kinfold.pipeline._relabel import RelabelResult, relabel
-from kinfold.pipeline._report import export, report
+from kinfold.pipeline._report import export, report, view_run
 from kinfold.pipeline._zero_shot import ZeroShot, zero_shot
 from kinfold.pipeline.demo import Demo, DemoRow, run_demo
 
 __all__ = [
+    "PREDICTED_FORMS",
     "Checked",
     "CheckedFile",
+    "CorrectedGroups",
     "Demo",
     "DemoRow",
     "DepthAccuracy",
@@ -34,11 +37,13 @@ __all__ = [
     "estimate",
     "evaluate",
     "export",
+    "find_predictions_place",
     "name",
     "predict",
     "refine",
     "relabel",
     "report",
     "run_demo",
+    "view_run",
     "zero_shot",
 ]

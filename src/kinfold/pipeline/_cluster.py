@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,16 @@ import pyarrow as pa
 from torch import distributed
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
+from kinfold.bars import choose_progress
 from kinfold.compute import Runtime, describe_machine
-from kinfold.corrections import CORRECTIONS_NAME, Corrections
 from kinfold.distributed import Workers, current_workers
 from kinfold.errors import FormatError, InputError, KinfoldError
-from kinfold.features import Features, extract_features, open_features
+from kinfold.features import Features, adopt_unchanged, extract_features, open_features
 from kinfold.methods import diagnose, load_model, predict_top, save_model
 from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.pipeline._corrected import CorrectedGroups, check_replacing
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
+from kinfold.pipeline._given import kept_source
 from kinfold.pipeline._language import Guide, NounsLike, prepare_guide
 from kinfold.pipeline._method import DEFAULT_METHOD, FitOrder, Method, check_n_samples, prepare_method
 from kinfold.pipeline._report import REPORT_NAME, run_report_stage
@@ -42,7 +45,15 @@ from kinfold.pipeline._source import (
 )
 from kinfold.pipeline._stages import Stages, open_stages
 from kinfold.progress import SILENT, Progress
-from kinfold.run import ASSIGNMENTS_NAME, SKIPPED_NAME, Run, lock_directory, write_assignments, write_skipped
+from kinfold.run import (
+    ASSIGNMENTS_NAME,
+    GIVEN_PREFIX,
+    SKIPPED_NAME,
+    Run,
+    lock_directory,
+    write_assignments,
+    write_skipped,
+)
 from kinfold.storage import check_own, hash_json, remove_partials
 
 logger = logging.getLogger(__name__)
@@ -54,7 +65,7 @@ N_TOP = 5  # groups kept per image: what the page offers as a second choice, and
 
 def cluster(
     source: SourceLike,
-    n_clusters: int,
+    n_clusters: int | None = None,
     *,
     method: str = DEFAULT_METHOD,
     out: str | Path | None = None,
@@ -71,6 +82,8 @@ def cluster(
     nouns: NounsLike = None,
     source_options: Mapping[str, Any] | None = None,
     report: bool = True,
+    force: bool = False,
+    verbose: bool = False,
     on_estimate: Callable[[Estimate], None] | None = None,
     progress: Progress = SILENT,
 ) -> Run:
@@ -84,17 +97,21 @@ def cluster(
 
     Parameters
     ----------
-    source : path, ImageSource or Features
-        A folder, a glob pattern, a zip or tar archive, a table of images; or a feature store or ready
-        features.
+    source : path, ImageSource, Features, or images or vectors in memory
+        A folder, a glob pattern, a zip or tar archive, a table of images; a feature store or ready features;
+        or from memory a list of paths or of PIL images, an array or tensor of vectors (N, D) or of images
+        (N, height, width, 3), a DataFrame of pandas or polars with a column of paths, images or vectors, or a
+        data set of Hugging Face. What was in memory is kept in the run as ``given-….parquet`` or ``.npy``.
     n_clusters : int
-        Groups to find, at most the number of usable images.
+        Groups to find, at most the number of usable images; there is no default.
     method : {"icce", "temi", "scan", "turtle", "kmeans", "tac", "auto"}, default "icce"
         How to group. "tac" lets nouns guide the groups, and needs the backbone of a vision-language model;
         "auto" fits k-means, TEMI and ICCE and keeps what looks best without labels.
     out : path, optional
-        The run directory; by default ``<source name>.kinfold`` in the current folder. It must be new,
-        empty, or a run of the same source.
+        The run directory; by default ``<source name>.kinfold`` in the current folder, and for what is in
+        memory ``images-….kinfold`` or ``vectors-….kinfold``, named after the content. It must be new,
+        empty, or a run of the same source. A run that was corrected is never replaced by other groups, unless
+        by ``force``.
     backbone : str, path or Backbone, default "dinov2-small"
         What embeds the images; not used if ``source`` is features.
     variant : str, default "cls"
@@ -123,10 +140,14 @@ def cluster(
         For tables: ``path_column``, ``image_column``, ``key_column``; for features in Parquet: ``column``.
     report : bool, default True
         Write ``report.html``.
+    force : bool, default False
+        Replace the groups of a corrected run; its corrections are kept beside them, under another name.
     on_estimate : callable, optional
         Called once, before long work starts, with what the work is expected to take.
+    verbose : bool, default False
+        Show bars, in a terminal or a notebook.
     progress : Progress
-        Shows every stage.
+        Shows every stage; wins over ``verbose``.
 
     Returns
     -------
@@ -135,8 +156,8 @@ def cluster(
     Raises
     ------
     InputError
-        An argument or the source can't be used, ``out`` holds something else, or the disk is too small;
-        as far as that can be known, before anything is written.
+        An argument or the source can't be used, ``out`` holds something else or a corrected run that would
+        get other groups, or the disk is too small; as far as that can be known, before anything is written.
     HubUnavailableError
         The backbone's files are neither cached nor to be had.
 
@@ -153,39 +174,34 @@ def cluster(
         prepared = prepare_method(
             method, n_clusters, random_state, device, precision, n_neighbors, method_parameters, preset
         )
-        runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
-        opened = resolve_source(source, source_options)
-        check_n_samples(n_clusters, opened.n_rows, "image", opened.uri)
-        out = Path(out) if out is not None else default_out(opened)
-        loaded = None
-        if opened.images is not None:
-            loaded = as_backbone(backbone, runtime)
-            loaded.check_variants([variant])
-        guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
-        with open_stages(out, opened, variant) as stages:
-            work = Work(stages, opened, prepared, variant, runtime, team, guide)
-            _announce(work, loaded, on_estimate)
-            features = opened.features if loaded is None else work.embed(loaded)
-            assert features is not None
-            check_n_samples(n_clusters, len(features.rows), "usable image", opened.uri)
-            work.fit(features, None if loaded is None else as_spec(backbone))
-            work.assign(features)
-            if report:
-                work.report()
-        team.finish(out.absolute())
-    run = Run.open(out)
-    _mind_corrections(run)
+        runtime = Runtime.resolve(
+            device, precision, n_workers=n_workers, progress=choose_progress(progress, verbose)
+        )
+        with kept_source(source, source_options, None if out is None else Path(out)) as given:
+            opened = resolve_source(given.source, given.options)
+            check_n_samples(prepared.n_clusters, opened.n_rows, "image", opened.uri)
+            place = given.out if given.out is not None else default_out(opened)
+            loaded = None
+            if opened.images is not None:
+                loaded = as_backbone(backbone, runtime)
+                loaded.check_variants([variant])
+            guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
+            with open_stages(place, opened, variant) as stages:
+                work = Work(stages, opened, prepared, variant, runtime, team, guide)
+                if "assign" in stages.manifest.stages:
+                    check_replacing(place, partial(work.why_replaced, loaded), force=force)
+                _announce(work, loaded, on_estimate)
+                features = opened.features if loaded is None else work.embed(loaded)
+                assert features is not None
+                check_n_samples(prepared.n_clusters, len(features.rows), "usable image", opened.uri)
+                work.fit(features, None if loaded is None else as_spec(backbone))
+                work.assign(features)
+                if report:
+                    work.report()
+        team.finish(place.absolute())
+    run = Run.open(place)
+    CorrectedGroups.of(run)  # warns where corrections of groups that are gone lie in the run
     return run
-
-
-def _mind_corrections(run: Run) -> None:
-    """Warn where corrections of groups that are gone lie in the run."""
-    if not (run.path / CORRECTIONS_NAME).exists():
-        return
-    try:
-        Corrections.open(run, write=False).close()
-    except FormatError as error:
-        logger.warning("%s", error)
 
 
 def _announce(work: Work, backbone: Backbone | None, on_estimate: Callable[[Estimate], None] | None) -> None:
@@ -239,13 +255,51 @@ class Work:
         """Return the stages that need not run again, as far as that can be told before any runs."""
         features = self.source.features
         done = set()
-        if backbone is not None and self.stages.is_current("embed", self._embed_inputs(backbone)):
-            features = _open_whole(self.stages.path / FEATURES_NAME)
-            if features is not None:
-                done.add("embed")
-        if features is not None and self.stages.is_current("fit", self._fit_inputs(features)):
+        if backbone is not None and (features := self._find_embedded(backbone)) is not None:
+            done.add("embed")
+        if features is not None and self.stages.is_current("fit", self._fit_inputs_of(features)):
             done |= {"nouns", "neighbors", "fit"}
         return frozenset(done)
+
+    def _find_embedded(self, backbone: Backbone) -> Features | None:
+        """Return the features of RUN/features where they are those of the images as they are now."""
+        path = self.stages.path / FEATURES_NAME
+        if self.stages.is_current("embed", self._embed_inputs(backbone)):
+            return _open_whole(path)
+        assert self.source.images is not None
+        return adopt_unchanged(self.source.images, backbone, path, (self.variant,))
+
+    def why_replaced(self, backbone: Backbone | None) -> str | None:
+        """Return why the run would get other groups; None if it would get the same."""
+        manifest, features = self.stages.manifest, self.source.features
+        if backbone is not None and not self.stages.was_made_of("embed", self._embed_inputs(backbone)):
+            features = self._find_embedded(backbone)
+            if features is None:
+                return self._describe_change()
+        if features is None:
+            # The features may be damaged or gone: made anew of the same images, they are what they were.
+            fingerprint, n_rows = manifest.features["fingerprint"], int(manifest.source["n_usable"])
+        else:
+            fingerprint, n_rows = features.fingerprint(self.variant), len(features.rows)
+        if fingerprint != manifest.features["fingerprint"]:
+            return "the features have changed"
+        same = self.stages.was_made_of("fit", self._fit_inputs(fingerprint, n_rows))
+        return None if same else "its parameters, its seed or the device are other ones"
+
+    def _describe_change(self) -> str:
+        """Return how the images differ from those of the run."""
+        assert self.source.images is not None
+        try:
+            run = Run.open(self.stages.path)
+            before = {*run.assignments["key"].to_pylist(), *run.skipped["key"].to_pylist()}
+        except FormatError:
+            return "the images, or what embeds them, have changed"
+        now = set(self.source.images.keys)
+        counts = {"gone": len(before - now), "new": len(now - before)}
+        told = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        return (
+            f"the images have changed ({told})" if told else "the images, or what embeds them, have changed"
+        )
 
     def embed(self, backbone: Backbone) -> Features:
         """Embed the images into RUN/features."""
@@ -254,7 +308,7 @@ class Work:
         inputs = self._embed_inputs(backbone)
         if self.stages.is_current("embed", inputs):
             if (whole := _open_whole(path)) is not None and (
-                self.stages.is_current("fit", self._fit_inputs(whole)) or _is_sound(whole, self.variant)
+                self.stages.is_current("fit", self._fit_inputs_of(whole)) or _is_sound(whole, self.variant)
             ):
                 return whole
             self.stages.forget("embed")
@@ -274,7 +328,7 @@ class Work:
 
     def fit(self, features: Features, backbone_spec: str | None) -> None:
         """Fit the method and keep its model; ``backbone_spec`` is what loads the backbone again."""
-        inputs = self._fit_inputs(features)
+        inputs = self._fit_inputs_of(features)
         current = self.stages.is_current("fit", inputs)
         if not current:
             self.stages.forget("fit")  # before the manifest says what the new result is made of
@@ -330,13 +384,16 @@ class Work:
             "variant": self.variant,
         }
 
-    def _fit_inputs(self, features: Features) -> dict[str, Any]:
+    def _fit_inputs_of(self, features: Features) -> dict[str, Any]:
+        return self._fit_inputs(features.fingerprint(self.variant), len(features.rows))
+
+    def _fit_inputs(self, features: str, n_rows: int) -> dict[str, Any]:
         words = {} if self.guide is None else {"nouns": self.guide.nouns.fingerprint}
         return {
             **words,
-            "features": features.fingerprint(self.variant),
-            "parameters": self.method.describe(len(features.rows)),
-            "graphs": self.method.graphs(len(features.rows)),
+            "features": features,
+            "parameters": self.method.describe(n_rows),
+            "graphs": self.method.graphs(n_rows),
             "device": self.runtime.device.type,
         }
 
@@ -383,8 +440,9 @@ class Work:
     def _describe_features(self, features: Features) -> dict[str, Any]:
         own = self.stages.path / FEATURES_NAME
         path = Path(features.path)
+        given = path.name.startswith(GIVEN_PREFIX) and path.absolute().parent == self.stages.path.absolute()
         return {
-            "path": FEATURES_NAME if path == own else str(path.absolute()),
+            "path": FEATURES_NAME if path == own else path.name if given else str(path.absolute()),
             "column": self.source.options.get("column"),
             "variant": self.variant,
             "dim": int(features.matrix(self.variant).shape[1]),

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
+from kinfold.bars import choose_progress
 from kinfold.compute import Runtime
 from kinfold.errors import InputError
 from kinfold.features import FeatureStore, extract_features, lock_store
 from kinfold.pipeline._estimate import Estimate, estimate_embed
+from kinfold.pipeline._given import kept_source
 from kinfold.pipeline._source import SourceLike, as_backbone, resolve_source
 from kinfold.progress import SILENT, Progress
+from kinfold.storage import check_place
 
 
 def embed(
@@ -26,6 +29,7 @@ def embed(
     batch_size: int | None = None,
     n_workers: int | None = None,
     source_options: Mapping[str, Any] | None = None,
+    verbose: bool = False,
     on_estimate: Callable[[Estimate], None] | None = None,
     progress: Progress = SILENT,
 ) -> FeatureStore:
@@ -33,8 +37,9 @@ def embed(
 
     Parameters
     ----------
-    source : path or ImageSource
-        A folder, a glob pattern, a zip or tar archive, or a table of images.
+    source : path, ImageSource or images in memory
+        A folder, a glob pattern, a zip or tar archive, a table of images; or as :func:`~kinfold.cluster`
+        takes them, which are kept in a file beside the store.
     out : path
         The feature store. An unfinished one is resumed.
     backbone : str, path or Backbone, default "dinov2-small"
@@ -52,8 +57,10 @@ def embed(
     on_estimate : callable, optional
         Called once, before long work starts, with what the work is expected to take if all is still to
         be done; a few images are embedded to know it.
+    verbose : bool, default False
+        Show bars, in a terminal or a notebook.
     progress : Progress
-        Shows images done and images per second.
+        Wins over ``verbose``; shows images done and images per second.
 
     Returns
     -------
@@ -66,22 +73,26 @@ def embed(
     HubUnavailableError
         The backbone's files are neither cached nor to be had.
     """
-    opened = resolve_source(source, source_options)
-    if opened.images is None:
-        raise InputError(f"{opened.uri} holds features already; there is nothing to embed")
     out = Path(out)
-    runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
-    with lock_store(out):  # before the backbone is loaded, so that a second writer is told at once
-        loaded = as_backbone(backbone, runtime)
-        loaded.check_variants(variants)
-        if on_estimate is not None:
-            on_estimate(Estimate((estimate_embed(opened.images, loaded, variants, runtime),)))
-        return extract_features(
-            opened.images,
-            loaded,
-            out,
-            variants=tuple(variants),
-            batch_size=batch_size,
-            n_workers=runtime.n_workers,
-            progress=runtime.progress,
+    check_place(out)
+    with kept_source(source, source_options, out, prefix=f"{out.name}-") as given:
+        opened = resolve_source(given.source, given.options)
+        if opened.images is None:
+            raise InputError(f"{opened.uri} holds features already; there is nothing to embed")
+        runtime = Runtime.resolve(
+            device, precision, n_workers=n_workers, progress=choose_progress(progress, verbose)
         )
+        with lock_store(out):  # before the backbone is loaded, so that a second writer is told at once
+            loaded = as_backbone(backbone, runtime)
+            loaded.check_variants(variants)
+            if on_estimate is not None:
+                on_estimate(Estimate((estimate_embed(opened.images, loaded, variants, runtime),)))
+            return extract_features(
+                opened.images,
+                loaded,
+                out,
+                variants=tuple(variants),
+                batch_size=batch_size,
+                n_workers=runtime.n_workers,
+                progress=runtime.progress,
+            )

@@ -21,6 +21,7 @@ from kinfold.images import ImageSource, UnusableImage, count_workers, decode_ima
 from kinfold.methods import ASSESS_SECONDS
 from kinfold.methods.protocol import Machine, Shape
 from kinfold.neighbors.search import TARGET_DEGREE
+from kinfold.pipeline._given import given_source
 from kinfold.pipeline._language import Guide, NounsLike, prepare_guide
 from kinfold.pipeline._method import DEFAULT_METHOD, Method, check_n_samples, prepare_method
 from kinfold.pipeline._source import Source, SourceLike, as_backbone, resolve_source
@@ -138,11 +139,12 @@ def estimate(
         method, n_clusters, 0, device, precision, n_neighbors, method_parameters, preset
     )
     runtime = Runtime.resolve(device, precision, n_workers=n_workers)
-    opened = resolve_source(source, source_options)
-    check_n_samples(n_clusters, opened.n_rows, "image", opened.uri)
-    loaded = as_backbone(backbone, runtime) if opened.images is not None else None
-    guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
-    return estimate_work(opened, prepared, variant, loaded, runtime, guide=guide)
+    with given_source(source, source_options) as given:
+        opened = resolve_source(given.source, given.options)
+        check_n_samples(n_clusters, opened.n_rows, "image", opened.uri)
+        loaded = as_backbone(backbone, runtime) if opened.images is not None else None
+        guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
+        return estimate_work(opened, prepared, variant, loaded, runtime, guide=guide)
 
 
 def estimate_work(

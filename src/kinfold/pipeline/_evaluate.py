@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +27,10 @@ from kinfold.metrics import (
     top_k_accuracy,
 )
 from kinfold.pipeline._classes import TreeLike, open_class_tree
+from kinfold.pipeline._corrected import CorrectedGroups
 from kinfold.run import Run, lock_directory, read_manifest, write_manifest
+
+logger = logging.getLogger(__name__)
 
 _RANKS = 5  # top-1 to top-5 accuracy: a run keeps no more groups per image
 _N_DRAWS = 50  # one map of groups is a coin toss among equally right labels; the mean of many is not
@@ -124,6 +128,14 @@ class Evaluation:
         The first few keys of such labels.
     classes : Mapping of int to str
         Class that each matched group stands for.
+    n_corrections : int
+        Edits by which people corrected the groups that are judged.
+    n_marked : int
+        Labeled images that are marked as wrong or noise: in no group, so no figure is about them.
+    uncorrected : Evaluation or None
+        The same of the groups as the method made them, where they were corrected.
+    warnings : tuple of str
+        What makes the figures worthless, as when all images have one label.
     """
 
     accuracy: float | None
@@ -144,6 +156,10 @@ class Evaluation:
     n_without_image: int
     labels_without_image: tuple[str, ...]
     classes: Mapping[int, str]
+    n_corrections: int = 0
+    n_marked: int = 0
+    uncorrected: Evaluation | None = None
+    warnings: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready data, as the manifest records it."""
@@ -168,7 +184,9 @@ def evaluate(
 ) -> Evaluation:
     """Compare the groups of ``run`` with known labels and record the figures in its manifest.
 
-    Labels are joined by key; what finds no partner is counted and left out, never guessed.
+    The groups are those that people corrected, where they did; the figures of the method's own groups then
+    are in ``uncorrected``. Labels are joined by key; what finds no partner is counted and left out, never
+    guessed.
 
     Parameters
     ----------
@@ -203,30 +221,116 @@ def evaluate(
     truth = join_truth(labels, _keys(run), several=multi_label, where=str(run.path))
     if tree is not None and truth.sets is not None:
         raise InputError("images with several labels and a tree (tree=, --tree) don't go together; give one")
-    groups, top = run.labels[truth.rows], _ranked_groups(run, truth.rows)
+    opened: tuple[ClassTree, list[str]] | None = None
+    if tree is not None and truth.codes is not None:
+        names = [str(name) for name in truth.classes]
+        opened = open_class_tree(tree, names)[0], names
+    corrected = CorrectedGroups.of(run)
+    confidences = run.assignments["confidence"].to_numpy()[truth.rows]
+
+    def judge(truth: Truth, groups: NDArray[np.int32], top: NDArray[np.int32], sure: Any) -> Evaluation:
+        return _judge(truth, groups, top, sure, opened, n_draws, random_state)
+
+    own_groups, own_top = run.labels[truth.rows], _ranked_groups(run, truth.rows)
+    if corrected.n_corrections:
+        groups = corrected.labels[truth.rows]
+        top = _corrected_ranks(corrected, groups, own_top)
+        inside = groups >= 0
+        if not inside.any():
+            raise InputError(
+                f"all labeled images of {run.path} are marked as wrong or as noise, so none is in a group"
+            )
+        uncorrected = judge(truth, own_groups, own_top, confidences)
+        evaluation = judge(_only(truth, inside), groups[inside], top[inside], confidences[inside])
+        evaluation = replace(
+            evaluation,
+            n_corrections=corrected.n_corrections,
+            n_marked=int((~inside).sum()),
+            uncorrected=uncorrected,
+        )
+    else:
+        evaluation = judge(truth, own_groups, own_top, confidences)
+    for message in evaluation.warnings:
+        logger.warning("%s", message)
+    _record(run, evaluation)
+    return evaluation
+
+
+def _judge(
+    truth: Truth,
+    groups: NDArray[np.int32],
+    top: NDArray[np.int32],
+    confidences: NDArray[np.float32],
+    tree: tuple[ClassTree, list[str]] | None,
+    n_draws: int,
+    random_state: int,
+) -> Evaluation:
+    """Return all figures of some groups: of every labeled image its group, best groups and confidence."""
     agreement = None if truth.codes is None else compare(truth.codes, groups)
     several: SeveralLabels | None = None
     by_depth: tuple[DepthAccuracy, ...] = ()
     if truth.sets is not None:
         several = _measure_sets(truth, truth.sets, top, n_draws, random_state)
     elif tree is not None and truth.codes is not None and agreement is not None:
-        names = [str(name) for name in truth.classes]
-        opened = open_class_tree(tree, names)[0]
-        several, by_depth = _measure_tree(opened, names, truth.codes, top, agreement)
-    confidences = run.assignments["confidence"].to_numpy()[truth.rows]
-    evaluation = Evaluation(
+        several, by_depth = _measure_tree(*tree, truth.codes, top, agreement)
+    return Evaluation(
         **_single_label_figures(truth, groups, top, confidences, agreement),
         several=several,
         by_depth=by_depth,
-        n_classes=len(truth.classes),
+        n_classes=len(truth.classes) if truth.codes is None else len(np.unique(truth.codes)),
         n_groups=len(np.unique(groups)),
         n_matched=len(truth.rows),
         n_without_label=truth.n_without_label,
         n_without_image=truth.n_without_image,
         labels_without_image=truth.labels_without_image,
+        warnings=_doubts(truth),
     )
-    _record(run, evaluation)
-    return evaluation
+
+
+def _doubts(truth: Truth) -> tuple[str, ...]:
+    """Say what makes the figures worthless."""
+    if truth.codes is None or len(truth.codes) < 2:
+        return ()
+    counts = np.bincount(truth.codes)
+    if counts.max() == len(truth.codes):
+        only = str(truth.classes[int(truth.codes[0])])
+        return (
+            f"all {len(truth.codes):,} labeled images have one label, {only!r}: the figures say nothing "
+            f"about the "
+            "groups. Are these the right labels, or the right column (label)?",
+        )
+    if counts.max() == 1:
+        return (
+            f"all {len(truth.codes):,} labeled images have different labels: the figures say nothing about "
+            f"the "
+            "groups. Are these the right labels, or names of the images?",
+        )
+    return ()
+
+
+def _corrected_ranks(
+    corrected: CorrectedGroups, groups: NDArray[np.int32], top: NDArray[np.int32]
+) -> NDArray[np.int32]:
+    """Return the best groups as corrected, each once: where an image is, then what continues the others."""
+    heirs = np.append(corrected.first_heirs(), _NOTHING).astype(np.int32)  # −1 stays −1
+    ranked = np.concatenate([groups[:, None], heirs[top]], axis=1)
+    for rank in range(1, ranked.shape[1]):
+        again = (ranked[:, :rank] == ranked[:, rank : rank + 1]).any(axis=1)
+        ranked[again, rank] = _NOTHING
+    # Those that are there first, in their order; as many as the run keeps.
+    order = np.argsort(ranked == _NOTHING, axis=1, kind="stable")
+    return np.take_along_axis(ranked, order, axis=1)[:, : top.shape[1]]
+
+
+def _only(truth: Truth, some: NDArray[np.bool_]) -> Truth:
+    """Return the labels of some of the images."""
+    places = np.flatnonzero(some)
+    return replace(
+        truth,
+        rows=truth.rows[places],
+        codes=None if truth.codes is None else truth.codes[places],
+        sets=None if truth.sets is None else replace(truth.sets, sets=truth.sets.sets[places]),
+    )
 
 
 def _single_label_figures(

@@ -31,6 +31,7 @@ from kinfold.language import (
     read_words,
 )
 from kinfold.language.naming import MIN_SEPARATION, N_NAMES
+from kinfold.pipeline._corrected import CorrectedGroups
 from kinfold.pipeline._method import Method
 from kinfold.pipeline._report import run_report_stage
 from kinfold.pipeline._source import Source, describe_backbone
@@ -247,8 +248,10 @@ class JointSpace:
         """Where the images are, if they were moved."""
         return None if _is_features(self.run, self.source) else self.source
 
-    def read(self, runtime: Runtime) -> tuple[RowMatrix, NDArray[np.int64], str]:
+    def read(self, runtime: Runtime, labels: NDArray[np.int32]) -> tuple[RowMatrix, NDArray[np.int64], str]:
         """Return the images' features, the group of each (−1 for none), and the features' fingerprint.
+
+        ``labels`` are the groups of the run's images.
 
         Images are embedded into RUN/language-features, from where an earlier call was interrupted.
         """
@@ -267,7 +270,7 @@ class JointSpace:
                 n_workers=runtime.n_workers,
                 progress=runtime.progress,
             )
-        return features.matrix(variant), _labels_of(self.run, features), features.fingerprint(variant)
+        return features.matrix(variant), _labels_of(self.run, labels, features), features.fingerprint(variant)
 
 
 def find_joint_space(
@@ -323,12 +326,12 @@ def _is_features(run: Run, source: str | Path | None) -> bool:
     return source is not None and run.manifest.source.get("images") is None
 
 
-def _labels_of(run: Run, features: Features) -> NDArray[np.int64]:
+def _labels_of(run: Run, labels: NDArray[np.int32], features: Features) -> NDArray[np.int64]:
     """Return the group of every line of the features, matched by key; −1 where the run has no such image."""
     keys = features.keys.take(pa.array(features.rows))
     ours = run.assignments["key"].combine_chunks()
     if len(keys) == len(ours) and keys.equals(ours):
-        return run.labels.astype(np.int64)
+        return labels.astype(np.int64)
     places = _compute.fill_null(_compute.index_in(keys, value_set=ours), -1)
     places = np.asarray(places.to_numpy(zero_copy_only=False), np.int64)
     n_missing = len(ours) - len(np.unique(places[places >= 0]))
@@ -336,7 +339,7 @@ def _labels_of(run: Run, features: Features) -> NDArray[np.int64]:
         raise InputError(f"none of the images of {run.path} is at {features.path}: the keys are other ones")
     if n_missing:
         logger.warning("%s of the run can't be read here and don't count", count_of(n_missing, "image"))
-    return np.where(places >= 0, run.labels[places], -1).astype(np.int64)
+    return np.where(places >= 0, labels[places], -1).astype(np.int64)
 
 
 _VERSION = 1  # of the rule; a new number makes naming run again
@@ -355,7 +358,7 @@ def name(
     n_workers: int | None = None,
     progress: Progress = SILENT,
 ) -> ClusterNames:
-    """Name the groups of a finished run by the nouns that fit them and tell them apart.
+    """Name the groups of a finished run, as corrected, by the nouns that fit them and tell them apart.
 
     The names go into ``names.parquet``, into the column ``name`` of ``assignments.parquet``, and onto the
     report page if the run has one. Interrupted anywhere, the run is as before or named; the same call goes
@@ -411,7 +414,8 @@ def name(
         space = find_joint_space(opened, text_model, source, runtime)
         words, origin = read_nouns(nouns)
         prepared = prepare_nouns(space.encoder, words)
-        X, labels, fingerprint = space.read(runtime)
+        corrected = CorrectedGroups.of(opened)
+        X, labels, fingerprint = space.read(runtime, corrected.labels)
         inputs = {
             "version": _VERSION,
             "assign": stages.manifest.stages["assign"]["inputs"],
@@ -419,13 +423,14 @@ def name(
             "nouns": prepared.fingerprint,
             "n_names": n_names,
             "min_separation": min_separation,
+            **corrected.describe(),
         }
         if not stages.is_current("name", inputs):  # the same call again changes nothing
             read = prepared.embed(progress)
             found = name_clusters(
                 X,
                 labels,
-                opened.n_clusters,
+                max(corrected.state.groups) + 1,
                 read.features,
                 read.nouns,
                 n_names=n_names,
@@ -435,7 +440,7 @@ def name(
                 progress=progress,
             )
             naming = {**space.describe(), "nouns": {"source": origin, "n_words": len(read)}}
-            _keep(stages, opened, inputs, found, naming, started)
+            _keep(stages, corrected, inputs, found, naming, started)
         if opened.report_path.exists():
             run_report_stage(stages, progress, space.images_at)
     names = Run.open(path).names
@@ -445,15 +450,18 @@ def name(
 
 def _keep(
     stages: Stages,
-    run: Run,
+    corrected: CorrectedGroups,
     inputs: Mapping[str, Any],
     names: ClusterNames,
     naming: Mapping[str, Any],
     started: float,
 ) -> None:
     """Put names into the run, all at one moment."""
+    assignments = corrected.run.assignments
+    # The table has the method's groups: one that was merged away is called as what continues it.
+    nouns = [names.nouns[heir] for heir in corrected.first_heirs().tolist()]
     writers = {
-        ASSIGNMENTS_NAME: partial(write_named_assignments, assignments=run.assignments, nouns=names.nouns),
+        ASSIGNMENTS_NAME: partial(write_named_assignments, assignments=assignments, nouns=nouns),
         NAMES_NAME: partial(write_names, names=names),
     }
     n_named = sum(noun is not None for noun in names.nouns)

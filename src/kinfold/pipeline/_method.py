@@ -20,6 +20,16 @@ from kinfold.neighbors import NeighborGraph
 from kinfold.progress import Progress
 
 DEFAULT_METHOD = "icce"
+HOW_MANY = (
+    "how many groups? Say it with -k (n_clusters=): 10, for example. It is the number of kinds that you "
+    "expect; if "
+    "you don't know it, try two or three (each with its own --out, out=) and look at the reports, and rather "
+    "take more than fewer: groups that belong together are merged with one click, a mixed one has to be "
+    "taken "
+    "apart. `kinfold embed` makes the vectors once for all tries. A choice of the number by itself, at "
+    "several "
+    "levels, comes in a later version"
+)
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ class FitOrder:
 
 def prepare_method(
     name: str,
-    n_clusters: int,
+    n_clusters: int | None,
     random_state: int,
     device: str,
     precision: str,
@@ -149,8 +159,10 @@ def prepare_method(
     Raises
     ------
     InputError
-        The method, the preset or a parameter is unknown, or a value is impossible.
+        The method, the preset or a parameter is unknown, a value is impossible, or K isn't said.
     """
+    if n_clusters is None:
+        raise InputError(HOW_MANY)
     estimator = configure(
         name,
         n_clusters=n_clusters,

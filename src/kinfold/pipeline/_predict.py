@@ -6,54 +6,81 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from kinfold.backbones import Backbone
+from kinfold.bars import choose_progress
 from kinfold.compute import Runtime
 from kinfold.errors import InputError, count_of
+from kinfold.exports import check_link, check_predicted_place, export_predicted, is_csv_of, write_csv_file
 from kinfold.features import Features, FeatureStore, extract_features
-from kinfold.images import ImageSource
-from kinfold.methods import predict_top
+from kinfold.images import ImageSource, open_source
+from kinfold.methods import TopClusters, predict_top
+from kinfold.pipeline._corrected import CorrectedGroups
+from kinfold.pipeline._given import given_source
 from kinfold.pipeline._source import SourceLike, resolve_source
 from kinfold.progress import SILENT, Progress
-from kinfold.run import Run, is_predictions, is_skipped, lock_directory, write_predictions, write_skipped
+from kinfold.run import (
+    NAMED_PREDICTIONS_SCHEMA,
+    SKIPPED_SCHEMA,
+    Run,
+    is_predictions,
+    is_skipped,
+    join_pictures,
+    lock_directory,
+    make_predictions,
+    write_skipped,
+    write_table,
+)
 from kinfold.storage import PARTIAL_PREFIX, check_own, check_place, hash_json, hold_output
+from kinfold.validation import check_choice
 
 logger = logging.getLogger(__name__)
 
 _OTHER_FORMATS = (".csv", ".json", ".jsonl", ".tsv", ".txt")  # suffixes that would hide a Parquet file
+PREDICTED_FORMS = ("parquet", "csv", "folders")
 
 
 def predict(
     run: Run | str | Path,
     source: SourceLike,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
+    to: str | None = None,
     backbone: str | Path | Backbone | None = None,
     device: str = "auto",
     n_workers: int | None = None,
     source_options: Mapping[str, Any] | None = None,
+    link: str = "auto",
+    force: bool = False,
+    verbose: bool = False,
     progress: Progress = SILENT,
 ) -> pa.Table:
-    """Put new images into the groups of a finished run.
+    """Put new images into the groups of a finished run, as people corrected them.
 
-    Neither the features nor the images of the run are needed. Images are embedded as those of the run
-    were: same backbone, preprocessing, variant and batch size. The images of the run themselves get the
-    groups they have.
+    Neither the features nor the images of the run are needed, unless groups were split: then the features
+    tell the parts apart. Images are embedded as those of the run were: same backbone, preprocessing, variant
+    and batch size. The images of the run themselves get the groups they have, but for what was moved by hand.
 
     Parameters
     ----------
     run : Run or path
         A finished run.
-    source : path, ImageSource or Features
-        New images, or their features made with the same backbone and variant.
-    out : path
-        The Parquet file to write, with the columns row, key, cluster, confidence, and name where the run has
-        names, outside the run. Earlier predictions are replaced, any other file is left alone. Images that
-        could not be used are listed in ``<out stem>.skipped.parquet`` beside it, if there are any.
+    source : path, ImageSource, Features, or images or vectors in memory
+        New images, or their features made with the same backbone and variant; see :func:`~kinfold.cluster`.
+    out : path, optional
+        What to write, outside the run; by default ``predictions.parquet``, ``predictions.csv`` or the folder
+        ``predictions`` in the current folder. A table has the columns row, key, cluster, confidence and name
+        (null for a group without). Earlier predictions are replaced, any other file is left alone. Images
+        that could not be used are listed in ``<out stem>.skipped.parquet`` (or ``.csv``) beside it, if there
+        are any.
+    to : {"parquet", "csv", "folders"}, optional
+        What to write: a table, or a folder for each group with the images in it. By default what the suffix
+        of ``out`` says, else Parquet.
     backbone : str, path or Backbone, optional
         Where the run's backbone is now, if it was moved; by default it is loaded from where it was.
     device : str, default "auto"
@@ -62,13 +89,19 @@ def predict(
         Processes that decode; by default as many as there are cores.
     source_options : Mapping, optional
         For tables: ``path_column``, ``image_column``, ``key_column``; for features in Parquet: ``column``.
+    link : {"auto", "hard", "symlink", "copy"}, default "auto"
+        How image files get into folders, as for :func:`~kinfold.export`.
+    force : bool, default False
+        Replace earlier folders of predictions.
+    verbose : bool, default False
+        Show bars, in a terminal or a notebook.
     progress : Progress
-        Shows the work.
+        Shows the work; wins over ``verbose``.
 
     Returns
     -------
     pyarrow.Table
-        What was written to ``out``.
+        The predictions, as the table has them.
 
     Raises
     ------
@@ -76,54 +109,138 @@ def predict(
         The source can't be used, its features are of another backbone, variant or dimension, or ``out`` is
         something else than earlier predictions.
     FormatError
-        The model of the run is damaged.
+        The model or the corrections of the run are damaged.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    out = Path(out)
-    check_predictions_place(run, out)
-    runtime = Runtime.resolve(device, n_workers=n_workers, progress=progress)
+    form, out = find_predictions_place(out, to)
+    if form == "folders":
+        check_link(link)
+        check_predicted_place(run, out, force=force)
+        _check_skipped_place(out, form)
+    else:
+        check_predictions_place(run, out, form)
+    runtime = Runtime.resolve(device, n_workers=n_workers, progress=choose_progress(progress, verbose))
+    groups = CorrectedGroups.of(run)
     model = run.load_model(device=str(runtime.device))  # before long work: it may be damaged
-    opened = resolve_source(source, source_options)
-    if opened.features is not None:
-        _check_features(run, opened.features)
-        opened.features.verify(run.manifest.features["variant"])
-        return _write(run, model, opened.features, out)
-    assert opened.images is not None
-    loaded = run.backbone(backbone, device=str(runtime.device))
-    return _predict_images(run, model, opened.images, out, loaded, runtime)
+    with given_source(source, source_options) as given:
+        opened = resolve_source(given.source, given.options)
+        pictures = opened.images
+        if form == "folders" and pictures is None:
+            assert opened.features is not None
+            pictures = find_pictures(opened.features)
+        writing = _Writing(groups, out, form, pictures, link, force, runtime.progress)
+        if opened.features is not None:
+            _check_features(run, opened.features)
+            opened.features.verify(run.manifest.features["variant"])
+            return writing.write(model, opened.features)
+        assert opened.images is not None
+        loaded = run.backbone(backbone, device=str(runtime.device))
+        with embedded_beside(
+            out,
+            opened.images,
+            loaded,
+            run.manifest.features["variant"],
+            runtime,
+            # As for the run: the size of a batch changes the last bits of a vector, and with them a close
+            # group.
+            batch_size=(run.manifest.backbone or {})["batch_size"],
+        ) as features:
+            _check_features(run, features)
+            return writing.write(model, features)
 
 
-def _predict_images(
-    run: Run,
-    model: Any,
-    images: ImageSource,
-    out: Path,
-    backbone: Backbone,
-    runtime: Runtime,
-) -> pa.Table:
-    """Embed as the run's images were, and predict."""
-    with embedded_beside(
-        out,
-        images,
-        backbone,
-        run.manifest.features["variant"],
-        runtime,
-        # As for the run: the size of a batch changes the last bits of a vector, and with them a close group.
-        batch_size=(run.manifest.backbone or {})["batch_size"],
-    ) as features:
-        _check_features(run, features)
-        return _write(run, model, features, out)
+def find_predictions_place(out: str | Path | None, to: str | None) -> tuple[str, Path]:
+    """Return what to write and where: the form by ``to`` or the suffix of ``out``.
+
+    Raises
+    ------
+    InputError
+        There is no such form, or the suffix is one of another.
+    """
+    if to is not None:
+        check_choice(PREDICTED_FORMS, to=to)
+    suffix = "" if out is None else Path(out).suffix.lower()
+    form = to or ("csv" if suffix == ".csv" else "parquet")
+    if out is None:
+        return form, Path("predictions" if form == "folders" else f"predictions.{form}")
+    wrong = {"csv": suffix != ".csv", "parquet": suffix in _OTHER_FORMATS, "folders": False}[form]
+    if wrong:
+        raise InputError(f"{out} would be {form} by another name; let it end in .{form} (out=, --out)")
+    return form, Path(out)
 
 
-def _write(run: Run, model: Any, features: Features, out: Path) -> pa.Table:
-    matrix = features.matrix(run.manifest.features["variant"])
-    top = predict_top(model, matrix, n_top=1)
-    nouns = [run.names[cluster].noun for cluster in range(run.n_clusters)] if run.names else None
-    with hold_output(out):
-        check_predictions_place(run, out)  # again: it may have been written to meanwhile
-        # The list of skipped images first: whoever finds the predictions finds also what is missing in them.
-        tell_skipped(out, features)
-        return write_predictions(out, features.rows, features.keys.take(pa.array(features.rows)), top, nouns)
+def find_pictures(features: Features) -> ImageSource:
+    """Return the images that features were made from.
+
+    Raises
+    ------
+    InputError
+        They aren't known, or no longer there.
+    """
+    if features.source_uri is None:
+        raise InputError(
+            f"folders need the images, and {features.path} doesn't say where they are; give the images "
+            "themselves, or write a table (to='csv', --to csv)"
+        )
+    images = open_source(features.source_uri)
+    return join_pictures(images, features.keys, str(features.path))
+
+
+@dataclass(frozen=True)
+class _Writing:
+    """What is made of predictions."""
+
+    groups: CorrectedGroups
+    out: Path
+    form: str
+    images: ImageSource | None
+    link: str
+    force: bool
+    progress: Progress
+
+    def write(self, model: Any, features: Features) -> pa.Table:
+        """Predict, and write the predictions."""
+        matrix = features.matrix(self.groups.run.manifest.features["variant"])
+        top = predict_top(model, matrix, n_top=1)
+        clusters = self.groups.assign(top.clusters[:, 0], matrix)
+        top = TopClusters(clusters[:, None], top.probabilities)
+        names = self.groups.names
+        listed = [names.get(group) or None for group in range(max(names, default=-1) + 1)]
+        keys = features.keys.take(pa.array(features.rows))
+        table = make_predictions(features.rows, keys, top, listed)
+        with hold_output(self.out):
+            if self.form != "folders":  # an export looks again by itself
+                check_predictions_place(self.groups.run, self.out, self.form)
+            # The list of skipped images first: whoever finds the predictions finds what is missing in them.
+            tell_skipped(self.out, features, self.form)
+            if self.form == "folders":
+                self._fill_folders(table, names)
+            elif self.form == "csv":
+                write_csv_file(table, self.out)
+            else:
+                write_table(self.out, table)
+        logger.info("the predictions are in %s", self.out.absolute())
+        return table
+
+    def _fill_folders(self, table: pa.Table, names: Mapping[int, str]) -> None:
+        assert self.images is not None
+        missing = export_predicted(
+            self.groups.run,
+            table,
+            names,
+            self.images,
+            self.out,
+            version=self.groups.state.version,
+            link=self.link,
+            force=self.force,
+            progress=self.progress,
+        )
+        if missing:
+            logger.warning(
+                "%s could not be found again and %s in no folder: see missing.csv",
+                count_of(len(missing), "image"),
+                "is" if len(missing) == 1 else "are",
+            )
 
 
 def _check_features(run: Run, features: Features) -> None:
@@ -151,7 +268,7 @@ def _check_features(run: Run, features: Features) -> None:
         )
 
 
-def check_predictions_place(run: Run, out: Path) -> None:
+def check_predictions_place(run: Run, out: Path, form: str = "parquet") -> None:
     """Refuse to write predictions over anything but earlier predictions, or into the run itself.
 
     Raises
@@ -166,7 +283,35 @@ def check_predictions_place(run: Run, out: Path) -> None:
         raise InputError(
             f"{out} is inside the run {run.path}; write predictions to another folder (out=, --out)"
         )
-    check_table_place(out, is_predictions, "predict")
+    if form == "csv":
+        _check_csv_place(out)
+    else:
+        check_table_place(out, is_predictions, "predict")
+
+
+def _check_csv_place(out: Path) -> None:
+    if out.is_dir():
+        raise InputError(
+            f"{out} is a folder; give the CSV file to write, or write folders (to=, --to folders)"
+        )
+    check_place(out)
+    _refuse_others(out, lambda file: is_csv_of(file, NAMED_PREDICTIONS_SCHEMA.names), "predict")
+    _check_skipped_place(out, "csv")
+
+
+def _check_skipped_place(out: Path, form: str) -> None:
+    def is_ours(file: Path) -> bool:
+        return is_csv_of(file, SKIPPED_SCHEMA.names) if form == "csv" else is_skipped(file)
+
+    _refuse_others(skipped_path(out, form), is_ours, "predict")
+
+
+def _refuse_others(file: Path, is_ours: Callable[[Path], bool], command: str) -> None:
+    if (file.exists() or file.is_symlink()) and not is_ours(file):
+        raise InputError(
+            f"{file} exists and wasn't written by `kinfold {command}`; it was left as it is. "
+            "Choose another name (out=, --out)"
+        )
 
 
 def check_table_place(out: Path, is_ours: Callable[[Path], bool], command: str) -> None:
@@ -184,17 +329,13 @@ def check_table_place(out: Path, is_ours: Callable[[Path], bool], command: str) 
             f"{out} would be a Parquet file by another name; let it end in .parquet (out=, --out)"
         )
     check_place(out)
-    for file, is_known in ((out, is_ours), (skipped_path(out), is_skipped)):
-        if (file.exists() or file.is_symlink()) and not is_known(file):
-            raise InputError(
-                f"{file} exists and wasn't written by `kinfold {command}`; it was left as it is. "
-                "Choose another name (out=, --out)"
-            )
+    _refuse_others(out, is_ours, command)
+    _refuse_others(skipped_path(out), is_skipped, command)
 
 
-def skipped_path(out: Path) -> Path:
+def skipped_path(out: Path, form: str = "parquet") -> Path:
     """Return the file that lists the images which could not be used for the predictions ``out``."""
-    return out.with_name(f"{out.stem}.skipped.parquet")
+    return out.with_name(f"{out.stem}.skipped.{'csv' if form == 'csv' else 'parquet'}")
 
 
 @contextmanager
@@ -247,11 +388,14 @@ def embedded_beside(
         home.rmdir()
 
 
-def tell_skipped(out: Path, features: Features) -> None:
+def tell_skipped(out: Path, features: Features, form: str = "parquet") -> None:
     """Write the list of images that could not be used beside ``out``, or remove that of an earlier result."""
-    skipped, n_skipped = skipped_path(out), features.skipped.num_rows
+    skipped, n_skipped = skipped_path(out, form), features.skipped.num_rows
     if n_skipped:
-        write_skipped(skipped, features.skipped)
+        if form == "csv":
+            write_csv_file(features.skipped.select(SKIPPED_SCHEMA.names), skipped)
+        else:
+            write_skipped(skipped, features.skipped)
         were = "was" if n_skipped == 1 else "were"
         logger.warning(
             "%d of %s %s skipped; see %s", n_skipped, count_of(features.n_rows, "image"), were, skipped

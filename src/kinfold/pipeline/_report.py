@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kinfold.errors import InputError
+from kinfold.corrections import first_state
+from kinfold.errors import InputError, KinfoldError, count_of
 from kinfold.images import ImageSource
+from kinfold.pipeline._corrected import CorrectedGroups
 from kinfold.pipeline._stages import Stages
 from kinfold.progress import SILENT, Progress
 from kinfold.run import Run, lock_directory, read_manifest, write_manifest
@@ -17,12 +20,13 @@ if TYPE_CHECKING:
     from kinfold.exports import Exported
 
 REPORT_NAME = "report.html"
+_MOST_SHOWN = 30  # groups in a notebook, about a screen
 
 logger = logging.getLogger(__name__)
 
 
 def report(run: Run | str | Path, *, source: str | Path | None = None, progress: Progress = SILENT) -> Path:
-    """Write ``report.html`` of a finished run, with its metrics if it was evaluated.
+    """Write ``report.html`` of a finished run: its groups as corrected, and its metrics if it was evaluated.
 
     Parameters
     ----------
@@ -89,6 +93,7 @@ def run_report_stage(stages: Stages, progress: Progress, source: str | Path | No
     inputs = {
         "assignments": recorded["assign"]["outputs"],
         **({"names": recorded["name"]["outputs"]} if "name" in recorded else {}),
+        **CorrectedGroups.of(Run.open(stages.path)).describe(),
         **{name: getattr(manifest, name) for name in sections},
     }
 
@@ -103,7 +108,37 @@ def _render(run: Run, images: ImageSource | None, progress: Progress) -> Path:
     """Write the page."""
     from kinfold.gallery import write_report
 
-    return write_report(run, images, run.report_path, progress=progress)
+    shown = CorrectedGroups.of(run).shown()
+    return write_report(run, images, run.report_path, shown=shown, progress=progress)
+
+
+def view_run(run: Run) -> str:
+    """Return a run as HTML for a notebook: its groups as corrected, the largest first.
+
+    A view never fails: where the corrections can't be read, it shows the method's groups and says so.
+    """
+    try:
+        groups, note = CorrectedGroups.of(run), ""
+    except KinfoldError as error:
+        groups = CorrectedGroups(run, first_state(run), 0)
+        note = f"<p>without its corrections: {escape(str(error))}</p>"
+    counted = sorted(groups.count(), key=lambda group: (-group["size"], group["cluster"]))
+    n_images = max(len(groups.labels), 1)
+    lines = "".join(
+        f"<tr><td>{group['cluster']}</td><td style='text-align:left'>{escape(group['name'] or '')}</td>"
+        f"<td>{group['size']:,}</td><td>{100 * group['size'] / n_images:.1f} %</td></tr>"
+        for group in counted[:_MOST_SHOWN]
+    )
+    rest = len(counted) - _MOST_SHOWN
+    more = f"<p>and {rest:,} more groups</p>" if rest > 0 else ""
+    method = escape(str(run.manifest.parameters.get("method", "?")))
+    corrected = f", {count_of(groups.n_corrections, 'correction')}" if groups.n_corrections else ""
+    return (
+        f"<div><p><b>{len(groups.labels):,} images in {count_of(len(counted), 'group')}</b> by {method}"
+        f"{corrected}, {run.skipped.num_rows:,} skipped, <code>{escape(str(run.path))}</code></p>"
+        "<table><thead><tr><th>group</th><th>name</th><th>images</th><th>share</th></tr></thead>"
+        f"<tbody>{lines}</tbody></table>{more}{note}</div>"
+    )
 
 
 def export(

@@ -14,7 +14,8 @@ from kinfold.errors import InputError
 from kinfold.features import ArrayFeatures, Features, FeatureStore, is_features, open_features
 from kinfold.images import ImageSource, PathTableSource, open_source
 
-SourceLike: TypeAlias = str | Path | ImageSource | Features
+# Any: lists, frames, arrays and more, which kinfold.pipeline._given knows one by one
+SourceLike: TypeAlias = str | Path | ImageSource | Features | Any
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def resolve_source(source: SourceLike, options: Mapping[str, Any] | None = None)
             "An array of features can be saved as .npy and given by its path, or fitted directly by "
             "kinfold.SphericalKMeans or kinfold.TEMI"
         )
+    source = Path(source) if isinstance(source, os.PathLike) else source
     if not str(source).strip():
         raise InputError("source is empty; give the path of images or features")
     # A table may hold images beside the vectors: naming a column of vectors says that these are meant.

@@ -17,6 +17,7 @@ from kinfold.errors import InputError
 from kinfold.locks import LOCK_NAME
 from kinfold.pipeline._source import Source
 from kinfold.run import (
+    GIVEN_PREFIX,
     MANIFEST_NAME,
     NAMES_NAME,
     Manifest,
@@ -62,6 +63,11 @@ class Stages:
             return False
         files = ((self.path / file, sha256) for file, sha256 in record["outputs"].items())
         return all(file.is_file() and hash_file(file) == sha256 for file, sha256 in files)
+
+    def was_made_of(self, name: str, inputs: Mapping[str, Any]) -> bool:
+        """Tell whether a stage has run on these inputs, be its files whole or not: it would make the same."""
+        record = self.manifest.stages.get(name)
+        return record is not None and record.get("inputs") == _hash_inputs(name, inputs)
 
     def run(
         self, name: str, inputs: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], object]
@@ -233,8 +239,10 @@ def _check_free(out: Path) -> None:
 
 def _is_beginning(name: str) -> bool:
     """Tell whether a file of this name may be in a run before its first stage."""
-    return name in (MANIFEST_NAME, LOCK_NAME) or (
-        name.startswith(PARTIAL_PREFIX) and name.endswith((MANIFEST_NAME, "-lock"))
+    return (
+        name in (MANIFEST_NAME, LOCK_NAME)
+        or name.startswith(GIVEN_PREFIX)
+        or (name.startswith(PARTIAL_PREFIX) and name.endswith((MANIFEST_NAME, "-lock")))
     )
 
 

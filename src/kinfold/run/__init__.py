@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kinfold.locks import lock_directory
+from kinfold.run._pictures import join_pictures
 from kinfold.run.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -15,35 +16,44 @@ from kinfold.run.manifest import (
     stage_files,
     write_manifest,
 )
-from kinfold.run.run import Run
+from kinfold.run.run import GIVEN_PREFIX, Run
 from kinfold.run.tables import (
     ASSIGNMENTS_NAME,
+    NAMED_PREDICTIONS_SCHEMA,
     NAMES_NAME,
     SKIPPED_NAME,
+    SKIPPED_SCHEMA,
     is_predictions,
     is_skipped,
+    make_predictions,
     read_table,
     write_assignments,
     write_named_assignments,
     write_names,
     write_predictions,
     write_skipped,
+    write_table,
 )
 
 __all__ = [
     "ASSIGNMENTS_NAME",
     "FORMAT",
     "FORMAT_VERSION",
+    "GIVEN_PREFIX",
     "MANIFEST_NAME",
+    "NAMED_PREDICTIONS_SCHEMA",
     "NAMES_NAME",
     "SKIPPED_NAME",
+    "SKIPPED_SCHEMA",
     "Manifest",
     "Run",
     "finish_replacing",
     "is_predictions",
     "is_run",
     "is_skipped",
+    "join_pictures",
     "lock_directory",
+    "make_predictions",
     "read_manifest",
     "read_table",
     "replace_files",
@@ -54,4 +64,5 @@ __all__ = [
     "write_names",
     "write_predictions",
     "write_skipped",
+    "write_table",
 ]

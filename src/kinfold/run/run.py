@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from kinfold.images import ImageSource
     from kinfold.language import ClusterName
 
+GIVEN_PREFIX = "given-"  # names of files in a run that hold what was given in memory
 _MEND = "repeat the `kinfold cluster` command with the same --out to write it anew"
 _RENAME = "name the groups anew: `kinfold name`"
 _MODEL_FILES = ("model.json", "model.safetensors")
@@ -191,6 +192,9 @@ class Run:
     def images(self, source: str | Path | None = None) -> ImageSource | None:
         """Open the images that the run was made from; None where it was made from features of unknown origin.
 
+        They are joined with the run's rows by key, so that it doesn't matter in which order they are, nor
+        that some are gone or new: a warning counts these.
+
         Parameters
         ----------
         source : path, optional
@@ -202,11 +206,18 @@ class Run:
             They aren't there, or the images found there are other ones.
         """
         from kinfold.images import open_source
+        from kinfold.run._pictures import join_pictures
 
         recorded = self.manifest.source
         where = source if source is not None else recorded.get("images")
         if where is None:
             return None
+        if (
+            source is None
+            and (own := self.path / Path(where).name).name.startswith(GIVEN_PREFIX)
+            and own.exists()
+        ):
+            where = own  # what was given in memory lies in the run, wherever that is now
         # Of features these are options of theirs; images beside them in a table have some of their own.
         name = "image_options" if recorded.get("kind") == "features" else "options"
         options = recorded.get(name, {})
@@ -216,12 +227,8 @@ class Run:
             raise InputError(
                 f"the images of this run can't be opened at {where} ({error}); {_IF_MOVED}"
             ) from error
-        if not self._fits(images):
-            raise InputError(
-                f"the images at {where} aren't those that {self.path} was made from: "
-                f"the run knows {recorded['n_rows']} of them, under other names"
-            )
-        return images
+        apart = recorded.get("kind") == "features"
+        return join_pictures(images, self._keys(), str(self.path), moved=not apart)
 
     def backbone(self, backbone: str | Path | Backbone | None = None, *, device: str = "auto") -> Backbone:
         """Load the backbone that the run's images were embedded with.
@@ -270,14 +277,16 @@ class Run:
                     f"moved, say where it is (backbone=, --backbone {option})"
                 )
 
-    def _fits(self, images: ImageSource) -> bool:
-        """Tell whether ``images`` has the run's rows under the run's keys."""
-        if len(images) != self.manifest.source["n_rows"]:
-            return False
-        rows = self.assignments["row"].to_numpy()
-        keys = self.assignments["key"]
-        some = np.unique(np.linspace(0, len(rows) - 1, min(1000, len(rows))).astype(np.int64))
-        return all(images.keys[int(rows[i])] == keys[int(i)].as_py() for i in some)
+    def _keys(self) -> pa.Array:
+        """Return the key of every row of the source."""
+        both = pa.concat_tables([table.select(["row", "key"]) for table in (self.assignments, self.skipped)])
+        return both.sort_by("row")["key"]
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the groups as corrected, the largest first."""
+        import kinfold  # the front door: corrections, and what shows them, stand below this room
+
+        return str(kinfold.view_run(self))
 
     def __repr__(self) -> str:
         method = self.manifest.parameters.get("method", "?")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -96,18 +97,24 @@ def write_predictions(
     top: TopClusters,
     nouns: Sequence[str | None] | None = None,
 ) -> pa.Table:
-    """Write groups of new images and return the table.
+    """Write groups of new images as Parquet and return the table, see :func:`make_predictions`."""
+    table = make_predictions(rows, keys, top, nouns)
+    write_table(path, table)
+    return table
 
-    The columns are row, key, cluster, confidence, and name where the groups have names: ``nouns``, one or
-    None per group.
+
+def make_predictions(
+    rows: NDArray[np.int64], keys: pa.Array, top: TopClusters, nouns: Sequence[str | None] | None = None
+) -> pa.Table:
+    """Return the table of the groups of new images.
+
+    The columns are row, key, cluster, confidence, and name where ``nouns`` are given: one or None per group.
     """
     columns, schema = _first_columns(rows, keys, top), PREDICTIONS_SCHEMA
     if nouns is not None:
         columns.append(_names_of(top.clusters[:, 0], nouns))
         schema = NAMED_PREDICTIONS_SCHEMA
-    table = pa.Table.from_arrays(columns, schema=schema)
-    write_table(path, table)
-    return table
+    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def write_skipped(path: Path, skipped: pa.Table) -> None:
@@ -154,11 +161,16 @@ def read_names(path: Path, n_clusters: int, parameters: Mapping[str, Any], mend:
     """
     from kinfold.language import ClusterName, ClusterNames, Name
 
-    names: list[list[Name]] = [[] for _ in range(n_clusters)]
-    reasons = [""] * n_clusters
-    for line in read_table(path, NAMES_SCHEMA, mend).to_pylist():
+    table = read_table(path, NAMES_SCHEMA, mend)
+    # Of a corrected run, groups that people made have names too; every group has a line at least.
+    n_groups = min(
+        max(n_clusters, (pc.max(table["cluster"]).as_py() or 0) + 1), max(n_clusters, table.num_rows)
+    )
+    names: list[list[Name]] = [[] for _ in range(n_groups)]
+    reasons = [""] * n_groups
+    for line in table.to_pylist():
         cluster, place, reason = line.pop("cluster"), line.pop("place"), line.pop("reason")
-        if cluster is None or not 0 <= cluster < n_clusters:
+        if cluster is None or not 0 <= cluster < n_groups:
             raise FormatError(f"{path} is damaged: it names a group {cluster!r} of {n_clusters}; {mend}")
         if place is None:
             reasons[cluster] = reason or ""

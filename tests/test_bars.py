@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import importlib.util
 import io
+import sys
+import types
 
 import pytest
 from rich.console import Console
 
-from kinfold.cli._terminal import BarProgress, LineProgress, show_figures, show_seconds, show_speed
+from kinfold.bars import (
+    BarProgress,
+    LineProgress,
+    choose_progress,
+    show_figures,
+    show_progress,
+    show_seconds,
+    show_speed,
+)
+from kinfold.progress import SILENT
 
 
 class Clock:
@@ -101,3 +113,22 @@ def test_speeds_of_the_work_itself_are_not_repeated():
     assert (
         show_figures({"loss": 1.23456, "rate": "2 epochs/s", "images/s": 12.0, "n": 3}) == "loss 1.235, n 3"
     )
+
+
+def test_a_call_from_python_is_silent_unless_it_is_asked(monkeypatch):
+    given = LineProgress(make_console())
+    assert choose_progress(SILENT, False) is SILENT
+    assert choose_progress(given, True) is given
+    assert isinstance(choose_progress(SILENT, True), LineProgress)  # nobody looks at bars in a log
+
+
+def test_a_terminal_and_a_notebook_show_bars(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert isinstance(show_progress(), BarProgress)
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert isinstance(show_progress(), LineProgress)  # bars need ipywidgets there
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    assert isinstance(show_progress(), BarProgress)

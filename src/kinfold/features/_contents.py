@@ -1,0 +1,115 @@
+"""Hashes of image files, by which vectors are kept when files are touched, moved, added or removed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kinfold.features.store import FeatureStore, StoreManifest
+from kinfold.images import ImageSource, UnusableImage
+
+_THREADS = 4  # hashing lets other threads run, and reading waits for the disk
+_DIGEST_BYTES = 16  # 2^64 files until two different ones are likely to share a hash
+# Of whole sources, which one command asks for several times; like a source's fingerprint, taken once.
+_KNOWN: WeakKeyDictionary[ImageSource, list[bytes | None]] = WeakKeyDictionary()
+_PIECE = 256  # files that are handed to the threads together
+
+
+class FileHasher:
+    """Hashes the files of a source beside other work; a source of another kind has no hashes.
+
+    Parameters
+    ----------
+    source : ImageSource
+        Where the images are.
+    """
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+        # What lies in an archive or a table changes with it, and can't be read by several threads.
+        self._has_files = any(source.path(row) is not None for row in range(min(len(source), 100)))
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="kinfold-hash")
+
+    def __enter__(self) -> FileHasher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def begin(self, rows: Sequence[int]) -> Callable[[], list[bytes | None]]:
+        """Start with some rows; what is returned waits for their hashes, None for what can't be read."""
+        if not self._has_files:
+            return lambda: [None] * len(rows)
+        pieces = [rows[start : start + _PIECE] for start in range(0, len(rows), _PIECE)]
+        waiting = [self._threads.submit(self._hash_rows, piece) for piece in pieces]
+        return lambda: [content for future in waiting for content in future.result()]
+
+    def _hash_rows(self, rows: Iterable[int]) -> list[bytes | None]:
+        return [self._hash(row) for row in rows]
+
+    def _hash(self, row: int) -> bytes | None:
+        source = self._source
+        if source.path(row) is None:
+            return None
+        try:
+            data = source.reader().read(source.locate(row))
+        except (UnusableImage, MemoryError):
+            return None
+        return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
+
+
+def hash_files(source: ImageSource) -> list[bytes | None]:
+    """Return a hash of the content of every row's file; None where there is no file, or none to be read."""
+    if source not in _KNOWN:
+        with FileHasher(source) as hasher:
+            _KNOWN[source] = hasher.begin(range(len(source)))()
+    return _KNOWN[source]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a store of the same images, before some of their files changed, tells of them now.
+
+    Attributes
+    ----------
+    store : FeatureStore
+        The store.
+    contents : list of bytes or None
+        Hash of every row's file in the source as it is now.
+    lines : NDArray of int64
+        For every row of the source its line in the store's matrices; −1 where it must be embedded.
+    unchanged : bool
+        Whether all rows, keys and contents are those of the store.
+    """
+
+    store: FeatureStore
+    contents: list[bytes | None]
+    lines: NDArray[np.int64]
+    unchanged: bool
+
+
+def find_known(store: FeatureStore, wanted: StoreManifest, source: ImageSource) -> Known | None:
+    """Return what a store knows of a source; None if that is nothing, or it was made in another way."""
+    there = store.manifest
+    same_making = there.backbone_fingerprint == wanted.backbone_fingerprint and (
+        set(there.variants) == set(wanted.variants)
+    )
+    if not same_making or (before := store.contents()) is None:
+        return None
+    contents, ready = hash_files(source), before.to_pylist()
+    line_of: dict[bytes, int] = {}
+    for line, row in enumerate(store.rows.tolist()):
+        if (content := ready[row]) is not None:
+            line_of.setdefault(content, line)
+    lines = np.array([line_of.get(content, -1) if content else -1 for content in contents], np.int64)
+    same = contents == ready and store.keys.to_pylist() == list(source.keys)
+    return Known(store, contents, lines, same) if same or (lines >= 0).any() else None
