@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from kinfold.backbones import DEFAULT_BACKBONE, get_card, list_cards
+from kinfold.backbones import AUTO_BACKBONES, DEFAULT_BACKBONE, get_card, list_cards
 from kinfold.errors import InputError
 
 PROMISED = {
@@ -39,7 +39,8 @@ PROMISED = {
 
 def test_every_promised_backbone_has_a_card_with_its_dimension():
     assert {name: get_card(name).dim for name in PROMISED} == PROMISED
-    assert get_card(DEFAULT_BACKBONE).name == "dinov2-small"
+    assert DEFAULT_BACKBONE == "auto"
+    assert [get_card(name).dim for name in AUTO_BACKBONES] == [384, 1280]
 
 
 def test_names_and_sources_are_unique_and_cards_are_json():

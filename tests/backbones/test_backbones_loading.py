@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kinfold.backbones import _hub, hub_reachable, load_backbone
+from kinfold.backbones import _efficientnet_lite, _hub, hub_reachable, load_backbone
 from kinfold.errors import FormatError, HubUnavailableError, InputError
 
 
@@ -65,7 +65,7 @@ def put_in_cache(cache: Path, source: str, folder: Path) -> None:
     shutil.copytree(folder, home / "snapshots" / commit)
 
 
-def test_without_hub_and_cache_the_error_names_the_two_ways_out(no_hub):
+def test_without_hub_and_cache_the_error_names_the_ways_out(no_hub):
     started = time.monotonic()
     with pytest.raises(HubUnavailableError) as caught:
         load_backbone("dinov2-small", device="cpu")
@@ -338,3 +338,39 @@ def test_loading_draws_nothing_random_from_the_global_generators(tiny):
     torch.manual_seed(3)
     load_backbone(folder, device="cpu")
     assert torch.equal(torch.rand(1), expected)
+
+
+needs_small = pytest.mark.skipif(
+    not _efficientnet_lite.is_installed(), reason="the small network isn't there"
+)
+
+
+@needs_small
+def test_auto_is_the_small_network_where_the_hub_is_out_of_reach_and_says_so_once(no_hub, caplog):
+    backbone = load_backbone("auto", device="cpu")
+    assert (backbone.spec, backbone.variants) == ("efficientnet-lite0", {"cls": 1280})
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1
+    assert "embedded by efficientnet-lite0" in told[0]
+    assert "hf download facebook/dinov2-small --local-dir dinov2-small" in told[0]
+
+
+def test_auto_is_the_better_network_where_it_is_cached(no_hub, tiny, caplog):
+    put_in_cache(no_hub, "facebook/dinov2-small", tiny.save(tiny.make("dinov2"), "model"))
+    assert load_backbone("auto", device="cpu").spec == "dinov2-small"
+    assert not caplog.records
+
+
+@needs_small
+def test_the_first_way_out_is_the_small_network_that_is_installed(no_hub):
+    with pytest.raises(HubUnavailableError) as caught:
+        load_backbone("dinov2-small", device="cpu")
+    message = str(caught.value)
+    assert message.index("--backbone efficientnet-lite0") < message.index("local directory that")
+
+
+def test_without_the_small_network_the_message_says_how_to_get_it(no_hub, monkeypatch):
+    monkeypatch.setattr(_efficientnet_lite, "is_installed", lambda: False)
+    for name in ("auto", "dinov2-small"):
+        with pytest.raises(HubUnavailableError, match=r"pip install 'kinfold\[small\]'"):
+            load_backbone(name, device="cpu")

