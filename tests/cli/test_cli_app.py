@@ -12,7 +12,7 @@ import pytest
 
 from kinfold import pipeline
 from kinfold.backbones import DEFAULT_BACKBONE
-from kinfold.cli import _app, clustering, main, results
+from kinfold.cli import _app, main, predict
 from kinfold.cli._app import read_parameters
 from kinfold.compute import DEVICES, PRECISIONS
 from kinfold.errors import InputError
@@ -188,8 +188,7 @@ def test_what_is_said_twice_is_the_same():
     assert _app.DEVICES == DEVICES
     assert _app.PRECISIONS == PRECISIONS
     assert _app.MOST_SEED == MOST_SEED
-    assert clustering.FORMS == pipeline.PREDICTED_FORMS
-    assert clustering.LINKS == results.LINKS
+    assert predict.FORMS == pipeline.PREDICTED_FORMS
 
 
 @pytest.mark.parametrize(("rank", "says"), [("0", True), ("1", False)])

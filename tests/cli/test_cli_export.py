@@ -10,7 +10,8 @@ import re
 import pytest
 
 import kinfold as package
-from kinfold.cli import results as command
+from kinfold.cli import _app
+from kinfold.cli import export as command
 from kinfold.exports import FORMATS
 from kinfold.exports._job import LINKS
 
@@ -66,7 +67,7 @@ def test_wrong_calls_end_with_a_message(run, kinfold, tmp_path, monkeypatch, wor
 
 def test_the_command_knows_the_formats_of_the_library():
     assert tuple(FORMATS) == command.FORMATS
-    assert command.LINKS == LINKS
+    assert _app.LINKS == LINKS
 
 
 def test_the_function_of_the_front_door_stays_a_function():

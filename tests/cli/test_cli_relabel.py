@@ -7,7 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from kinfold.cli import language as command
+from kinfold.cli import _app
+from kinfold.cli import relabel as command
 from kinfold.language.relabel import RELABEL_RULES
 from kinfold.pipeline import _classes, _relabel
 from support import text_models
@@ -73,5 +74,5 @@ def test_mistakes_are_told_in_one_message(ready, kinfold, tmp_path, more, messag
 def test_what_the_command_says_of_the_library_is_so():
     assert command.RULES == RELABEL_RULES
     assert set(command.LEMMAS) == set(_classes.LEMMA_RULES)
-    assert command.DEFAULT_JOINT_BACKBONE == _relabel.DEFAULT_JOINT_BACKBONE
+    assert _app.DEFAULT_JOINT_BACKBONE == _relabel.DEFAULT_JOINT_BACKBONE
     assert command.DEFAULT_CHECK_ROWS == _relabel.DEFAULT_CHECK_ROWS

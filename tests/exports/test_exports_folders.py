@@ -253,14 +253,14 @@ def check_coco(coco: dict, run, folder) -> None:
 @pytest.mark.parametrize("which", ["run", "archived"])
 def test_coco_is_complete(which, request, tmp_path):
     run = request.getfixturevalue(which)
-    found = kinfold.export(run, "coco", tmp_path / "coco", images=run.images())
+    found = export(run, "coco", tmp_path / "coco", images=run.images())
     assert {path.name for path in found.path.iterdir()} == {"annotations.json", "images", "manifest.json"}
     check_coco(json.loads((found.path / "annotations.json").read_text()), run, found.path)
 
 
 def test_pycocotools_opens_it(run, tmp_path):
     module = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
-    found = kinfold.export(run, "coco", tmp_path / "coco", images=run.images())
+    found = export(run, "coco", tmp_path / "coco", images=run.images())
     coco = module.COCO(str(found.path / "annotations.json"))
     check_coco(coco.dataset, run, found.path)
     wanted = expected(run)

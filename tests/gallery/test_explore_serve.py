@@ -23,11 +23,11 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from kinfold.cli import main
-from kinfold.cli.results import read_size
+from kinfold.cli.explore import read_size
 from kinfold.errors import InputError
 from kinfold.gallery.explore import Address, create_trouble_app
 from kinfold.gallery.explore import _serve as serving
-from kinfold.gallery.explore._browser import find_environment, is_in_text, open_in_browser
+from kinfold.gallery.explore._serve import find_environment, is_in_text, open_in_browser
 from support.galleries import make_gallery_run, served
 
 

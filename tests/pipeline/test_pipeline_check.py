@@ -50,8 +50,8 @@ def contents(home):
 @pytest.mark.parametrize(
     ("name", "kind", "n_files"),
     [
-        ("run", "run", 11),
-        ("run/features", "feature store", 3),
+        ("run", "run", 12),
+        ("run/features", "feature store", 4),
         ("graph", "neighbor graph", 1),
         ("out", "export", 1),
     ],

@@ -426,7 +426,7 @@ class TestRefusals:
         assert list((tmp_path / "empty").iterdir()) == []
 
     def test_a_missing_source_is_named(self, tmp_path):
-        with pytest.raises(InputError, match=r"nowhere doesn't exist; check the path; give a folder"):
+        with pytest.raises(InputError, match=r"nowhere doesn't exist: there is no 'nowhere' in"):
             cluster(tmp_path / "nowhere", 3, out=tmp_path / "out", **KMEANS)
         assert not (tmp_path / "out").exists()
 

@@ -182,7 +182,7 @@ def test_missing_binary_and_folderless_labels_are_refused(plain, tmp_path):
     with pytest.raises(InputError, match="there are no labels at"):
         evaluate(plain, tmp_path / "nowhere.csv")
     (tmp_path / "image.csv").write_bytes(b"\x89PNG\xff\xfe\x00")
-    with pytest.raises(InputError, match="no CSV or TSV in UTF-8"):
+    with pytest.raises(InputError, match=r"image\.csv is no table of text"):
         evaluate(plain, tmp_path / "image.csv")
     (tmp_path / "labels.parquet").write_bytes(b"PAR1")
     with pytest.raises(InputError, match="no Parquet file"):

@@ -248,7 +248,7 @@ def test_verbose_shows_progress(capsys, tmp_path):
     kinfold.cluster(vectors(), 3, out=tmp_path / "a", method="kmeans", report=False)
     assert capsys.readouterr().err == ""
     kinfold.cluster(vectors(), 3, out=tmp_path / "b", method="kmeans", report=False, verbose=True)
-    assert "K-means: done 10 starts" in capsys.readouterr().err
+    assert "Grouping by k-means: 10 tries" in capsys.readouterr().err
 
 
 def test_nothing_in_the_manifest_is_of_memory(tmp_path):

@@ -208,7 +208,7 @@ def test_images_that_cannot_be_read_any_more_do_not_count(photos, tmp_path, clip
 def test_a_siglip_model_names_too(photos, tmp_path):
     model = tmp_path / "siglip"
     text_models.make_siglip(model)
-    content = {**PREPROCESSING, "image_std": [0.5] * 3, "image_processor_type": "SiglipImageProcessor"}
+    content = {"size": {"height": 32, "width": 32}, "image_processor_type": "SiglipImageProcessor"}
     (model / "preprocessor_config.json").write_text(json.dumps(content))
     run = cluster(photos, 3, method="kmeans", backbone=model, out=tmp_path / "run", n_workers=1)
     found = name_it(run, min_separation=0)

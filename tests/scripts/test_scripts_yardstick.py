@@ -71,7 +71,7 @@ def test_public_names_and_commands_are_found():
     missing: dict[str, str] = {}
     names = yardstick.public_names(missing) | yardstick.cli_names(missing)
     assert "command line" not in missing
-    assert names["kinfold.cluster"]["parameters"]["n_clusters"] == "positional or keyword 2"
+    assert names["kinfold.cluster"]["parameters"]["n_clusters"] == "positional or keyword 2 = None"
     assert "X" in names["kinfold.TEMI.fit"]["parameters"]
     assert "--n-clusters" in names["$ kinfold cluster"]["parameters"]
 

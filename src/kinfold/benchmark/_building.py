@@ -20,6 +20,7 @@ from kinfold.benchmark._trees import PUBLISHED, RULES, WORDNET, OpenedTree, clas
 from kinfold.errors import FormatError, InputError, nearest_name
 from kinfold.hierarchy import ClassTree, load_wordnet
 from kinfold.labels import ClassCounts, LabelTable
+from kinfold.paths import arrow_path
 from kinfold.reading import reading
 from kinfold.storage import (
     atomic_directory,
@@ -97,7 +98,11 @@ class Benchmark:
                 if table is not None:
                     file = partial / name
                     pq.write_table(
-                        table, file, compression="zstd", row_group_size=_ROW_GROUP_SIZE, store_schema=False
+                        table,
+                        arrow_path(file, "wb"),
+                        compression="zstd",
+                        row_group_size=_ROW_GROUP_SIZE,
+                        store_schema=False,
                     )
                     files[name] = hash_file(file)
             write_json(partial / FACTS_NAME, {**self.facts, "sha256": files})
@@ -125,7 +130,7 @@ class Benchmark:
                     raise FormatError(
                         f"{path / name} is not the file that was written; make the benchmark again"
                     )
-                tables[name] = pq.read_table(path / name)
+                tables[name] = pq.read_table(arrow_path(path / name))
         return cls(facts, tables[CLASSES_NAME], tables.get(LABELS_NAME))
 
 

@@ -23,6 +23,7 @@ from kinfold.features import Features, is_features, open_features
 from kinfold.labels import LabelTable
 from kinfold.methods import predict_top
 from kinfold.methods.protocol import Clusterer
+from kinfold.paths import arrow_path
 from kinfold.reading import open_arrays, reading
 from kinfold.rows import SelectedRows
 from kinfold.storage import hash_array, hash_json
@@ -274,9 +275,9 @@ def _read_column(features: Features, path: Path, name: str) -> Any:
                 return _texts(arrays[name][features.rows])
     elif path.suffix in (".parquet", ".pq"):
         with reading(path):
-            known = list(pq.read_schema(path).names)
+            known = list(pq.read_schema(arrow_path(path)).names)
             if name in known:
-                column = pq.read_table(path, columns=[name])[name].combine_chunks()
+                column = pq.read_table(arrow_path(path), columns=[name])[name].combine_chunks()
                 return column.take(pa.array(features.rows))
     else:
         known = []

@@ -1,8 +1,42 @@
-"""The command line: ``kinfold``. Commands by theme; what they do is in :mod:`kinfold.pipeline`."""
+"""The command line: ``kinfold``. One short file per command; what they do is in :mod:`kinfold.pipeline`."""
 
 from __future__ import annotations
 
-from kinfold.cli import benchmark, clustering, language, results
+from kinfold.cli import (
+    benchmark,
+    check,
+    cluster,
+    demo,
+    embed,
+    evaluate,
+    explore,
+    export,
+    info,
+    name,
+    nouns,
+    predict,
+    refine,
+    relabel,
+    zeroshot,
+)
 from kinfold.cli._app import app, main
 
-__all__ = ["app", "benchmark", "clustering", "language", "main", "results"]
+__all__ = [
+    "app",
+    "benchmark",
+    "check",
+    "cluster",
+    "demo",
+    "embed",
+    "evaluate",
+    "explore",
+    "export",
+    "info",
+    "main",
+    "name",
+    "nouns",
+    "predict",
+    "refine",
+    "relabel",
+    "zeroshot",
+]

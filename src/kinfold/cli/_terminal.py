@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kinfold.run import Run
 
 _LIBRARY_LOGGERS = ("huggingface_hub", "transformers", "timm", "open_clip", "PIL", "torch")
-_MOST_ROWS = 40  # about a screen; --json and the tables on disk have all groups
+MOST_ROWS = 40  # about a screen; --json and the tables on disk have all groups
 
 
 class Terminal:
@@ -149,10 +149,10 @@ def show_groups(groups: Sequence[Mapping[str, Any]]) -> Table:
             "" if group["mean_confidence"] is None else f"{group['mean_confidence']:.2f}",
             *([group.get("name") or ""] if named else []),
         )
-        for group in ranked[:_MOST_ROWS]
+        for group in ranked[:MOST_ROWS]
     ]
-    if len(ranked) > _MOST_ROWS:
-        rest = ranked[_MOST_ROWS:]
+    if len(ranked) > MOST_ROWS:
+        rest = ranked[MOST_ROWS:]
         rows.append(
             (
                 f"{len(rest):,} more",

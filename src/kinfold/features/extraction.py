@@ -217,9 +217,8 @@ class StoreWriter:
             return
         file = self.path / CONTENTS_NAME
         with atomic_file(file) as partial:
-            pq.write_table(
-                pa.concat_tables([pa.table([column], schema=CONTENTS_SCHEMA) for column in known]), partial
-            )
+            table = pa.concat_tables([pa.table([column], schema=CONTENTS_SCHEMA) for column in known])
+            pq.write_table(table, arrow_path(partial, "wb"))
         self.manifest.contents_sha256 = hash_file(file)
 
     def remove_leftovers(self) -> None:

@@ -363,7 +363,7 @@ class FeatureStore(Features):
         try:
             if sha256 is None or hash_file(file) != sha256:
                 return None
-            table = pq.read_table(file)
+            table = pq.read_table(arrow_path(file))
         except (pa.ArrowException, OSError):
             return None
         whole = table.schema.remove_metadata() == CONTENTS_SCHEMA and table.num_rows == self.n_rows
@@ -415,7 +415,7 @@ class FeatureStore(Features):
         if not index.is_file():
             raise FormatError(f"{index} is missing")
         try:
-            n_listed = pq.read_metadata(index).num_rows  # of the footer alone, at the file's end
+            n_listed = pq.read_metadata(arrow_path(index)).num_rows  # of the footer alone, at the file's end
         except (pa.ArrowException, OSError) as error:
             raise FormatError(f"{index} is damaged: {error}") from error
         if n_listed != self.n_rows:

@@ -18,6 +18,7 @@ from kinfold.features.store import INDEX_NAME, StoreManifest, is_feature_store
 from kinfold.language.cache import FEATURES_NAME as NOUNS_NAME
 from kinfold.language.cache import NounHeader
 from kinfold.neighbors import NeighborGraph
+from kinfold.paths import arrow_path
 from kinfold.pipeline._relabel import LABELS_NAME, REPORT_NAME, read_labels_table, read_report
 from kinfold.reading import check_regular
 from kinfold.run import ASSIGNMENTS_NAME, MANIFEST_NAME, Manifest, Run, is_run, read_manifest
@@ -135,7 +136,7 @@ def _check_run(path: Path) -> Iterator[CheckedFile]:
             yield unread if broken else _try(name, read, Run(path, manifest))
     for file in sorted(path.glob("*.parquet")):
         if file.name not in names and file.name != PROPOSALS_NAME:
-            yield _try(file.name, pq.read_table, file)
+            yield _try(file.name, pq.read_table, arrow_path(file))
 
 
 def _read_corrections(run: Run) -> None:

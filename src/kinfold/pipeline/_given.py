@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 from kinfold.errors import InputError
 from kinfold.features import Features
 from kinfold.images import ImageSource
+from kinfold.paths import arrow_path
 from kinfold.rows import check_matrix, to_array
 from kinfold.run import GIVEN_PREFIX, is_run, read_manifest
 from kinfold.storage import PARTIAL_PREFIX, hash_file
@@ -276,7 +277,7 @@ def _paths(items: list[Any], keys: Sequence[str] | None) -> Content:
 
     def write(path: Path) -> None:
         columns = {"path": pa.array(absolute, pa.string()), "key": pa.array(named, pa.string())}
-        pq.write_table(pa.table(columns), path, compression="zstd")
+        pq.write_table(pa.table(columns), arrow_path(path, "wb"), compression="zstd")
 
     return Content("images", ".parquet", write, {"path_column": "path", "key_column": "key"})
 
@@ -288,7 +289,9 @@ def _images(items: Iterable[Any], keys: Sequence[str] | None, n: int | None = No
 
     def write(path: Path) -> None:
         schema = pa.schema([("image", pa.binary()), ("key", pa.string())])
-        with pq.ParquetWriter(path, schema, compression="none") as writer:  # images are compressed already
+        with pq.ParquetWriter(
+            arrow_path(path, "wb"), schema, compression="none"
+        ) as writer:  # images are compressed already
             batch: list[bytes | None] = []
             start = 0
             for place, item in enumerate(items):

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from kinfold.corrections import Corrections, Rename
 from kinfold.errors import FormatError, InputError
 from kinfold.images import ImageSource, open_source
+from kinfold.paths import arrow_path
 from kinfold.run import (
     ASSIGNMENTS_NAME,
     Run,
@@ -88,7 +89,7 @@ def _read(path: Path) -> pa.Table:
             f"{path} isn't a file of predictions; give the Parquet file that `kinfold predict` wrote"
         )
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(arrow_path(path))
     except (pa.ArrowException, OSError) as error:
         raise FormatError(f"{path} is damaged ({error}); predict again") from error
     rows = table["row"].to_numpy()
@@ -117,7 +118,7 @@ def _skipped(path: Path) -> pa.Table:
     beside = path.with_name(f"{path.stem}.skipped.parquet")
     if beside.is_file():
         try:
-            return pq.read_table(beside).select(["row", "key", "reason"])
+            return pq.read_table(arrow_path(beside)).select(["row", "key", "reason"])
         except (pa.ArrowException, OSError, KeyError) as error:
             raise FormatError(f"{beside} is damaged ({error}); predict again") from error
     return pa.table(
