@@ -86,6 +86,10 @@ def read_clusters(
         Rows that stand for a cluster at most.
     seed : int
         Of the choice of rows.
+    device : torch.device
+        Where the centres end.
+    progress : Progress
+        Shows rows.
 
     Raises
     ------

@@ -209,7 +209,9 @@ def train(
     folds : Tensor (N,) int64, optional
         On the device: classifier s never learns from a sample of fold s.
     progress : Progress
-        Shows steps under ``title``.
+        Shows steps.
+    title : str, default "Training classifiers"
+        What progress calls the training.
     """
     folds_of = torch.arange(stack.n_settings, device=labels.device)
     with progress.task(title, n_iterations, "steps") as task:
