@@ -165,7 +165,9 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise InputError(f"there is no benchmark at {path}; {FACTS_NAME} is missing")
     facts = read_json(file)
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise FormatError(f"{file} is no benchmark of Kinfold")
+        raise FormatError(
+            f"{file} is no benchmark of Kinfold; name a folder that kinfold benchmark build wrote"
+        )
     check_format_version(file, facts.get("format_version"), FORMAT_VERSION)
     if not isinstance(facts.get("sha256"), dict) or CLASSES_NAME not in facts["sha256"]:
         raise FormatError(f"{file} is damaged: it names no files; make the benchmark again")

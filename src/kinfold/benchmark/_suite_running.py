@@ -60,7 +60,7 @@ def check_embeddings(suite: Suite) -> None:
         try:
             for path in (entry.path, entry.test):
                 if path is not None and not Path(path).exists():
-                    raise InputError(f"there is nothing at {path}")
+                    raise InputError(f"there is nothing at {path}; check the path")
             if entry.images is not None:
                 if not is_plain_name(entry.name):  # it names a folder below that of the suite
                     raise InputError("the name must be without '/', '\\' and ':', since images are given")

@@ -203,7 +203,10 @@ class NeighborGraph:
         path = Path(path)
         check_own(path)
         if not (path / "graph.json").is_file():
-            raise FormatError(f"{path} is not a neighbour graph: it has no graph.json")
+            raise FormatError(
+                f"{path} is not a neighbour graph: it has no graph.json; name a folder that "
+                "NeighborGraph.save wrote"
+            )
         facts = _check_header(path / "graph.json")
         arrays = {name: _open_array(path / f"{name}.npy", mmap) for name in _ARRAYS}
         lengths = {
@@ -236,7 +239,9 @@ class NeighborGraph:
 def _check_header(path: Path) -> dict[str, Any]:
     facts = read_json(path)
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise FormatError(f"{path} does not describe a neighbour graph")
+        raise FormatError(
+            f"{path} does not describe a neighbour graph; name a folder that NeighborGraph.save wrote"
+        )
     check_format_version(path, facts.get("format_version"), FORMAT_VERSION)
     check_fields(path, facts, _KINDS)
     if facts["arrays"].keys() != _ARRAYS.keys():

@@ -63,7 +63,10 @@ class RowFacts:
         """Raise :class:`InputError` that lists the first rows that are not finite."""
         if len(self.not_finite):
             named = [str(row) for row in self.not_finite]
-            raise InputError(f"cosine similarity is undefined for rows that are not finite: {_list(named)}")
+            raise InputError(
+                f"cosine similarity is undefined for rows that are not finite: {_list(named)}; leave "
+                "these rows out"
+            )
 
 
 def scan_rows(matrix: RowMatrix, *, rows_at_once: int | None = None) -> RowFacts:
