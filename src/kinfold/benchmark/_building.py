@@ -568,7 +568,7 @@ def coarse_counts(tree: ClassTree, classes: tuple[str, ...], choice: str = "firs
 
 
 def one_step_counts(tree: ClassTree, classes: tuple[str, ...]) -> dict[str, int]:
-    """Return the same for ``steps="one"`` of :func:`coarse`; the classes are synsets of WordNet."""
+    """Return :func:`coarse_counts` where deeper classes go up one step; the classes are ids of WordNet."""
     above = _maps.coarse(classes, tree, 0, steps="one").labels
     depths = tree.tree_depths()[tree.numbers(classes)].tolist()
     rows = list(zip(classes, above, depths, strict=True))

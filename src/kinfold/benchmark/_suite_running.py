@@ -27,7 +27,7 @@ from kinfold.benchmark._suite_results import (
     make_cells,
     resolve_paths,
     select,
-    summarise,
+    summarize,
 )
 from kinfold.errors import InputError
 from kinfold.locks import lock_directory
@@ -374,7 +374,7 @@ def run_suite(
         done = [cell for cell in cells if (cell.key, cell.seed) in lines]
         # Cells of several entries may be the same fit and share its line; each is told under its own names.
         mine = [{**lines[cell.key, cell.seed], **cell.describe()} for cell in done]
-        rows = summarise(chosen, cells, lines)
+        rows = summarize(chosen, cells, lines)
         drawn = write_outputs(path, chosen, rows, mine, figures=figures)
     failed = sum("failed" in line for line in mine)
     left = len({(cell.key, cell.seed) for cell in cells} - set(lines))

@@ -34,7 +34,7 @@ _CHANCE = 0.05  # share of random clusters that may get a name: the usual level 
 
 @dataclass(frozen=True)
 class ClusterSamples:
-    """ClusterSamples of rows.
+    """Clusters of rows: their sizes, their centres, and some rows that stand for each.
 
     Attributes
     ----------

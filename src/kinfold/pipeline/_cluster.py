@@ -239,7 +239,7 @@ class Work:
     variant : str
         Which vectors.
     runtime : Runtime
-        Where to compute, with how many processes that decode; who is shown every stage.
+        Device, precision and decoding processes of this call, and what shows its progress.
     team : Team
         The processes that fit together.
     guide : Guide or None
@@ -592,7 +592,7 @@ class Team:
     """The processes of one call of ``cluster``.
 
     The first process leads: it does all stages alone, and between them tells the others what to join in. The
-    others follow: they wait for its word, hold no lock and write nothing.
+    others follow: they wait for its messages, hold no lock and write nothing.
 
     When the first fails while the others wait, they are told, and all end with its message. Who fails during
     the fit ends at once; the others notice the lost connection.

@@ -1,6 +1,6 @@
 """Sources in memory (lists, frames, arrays, images, data sets), written to a file and then given by path.
 
-What lies in a file can be resumed, read by worker processes, and looked at later by every verb.
+What lies in a file can be resumed, read by worker processes, and opened later by every command.
 """
 
 from __future__ import annotations

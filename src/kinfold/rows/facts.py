@@ -93,7 +93,7 @@ def unusable_rows(matrix: RowMatrix) -> dict[int, str]:
 
 
 def unusable_in_block(block: NDArray[Any]) -> dict[int, str]:
-    """Return the same of an array in memory."""
+    """Return the rows of an array in memory that can't be used, each with its reason."""
     return RowFacts(_largest(block)).reasons()
 
 
