@@ -216,7 +216,9 @@ class NeighborGraph:
         }
         for name, dtype in _ARRAYS.items():
             if arrays[name].dtype != dtype or arrays[name].shape != (lengths[name],):
-                raise FormatError(f"{path / name}.npy is damaged: it does not fit graph.json")
+                raise FormatError(
+                    f"{path / name}.npy is damaged: it does not fit graph.json; make the graph again"
+                )
         return cls(arrays["indptr"], arrays["indices"], arrays["similarities"], facts["parameters"])
 
     @staticmethod
@@ -233,7 +235,9 @@ class NeighborGraph:
         recorded = _check_header(path / "graph.json")["arrays"]
         for name in _ARRAYS:
             if hash_array(getattr(graph, name)) != recorded[name]:
-                raise FormatError(f"{path / name}.npy is damaged: its content does not match its hash")
+                raise FormatError(
+                    f"{path / name}.npy is damaged: its content does not match its hash; make the graph again"
+                )
 
 
 def _check_header(path: Path) -> dict[str, Any]:
@@ -245,7 +249,7 @@ def _check_header(path: Path) -> dict[str, Any]:
     check_format_version(path, facts.get("format_version"), FORMAT_VERSION)
     check_fields(path, facts, _KINDS)
     if facts["arrays"].keys() != _ARRAYS.keys():
-        raise FormatError(f"{path} is damaged: its arrays are not those of a graph")
+        raise FormatError(f"{path} is damaged: its arrays are not those of a graph; make the graph again")
     return facts
 
 
