@@ -90,7 +90,7 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a call runs on: resolved once, where the user's words come in, and handed on as it is.
+    """What a call runs on: resolved once, where the options of the user are read, and handed on as it is.
 
     Attributes
     ----------
@@ -103,7 +103,7 @@ class Runtime:
     memory : int
         Bytes of main memory that working data may take.
     progress : Progress
-        Whom long work tells how far it is.
+        Shows how far long work is.
     """
 
     device: torch.device
@@ -127,7 +127,7 @@ class Runtime:
         memory: int | None = None,
         progress: Progress = SILENT,
     ) -> Runtime:
-        """Return the runtime that the words of a user name.
+        """Return the runtime that a user's options name.
 
         Parameters
         ----------

@@ -220,6 +220,8 @@ def check_fields(path: Path, content: Any, kinds: Mapping[str, Any], mend: str =
         fields below it, or a function. A name that ends in "?" may be missing; "*" stands for every field.
     mend : str, optional
         What to do, as the rest of a sentence.
+    at : str, optional
+        Field that ``content`` was found under, such as ``"source.files"``; by default the whole file.
 
     Raises
     ------

@@ -227,7 +227,9 @@ def get_card(name: str) -> BackboneCard:
         There is no such card; the nearest right name is in the message.
     """
     if name not in CARDS:
-        raise InputError(f"there is no backbone {name!r}{nearest_name(name, list(CARDS))}")
+        raise InputError(
+            f"there is no backbone {name!r}{nearest_name(name, list(CARDS))}; kinfold info lists all"
+        )
     return CARDS[name]
 
 

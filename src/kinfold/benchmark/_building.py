@@ -165,7 +165,9 @@ def read_facts(path: Path) -> dict[str, Any]:
         raise InputError(f"there is no benchmark at {path}; {FACTS_NAME} is missing")
     facts = read_json(file)
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise FormatError(f"{file} is no benchmark of Kinfold")
+        raise FormatError(
+            f"{file} is no benchmark of Kinfold; name a folder that kinfold benchmark build wrote"
+        )
     check_format_version(file, facts.get("format_version"), FORMAT_VERSION)
     if not isinstance(facts.get("sha256"), dict) or CLASSES_NAME not in facts["sha256"]:
         raise FormatError(f"{file} is damaged: it names no files; make the benchmark again")
@@ -566,7 +568,7 @@ def coarse_counts(tree: ClassTree, classes: tuple[str, ...], choice: str = "firs
 
 
 def one_step_counts(tree: ClassTree, classes: tuple[str, ...]) -> dict[str, int]:
-    """Return the same for ``steps="one"`` of :func:`coarse`; the classes are synsets of WordNet."""
+    """Return :func:`coarse_counts` where deeper classes go up one step; the classes are ids of WordNet."""
     above = _maps.coarse(classes, tree, 0, steps="one").labels
     depths = tree.tree_depths()[tree.numbers(classes)].tolist()
     rows = list(zip(classes, above, depths, strict=True))

@@ -28,7 +28,7 @@ _MOST_TEXT = 300
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """What a process answered to its order.
 
     Attributes
     ----------

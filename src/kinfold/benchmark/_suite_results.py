@@ -458,7 +458,7 @@ class Summary:
         }
 
 
-def summarise(
+def summarize(
     suite: Suite, cells: Sequence[Cell], lines: Mapping[tuple[str, int], Line]
 ) -> tuple[Summary, ...]:
     """Return the rows in the order of the suite: benchmark, features, K, method."""
@@ -474,7 +474,7 @@ def summarise(
             for part, order in zip(name, orders, strict=True)
         )
 
-    return tuple(_summarise(suite, groups[name], lines) for name in sorted(groups, key=place))
+    return tuple(_summarize(suite, groups[name], lines) for name in sorted(groups, key=place))
 
 
 def judged_side(line: Line) -> str:
@@ -482,7 +482,7 @@ def judged_side(line: Line) -> str:
     return "test" if line.get("test") else "train"
 
 
-def _summarise(suite: Suite, cells: Sequence[Cell], lines: Mapping[tuple[str, int], Line]) -> Summary:
+def _summarize(suite: Suite, cells: Sequence[Cell], lines: Mapping[tuple[str, int], Line]) -> Summary:
     first = cells[0]
     found = [lines[cell.key, cell.seed] for cell in cells if (cell.key, cell.seed) in lines]
     done = [line for line in found if "failed" not in line]

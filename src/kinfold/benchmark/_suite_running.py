@@ -27,7 +27,7 @@ from kinfold.benchmark._suite_results import (
     make_cells,
     resolve_paths,
     select,
-    summarise,
+    summarize,
 )
 from kinfold.errors import InputError
 from kinfold.locks import lock_directory
@@ -60,7 +60,7 @@ def check_embeddings(suite: Suite) -> None:
         try:
             for path in (entry.path, entry.test):
                 if path is not None and not Path(path).exists():
-                    raise InputError(f"there is nothing at {path}")
+                    raise InputError(f"there is nothing at {path}; check the path")
             if entry.images is not None:
                 if not is_plain_name(entry.name):  # it names a folder below that of the suite
                     raise InputError("the name must be without '/', '\\' and ':', since images are given")
@@ -374,7 +374,7 @@ def run_suite(
         done = [cell for cell in cells if (cell.key, cell.seed) in lines]
         # Cells of several entries may be the same fit and share its line; each is told under its own names.
         mine = [{**lines[cell.key, cell.seed], **cell.describe()} for cell in done]
-        rows = summarise(chosen, cells, lines)
+        rows = summarize(chosen, cells, lines)
         drawn = write_outputs(path, chosen, rows, mine, figures=figures)
     failed = sum("failed" in line for line in mine)
     left = len({(cell.key, cell.seed) for cell in cells} - set(lines))

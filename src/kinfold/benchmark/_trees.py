@@ -151,7 +151,7 @@ def _load(path: Path) -> Any:
     import torch
 
     if not path.is_file():
-        raise InputError(f"there is no tree file at {path}")
+        raise InputError(f"there is no tree file at {path}; check the path")
     try:
         with _numpy_allowed():
             return torch.load(path, map_location="cpu", weights_only=True)

@@ -390,8 +390,8 @@ def _tell_as_json(ctx: Any, message: str) -> None:
         typer.echo(json.dumps({"error": message}))
 
 
-def _fail(ctx: Any, message: str, code: int, colour: str = "red") -> NoReturn:
+def _fail(ctx: Any, message: str, code: int, color: str = "red") -> NoReturn:
     _tell_as_json(ctx, message)
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(message, style=colour, markup=False)
+    console.print(message, style=color, markup=False)
     raise typer.Exit(code)

@@ -192,7 +192,7 @@ def explain_skipped(skipped: pa.Table) -> dict[str, str]:
     return {"why skipped" if not number else " " * number: line for number, line in enumerate(lines)}
 
 
-def summarise_run(run: Run) -> dict[str, Any]:
+def summarize_run(run: Run) -> dict[str, Any]:
     """Return what ``kinfold cluster --json`` prints; the groups are those as corrected."""
     from kinfold.pipeline import CorrectedGroups
 

@@ -16,7 +16,7 @@ from kinfold.cli._terminal import (
     explain_skipped,
     make_list,
     show_groups,
-    summarise_run,
+    summarize_run,
 )
 
 
@@ -149,7 +149,7 @@ def cluster(
         on_estimate=terminal.tell_estimate,
         progress=terminal.progress,
     )
-    summary = summarise_run(run)
+    summary = summarize_run(run)
     facts = {
         "images": f"{summary['n_images']:,}",
         "skipped": describe_skipped(run.skipped),

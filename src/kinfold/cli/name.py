@@ -67,7 +67,7 @@ def name(
         progress=terminal.progress,
     )
     opened = Run.open(run)
-    groups = _summarise(opened)
+    groups = _summarize(opened)
     n_named = sum(group["name"] is not None for group in groups)
     page = str(opened.report_path) if opened.report_path.exists() else None
     summary = {"run": str(opened.path), "n_named": n_named, "groups": groups, "report": page}
@@ -79,7 +79,7 @@ def name(
     terminal.show(summary, _show_names(groups), "", make_list(facts))
 
 
-def _summarise(run: Run) -> list[dict[str, Any]]:
+def _summarize(run: Run) -> list[dict[str, Any]]:
     """Return every group, as corrected, with its words."""
     from kinfold.pipeline import CorrectedGroups
 

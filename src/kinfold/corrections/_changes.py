@@ -357,7 +357,10 @@ def split_group(run: Run, state: State, edit: Split, *, source: str | Path | Non
         raise InputError(f"group {group.id} is locked; unlock it first")
     places = np.flatnonzero((state.labels == group.id) & (state.marks == 0))
     if len(places) < n_parts:
-        raise InputError(f"group {group.id} has {len(places)} images, too few for n_clusters={n_parts}")
+        raise InputError(
+            f"group {group.id} has {len(places)} images, too few for n_clusters={n_parts}; ask for fewer "
+            "parts"
+        )
     matrix = run.features(source).matrix(run.manifest.features["variant"])
     parts = _cluster(matrix, places, n_parts)
     if parts.max() == 0:

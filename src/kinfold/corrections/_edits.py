@@ -83,7 +83,7 @@ class Confirm:
 
 @dataclass(frozen=True)
 class Accept:
-    """Accept what :func:`refine` proposes: for each row, the group to put it into.
+    """Accept what :func:`~kinfold.corrections.refine` proposes: for each row, the group to put it into.
 
     Images that were placed by hand since then, and those of locked groups, are skipped.
     """

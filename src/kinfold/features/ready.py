@@ -76,7 +76,9 @@ class ArrayFeatures(Features):
         check_matrix(tuple(matrix.shape), matrix.dtype, f"the features in {path}")
         self._stored, self._all = matrix, as_native(matrix)
         if keys is not None and len(keys) != matrix.shape[0]:
-            raise InputError(f"{path} has {matrix.shape[0]} rows, but {len(keys)} keys")
+            raise InputError(
+                f"{path} has {matrix.shape[0]} rows, but {len(keys)} keys; give one key for each row"
+            )
         self._keys = keys
 
     @property
@@ -101,7 +103,10 @@ class ArrayFeatures(Features):
         usable = np.ones(self.n_rows, dtype=bool)
         usable[list(self._unusable)] = False
         if not usable.any():
-            raise InputError(f"no row of {self.path} can be used: all are zero or not finite")
+            raise InputError(
+                f"no row of {self.path} can be used: all are zero or not finite; check how the vectors "
+                "were made"
+            )
         return np.flatnonzero(usable).astype(np.int64)
 
     @cached_property
@@ -223,7 +228,10 @@ def _read_parquet(path: Path, column: str | None) -> ArrayFeatures:
     if "key" in named:
         keys = table.column("key").cast(pa.string()).combine_chunks()
         if keys.null_count:
-            raise InputError(f"the column 'key' of {path} has {keys.null_count} rows without a key")
+            raise InputError(
+                f"the column 'key' of {path} has {keys.null_count} rows without a key; give each row one, "
+                "or leave the column out"
+            )
     images = None
     if any(holds_images(field.type) for field in file.schema_arrow):
         # Keys of vectors and images must be the same ones, or the page would show nothing.
@@ -267,14 +275,19 @@ def _choose_column(schema: Any, column: str | None, path: Path) -> str:
         if len(vectors) == 1:
             return vectors[0]
         if not vectors:
-            raise InputError(f"{path} has no column of vectors (lists of numbers)")
-        raise InputError(f"{path} has several columns of vectors: {', '.join(vectors)}; name one (column=)")
+            raise InputError(f"{path} has no column of vectors (lists of numbers); write one list per row")
+        raise InputError(
+            f"{path} has several columns of vectors: {', '.join(vectors)}; name one (column=, --column)"
+        )
     if column not in schema.names:
         hint = nearest_name(column, schema.names)
         raise InputError(f"{path} has no column {column!r}{hint}; it has: {', '.join(schema.names)}")
     if column not in vectors:
         held = schema.field(column).type
-        raise InputError(f"the column {column!r} of {path} holds {held}, not lists of numbers")
+        raise InputError(
+            f"the column {column!r} of {path} holds {held}, not lists of numbers; name a column of "
+            "vectors (column=, --column)"
+        )
     return column
 
 
@@ -297,7 +310,8 @@ def _stack(column: Any, name: str, path: Path) -> NDArray[Any]:
     if len(dims) > 1:
         wrong = pc.index(pc.not_equal(lengths, dims[0]), True).as_py()
         raise InputError(
-            f"the vectors in {name!r} of {path} differ in length: row {wrong} has not {dims[0]} numbers"
+            f"the vectors in {name!r} of {path} differ in length: row {wrong} has not {dims[0]} numbers; "
+            "make all of one length, as one model gives them"
         )
     dim = dims[0] if dims else 0
     present = column.is_valid().to_numpy()
@@ -363,5 +377,5 @@ def open_features(path: str | Path, *, column: str | None = None) -> Features:
             return _read_folder(path)
         return FeatureStore.open(path)
     if not path.exists():
-        raise InputError(f"there is nothing at {path}")
+        raise InputError(f"there is nothing at {path}; check the path")
     return read_array_features(path, column)

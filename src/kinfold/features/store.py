@@ -43,6 +43,7 @@ VARIANTS_NAME = "variants"
 NEIGHBORS_NAME = "neighbors"
 UNFINISHED_NAME = "unfinished"  # parts of the index, one per finished shard, while a store is written
 OK, SKIPPED = "ok", "skipped"
+_MEND = "embed the images again, or restore the file from a copy"
 FOLDERS_BELOW = 4  # levels of a store's folders: renewed/variants/NAME/00000.npy
 INDEX_SCHEMA = pa.schema(
     [("row", pa.int64()), ("key", pa.string()), ("status", pa.string()), ("reason", pa.string())]
@@ -225,10 +226,15 @@ class StoreManifest:
         if file.is_symlink() or file.is_file():
             check_own(path, depth=FOLDERS_BELOW)
         if not file.is_file():
-            raise FormatError(f"{path} is not a feature store: it has no {MANIFEST_NAME}")
+            raise FormatError(
+                f"{path} is not a feature store: it has no {MANIFEST_NAME}; name the folder that kinfold "
+                "embed wrote, or a run's features folder"
+            )
         facts = read_json(file)
         if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-            raise FormatError(f"{file} does not describe a feature store")
+            raise FormatError(
+                f"{file} does not describe a feature store; name the folder that kinfold embed wrote"
+            )
         check_format_version(file, facts.get("format_version"), FORMAT_VERSION)
         check_fields(file, facts, _KINDS)
         with reading(file):
@@ -332,7 +338,9 @@ class FeatureStore(Features):
             table = pq.read_table(arrow_path(file))
         fits = table.schema.remove_metadata() == INDEX_SCHEMA and table.num_rows == self.n_rows
         if not fits or not np.array_equal(table["row"].to_numpy(), np.arange(self.n_rows)):
-            raise FormatError(f"{file} is damaged: it does not list the {self.n_rows} rows of the manifest")
+            raise FormatError(
+                f"{file} is damaged: it does not list the {self.n_rows} rows of the manifest; {_MEND}"
+            )
         return table
 
     @cached_property
@@ -413,13 +421,15 @@ class FeatureStore(Features):
     def _check_files(self) -> None:
         index = self.path / INDEX_NAME
         if not index.is_file():
-            raise FormatError(f"{index} is missing")
+            raise FormatError(f"{index} is missing; {_MEND}")
         try:
             n_listed = pq.read_metadata(arrow_path(index)).num_rows  # of the footer alone, at the file's end
         except (pa.ArrowException, OSError) as error:
-            raise FormatError(f"{index} is damaged: {error}") from error
+            raise FormatError(f"{index} is damaged: {error}; {_MEND}") from error
         if n_listed != self.n_rows:
-            raise FormatError(f"{index} is damaged: it does not list the {self.n_rows} rows of the manifest")
+            raise FormatError(
+                f"{index} is damaged: it does not list the {self.n_rows} rows of the manifest; {_MEND}"
+            )
         for name, record in self.manifest.variants.items():
             for number, shard in enumerate(record.shards):
                 check_size(shard_path(self.path, name, number), shard.bytes)
@@ -443,17 +453,14 @@ def check_size(file: Path, size: int) -> None:
     try:
         found = file.stat().st_size
     except FileNotFoundError as error:
-        raise FormatError(f"{file} is missing") from error
+        raise FormatError(f"{file} is missing; {_MEND}") from error
     if found != size:
-        raise FormatError(f"{file} is damaged: it has {found:,} bytes, not {size:,}")
+        raise FormatError(f"{file} is damaged: it has {found:,} bytes, not {size:,}; {_MEND}")
 
 
 def _compare(file: Path, sha256: str | None) -> None:
     """Compare a file with its recorded hash."""
     if not file.is_file():
-        raise FormatError(f"{file} is missing")
+        raise FormatError(f"{file} is missing; {_MEND}")
     if hash_file(file) != sha256:
-        raise FormatError(
-            f"{file} is damaged: its content does not match its hash; embed the images again, or restore the "
-            "file from a copy"
-        )
+        raise FormatError(f"{file} is damaged: its content does not match its hash; {_MEND}")

@@ -125,6 +125,8 @@ def embed_images(
         Longest side of a thumbnail in pixels.
     max_bytes : int
         Largest size of an encoded thumbnail; quality, then the side, is reduced until it fits.
+    progress : Progress
+        Shows how many are made.
 
     Returns
     -------

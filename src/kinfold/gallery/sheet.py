@@ -77,6 +77,8 @@ def arrange_moves(
         Class of every row; −1 for none.
     confidences : NDArray (N,)
         Probability of each new class; rows with NaN had no choice and aren't counted.
+    n_sections, n_columns, n_images : int
+        Most classes, most destinations of each, and most images of each destination.
 
     Notes
     -----

@@ -293,7 +293,7 @@ def _scale_deep(kind: str, image: ImageFile.ImageFile, data: bytes, pixel_limit:
     if kind == "TIFF" and image.mode == "RGB":
         is_dark = np.asarray(image).max(initial=0) < 1 << 6
         if is_dark or has_deep_planes(data):
-            return read_deep_tiff(data, pixel_limit, colour_only=True)
+            return read_deep_tiff(data, pixel_limit, color_only=True)
     return None
 
 

@@ -90,7 +90,7 @@ def open_source(
         raise InputError(f"{source.uri} holds no files that could be images{_SUGGESTION}")
     given = ", ".join(name for name, value in columns.items() if value and name != "base")
     if source.kind != "table" and given:
-        raise InputError(f"{given} is for tables, but {source.uri} is read as {source.kind}")
+        raise InputError(f"{given} is for tables, but {source.uri} is read as {source.kind}; leave it out")
     return source
 
 
@@ -99,7 +99,9 @@ def _open_path(path: str, columns: dict[str, str | None]) -> ImageSource:
     if os.path.isdir(path):
         return _open_folder(FolderSource(path), path, columns)
     if not os.path.isfile(path):
-        raise InputError(f"{path} is neither a folder nor a file")
+        raise InputError(
+            f"{path} is neither a folder nor a file: a broken link, a pipe or a device; give one of the two"
+        )
     if suffix in _ZIPS:
         return ZipSource(path)
     if suffix in _TARS or path.lower().endswith(_COMPRESSED):
@@ -107,7 +109,7 @@ def _open_path(path: str, columns: dict[str, str | None]) -> ImageSource:
     if suffix in TABLE_SUFFIXES:
         return _open_tables([path], path, columns)
     if suffix in _FEATURES:
-        raise InputError(f"{path} holds features, not images")
+        raise InputError(f"{path} holds features, not images; give what they were made from")
     if suffix in EXTENSIONS:
         return _one_image(path)
     raise InputError(
@@ -125,13 +127,13 @@ def _one_image(path: str) -> FolderSource:
 def _open_pattern(text: str, columns: dict[str, str | None]) -> ImageSource:
     pattern = parse_pattern(text)
     if not pattern.root.is_dir():
-        raise InputError(f"{text} can't match anything: there is no folder {pattern.root}")
+        raise InputError(f"{text} can't match anything: there is no folder {pattern.root}; check the path")
     uri = os.path.abspath(text)
     source = FolderSource(
         pattern.root, pattern=pattern.regex, max_depth=pattern.max_depth, kind="glob", uri=uri
     )
     if len(source) == 0:
-        raise InputError(f"{text} matches no file")
+        raise InputError(f"{text} matches no file; check the pattern (** stands for folders of any depth)")
     return _open_folder(source, uri, columns, is_pattern=True)
 
 

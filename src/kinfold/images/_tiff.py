@@ -21,7 +21,7 @@ _STRIPS, _TILES = (273, 279), (324, 325)  # tags of offsets and lengths
 _DEFLATE = (8, 32946)
 _KINDS = {1: "u", 2: "i", 3: "f", 4: "u", 5: "c", 6: "c"}  # of TIFF's SampleFormat
 _PLANES = {"u": "integers", "i": "signed integers", "f": "floats", "c": "complex numbers"}
-_NO_COLOUR = {
+_NO_COLOR = {
     32803: "the raw values of a sensor (a colour filter array, as in DNG)",
     34892: "the raw values of a sensor (as in DNG)",
 }
@@ -44,15 +44,15 @@ class _Layout:
     order: str
 
     def describe(self) -> str:
-        if self.photometric in _NO_COLOUR:
-            return f"a TIFF of {_NO_COLOUR[self.photometric]}"
+        if self.photometric in _NO_COLOR:
+            return f"a TIFF of {_NO_COLOR[self.photometric]}"
         bands = "one band" if self.n_bands == 1 else f"{self.n_bands} bands"
         name = COMPRESSION_INFO.get(self.compression, f"method {self.compression}")
         packed = f", compressed by {name}" if self.compression != 1 else ""
         return f"a TIFF of {bands} of {self.bits}-bit {_PLANES[self.kind]}{packed}"
 
 
-def read_deep_tiff(data: bytes, pixel_limit: int, *, colour_only: bool = False) -> Deep | None:
+def read_deep_tiff(data: bytes, pixel_limit: int, *, color_only: bool = False) -> Deep | None:
     """Return a TIFF of values that Pillow can't hold: halves, doubles, deep colour.
 
     Parameters
@@ -61,7 +61,7 @@ def read_deep_tiff(data: bytes, pixel_limit: int, *, colour_only: bool = False) 
         The file.
     pixel_limit : int
         Larger images aren't decoded.
-    colour_only : bool
+    color_only : bool
         Return None for what Pillow reads whole, and for what this can't read but Pillow can, with 8 bits.
 
     Raises
@@ -70,19 +70,19 @@ def read_deep_tiff(data: bytes, pixel_limit: int, *, colour_only: bool = False) 
         It is a sound TIFF of a kind that isn't read; the reason says which.
     """
     layout = _read_layout(data)
-    if layout is None or (colour_only and (layout.n_bands < 3 or layout.bits < 16 or layout.kind != "u")):
+    if layout is None or (color_only and (layout.n_bands < 3 or layout.bits < 16 or layout.kind != "u")):
         return None
     check_size(layout.width, layout.height, pixel_limit)
     bands = _choose_bands(layout)
     known = layout.bits in (8, 16, 32, 64) and layout.kind != "c" and (layout.kind != "f" or layout.bits > 8)
     if not bands or not known or layout.compression not in (1, *_DEFLATE) or not _is_small(layout):
-        if colour_only:
+        if color_only:
             return None
         raise UnusableImage(SkipReason.UNREADABLE, f"{layout.describe()} isn't read; {_advise(layout)}")
     try:
         values = _read_pixels(layout, data, bands)
     except (struct.error, ValueError, IndexError, zlib.error, TypeError) as error:
-        if colour_only:
+        if color_only:
             return None
         raise UnusableImage(SkipReason.CORRUPT, f"{layout.describe()}: {error}"[:200]) from error
     if layout.kind == "u" and layout.bits <= 16:
@@ -111,7 +111,7 @@ def tiff_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _advise(layout: _Layout) -> str:
-    if layout.photometric in _NO_COLOUR:
+    if layout.photometric in _NO_COLOR:
         return "develop it to JPEG or TIFF"
     if layout.n_bands > 4 or layout.n_bands == 2:
         return "which bands are red, green and blue isn't known: save these three as an RGB TIFF"
@@ -120,13 +120,13 @@ def _advise(layout: _Layout) -> str:
 
 def _choose_bands(layout: _Layout) -> tuple[int, ...]:
     """Return the bands to show: one, or three; none where it isn't known which."""
-    if layout.photometric in _NO_COLOUR or layout.photometric in _NOT_READ:
+    if layout.photometric in _NO_COLOR or layout.photometric in _NOT_READ:
         return ()
     has_alpha = bool(layout.tags.get(_EXTRA))
     if layout.n_bands == 1 or (layout.n_bands == 2 and has_alpha):
         return (0,)
-    is_colour = layout.n_bands == 3 or (layout.n_bands == 4 and layout.photometric == 2)
-    return (0, 1, 2) if is_colour else ()
+    is_color = layout.n_bands == 3 or (layout.n_bands == 4 and layout.photometric == 2)
+    return (0, 1, 2) if is_color else ()
 
 
 def _is_small(layout: _Layout) -> bool:

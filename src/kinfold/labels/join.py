@@ -400,7 +400,8 @@ def join_truth(labels: LabelsLike, keys: pa.Array, *, several: bool, where: str)
     labeled = np.bincount(rows.owners, minlength=len(rows.keys)) > 0 if first is None else first >= 0
     if not labeled.any():
         raise InputError(
-            f"{name_source(labels)} holds no labels: it has no rows, or all its labels are empty"
+            f"{name_source(labels)} holds no labels: it has no rows, or all its labels are empty; give a "
+            "table with a label in one row or more"
         )
     found = Matching.of(labeled, rows, rows.places_of(keys))
     if not len(found.rows):

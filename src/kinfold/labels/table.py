@@ -206,7 +206,7 @@ def label_by_folder(keys: pa.Array, where: str) -> tuple[pa.DictionaryArray, pa.
     if not any(labels):
         raise InputError(
             f"labels='folder' needs images in folders, but no image of {where} lies in a folder that names "
-            f"its class: keys are like {show_examples(keys) or 'none'}"
+            f"its class: keys are like {show_examples(keys) or 'none'}; give a table of labels"
         )
     found = (pa.array(names, pa.large_string()) for names in (labels, splits))
     by_class, by_split = (pa.DictionaryArray.from_arrays(above.indices, names) for names in found)
@@ -371,7 +371,10 @@ class LabelTable:
         full = pc.and_(_is_there(table["key"]), _is_there(table["label"]))
         n_without = table.num_rows - int(pc.sum(full).as_py() or 0)
         if n_without == table.num_rows:
-            raise InputError(f"{what} hold no label: there are no rows, or all labels are empty")
+            raise InputError(
+                f"{what} hold no label: there are no rows, or all labels are empty; give one row with a "
+                "label, or more"
+            )
         table = _without_repeats(table.filter(full), what)
         classes, codes = _encode(table["label"])
         named, split_codes = _encode(

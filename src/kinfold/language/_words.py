@@ -34,7 +34,7 @@ _CHANCE = 0.05  # share of random clusters that may get a name: the usual level 
 
 @dataclass(frozen=True)
 class ClusterSamples:
-    """ClusterSamples of rows.
+    """Clusters of rows: their sizes, their centres, and some rows that stand for each.
 
     Attributes
     ----------
@@ -86,6 +86,10 @@ def read_clusters(
         Rows that stand for a cluster at most.
     seed : int
         Of the choice of rows.
+    device : torch.device
+        Where the centres end.
+    progress : Progress
+        Shows rows.
 
     Raises
     ------

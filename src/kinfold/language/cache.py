@@ -425,7 +425,7 @@ class NounCache:
             and not (unfinished and entry.complete)
         ]
         if not entries and not self._has(name, model):
-            raise InputError(f"{self.path} has no entry of {name or model!r}")
+            raise InputError(f"{self.path} has no entry of {name or model!r}; kinfold nouns list shows all")
         if name is not None and len({entry.name for entry in entries}) > 1:
             raise InputError(f"several entries of {self.path} begin with {name!r}; give more of the name")
         for entry in entries:

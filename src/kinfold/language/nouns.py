@@ -303,7 +303,7 @@ def _check(words: Sequence[str], prompts: Sequence[str]) -> None:
         raise InputError("there are no words to embed")
     for place, word in enumerate(words):
         if not word.strip():
-            raise InputError(f"word number {place} is empty")
+            raise InputError(f"word number {place} is empty; leave it out")
 
 
 def _wordnet_nouns() -> tuple[str, ...]:

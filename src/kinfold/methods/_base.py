@@ -134,7 +134,10 @@ def check_graph(graph: object, n_samples: int) -> None:
             "NeighborGraph.from_lists(indptr, indices) makes one of your pairs"
         )
     if graph.n_samples != n_samples:
-        raise InputError(f"the graph has {graph.n_samples} samples, but X has {n_samples} rows")
+        raise InputError(
+            f"the graph has {graph.n_samples} samples, but X has {n_samples} rows; give the graph of "
+            "these rows"
+        )
 
 
 def fitted_clusters(estimator: Clusterer) -> int:

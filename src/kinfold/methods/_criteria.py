@@ -79,7 +79,10 @@ def assess(
         raise InputError("the estimator has no labels_ to judge: fit it; one that was loaded has none either")
     labels = np.asarray(estimator.labels_)
     if len(labels) != X.shape[0]:
-        raise InputError(f"the estimator was fitted on {len(labels)} samples, but X has {X.shape[0]} rows")
+        raise InputError(
+            f"the estimator was fitted on {len(labels)} samples, but X has {X.shape[0]} rows; give the "
+            "rows that it was fitted on"
+        )
     check_graph(graph, len(labels))
     n_clusters = fitted_clusters(estimator)
     drawn = draw_rows(len(labels), max_rows, seed)  # the same for every fit, so that their figures compare

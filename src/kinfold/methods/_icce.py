@@ -245,7 +245,8 @@ class ICCE(HeadMethod):
         super().check_parameters()
         if self.min_neighbors and self.max_neighbors and self.max_neighbors < self.min_neighbors:
             raise InputError(
-                f"max_neighbors ({self.max_neighbors}) is below min_neighbors ({self.min_neighbors})"
+                f"max_neighbors ({self.max_neighbors}) is below min_neighbors ({self.min_neighbors}); "
+                "raise it or lower the other"
             )
 
     def needs(self, n_samples: int) -> Needs:

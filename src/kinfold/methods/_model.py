@@ -57,8 +57,8 @@ def _icce(n_epochs: int, batch_size: int) -> dict[str, Any]:
     """Return ICCE's settings: section 4.2 and Table 1 with all components.
 
     Values that the paper doesn't give: the rate (here TEMI's), the weight of the cross-entropy (here 1, so
-    that the term is there), the teacher's temperature and the number of neighbours in smoothing (here our
-    defaults), the rates of self-training (here our grid). Enriched features are chosen by the variant,
+    that the term is there), the teacher's temperature and the number of neighbours in smoothing (here the
+    defaults), the rates of self-training (here Kinfold's grid). Enriched features are chosen by the variant,
     ``cls+patches``.
     """
     return {
@@ -270,6 +270,13 @@ def save_model(estimator: Clusterer, directory: Path) -> None:
 
     Of :class:`~kinfold.methods.Auto` the chosen method is saved, under its own name, with the table of
     candidates that it was chosen by.
+
+    Parameters
+    ----------
+    estimator : Clusterer
+        A fitted one.
+    directory : Path
+        An existing folder; each file is replaced as a whole.
     """
     model = estimator.to_model()
     tensors = {key: np.ascontiguousarray(value) for key, value in model.tensors.items()}
@@ -288,6 +295,13 @@ def save_model(estimator: Clusterer, directory: Path) -> None:
 
 def load_model(directory: Path, *, device: str = "auto") -> Clusterer:
     """Return the estimator saved in a directory, ready to predict.
+
+    Parameters
+    ----------
+    directory : Path
+        Where :func:`save_model` wrote.
+    device : str, default "auto"
+        Where it predicts.
 
     Raises
     ------
@@ -342,7 +356,17 @@ class TopClusters:
 
 
 def predict_top(estimator: Clusterer, X: RowMatrix, n_top: int = 5) -> TopClusters:
-    """Return the best ``n_top`` clusters (at most K) of every row of X, in blocks of bounded memory."""
+    """Return the best ``n_top`` clusters of every row of X, in blocks of bounded memory.
+
+    Parameters
+    ----------
+    estimator : Clusterer
+        A fitted one.
+    X : RowMatrix (N, D)
+        Features.
+    n_top : int, default 5
+        How many clusters, cut to K.
+    """
     n_clusters = fitted_clusters(estimator)
     n_top = min(n_top, n_clusters)
     size = max(1, _BLOCK_VALUES // max(n_clusters, int(X.shape[1])))

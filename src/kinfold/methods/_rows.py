@@ -60,7 +60,7 @@ def check_rows(
         if not fitting and matrix.shape[1] != estimator.n_features_in_:
             raise InputError(
                 f"X has {matrix.shape[1]} features, but {type(estimator).__name__} was fitted on "
-                f"{estimator.n_features_in_}"
+                f"{estimator.n_features_in_}; give features of the same backbone and variant"
             )
         validate_data(estimator, X, reset=fitting, skip_check_array=True)  # number and names of the columns
     else:

@@ -504,6 +504,8 @@ def _check_names(nouns: Sequence[str], n_features: int) -> None:
     if not listed or not all(isinstance(noun, str) for noun in nouns):
         raise InputError(f"nouns must be a list of words, not {type(nouns).__name__}")
     if len(nouns) != n_features:
-        raise InputError(f"nouns are {len(nouns)}, but noun_features have {n_features} rows")
+        raise InputError(
+            f"nouns are {len(nouns)}, but noun_features have {n_features} rows; give one noun for each row"
+        )
     if twice := len(nouns) - len(set(nouns)):
         logger.warning("%d nouns are given more than once: they take places of others", twice)

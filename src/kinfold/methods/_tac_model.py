@@ -297,11 +297,11 @@ class Neighbors:
     X : row matrix (N, D)
         Images.
     graph : NeighborGraph or None
-        Theirs, where it is known already.
+        Neighbours of the images, where they are known already.
     options : dict
         How :func:`~kinfold.neighbors.knn_graph` finds neighbours.
     runtime : Runtime
-        Where, and whom to tell.
+        Device and precision of the search, and who shows its progress.
     """
 
     def __init__(
@@ -310,13 +310,13 @@ class Neighbors:
         self._X, self._graph, self._options, self._runtime = X, graph, options, runtime
 
     def __call__(self) -> NeighborGraph:
-        """Return those of images."""
+        """Return the neighbour graph of the images, found at the first call."""
         if self._graph is None:
             self._graph = self.of(self._X)
         return self._graph
 
     def of(self, rows: RowMatrix) -> NeighborGraph:
-        """Return those of other rows."""
+        """Return the neighbour graph of other rows."""
         return knn_graph(
             rows,
             **self._options,
@@ -360,7 +360,7 @@ def plan_tac(
     learning_rate: float = 1e-3,
     temperature: float | None = None,
 ) -> TacPlan:
-    """Choose what was left open.
+    """Choose the batch size and the length of a training, as far as the user left them open.
 
     The paper's 20 epochs of batches of 512 at τ = 0.5; from 100 clusters on its 100 epochs of batches of
     8,192 at τ = 5. Where that is fewer than 500 steps, epochs are added up to 500: small folders would

@@ -283,7 +283,7 @@ def plan_turtle(
     learning_rate: float | None,
     inner_learning_rate: float | None,
 ) -> TurtlePlan:
-    """Choose what was left open.
+    """Choose the steps, batch size and rates of a training, as far as the user left them open.
 
     Adam moves every weight by about its rate, so a step moves a logit by about rate · D: the paper's 1e-3 is
     meant for spaces of 1,280 columns and more. In narrower ones the rate grows in proportion, up to 20 times.

@@ -44,7 +44,7 @@ class FloatRows:
 
 
 class StandardRows(FloatRows):
-    """The same with columns of mean 0 and deviation 1.
+    """Rows of a matrix as float32 on a device, every column with mean 0 and deviation 1.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class StandardRows(FloatRows):
         """Return the standardized rows of the given numbers (B,) as a new (B, D)."""
         return super().take(rows).sub_(self._mean).mul_(self._inverse)
 
-    def standardise(self, rows: NDArray[Any]) -> Tensor:
+    def standardize(self, rows: NDArray[Any]) -> Tensor:
         """Return other rows (B, D) standardized as these are, on the device."""
         there = torch.from_numpy(np.array(rows, dtype=np.float32)).to(self._mean.device)
         return there.sub_(self._mean).mul_(self._inverse)
@@ -209,7 +209,9 @@ def train(
     folds : Tensor (N,) int64, optional
         On the device: classifier s never learns from a sample of fold s.
     progress : Progress
-        Shows steps under ``title``.
+        Shows steps.
+    title : str, default "Training classifiers"
+        What progress calls the training.
     """
     folds_of = torch.arange(stack.n_settings, device=labels.device)
     with progress.task(title, n_iterations, "steps") as task:

@@ -170,7 +170,7 @@ class Criteria:
 
 
 def is_giant(share: float, n_clusters: int) -> bool:
-    """Tell whether a cluster of this share of all samples is a giant, see :func:`diagnose`."""
+    """Tell whether a cluster of this share is a giant, see :func:`~kinfold.methods.diagnose`."""
     return n_clusters > 1 and share > GIANT_SHARE and share > _GIANT_TIMES / n_clusters
 
 

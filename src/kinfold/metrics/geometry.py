@@ -61,14 +61,14 @@ def davies_bouldin(X: ArrayLike | RowMatrix, labels: ArrayLike) -> float:
         np.add.at(widths, codes[part], np.linalg.norm(block - centres[codes[part]], axis=1))
     widths /= sizes
     # Shifted for their distances, as fewer digits cancel near the origin.
-    centred = centres - centres.mean(axis=0)
+    centered = centres - centres.mean(axis=0)
     lengths = np.linalg.norm(centres, axis=1)
     worst: NDArray[np.float64] = np.zeros(len(sizes))
     farthest = 0.0
     step = max(1, _BLOCK_BYTES // (8 * len(sizes)))
     for start in range(0, len(sizes), step):
         own = slice(start, start + step)
-        apart = _distances(centred[own], centred)
+        apart = _distances(centered[own], centered)
         farthest = max(farthest, float(apart.max()))
         apart[apart <= _SAME * lengths.max()] = np.inf
         worst[own] = ((widths[own, None] + widths) / apart).max(axis=1)

@@ -361,10 +361,11 @@ def drawn_label_accuracy(
     n_draws: int = _DRAWS,
     random_state: int = 0,
 ) -> DrawnAccuracy:
-    """Return the same where no label of a sample is the first: the map comes from labels drawn at random.
+    """Return the share of samples that one of their k best clusters is right for, by maps of drawn labels.
 
-    For ReaL and its like. In every draw each sample gets one of its labels with equal chances, the map is
-    made from these, and a hit is any of the sample's labels. Samples without labels are left out.
+    For labels like ReaL's, of which none is the first. In every draw each sample gets one of its labels with
+    equal chances, the map is made from these, and a hit is any of the sample's labels. Samples without labels
+    are left out.
 
     Parameters
     ----------

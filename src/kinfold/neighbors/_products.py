@@ -172,7 +172,9 @@ def make_plan(
     if room < min(n, tile):
         least = _tile_bytes(tile, dim, rule, device) + tile * per_row
         least += least // (READING_SHARE - 1) + READING_SHARE
-        raise InputError(f"memory_budget is too small: these features need at least {least:,} bytes")
+        raise InputError(
+            f"memory_budget is too small: these features need at least {least:,} bytes; raise it"
+        )
     if room >= n:
         return TilePlan(panel=n, tile=tile)
     # Panels of even size, in whole tiles: a last panel of a few rows would read all keys for those alone.

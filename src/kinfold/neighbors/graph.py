@@ -203,7 +203,10 @@ class NeighborGraph:
         path = Path(path)
         check_own(path)
         if not (path / "graph.json").is_file():
-            raise FormatError(f"{path} is not a neighbour graph: it has no graph.json")
+            raise FormatError(
+                f"{path} is not a neighbour graph: it has no graph.json; name a folder that "
+                "NeighborGraph.save wrote"
+            )
         facts = _check_header(path / "graph.json")
         arrays = {name: _open_array(path / f"{name}.npy", mmap) for name in _ARRAYS}
         lengths = {
@@ -213,7 +216,9 @@ class NeighborGraph:
         }
         for name, dtype in _ARRAYS.items():
             if arrays[name].dtype != dtype or arrays[name].shape != (lengths[name],):
-                raise FormatError(f"{path / name}.npy is damaged: it does not fit graph.json")
+                raise FormatError(
+                    f"{path / name}.npy is damaged: it does not fit graph.json; make the graph again"
+                )
         return cls(arrays["indptr"], arrays["indices"], arrays["similarities"], facts["parameters"])
 
     @staticmethod
@@ -230,17 +235,21 @@ class NeighborGraph:
         recorded = _check_header(path / "graph.json")["arrays"]
         for name in _ARRAYS:
             if hash_array(getattr(graph, name)) != recorded[name]:
-                raise FormatError(f"{path / name}.npy is damaged: its content does not match its hash")
+                raise FormatError(
+                    f"{path / name}.npy is damaged: its content does not match its hash; make the graph again"
+                )
 
 
 def _check_header(path: Path) -> dict[str, Any]:
     facts = read_json(path)
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
-        raise FormatError(f"{path} does not describe a neighbour graph")
+        raise FormatError(
+            f"{path} does not describe a neighbour graph; name a folder that NeighborGraph.save wrote"
+        )
     check_format_version(path, facts.get("format_version"), FORMAT_VERSION)
     check_fields(path, facts, _KINDS)
     if facts["arrays"].keys() != _ARRAYS.keys():
-        raise FormatError(f"{path} is damaged: its arrays are not those of a graph")
+        raise FormatError(f"{path} is damaged: its arrays are not those of a graph; make the graph again")
     return facts
 
 

@@ -236,7 +236,10 @@ def nearest_rows(
     matrix, asked = as_row_matrix(X), as_row_matrix(queries)
     check_integer(n_nearest=n_nearest)
     if matrix.shape[1] != asked.shape[1]:
-        raise InputError(f"X has {matrix.shape[1]} features, but the queries have {asked.shape[1]}")
+        raise InputError(
+            f"X has {matrix.shape[1]} features, but the queries have {asked.shape[1]}; both must be of "
+            "the same backbone and variant"
+        )
     engine = choose_engine(int(matrix.shape[0]), "exact", device, "float32", memory_budget)
     rows, wanted = (
         UnitRows(some, engine.device, n_bytes=engine.budget // READING_SHARE) for some in (matrix, asked)
@@ -337,7 +340,10 @@ def check_search(
     if n > MOST_ROWS:
         raise InputError(f"{n:,} rows are more than a graph with 32-bit indices can hold")
     if threshold is not None and max_neighbors < n_neighbors:
-        raise InputError(f"max_neighbors ({max_neighbors}) is below n_neighbors ({n_neighbors})")
+        raise InputError(
+            f"max_neighbors ({max_neighbors}) is below n_neighbors ({n_neighbors}); raise it or lower the "
+            "other"
+        )
 
 
 def _choose_backend(backend: str, n: int, device: torch.device) -> str:

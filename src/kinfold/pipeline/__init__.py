@@ -1,4 +1,4 @@
-"""The whole way in one call: images or features in, groups on disk out."""
+"""What the commands do, a function each: cluster, embed, predict, evaluate, name, refine, relabel, export."""
 
 from __future__ import annotations
 

@@ -110,7 +110,8 @@ def check(path: str | Path) -> Checked:
     if (path / MANIFEST_NAME).is_file():
         read_manifest(path)  # says what is wrong with it
     raise InputError(
-        f"{path} is no run, feature store, graph, benchmark, relabeling, export or noun features of Kinfold"
+        f"{path} is no run, feature store, graph, benchmark, relabeling, export or noun features of Kinfold; "
+        "name a folder that one of its commands wrote"
     )
 
 

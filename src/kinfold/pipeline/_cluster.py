@@ -27,6 +27,7 @@ from kinfold.distributed import Workers, current_workers
 from kinfold.errors import FormatError, InputError, KinfoldError
 from kinfold.features import Features, adopt_unchanged, extract_features, open_features
 from kinfold.methods import diagnose, load_model, predict_top, save_model
+from kinfold.methods.protocol import Clusterer
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.pipeline._corrected import CorrectedGroups, check_replacing
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
@@ -59,7 +60,9 @@ from kinfold.storage import check_own, hash_json, remove_partials
 logger = logging.getLogger(__name__)
 
 FEATURES_NAME = "features"
+NEIGHBORS_NAME = "neighbors"
 MODEL_FILES = ("model.json", "model.safetensors")
+_ZERO_ROWS = "isolate"  # in a graph a row without a direction has no neighbours, rather than ending the run
 N_TOP = 5  # groups kept per image: what the page offers as a second choice, and top-5 accuracy needs
 
 
@@ -236,7 +239,7 @@ class Work:
     variant : str
         Which vectors.
     runtime : Runtime
-        Where to compute, with how many processes that decode; who is shown every stage.
+        Device, precision and decoding processes of this call, and what shows its progress.
     team : Team
         The processes that fit together.
     guide : Guide or None
@@ -484,13 +487,9 @@ def _as_json(content: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-NEIGHBORS_NAME = "neighbors"
-_ZERO_ROWS = "isolate"
-
-
 @dataclass(frozen=True)
 class GraphCache:
-    """Where the graphs of some features are.
+    """The neighbour graphs of some features: found where they are kept, made where they are missing.
 
     Parameters
     ----------
@@ -593,7 +592,7 @@ class Team:
     """The processes of one call of ``cluster``.
 
     The first process leads: it does all stages alone, and between them tells the others what to join in. The
-    others follow: they wait for its word, hold no lock and write nothing.
+    others follow: they wait for its messages, hold no lock and write nothing.
 
     When the first fails while the others wait, they are told, and all end with its message. Who fails during
     the fit ends at once; the others notice the lost connection.
@@ -619,7 +618,7 @@ class Team:
                     self._workers.broadcast(_Failure(str(error) or type(error).__name__))
             raise
 
-    def fit(self, order: FitOrder, features: Features, progress: Progress) -> Any:
+    def fit(self, order: FitOrder, features: Features, progress: Progress) -> Clusterer:
         """Fit with all processes and return the estimator."""
         self._joined = True
         with _noticing_losses(self._workers):
@@ -632,12 +631,12 @@ class Team:
         """Tell the others that the run at ``path`` is complete."""
         self._workers.broadcast(_Done(path))
 
-    def follow(self, source: Any) -> Path:
+    def follow(self, source: SourceLike) -> Path:
         """Join in what the first process asks for, until it is done; return its run.
 
         Parameters
         ----------
-        source : path, ImageSource or Features
+        source : path, ImageSource, Features, or images or vectors in memory
             What the caller of this process named; open features are used as they are.
 
         Raises

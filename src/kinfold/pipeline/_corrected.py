@@ -1,4 +1,4 @@
-"""The groups of a run as people corrected them, as every verb speaks of them."""
+"""The groups of a run as people corrected them, as every command takes them."""
 
 from __future__ import annotations
 

@@ -133,7 +133,17 @@ def estimate(
     """Tell what :func:`cluster` with the same arguments would take, without writing anything.
 
     A few images are embedded and one matrix product is timed; this takes some seconds, and the time to
-    load the backbone. The parameters are those of :func:`cluster`.
+    load the backbone. The parameters are those of :func:`~kinfold.cluster`.
+
+    Returns
+    -------
+    Estimate
+        Seconds, memory and disk of every stage of a new run.
+
+    Raises
+    ------
+    InputError
+        An argument or the source can't be used.
     """
     prepared = prepare_method(
         method, n_clusters, 0, device, precision, n_neighbors, method_parameters, preset

@@ -1,6 +1,6 @@
 """Sources in memory (lists, frames, arrays, images, data sets), written to a file and then given by path.
 
-What lies in a file can be resumed, read by worker processes, and looked at later by every verb.
+What lies in a file can be resumed, read by worker processes, and opened later by every command.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def _stack(rows: list[Any]) -> NDArray[Any]:
         place = next(i for i, row in enumerate(rows) if np.shape(row) != np.shape(rows[0]))
         raise InputError(
             f"the vectors of source differ in length: element {place} has the shape {np.shape(rows[place])}, "
-            f"the first has {np.shape(rows[0])}"
+            f"the first has {np.shape(rows[0])}; make all of one shape"
         )
     return np.asarray(rows)
 
@@ -437,7 +437,7 @@ def _is_missing(value: Any) -> bool:
 
 def _from_columns(table: _Columns, options: Mapping[str, Any]) -> Content:
     if not table.n_rows:
-        raise InputError("source is empty: it has no rows")
+        raise InputError("source is empty: it has no rows; give one image or vector, or more")
     for option, name in options.items():
         if name not in table.names:
             raise InputError(f"source has no column {name!r} ({option}); it has {', '.join(table.names)}")
@@ -456,7 +456,9 @@ def _from_columns(table: _Columns, options: Mapping[str, Any]) -> Content:
         return _paths(listed, keys)
     if kinds[name] == "vector":
         return _vectors(_rows_of(table, name), keys)
-    raise InputError(f"column {name!r} of source holds neither images, paths nor vectors")
+    raise InputError(
+        f"column {name!r} of source holds neither images, paths nor vectors; name another column"
+    )
 
 
 def _find_keys(table: _Columns, options: Mapping[str, Any]) -> list[str] | None:

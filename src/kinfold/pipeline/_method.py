@@ -22,13 +22,10 @@ from kinfold.progress import Progress
 DEFAULT_METHOD = "icce"
 HOW_MANY = (
     "how many groups? Say it with -k (n_clusters=): 10, for example. It is the number of kinds that you "
-    "expect; if "
-    "you don't know it, try two or three (each with its own --out, out=) and look at the reports, and rather "
-    "take more than fewer: groups that belong together are merged with one click, a mixed one has to be "
-    "taken "
-    "apart. `kinfold embed` makes the vectors once for all tries. A choice of the number by itself, at "
-    "several "
-    "levels, comes in a later version"
+    "expect; if you don't know it, try two or three (each with its own --out, out=) and look at the reports, "
+    "and rather take more than fewer: groups that belong together are merged with one click, a mixed one has "
+    "to be taken apart. `kinfold embed` makes the vectors once for all tries. A choice of the number by "
+    "itself, at several levels, comes in a later version"
 )
 
 

@@ -1,4 +1,4 @@
-"""What a verb starts from: images or features, and the backbone that embeds images."""
+"""What a command starts from: images or features, and the backbone that embeds images."""
 
 from __future__ import annotations
 

@@ -143,10 +143,13 @@ def _read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
         raise InputError(f"zero-shot classification needs two classes or more; got {len(found)}")
     if len(set(found)) < len(found):
         twice = next(name for name in found if found.count(name) > 1)
-        raise InputError(f"the class {twice!r} is named twice")
+        raise InputError(f"the class {twice!r} is named twice; name each class once")
     wordnet = load_wordnet()
     if unknown := [name for name in found if _SYNSET.fullmatch(name) and name not in wordnet]:
-        raise InputError(f"the class {unknown[0]!r} is no id of the nouns of {WORDNET}")
+        raise InputError(
+            f"the class {unknown[0]!r} is no id of the nouns of {WORDNET}; correct it, or give the class "
+            "by its words"
+        )
     return found
 
 

@@ -355,7 +355,7 @@ def _rank_classes(stack: SoftmaxStack, rows: StandardRows, X: RowMatrix) -> NDAr
         if not np.isfinite(block).all():
             row = start + int((~np.isfinite(block)).any(axis=1).argmax())
             raise InputError(f"row {row} of X_test is not finite; leave such rows out")
-        logits = next(iter(stack.logits(rows.standardise(block))))[:, 0]
+        logits = next(iter(stack.logits(rows.standardize(block))))[:, 0]
         found[start : start + step, :width] = logits.topk(width, dim=1).indices.cpu().numpy()
     return found
 

@@ -63,7 +63,10 @@ class RowFacts:
         """Raise :class:`InputError` that lists the first rows that are not finite."""
         if len(self.not_finite):
             named = [str(row) for row in self.not_finite]
-            raise InputError(f"cosine similarity is undefined for rows that are not finite: {_list(named)}")
+            raise InputError(
+                f"cosine similarity is undefined for rows that are not finite: {_list(named)}; leave "
+                "these rows out"
+            )
 
 
 def scan_rows(matrix: RowMatrix, *, rows_at_once: int | None = None) -> RowFacts:
@@ -90,7 +93,7 @@ def unusable_rows(matrix: RowMatrix) -> dict[int, str]:
 
 
 def unusable_in_block(block: NDArray[Any]) -> dict[int, str]:
-    """Return the same of an array in memory."""
+    """Return the rows of an array in memory that can't be used, each with its reason."""
     return RowFacts(_largest(block)).reasons()
 
 

@@ -72,7 +72,9 @@ def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> Non
     if len(shape) != 2:
         raise InputError(f"{name} must be a matrix of rows and columns, but the shape is {tuple(shape)}")
     if shape[0] == 0 or shape[1] == 0:
-        raise InputError(f"{name} holds nothing: the shape is {tuple(shape)}")
+        raise InputError(
+            f"{name} holds nothing: the shape is {tuple(shape)}; give one row or more of one column or more"
+        )
     if dtype.kind not in "fiub":
         raise InputError(f"{name} must hold real numbers, but the type is {dtype}")
 

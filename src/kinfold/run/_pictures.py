@@ -106,7 +106,7 @@ def join_pictures(
         raise InputError(
             f"the images at {images.uri} aren't those that {where} was made from: {n_found:,} of its "
             f"{count_of(len(ours), 'key')} (like {_some(ours)}) {'is' if n_found == 1 else 'are'} among the "
-            f"{len(theirs):,} there (like {_some(theirs)})"
+            f"{len(theirs):,} there (like {_some(theirs)}); say where its own images are (source=, --source)"
         )
     n_left = len(theirs) - n_found
     if n_found < len(ours) or n_left:

@@ -186,7 +186,10 @@ class Run:
                 "explore the option is --features"
             ) from error
         if features.fingerprint(recorded["variant"]) != recorded["fingerprint"]:
-            raise InputError(f"the features at {path} aren't those that {self.path} was made from")
+            raise InputError(
+                f"the features at {path} aren't those that {self.path} was made from; {_IF_MOVED}, else "
+                "cluster again"
+            )
         return features
 
     def images(self, source: str | Path | None = None) -> ImageSource | None:
