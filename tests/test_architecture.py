@@ -22,7 +22,6 @@ ORDER = (
     "progress",
     "bars",
     "validation",
-    "containers",
     "compute",
     "distributed",
     "locks",

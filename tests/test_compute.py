@@ -6,8 +6,7 @@ import psutil
 import pytest
 
 from kinfold import compute
-from kinfold.compute import available_memory, cpu_count, total_memory
-from kinfold.containers import container_limits
+from kinfold.compute import available_memory, container_limits, cpu_count, total_memory
 
 GIB = 1 << 30
 

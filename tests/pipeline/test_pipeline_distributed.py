@@ -12,7 +12,7 @@ import pytest
 from kinfold.distributed import Workers
 from kinfold.errors import KinfoldError
 from kinfold.pipeline import cluster
-from kinfold.pipeline._cluster import Team
+from kinfold.pipeline._team import Team
 from support import text_models
 from support.torchrun import run_together, run_under_torchrun
 

@@ -1,39 +1,35 @@
-"""From a source to a finished run, in stages that can be interrupted anywhere.
-
-The neighbour graphs of a run are made once for given features and options, and shared between runs. Under
-``torchrun`` the first process does the work and writes; all join for the fit.
-"""
+"""From a source to a finished run, in stages that can be interrupted anywhere."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from torch import distributed
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
 from kinfold.bars import choose_progress
 from kinfold.compute import Runtime, describe_machine
-from kinfold.distributed import Workers, current_workers
-from kinfold.errors import FormatError, InputError, KinfoldError
+from kinfold.distributed import current_workers
+from kinfold.errors import FormatError, InputError
 from kinfold.features import Features, adopt_unchanged, extract_features, open_features
 from kinfold.methods import diagnose, load_model, predict_top, save_model
-from kinfold.methods.protocol import Clusterer
-from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.pipeline._corrected import CorrectedGroups, check_replacing
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
 from kinfold.pipeline._given import kept_source
 from kinfold.pipeline._language import Guide, NounsLike, prepare_guide
-from kinfold.pipeline._method import DEFAULT_METHOD, FitOrder, Method, check_n_samples, prepare_method
+from kinfold.pipeline._method import (
+    DEFAULT_METHOD,
+    FitOrder,
+    GraphCache,
+    Method,
+    check_n_samples,
+    prepare_method,
+)
 from kinfold.pipeline._report import REPORT_NAME, run_report_stage
 from kinfold.pipeline._source import (
     Source,
@@ -45,24 +41,22 @@ from kinfold.pipeline._source import (
     resolve_source,
 )
 from kinfold.pipeline._stages import Stages, open_stages
+from kinfold.pipeline._team import Team
 from kinfold.progress import SILENT, Progress
 from kinfold.run import (
     ASSIGNMENTS_NAME,
     GIVEN_PREFIX,
     SKIPPED_NAME,
     Run,
-    lock_directory,
     write_assignments,
     write_skipped,
 )
-from kinfold.storage import check_own, hash_json, remove_partials
+from kinfold.storage import hash_json
 
 logger = logging.getLogger(__name__)
 
 FEATURES_NAME = "features"
-NEIGHBORS_NAME = "neighbors"
 MODEL_FILES = ("model.json", "model.safetensors")
-_ZERO_ROWS = "isolate"  # in a graph a row without a direction has no neighbours, rather than ending the run
 N_TOP = 5  # groups kept per image: what the page offers as a second choice, and top-5 accuracy needs
 
 
@@ -485,185 +479,3 @@ def _as_json(content: dict[str, Any]) -> dict[str, Any]:
         else:
             plain[name] = value
     return plain
-
-
-@dataclass(frozen=True)
-class GraphCache:
-    """The neighbour graphs of some features: found where they are kept, made where they are missing.
-
-    Parameters
-    ----------
-    stages : Stages
-        The open run, which records the stage.
-    features : Features
-        What the graphs are of.
-    variant : str
-        Which vectors of them.
-    device : str
-        Where to compute.
-    progress : Progress
-        Shows the search.
-    """
-
-    stages: Stages
-    features: Features
-    variant: str
-    device: str
-    progress: Progress
-
-    def find(self, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:
-        """Return the folders of the graphs, from where they are kept or newly made.
-
-        Parameters
-        ----------
-        wanted : mapping of str to mapping
-            By the name of the method that needs it, what ``knn_graph`` makes each graph with. Equal ones are
-            made once.
-        """
-        fingerprint = self.features.fingerprint(self.variant)
-        inputs = {"features": fingerprint, "graphs": wanted, "zero_rows": _ZERO_ROWS}
-        home = self._home()
-        places = {name: home / self._name(fingerprint, options) for name, options in wanted.items()}
-        with lock_directory(home, wait=True, create=True):
-            check_own(home, depth=2)
-            remove_partials(home)
-            missing = {places[name]: wanted[name] for name in wanted if not _is_kept(places[name])}
-            if missing or not self.stages.is_current("neighbors", inputs):
-                self.stages.forget("neighbors")
-                self.stages.run("neighbors", inputs, (), lambda: self._make(missing))
-            self.stages.declare(neighbors=_describe(places))
-        return places
-
-    def _make(self, missing: Mapping[Path, Mapping[str, Any]]) -> None:
-        matrix = self.features.matrix(self.variant)
-        for path, options in missing.items():
-            graph = knn_graph(
-                matrix, **options, zero_rows=_ZERO_ROWS, device=self.device, progress=self.progress
-            )
-            graph.save(path)
-
-    def _name(self, fingerprint: str, options: Mapping[str, Any]) -> str:
-        made_of = {"features": fingerprint, **options, "zero_rows": _ZERO_ROWS}
-        return f"{self.variant.replace('/', '-')}-{hash_json(made_of)[:12]}"
-
-    def _home(self) -> Path:
-        """Return where graphs of these features are kept: beside them where that can be written."""
-        home, own = self.features.neighbors_path, self.stages.path / NEIGHBORS_NAME
-        if home is None:
-            return own
-        nearest = next(folder for folder in (home, *home.parents) if folder.exists())
-        return home if os.access(nearest, os.W_OK) else own
-
-
-def _is_kept(path: Path) -> bool:
-    """Tell whether a whole graph is there; a damaged one is removed."""
-    if not path.exists():
-        return False
-    try:
-        NeighborGraph.verify(path)
-        return True
-    except FormatError as error:
-        logger.warning("finding neighbours again: %s", error)
-        shutil.rmtree(path)
-        return False
-
-
-def _describe(places: Mapping[str, Path]) -> dict[str, Any]:
-    """Return what the manifest says: of the graph, or of each one where there are several."""
-    described = {name: NeighborGraph.open(path).describe() for name, path in places.items()}
-    return next(iter(described.values())) if len(described) == 1 else described
-
-
-@dataclass(frozen=True)
-class _Done:
-    """Message to the others: the run is written."""
-
-    path: Path
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """Message to the others: the first process has failed."""
-
-    message: str
-
-
-class Team:
-    """The processes of one call of ``cluster``.
-
-    The first process leads: it does all stages alone, and between them tells the others what to join in. The
-    others follow: they wait for its messages, hold no lock and write nothing.
-
-    When the first fails while the others wait, they are told, and all end with its message. Who fails during
-    the fit ends at once; the others notice the lost connection.
-
-    Parameters
-    ----------
-    workers : Workers
-        The processes of this job; there may be one only.
-    """
-
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
-        self._joined = False
-
-    @contextmanager
-    def leading(self) -> Iterator[None]:
-        """Lead for as long as the context lasts; a failure in it ends all processes."""
-        try:
-            yield
-        except BaseException as error:
-            if not self._joined:
-                with contextlib.suppress(RuntimeError):  # others that are gone need not be told
-                    self._workers.broadcast(_Failure(str(error) or type(error).__name__))
-            raise
-
-    def fit(self, order: FitOrder, features: Features, progress: Progress) -> Clusterer:
-        """Fit with all processes and return the estimator."""
-        self._joined = True
-        with _noticing_losses(self._workers):
-            self._workers.broadcast(order)
-            estimator = order.run(progress, features)
-        self._joined = False
-        return estimator
-
-    def finish(self, path: Path) -> None:
-        """Tell the others that the run at ``path`` is complete."""
-        self._workers.broadcast(_Done(path))
-
-    def follow(self, source: SourceLike) -> Path:
-        """Join in what the first process asks for, until it is done; return its run.
-
-        Parameters
-        ----------
-        source : path, ImageSource, Features, or images or vectors in memory
-            What the caller of this process named; open features are used as they are.
-
-        Raises
-        ------
-        KinfoldError
-            The first process failed, or a process is lost.
-        """
-        while True:
-            with _noticing_losses(self._workers):
-                word = self._workers.broadcast(None)
-                if isinstance(word, FitOrder):
-                    word.run(SILENT, source if isinstance(source, Features) else None)
-            if isinstance(word, _Failure):
-                raise KinfoldError(f"the first process of this job stopped: {word.message}")
-            if isinstance(word, _Done):
-                return word.path
-
-
-@contextmanager
-def _noticing_losses(workers: Workers) -> Iterator[None]:
-    """Turn what collective operations raise when a process of the job has ended into a KinfoldError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if workers.size == 1 or not (isinstance(error, distributed.DistError) or "gloo" in str(error)):
-            raise
-        raise KinfoldError(
-            "another process of this job has ended; its own message says why. What is done is kept: start "
-            "the same command again to go on"
-        ) from error

@@ -1,8 +1,11 @@
-"""The method of a run: checked before anything long begins, then fitted by one or several processes."""
+"""The method of a run: checked before anything long begins, its neighbour graphs, and the order to fit it."""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
+import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,21 +14,29 @@ from typing import Any
 
 from sklearn.exceptions import ConvergenceWarning
 
-from kinfold.errors import InputError, count_of
+from kinfold.errors import FormatError, InputError, count_of
 from kinfold.features import Features, open_features
 from kinfold.language import NounFeatures, open_nouns
 from kinfold.methods import Criteria, assess, configure
 from kinfold.methods.protocol import Clusterer
-from kinfold.neighbors import NeighborGraph
+from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.pipeline._stages import Stages
 from kinfold.progress import Progress
+from kinfold.run import (
+    lock_directory,
+)
+from kinfold.storage import check_own, hash_json, remove_partials
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_METHOD = "icce"
+NEIGHBORS_NAME = "neighbors"
+_ZERO_ROWS = "isolate"  # in a graph a row without a direction has no neighbours, rather than ending the run
 HOW_MANY = (
     "how many groups? Say it with -k (n_clusters=): 10, for example. It is the number of kinds that you "
     "expect; if you don't know it, try two or three (each with its own --out, out=) and look at the reports, "
     "and rather take more than fewer: groups that belong together are merged with one click, a mixed one has "
-    "to be taken apart. `kinfold embed` makes the vectors once for all tries. A choice of the number by "
-    "itself, at several levels, comes in a later version"
+    "to be taken apart. `kinfold embed` makes the vectors once for all tries"
 )
 
 
@@ -182,3 +193,90 @@ def check_n_samples(n_clusters: int, n_samples: int, noun: str, where: str) -> N
             f"n_clusters is {n_clusters}, but there {'is' if n_samples == 1 else 'are'} only "
             f"{count_of(n_samples, noun)} in {where}; ask for at most {count_of(n_samples, 'group')}"
         )
+
+
+@dataclass(frozen=True)
+class GraphCache:
+    """The neighbour graphs of some features: found where they are kept, made where they are missing.
+
+    Parameters
+    ----------
+    stages : Stages
+        The open run, which records the stage.
+    features : Features
+        What the graphs are of.
+    variant : str
+        Which vectors of them.
+    device : str
+        Where to compute.
+    progress : Progress
+        Shows the search.
+    """
+
+    stages: Stages
+    features: Features
+    variant: str
+    device: str
+    progress: Progress
+
+    def find(self, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, Path]:
+        """Return the folders of the graphs, from where they are kept or newly made.
+
+        Parameters
+        ----------
+        wanted : mapping of str to mapping
+            By the name of the method that needs it, what ``knn_graph`` makes each graph with. Equal ones are
+            made once.
+        """
+        fingerprint = self.features.fingerprint(self.variant)
+        inputs = {"features": fingerprint, "graphs": wanted, "zero_rows": _ZERO_ROWS}
+        home = self._home()
+        places = {name: home / self._name(fingerprint, options) for name, options in wanted.items()}
+        with lock_directory(home, wait=True, create=True):
+            check_own(home, depth=2)
+            remove_partials(home)
+            missing = {places[name]: wanted[name] for name in wanted if not _is_kept(places[name])}
+            if missing or not self.stages.is_current("neighbors", inputs):
+                self.stages.forget("neighbors")
+                self.stages.run("neighbors", inputs, (), lambda: self._make(missing))
+            self.stages.declare(neighbors=_describe(places))
+        return places
+
+    def _make(self, missing: Mapping[Path, Mapping[str, Any]]) -> None:
+        matrix = self.features.matrix(self.variant)
+        for path, options in missing.items():
+            graph = knn_graph(
+                matrix, **options, zero_rows=_ZERO_ROWS, device=self.device, progress=self.progress
+            )
+            graph.save(path)
+
+    def _name(self, fingerprint: str, options: Mapping[str, Any]) -> str:
+        made_of = {"features": fingerprint, **options, "zero_rows": _ZERO_ROWS}
+        return f"{self.variant.replace('/', '-')}-{hash_json(made_of)[:12]}"
+
+    def _home(self) -> Path:
+        """Return where graphs of these features are kept: beside them where that can be written."""
+        home, own = self.features.neighbors_path, self.stages.path / NEIGHBORS_NAME
+        if home is None:
+            return own
+        nearest = next(folder for folder in (home, *home.parents) if folder.exists())
+        return home if os.access(nearest, os.W_OK) else own
+
+
+def _is_kept(path: Path) -> bool:
+    """Tell whether a whole graph is there; a damaged one is removed."""
+    if not path.exists():
+        return False
+    try:
+        NeighborGraph.verify(path)
+        return True
+    except FormatError as error:
+        logger.warning("finding neighbours again: %s", error)
+        shutil.rmtree(path)
+        return False
+
+
+def _describe(places: Mapping[str, Path]) -> dict[str, Any]:
+    """Return what the manifest says: of the graph, or of each one where there are several."""
+    described = {name: NeighborGraph.open(path).describe() for name, path in places.items()}
+    return next(iter(described.values())) if len(described) == 1 else described
