@@ -371,3 +371,36 @@ def test_a_log_without_its_file_does_not_pass_for_an_uncorrected_run(run, photos
         kinfold.evaluate(run, "folder")
     with pytest.raises(InputError, match="how often can't be told"):
         kinfold.cluster(photos, 5, out=run.path, **KMEANS)
+
+
+class TestCorrectionsThatAreSetAside:
+    def lone_log(self, run, tmp_path):
+        """Leave the log of corrections without its file, as someone does who takes away the file alone."""
+        corrections = Corrections.open(run)
+        corrections.apply(Rename(0, "precious"))
+        log = run.path / "corrections.sqlite-wal"
+        shutil.copy(log, tmp_path / "log")
+        corrections.close()
+        (run.path / "corrections.sqlite").rename(tmp_path / "taken.sqlite")
+        shutil.copy(tmp_path / "log", log)
+        return (tmp_path / "log").read_bytes()
+
+    def test_a_log_without_its_file_is_kept_to_the_byte(self, run, photos, tmp_path):
+        log = self.lone_log(run, tmp_path)
+        kinfold.cluster(photos, 5, out=run.path, force=True, **KMEANS)
+        assert (run.path / "corrections-1.sqlite-wal").read_bytes() == log
+        assert not (run.path / "corrections-1.sqlite").exists()
+
+    def test_the_log_of_an_empty_file_is_kept(self, run, photos, tmp_path):
+        log = self.lone_log(run, tmp_path)
+        (run.path / "corrections.sqlite").touch()
+        kinfold.cluster(photos, 5, out=run.path, force=True, **KMEANS)
+        assert (run.path / "corrections-1.sqlite-wal").read_bytes() == log
+
+    def test_they_never_replace_a_log_that_was_set_aside_before(self, run, photos, tmp_path):
+        log = self.lone_log(run, tmp_path)
+        kinfold.cluster(photos, 5, out=run.path, force=True, **KMEANS)
+        self.lone_log(Run.open(run.path), tmp_path)
+        kinfold.cluster(photos, 4, out=run.path, force=True, **KMEANS)
+        assert (run.path / "corrections-1.sqlite-wal").read_bytes() == log
+        assert (run.path / "corrections-2.sqlite-wal").read_bytes() != log
