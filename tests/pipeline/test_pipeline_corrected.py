@@ -404,3 +404,35 @@ class TestCorrectionsThatAreSetAside:
         kinfold.cluster(photos, 4, out=run.path, force=True, **KMEANS)
         assert (run.path / "corrections-1.sqlite-wal").read_bytes() == log
         assert (run.path / "corrections-2.sqlite-wal").read_bytes() != log
+
+
+class TestACorrectedRunThatIsBeingMendedWhenItIsKilled:
+    @pytest.fixture
+    def killed(self, run, photos, monkeypatch):
+        correct(run, Rename(0, "precious"))
+        (run.path / "model.safetensors").unlink()
+        with monkeypatch.context() as patch:
+
+            def kill(*_):
+                raise KeyboardInterrupt
+
+            patch.setattr("kinfold.pipeline._cluster.save_model", kill)
+            for _ in range(2):
+                with pytest.raises(KeyboardInterrupt):
+                    kinfold.cluster(photos, 6, out=run.path, **KMEANS)
+        return run
+
+    def test_it_gets_no_other_groups_unasked(self, killed, photos):
+        with pytest.raises(InputError, match=r"isn't finished.*other groups.*--force"):
+            kinfold.cluster(photos, 5, out=killed.path, **KMEANS)
+        assert (killed.path / "corrections.sqlite").exists()
+
+    def test_the_same_call_goes_on_and_the_corrections_hold(self, killed, photos):
+        again = kinfold.cluster(photos, 6, out=killed.path, **KMEANS)
+        with Corrections.open(again, write=False) as corrections:
+            assert corrections.state.groups[0].name == "precious"
+        assert "former_fit" not in again.manifest
+
+    def test_by_force_they_are_kept_beside(self, killed, photos):
+        assert kinfold.cluster(photos, 5, out=killed.path, force=True, **KMEANS).n_clusters == 5
+        assert (killed.path / "corrections-1.sqlite").exists()

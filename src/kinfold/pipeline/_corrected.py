@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kinfold.corrections import CORRECTIONS_NAME, Corrections, State, first_state, names_of
 from kinfold.errors import FormatError, InputError, KinfoldError, OtherGroupsError, count_of
-from kinfold.run import Run
+from kinfold.run import Run, read_manifest
 
 if TYPE_CHECKING:
     from kinfold.gallery import Shown
@@ -204,8 +204,11 @@ def check_replacing(path: Path, why: Callable[[], str | None], *, force: bool) -
     if not has_corrections(path):
         return
     try:
-        n_corrections = CorrectedGroups.of(Run.open(path)).n_corrections
-        told = count_of(n_corrections, "correction")
+        if "assign" in read_manifest(path).stages:
+            n_corrections = CorrectedGroups.of(Run.open(path)).n_corrections
+            told = count_of(n_corrections, "correction")
+        else:
+            n_corrections, told = 1, "how often can't be told, as the run isn't finished"
     except FormatError as error:  # of the groups or of the corrections: there may be any number
         n_corrections, told = 1, f"how often can't be told: {error}"
     if not n_corrections or (reason := why()) is None:
