@@ -154,13 +154,16 @@ class TextTable:
             return cls(place, names, encoding, delimiter, int(bool(told)), True)
         return cls(place, tuple(head), encoding, delimiter, 1 + bool(told))
 
-    def rows(self, *, strict: bool = False) -> Iterator[list[str]]:
+    def rows(self, *, strict: bool = False, quoted: bool = False) -> Iterator[list[str]]:
         """Yield the cells of every row that isn't blank; a row that is too short is filled up.
 
         Parameters
         ----------
         strict : bool
             Refuse rows with more cells than columns, unless these are blank; by default they are left out.
+        quoted : bool
+            Refuse quotes that aren't closed, or not at the end of their cell; by default they are taken as
+            they come.
 
         Raises
         ------
@@ -170,7 +173,7 @@ class TextTable:
         width = len(self.names)
         blank = [""] * width
         with _reading(self.path), _open_text(self.path, self.encoding) as stream:
-            reader = csv.reader(stream, delimiter=self.delimiter)
+            reader = csv.reader(stream, delimiter=self.delimiter, strict=quoted)
             for line in islice(reader, self.skip, None):
                 if not line:
                     continue

@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from kinfold.backbones import load_backbone
+from kinfold.backbones._hub import is_complete
+from kinfold.backbones.model_files import read_numbers
 from kinfold.errors import FormatError, HubUnavailableError, InputError
 from kinfold.language import load_text_encoder
 
@@ -291,3 +295,22 @@ def test_plain_weights_in_pytorchs_format_are_still_read(tiny):
     (folder / "model.safetensors").unlink()
     torch.save(model.state_dict(), folder / "pytorch_model.bin")
     assert load_backbone(folder, device="cpu").fingerprint() == expected
+
+
+@pytest.mark.parametrize("place", ["../other/model.safetensors", "/etc/hostname", "..", 3, None])
+def test_an_index_of_weights_leads_to_no_file_elsewhere(tmp_path, place):
+    for name in ("model", "other"):
+        (tmp_path / name).mkdir()
+    folder, other = tmp_path / "model", tmp_path / "other" / "model.safetensors"
+    save_file({"logit_scale": torch.tensor(3.0)}, other)
+    (folder / "config.json").write_text("{}")
+    index = {"weight_map": {"logit_scale": place}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert not is_complete(folder)
+    with pytest.raises(FormatError, match="no name of a file beside it"):
+        read_numbers(folder, ["logit_scale"])
+    index = {"weight_map": {"logit_scale": "part-1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copy(other, folder / "part-1.safetensors")
+    assert is_complete(folder)
+    assert read_numbers(folder, ["logit_scale"]) == {"logit_scale": 3.0}

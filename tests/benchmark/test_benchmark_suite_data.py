@@ -108,3 +108,14 @@ def test_labels_of_other_images_are_refused_with_examples(tmp_path, made):
     labels = write_labels(tmp_path / "labels.csv", [("x.png", "a")], ("key", "label"))
     with pytest.raises(InputError, match=r"x\.png.*k0"):
         load_task(entry(tmp_path / "made.npz"), benchmark(labels), 0)
+
+
+def test_labels_find_their_rows_however_either_writes_its_keys(tmp_path, made):
+    keys = [f"./x//{row}.png" if row % 2 else f"/x/{row}.png" for row in range(20)]
+    np.savez(tmp_path / "odd.npz", features=made, keys=np.array(keys))
+    labels = write_labels(
+        tmp_path / "labels.csv", [(f"x\\{row}.png", f"c{row % 4}") for row in range(20)], ("key", "label")
+    )
+    task = load_task(entry(tmp_path / "odd.npz"), benchmark(labels), 0)
+    assert [task.classes[code] for code in task.train.y] == [f"c{row % 4}" for row in range(20)]
+    assert task.unmatched == {"without_label": 0, "without_image": 0}

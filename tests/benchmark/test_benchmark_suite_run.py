@@ -313,3 +313,23 @@ def test_zero_shot_says_what_it_lacks(joint, tmp_path, inside):
         with pytest.raises(InputError, match=words):
             run_suite(write_suite(tmp_path, wrong), tmp_path / "other", seeds=[0], figures=False)
     assert not inside.orders
+
+
+def test_a_suite_that_begins_between_two_looks_is_not_taken_for_something_else(tmp_path, inside, monkeypatch):
+    path, out = write_suite(tmp_path), tmp_path / "out"
+    out.mkdir()
+    (out / ".partial-1234-suite.json").write_text("", encoding="utf-8")  # being written
+    read, looks = _suite_running._read_mark, []
+
+    def another_begins(place):
+        found = read(place)
+        if not looks:
+            mark = {"format": "kinfold-suite", "format_version": 1, "suite": "tiny"}
+            (out / "suite.json").write_text(json.dumps(mark), encoding="utf-8")
+        looks.append(found)
+        return found
+
+    monkeypatch.setattr(_suite_running, "_read_mark", another_begins)
+    inside.real = False
+    run_suite(path, out, figures=False)
+    assert looks[0] is None

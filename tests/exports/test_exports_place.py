@@ -16,7 +16,7 @@ import pytest
 
 import kinfold
 from kinfold.errors import InputError
-from kinfold.exports import FORMATS, find_format
+from kinfold.exports import FORMATS, find_format, is_csv_of
 from kinfold.images import open_source
 
 FILES = [name for name, form in FORMATS.items() if form.endings]
@@ -182,3 +182,16 @@ def test_the_folder_says_what_it_is(run, tmp_path):
     assert (content["format"], content["to"], content["n_images"]) == ("kinfold-export", "folders", 40)
     assert [group["id"] for group in content["groups"]] == [0, 1, 2, 4]
     assert content["corrections"] == 6
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_no_earlier_table_and_is_not_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.csv")
+    # Held open and with a header in it, so that a reader would neither wait nor find nothing.
+    descriptor = os.open(tmp_path / "pipe.csv", os.O_RDWR)
+    try:
+        os.write(descriptor, b"row,key\n")
+        assert not is_csv_of(tmp_path / "pipe.csv", ("row", "key"))
+        assert os.read(descriptor, 100) == b"row,key\n"
+    finally:
+        os.close(descriptor)

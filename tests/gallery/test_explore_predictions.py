@@ -11,7 +11,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from kinfold.cli import main
+from kinfold.corrections import Corrections
 from kinfold.errors import FormatError, InputError
+from kinfold.exports import write_csv_file
 from kinfold.gallery.explore import create_app
 from kinfold.gallery.explore._predictions import predictions_as_run
 from kinfold.run import write_predictions, write_skipped
@@ -128,3 +130,44 @@ def test_a_map_of_predictions_is_refused(run, predicted, monkeypatch, capsys):
         main()
     assert ended.value.code == 2
     assert "--predictions" in capsys.readouterr().err
+
+
+def as_csv(file):
+    table = pq.read_table(file)
+    write_csv_file(table, file.with_suffix(".csv"))
+    return file.with_suffix(".csv")
+
+
+def test_predictions_in_csv_are_shown_as_those_in_parquet_are(run, predicted):
+    source = predicted.parent / "new"
+    as_csv(predicted.with_name("new.skipped.parquet"))
+    with predictions_as_run(run, predicted, source) as (made, _):
+        expected, skipped, names = made.assignments, made.skipped, names_in(made)
+    predicted.with_name("new.skipped.parquet").unlink()
+    with predictions_as_run(run, as_csv(predicted), source) as (made, _):
+        assert made.assignments.equals(expected)
+        assert made.skipped.equals(skipped)
+        assert names_in(made) == names
+
+
+def names_in(run):
+    with Corrections.open(run, write=False) as corrections:
+        return {group: one.name for group, one in corrections.state.groups.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("row,key,label\n0,000.png,1\n", "isn't a file of predictions"),
+        ("row,key,cluster,confidence,name\nx,000.png,1,1,\n", "is damaged"),
+        ("row,key,cluster,confidence,name\n0,000.png,,1,\n", "lacks a value"),
+    ],
+)
+def test_other_csv_files_are_refused(run, predicted, text, words):
+    file = predicted.with_suffix(".csv")
+    file.write_text(text)
+    with (
+        pytest.raises((FormatError, InputError), match=words),
+        predictions_as_run(run, file, predicted.parent / "new"),
+    ):
+        pass

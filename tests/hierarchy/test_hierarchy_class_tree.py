@@ -299,7 +299,7 @@ def test_a_parquet_table_may_hold_numbers_nulls_and_dictionaries(tmp_path):
     ("name", "text", "message"),
     [
         ("tree.csv", "child,parent\n", "has no class"),
-        ("tree.csv", "", "has no column 'child'; it has none"),
+        ("tree.csv", "", "is empty and can't be read"),
         ("tree.csv", "kid,parents\n", "has no column 'child'"),
         ("tree.csv", "child,parents\n", "did you mean 'parents'"),
         ("tree.csv", "child,parent\n,a\n", "row 2: the child is empty"),
@@ -315,7 +315,7 @@ def test_a_parquet_table_may_hold_numbers_nulls_and_dictionaries(tmp_path):
             "child,parent\na,\nb,a\nb,\n",
             "row 4: 'b' has an empty parent in one row and one in another",
         ),
-        ("tree.csv", "child,parent\na,b,c\n", "row 2: more fields than columns"),
+        ("tree.csv", "child,parent\na,b,c\n", "line 2 of"),
         ("tree.csv", "child,parent\na,b\nb,a\n", "tree.csv has a cycle, child before parent: a > b > a"),
         ("tree.csv", "child,parent\na,a\n", "'a' is its own parent"),
         ("tree.csv", "child,parent\nroot,\na,rooot\n", "tree.csv: the parent 'rooot' of 'a' has no entry"),
@@ -331,11 +331,21 @@ def test_a_faulty_table_is_refused_with_its_place(tmp_path, name, text, message)
     assert name in str(error.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "windows-1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_table_is_read_as_spreadsheets_save_it(tmp_path, encoding, delimiter):
+    text = "child,parent\nbête,\nbête.png,bête\n".replace(",", delimiter)
+    (tmp_path / "tree.csv").write_bytes(text.encode(encoding))
+    tree = ClassTree.from_table(tmp_path / "tree.csv")
+    assert tree.ids == ("bête", "bête.png")
+    assert tree.parents("bête.png") == ("bête",)
+
+
 def test_a_table_of_the_wrong_kind_is_refused(tmp_path):
     with pytest.raises(InputError, match="can't be read"):
         ClassTree.from_table(tmp_path / "missing.csv")
-    (tmp_path / "bytes.csv").write_bytes(b"child,parent\n\xff,\n")
-    with pytest.raises(InputError, match="can't be read"):
+    (tmp_path / "bytes.csv").write_bytes(b"child,parent\n\0\xff,\n")
+    with pytest.raises(InputError, match="no table of text"):
         ClassTree.from_table(tmp_path / "bytes.csv")
     pq.write_table(pa.table({"child": [1.5], "parent": [None]}), tmp_path / "floats.parquet")
     with pytest.raises(InputError, match=r"column 'child' of .* holds double"):

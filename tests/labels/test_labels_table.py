@@ -139,3 +139,14 @@ def test_labels_are_read_as_people_save_them(tmp_path, name, dialect):
     table = LabelTable.read(path)
     assert table.keys.to_pylist() == ["1.png", "2.png"]
     assert [table.classes[code] for code in table.labels] == ["cat", "dog"]
+
+
+def test_keys_of_a_file_are_tidied_before_splits_and_repeats_are_looked_for(tmp_path):
+    file = tmp_path / "labels.csv"
+    file.write_text("key,label\n./train/a.png,cat\ntrain\\b.png,dog\ntest//c.png,cat\ntrain/a.png,cat\n")
+    table = LabelTable.read(file)
+    assert table.keys.to_pylist() == ["test/c.png", "train/a.png", "train/b.png"]
+    assert table.split_counts() == {"test": 1, "train": 2}
+    file.write_text("key,label\n./a.png,cat\na.png,dog\n")
+    with pytest.raises(InputError, match="two labels"):
+        LabelTable.read(file)

@@ -134,3 +134,31 @@ def test_what_is_no_folder_of_ours_is_refused(home, tmp_path):
     os.mkfifo(home / "run" / "pipe")
     with pytest.raises(InputError, match="pipe"):
         check(home / "run")
+
+
+@pytest.mark.parametrize("given", ["vectors", "paths"])
+@pytest.mark.parametrize("how", ["changed", "missing"])
+def test_what_was_given_in_memory_is_compared_with_the_hash_in_its_name(home, tmp_path, given, how):
+    vectors = np.random.default_rng(0).normal(size=(30, 4)).astype("f4")
+    source = vectors if given == "vectors" else sorted((home / "photos").rglob("*.png"))
+    run = kinfold.cluster(
+        source, 3, out=tmp_path / "given", method="kmeans", backbone="pixels", n_workers=0, report=False
+    )
+    (file,) = run.path.glob("given-*")
+    states = [(one.name, one.state) for one in check(run.path).files if one.name == file.name]
+    assert states == [(file.name, "ok")]
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.unlink()
+    if how == "changed":
+        file.write_bytes(content)
+    wrong = {one.name: one.state for one in check(run.path).files if one.state not in ("ok", "readable")}
+    assert wrong == {file.name: "damaged" if how == "changed" else "missing"}
+
+
+def test_corrections_that_were_set_aside_are_looked_through(home):
+    kept = shutil.copy(home / "run" / "corrections.sqlite", home / "run" / "corrections-1.sqlite")
+    assert {one.name: one.state for one in check(home / "run").files}["corrections-1.sqlite"] == "readable"
+    with open(kept, "r+b") as stream:
+        stream.truncate(5000)
+    assert {one.name: one.state for one in check(home / "run").files}["corrections-1.sqlite"] == "damaged"

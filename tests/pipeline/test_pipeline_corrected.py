@@ -371,3 +371,68 @@ def test_a_log_without_its_file_does_not_pass_for_an_uncorrected_run(run, photos
         kinfold.evaluate(run, "folder")
     with pytest.raises(InputError, match="how often can't be told"):
         kinfold.cluster(photos, 5, out=run.path, **KMEANS)
+
+
+class TestCorrectionsThatAreSetAside:
+    def lone_log(self, run, tmp_path):
+        """Leave the log of corrections without its file, as someone does who takes away the file alone."""
+        corrections = Corrections.open(run)
+        corrections.apply(Rename(0, "precious"))
+        log = run.path / "corrections.sqlite-wal"
+        shutil.copy(log, tmp_path / "log")
+        corrections.close()
+        (run.path / "corrections.sqlite").rename(tmp_path / "taken.sqlite")
+        shutil.copy(tmp_path / "log", log)
+        return (tmp_path / "log").read_bytes()
+
+    def test_a_log_without_its_file_is_kept_to_the_byte(self, run, photos, tmp_path):
+        log = self.lone_log(run, tmp_path)
+        kinfold.cluster(photos, 5, out=run.path, force=True, **KMEANS)
+        assert (run.path / "corrections-1.sqlite-wal").read_bytes() == log
+        assert not (run.path / "corrections-1.sqlite").exists()
+
+    def test_the_log_of_an_empty_file_is_kept(self, run, photos, tmp_path):
+        log = self.lone_log(run, tmp_path)
+        (run.path / "corrections.sqlite").touch()
+        kinfold.cluster(photos, 5, out=run.path, force=True, **KMEANS)
+        assert (run.path / "corrections-1.sqlite-wal").read_bytes() == log
+
+    def test_they_never_replace_a_log_that_was_set_aside_before(self, run, photos, tmp_path):
+        log = self.lone_log(run, tmp_path)
+        kinfold.cluster(photos, 5, out=run.path, force=True, **KMEANS)
+        self.lone_log(Run.open(run.path), tmp_path)
+        kinfold.cluster(photos, 4, out=run.path, force=True, **KMEANS)
+        assert (run.path / "corrections-1.sqlite-wal").read_bytes() == log
+        assert (run.path / "corrections-2.sqlite-wal").read_bytes() != log
+
+
+class TestACorrectedRunThatIsBeingMendedWhenItIsKilled:
+    @pytest.fixture
+    def killed(self, run, photos, monkeypatch):
+        correct(run, Rename(0, "precious"))
+        (run.path / "model.safetensors").unlink()
+        with monkeypatch.context() as patch:
+
+            def kill(*_):
+                raise KeyboardInterrupt
+
+            patch.setattr("kinfold.pipeline._cluster.save_model", kill)
+            for _ in range(2):
+                with pytest.raises(KeyboardInterrupt):
+                    kinfold.cluster(photos, 6, out=run.path, **KMEANS)
+        return run
+
+    def test_it_gets_no_other_groups_unasked(self, killed, photos):
+        with pytest.raises(InputError, match=r"isn't finished.*other groups.*--force"):
+            kinfold.cluster(photos, 5, out=killed.path, **KMEANS)
+        assert (killed.path / "corrections.sqlite").exists()
+
+    def test_the_same_call_goes_on_and_the_corrections_hold(self, killed, photos):
+        again = kinfold.cluster(photos, 6, out=killed.path, **KMEANS)
+        with Corrections.open(again, write=False) as corrections:
+            assert corrections.state.groups[0].name == "precious"
+        assert "former_fit" not in again.manifest
+
+    def test_by_force_they_are_kept_beside(self, killed, photos):
+        assert kinfold.cluster(photos, 5, out=killed.path, force=True, **KMEANS).n_clusters == 5
+        assert (killed.path / "corrections-1.sqlite").exists()

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import kinfold
+import kinfold.pipeline._predict as predicting
 from kinfold.errors import InputError
 from kinfold.run import Run
 
@@ -256,3 +257,40 @@ def test_nothing_in_the_manifest_is_of_memory(tmp_path):
     manifest = json.loads((run.path / "manifest.json").read_text())
     assert manifest["features"]["path"].startswith("given-")
     assert (run.path / manifest["features"]["path"]).is_file()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"backbone": "nope"}, {"variants": ("nope",)}, {"batch_size": -1}],
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_embedding_that_is_refused_leaves_nothing_beside(files, tmp_path, wrong):
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(InputError):
+        kinfold.embed(files, tmp_path / "sub" / "store", **{"backbone": "pixels", "n_workers": 0, **wrong})
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_interrupted_predictions_of_images_in_memory_go_on(photos, files, tmp_path, monkeypatch):
+    run = kinfold.cluster(photos, 3, out=tmp_path / "run", **KMEANS)
+    extract, done = predicting.extract_features, []
+
+    def killed(*given, **options):
+        done.append(extract(*given, **options).manifest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predicting, "extract_features", killed)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                kinfold.predict(run, [Image.open(file) for file in files], tmp_path / "p.csv", n_workers=0)
+            assert len(list(tmp_path.glob(".partial-p.csv-*"))) == 1
+    assert done[0].source["fingerprint"] == done[1].source["fingerprint"]
+    kinfold.predict(run, [Image.open(file) for file in files], tmp_path / "p.csv", n_workers=0)
+    assert not list(tmp_path.glob(".partial-*"))
+    other = [Image.open(file).transpose(Image.Transpose.FLIP_LEFT_RIGHT) for file in files]
+    with monkeypatch.context() as patch:
+        patch.setattr(predicting, "extract_features", killed)
+        with pytest.raises(KeyboardInterrupt):
+            kinfold.predict(run, other, tmp_path / "p.csv", n_workers=0)
+    assert done[2].source["fingerprint"] != done[1].source["fingerprint"]

@@ -20,7 +20,8 @@ from kinfold.errors import FormatError, InputError, NewerFormatError
 from kinfold.hierarchy import ClassTree, load_wordnet
 from kinfold.language import embed_classes, load_text_encoder
 from kinfold.language import relabel as refine
-from kinfold.pipeline import RelabelResult, embed, relabel
+from kinfold.pipeline import RelabelResult, _relabel, embed, relabel
+from kinfold.pipeline._classes import find_classes
 from support import text_models
 
 DOG, CANINE, POODLE, CHIHUAHUA, CAT, CARNIVORE = (
@@ -325,3 +326,29 @@ def test_images_that_moved_away_leave_a_sheet_of_names(animals, clip, tmp_path, 
         "confidence",
         "n_steps",
     ]
+
+
+def test_a_relabelling_that_begins_between_two_looks_is_not_taken_for_something_else(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    out.mkdir()
+    check_folder = _relabel.check_folder
+
+    def another_begins(*given):
+        _relabel.begin_folder(out)
+        check_folder(*given)
+
+    monkeypatch.setattr(_relabel, "check_folder", another_begins)
+    _relabel.check_out(out)
+    (out / "report.json").write_text('{"format": "other"}', "utf-8")
+    with pytest.raises(InputError, match="was not written by"):
+        _relabel.check_out(out)
+
+
+def test_names_of_classes_are_read_as_spreadsheets_save_them(tmp_path):
+    file = tmp_path / "names.csv"
+    file.write_bytes('id;name\na;"bête; noire"\nb;b.png\na;ours\n'.encode("windows-1252"))
+    tree = ClassTree({"a": None, "b": "a"})
+    assert find_classes(tree, file, ["b"]).names == (("bête; noire", "ours"), ("b.png",))
+    file.write_text("id,name\na,house animal, small\nb,x\n", "utf-8")
+    with pytest.raises(InputError, match=r"line 2 of .* has 3 cells"):
+        find_classes(tree, file, ["b"])

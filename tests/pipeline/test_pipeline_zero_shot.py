@@ -159,3 +159,13 @@ def test_a_file_of_the_user_is_left_alone(vectors, tmp_path, clip):
 def test_a_table_by_another_format_s_name_is_refused(vectors, tmp_path, clip):
     with pytest.raises(InputError, match=r"end in \.parquet"):
         classify(vectors, CLASSES, tmp_path / "out.csv", text_model=clip)
+
+
+def test_vectors_in_memory_are_classified_as_those_in_a_file(vectors, tmp_path, clip):
+    found = classify(np.load(vectors), CLASSES, tmp_path / "memory.parquet", text_model=clip)
+    assert found.table.equals(classify(vectors, CLASSES, tmp_path / "file.parquet", text_model=clip).table)
+    assert {file.name for file in tmp_path.iterdir() if file.is_file()} == {
+        "memory.parquet",
+        "file.parquet",
+        vectors.name,
+    }

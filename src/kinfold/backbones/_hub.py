@@ -194,13 +194,15 @@ def is_complete(folder: Path) -> bool:
         if (folder / single).is_file():
             return True
         if (folder / index).is_file():
-            from kinfold.storage import read_json
+            from kinfold.storage import is_plain_name, read_json
 
             try:
                 shards = {str(shard) for shard in read_json(folder / index)["weight_map"].values()}
             except (FormatError, KeyError, TypeError, AttributeError):
                 return False
-            return bool(shards) and all((folder / shard).is_file() for shard in shards)
+            return bool(shards) and all(
+                is_plain_name(shard) and (folder / shard).is_file() for shard in shards
+            )
     return False
 
 

@@ -16,7 +16,7 @@ from kinfold.backbones._folders import find_folder, name_folder, refuse_foreign,
 from kinfold.backbones._hub import fetch_model, has_tokenizer
 from kinfold.errors import FormatError, InputError
 from kinfold.paths import utf8_path
-from kinfold.storage import read_json
+from kinfold.storage import is_plain_name, read_json
 
 # A weight's name, its shape in the file, and the shape that the model has for it.
 Misfit = tuple[str, Sequence[int], Sequence[int]]
@@ -299,7 +299,15 @@ def _read_tensor(folder: Path, name: str) -> torch.Tensor | None:
     for single, index in _SINGLE.items():
         file = folder / single
         if (folder / index).is_file():
-            file = folder / read_json(folder / index).get("weight_map", {}).get(name, single)
+            content = read_json(folder / index)
+            places = content.get("weight_map") if isinstance(content, dict) else None
+            part = places.get(name, single) if isinstance(places, dict) else single
+            if not is_plain_name(part):  # a model from elsewhere must not lead to other files
+                raise FormatError(
+                    f"{folder / index} is damaged: {part!r} is no name of a file beside it; download the "
+                    "model again"
+                )
+            file = folder / part
         if not file.is_file():
             continue
         if file.suffix == ".safetensors":

@@ -23,7 +23,7 @@ from kinfold.features import Features, is_features, open_features
 from kinfold.labels import LabelTable
 from kinfold.methods import predict_top
 from kinfold.methods.protocol import Clusterer
-from kinfold.paths import arrow_path
+from kinfold.paths import arrow_path, normalize_keys
 from kinfold.reading import open_arrays, reading
 from kinfold.rows import SelectedRows
 from kinfold.storage import hash_array, hash_json
@@ -236,7 +236,12 @@ def _join(
     part: Part, table: LabelTable, chosen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], dict[str, int]]:
     """Return the rows that have one of the chosen labels, these labels, and what had no partner."""
-    found = pc.index_in(part.keys.cast(pa.large_string()), value_set=table.keys)
+    keys = part.keys.cast(pa.large_string())
+    found = pc.index_in(keys, value_set=table.keys)
+    if found.null_count:  # by what they mean: a label file is tidied, the keys of features may not be
+        keys = keys.combine_chunks() if isinstance(keys, pa.ChunkedArray) else keys
+        theirs = normalize_keys(table.keys)
+        found = pc.coalesce(found, pc.index_in(normalize_keys(keys), value_set=theirs))
     place = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     labeled = place >= 0
     rows = np.flatnonzero(labeled)

@@ -30,9 +30,17 @@ from kinfold.benchmark._suite_results import (
     summarize,
 )
 from kinfold.errors import InputError
-from kinfold.locks import lock_directory
+from kinfold.locks import LOCK_NAME, lock_directory
 from kinfold.progress import SILENT, Progress
-from kinfold.storage import atomic_file, check_own, is_plain_name, read_json, remove_partials, write_json
+from kinfold.storage import (
+    PARTIAL_PREFIX,
+    atomic_file,
+    check_own,
+    is_plain_name,
+    read_json,
+    remove_partials,
+    write_json,
+)
 
 _STORES = "store"
 _FOLDERS_BELOW = 5  # levels of its folders: store/NAME/variants/NAME/00000.npy
@@ -456,10 +464,13 @@ def _check_place(path: Path, suite: Suite) -> None:
     check_own(path, depth=_FOLDERS_BELOW)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
-    found = read_json(path / _MARK) if (path / _MARK).is_file() else {}
-    if not isinstance(found, dict) or found.get("format") != _FORMAT:
-        if path.is_dir() and all(entry.name in ("store", ".lock") for entry in path.iterdir()):
+    found = _read_mark(path)
+    if found is None:
+        begun = path.is_dir() and all(_is_beginning(entry.name) for entry in path.iterdir())
+        found = _read_mark(path)  # again: another process may have begun between the two looks
+        if found is None and begun:
             return
+    if found is None:
         raise InputError(
             f"{path} holds something that no suite wrote; it was left as it is. Choose a new or empty folder "
             "(out=, --out)"
@@ -468,3 +479,14 @@ def _check_place(path: Path, suite: Suite) -> None:
         raise InputError(
             f"{path} holds the suite {found.get('suite')!r}, not {suite.name!r}; choose another folder"
         )
+
+
+def _read_mark(path: Path) -> dict[str, Any] | None:
+    """Return what marks a folder as that of a suite; None for any other folder."""
+    found = read_json(path / _MARK) if (path / _MARK).is_file() else None
+    return found if isinstance(found, dict) and found.get("format") == _FORMAT else None
+
+
+def _is_beginning(name: str) -> bool:
+    """Tell whether a file of this name may be in the folder of a suite before its first results."""
+    return name in (_STORES, LOCK_NAME) or name.startswith(PARTIAL_PREFIX)

@@ -91,7 +91,8 @@ def explore(
         typer.Option(
             "--predictions",
             metavar="FILE",
-            help="Show what kinfold predict wrote, by group and read-only; --source is where its images are.",
+            help="Show what kinfold predict wrote (Parquet or CSV), by group and read-only; --source is "
+            "where its images are.",
             show_default=False,
         ),
     ] = None,

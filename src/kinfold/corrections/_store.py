@@ -209,6 +209,14 @@ def damaged(path: Path, why: str) -> str:
     )
 
 
+def _apart(path: Path, what: str, log: Path) -> str:
+    """Return the message that a log is there without the file that it belongs to."""
+    return (
+        f"{path} is {what}, but {log.name} is there, which belongs to it; put the file back, or move the log "
+        "away too to start without corrections"
+    )
+
+
 def log_of(path: Path) -> Path | None:
     """Return SQLite's write-ahead log beside a file; None if it is missing or empty."""
     log = path.with_name(f"{path.name}-wal")
@@ -338,14 +346,14 @@ class Store:
         try:
             status = self.path.stat()
             identity = (status.st_dev, status.st_ino)
+            # SQLite would take the log for one of another file, and remove it with all edits in it.
+            if not status.st_size and (log := log_of(self.path)) is not None:
+                raise FormatError(_apart(self.path, "empty", log))
         except FileNotFoundError:
             identity = None
             log = log_of(self.path)
             if log is not None and not self.path.exists():
-                raise FormatError(
-                    f"{self.path} is missing, but {log.name} is there, which belongs to it; put the file "
-                    "back, or move the log away too to start without corrections"
-                ) from None
+                raise FormatError(_apart(self.path, "missing", log)) from None
         if self._seen is not None and identity != self._seen:
             raise FormatError(
                 f"{self.path} was removed or replaced while it was in use; put it back, or open the run again"

@@ -166,8 +166,8 @@ class Takeaway:
     @classmethod
     def of(cls, run: Run) -> Takeaway:
         """Read the run and its current corrections."""
-        corrections = Corrections.open(run, write=False)
-        state = corrections.state
+        with Corrections.open(run, write=False) as corrections:
+            state = corrections.state
         names = names_of(run, state)
         alive = {group: names.get(group) or "" for group in sorted(state.groups) if state.groups[group].alive}
         return cls(run, corrected_table(run, state), alive, state.version)

@@ -88,6 +88,8 @@ def is_our_csv(path: Path) -> bool:
 
 def is_csv_of(path: Path, columns: Sequence[str]) -> bool:
     """Tell whether a file is a CSV with just these columns."""
+    if not path.is_file():  # reading from a pipe would wait for ever
+        return False
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             return next(csv.reader([stream.readline(1000)]), None) == list(columns)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,10 +12,14 @@ from types import TracebackType
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from kinfold.features.store import FeatureStore, StoreManifest
+from kinfold.features._writing import write_contents
+from kinfold.features.store import CONTENTS_NAME, FeatureStore, StoreManifest
 from kinfold.images import ImageSource, UnusableImage
+
+logger = logging.getLogger(__name__)
 
 _THREADS = 4  # hashing lets other threads run, and reading waits for the disk
 _DIGEST_BYTES = 16  # 2^64 files until two different ones are likely to share a hash
@@ -73,6 +79,16 @@ def hash_files(source: ImageSource) -> list[bytes | None]:
         with FileHasher(source) as hasher:
             _KNOWN[source] = hasher.begin(range(len(source)))()
     return _KNOWN[source]
+
+
+def mend_contents(store: FeatureStore, source: ImageSource) -> None:
+    """Write the hashes of the image files anew where they are damaged or gone: the vectors are whole."""
+    if store.manifest.contents_sha256 is None or store.contents() is not None:
+        return
+    if os.access(store.path, os.W_OK):  # they only spare work, and others can do without
+        logger.warning("%s is damaged or missing; it is written anew", store.path / CONTENTS_NAME)
+        store.manifest.contents_sha256 = write_contents(store.path, pa.array(hash_files(source), pa.binary()))
+        store.manifest.write(store.path)
 
 
 @dataclass(frozen=True)

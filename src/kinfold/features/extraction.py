@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import os
 import shutil
@@ -11,52 +10,31 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, NewerFormatError
-from kinfold.features._contents import FileHasher, Known, find_known
+from kinfold.features._contents import FileHasher, Known, find_known, mend_contents
+from kinfold.features._writing import ShardBuffer, StoreWriter
 from kinfold.features.store import (
     CONTENTS_NAME,
-    CONTENTS_SCHEMA,
     FOLDERS_BELOW,
     INDEX_NAME,
-    INDEX_SCHEMA,
     MANIFEST_NAME,
     NEIGHBORS_NAME,
-    OK,
     RENEWED_NAME,
-    SKIPPED,
-    UNFINISHED_NAME,
     VARIANTS_NAME,
     FeatureStore,
-    ShardRecord,
     StoreManifest,
     VariantRecord,
-    check_size,
     is_feature_store,
-    shard_path,
 )
 from kinfold.images import ImageBatch, ImageLoader, ImageSource, UnusableImage, describe_range
 from kinfold.locks import LOCK_NAME, lock_directory
-from kinfold.paths import arrow_path
 from kinfold.progress import SILENT, Progress, ProgressTask
-from kinfold.rows import unusable_in_block
-from kinfold.storage import (
-    PARTIAL_PREFIX,
-    atomic_file,
-    check_own,
-    check_place,
-    hash_file,
-    remove_partials,
-    write_array,
-)
+from kinfold.storage import PARTIAL_PREFIX, check_own, check_place
 from kinfold.validation import Constraint, Either, Integer, Nothing, check
 
 if TYPE_CHECKING:
@@ -69,7 +47,6 @@ _CONSTRAINTS: dict[str, Constraint] = {
     "batch_size": Either(Integer(), Nothing()),
     "shard_rows": Either(Integer(), Nothing()),
 }
-_SHARDS_FIELD = b"shards"  # in the metadata of a part of the index: the part then proves its shards
 # Groups of system errors that a user can mend.
 _SPACE = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _RIGHTS = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -80,211 +57,7 @@ _MOST_SHARD_ROWS = 16_384
 _SHARDS_WISHED = 256
 _LOOKED_AT = 16  # images that are looked at for what is white in them
 _DEEP_SUFFIXES = frozenset([".png", ".tif", ".tiff", ".pgm", ".ppm", ".pnm", ".pfm"])
-_PART_SCHEMA = pa.schema([*INDEX_SCHEMA, *CONTENTS_SCHEMA])
 _BATCHES_OF_SPEED = 20  # batches that the speed is a mean of: steady, and yet soon right after a change
-
-
-class ShardBuffer:
-    """Vectors and skipped rows of one shard, a range of source rows, until it is written."""
-
-    def __init__(self, start: int, stop: int, variants: Sequence[str]) -> None:
-        self.start, self.stop, self.variants = start, stop, tuple(variants)
-        self.rows: list[int] = []
-        self.reasons: dict[int, str] = {}
-        self._blocks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in variants}
-
-    def add(self, rows: NDArray[np.int64], blocks: dict[str, NDArray[Any]]) -> None:
-        """Take the vectors of a batch; rows that are all zero or not finite in any variant are skipped."""
-        # Row for row the variants must stand side by side, so a row is out for all if it is for one.
-        unusable: dict[int, str] = {}
-        for block in blocks.values():
-            unusable = {**unusable_in_block(block), **unusable}
-        usable = np.ones(len(rows), dtype=bool)
-        usable[list(unusable)] = False
-        self.reasons.update({int(rows[line]): reason for line, reason in unusable.items()})
-        self.rows += rows[usable].tolist()
-        for name, block in blocks.items():
-            self._blocks[name].append(np.ascontiguousarray(block[usable], dtype=np.float32))
-
-    def skip(self, skipped: Sequence[tuple[int, str]]) -> None:
-        """Take rows that the loader could not use."""
-        self.reasons.update(skipped)
-
-    def insert(self, rows: NDArray[np.int64], blocks: dict[str, NDArray[Any]]) -> None:
-        """Take vectors that are known already, and bring all in the order of their rows."""
-        everything = np.concatenate([np.array(self.rows, np.int64), rows])
-        order = np.argsort(everything, kind="stable")
-        self.rows = everything[order].tolist()
-        for name, block in blocks.items():
-            self._blocks[name] = [np.concatenate([*self._blocks[name], block])[order]]
-
-    def matrix(self, variant: str, dim: int) -> NDArray[np.float32]:
-        """Return the vectors of a variant, one per usable row."""
-        # With an empty block in front, as a shard may have no usable row.
-        return np.concatenate([np.empty((0, dim), np.float32), *self._blocks[variant]])
-
-    def index(self, keys: Sequence[str], contents: Sequence[bytes | None]) -> Any:
-        """Return this shard's part of the index, with the hashes of its image files."""
-        rows = range(self.start, self.stop)
-        reasons = [self.reasons.get(row) for row in rows]
-        status = [OK if reason is None else SKIPPED for reason in reasons]
-        columns = [list(rows), [keys[row] for row in rows], status, reasons, list(contents)]
-        return pa.table(columns, schema=_PART_SCHEMA)
-
-
-class StoreWriter:
-    """Writes the files of one store.
-
-    A shard is done when its part of the index exists, which is written after its matrices and holds their
-    hashes. When all are done, the parts become the index and the manifest is completed.
-
-    Parameters
-    ----------
-    path : Path
-        The store.
-    manifest : StoreManifest
-        What is being written; not complete yet.
-    """
-
-    def __init__(self, path: Path, manifest: StoreManifest) -> None:
-        self.path = path
-        self.manifest = manifest
-        self._parts = path / UNFINISHED_NAME
-
-    def begin(self) -> None:
-        """Clear what another extraction left, and write the manifest of the unfinished store first."""
-        clear_store(self.path)
-        self.manifest.write(self.path)  # first, so that a killed process leaves a store and no stray files
-        self._parts.mkdir(parents=True, exist_ok=True)
-
-    def remove_partials(self) -> None:
-        """Remove what a killed process left half-written."""
-        for folder in (
-            self.path,
-            self._parts,
-            *(self.path / VARIANTS_NAME / name for name in self.manifest.variants),
-        ):
-            remove_partials(folder)
-
-    def first_missing(self) -> int:
-        """Return the first shard that isn't there in full; the number of shards if all are."""
-        n_shards = self.manifest.n_shards()
-        return next((number for number in range(n_shards) if not self._is_done(number)), n_shards)
-
-    def write_shard(
-        self, number: int, buffer: ShardBuffer, keys: Sequence[str], contents: Sequence[bytes | None]
-    ) -> None:
-        """Write a shard's matrices, then its part of the index."""
-        records = {}
-        for name, variant in self.manifest.variants.items():
-            matrix = buffer.matrix(name, variant.dim)
-            file = shard_path(self.path, name, number)
-            with atomic_file(file) as partial, partial.open("wb") as stream:
-                write_array(stream, matrix)
-            records[name] = asdict(ShardRecord(len(matrix), file.stat().st_size, hash_file(file)))
-        # Last, since its existence says that the shard is done.
-        table = buffer.index(keys, contents).replace_schema_metadata({_SHARDS_FIELD: json.dumps(records)})
-        with atomic_file(self._part(number)) as partial:
-            pq.write_table(table, arrow_path(partial, "wb"))
-
-    def finish(self) -> None:
-        """Put the index together and complete the manifest."""
-        numbers = range(self.manifest.n_shards())
-        index = self.path / INDEX_NAME
-        with (
-            atomic_file(index) as partial,
-            pq.ParquetWriter(arrow_path(partial, "wb"), INDEX_SCHEMA) as writer,
-        ):
-            for number in numbers:
-                writer.write_table(self._read_part(number).select(INDEX_SCHEMA.names))
-        self._write_contents(numbers)
-        for number in numbers:
-            for name, record in self._records(number).items():
-                self.manifest.variants[name].shards.append(record)
-        shards = next(iter(self.manifest.variants.values())).shards
-        self.manifest.n_usable = sum(shard.rows for shard in shards)
-        self.manifest.index_sha256 = hash_file(index)
-        self.manifest.complete = True
-        self.manifest.write(self.path)
-        self.remove_leftovers()
-
-    def _write_contents(self, numbers: range) -> None:
-        """Put the hashes of the image files together, where there are any."""
-        parts = [self._read_part(number) for number in numbers]
-        # Parts that an older version left have none; their images are embedded again once the folder changes.
-        known = [part["content"] for part in parts if "content" in part.column_names]
-        if len(known) < len(parts) or all(column.null_count == len(column) for column in known):
-            return
-        file = self.path / CONTENTS_NAME
-        with atomic_file(file) as partial:
-            table = pa.concat_tables([pa.table([column], schema=CONTENTS_SCHEMA) for column in known])
-            pq.write_table(table, arrow_path(partial, "wb"))
-        self.manifest.contents_sha256 = hash_file(file)
-
-    def remove_leftovers(self) -> None:
-        """Remove the parts of a store that is complete."""
-        shutil.rmtree(self._parts, ignore_errors=True)
-
-    def reasons(self) -> dict[str, int]:
-        """Return how often each reason stands in the parts written so far."""
-        counts: dict[str, int] = {}
-        for number in range(self.manifest.n_shards()):
-            for reason in self._read_part(number).column("reason").to_pylist():
-                if reason is not None:
-                    head = str(reason).split(":")[0]
-                    counts[head] = counts.get(head, 0) + 1
-        return counts
-
-    def first_reason(self) -> tuple[str, str]:
-        """Return key and whole reason of the first row that can't be used."""
-        for number in range(self.manifest.n_shards()):
-            part = self._read_part(number).select(["key", "reason"])
-            for key, reason in zip(*(column.to_pylist() for column in part.columns), strict=True):
-                if reason is not None:
-                    return str(key), str(reason)
-        return "", ""
-
-    def n_usable(self) -> int:
-        """Return the usable rows of all shards."""
-        first = next(iter(self.manifest.variants))
-        return sum(self._records(number)[first].rows for number in range(self.manifest.n_shards()))
-
-    def _is_done(self, number: int) -> bool:
-        try:
-            for name, shard in self._records(number).items():
-                check_size(shard_path(self.path, name, number), shard.bytes)
-        except (FormatError, FileNotFoundError):
-            return False
-        return True
-
-    def _part(self, number: int) -> Path:
-        return self._parts / f"{number:05d}.parquet"
-
-    def _read_part(self, number: int) -> Any:
-        return pq.read_table(arrow_path(self._part(number))).replace_schema_metadata(None)
-
-    def _records(self, number: int) -> dict[str, ShardRecord]:
-        file = self._part(number)
-        try:
-            metadata = pq.read_schema(arrow_path(file)).metadata or {}
-            found = {
-                name: ShardRecord(**entry) for name, entry in json.loads(metadata[_SHARDS_FIELD]).items()
-            }
-            if found.keys() != self.manifest.variants.keys():
-                raise ValueError("it is of other variants")
-            return found
-        except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{file} is damaged: {error}") from error
-
-
-def clear_store(path: Path) -> None:
-    """Remove the files of a store, and nothing else; the manifest goes last."""
-    # While the manifest is there, what a killed process leaves is known to be a store and can be cleared.
-    for name in (RENEWED_NAME, UNFINISHED_NAME, VARIANTS_NAME, NEIGHBORS_NAME):
-        shutil.rmtree(path / name, ignore_errors=True)
-    for name in (CONTENTS_NAME, INDEX_NAME):
-        (path / name).unlink(missing_ok=True)
-    (path / MANIFEST_NAME).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -384,7 +157,7 @@ def extract_features(
     _check(source, backbone, variants, batch_size, shard_rows)
     wanted = _wish(source, backbone, variants, batch_size, shard_rows)
     with lock_store(out), clear_write_errors(out):
-        found = _find_store(out, wanted, batch_size, shard_rows)
+        found = _find_store(out, wanted, batch_size, shard_rows, source)
         if found is None and (known := _find_known(out, wanted, batch_size, shard_rows, source)) is not None:
             return _renew(out, wanted, source, backbone, known, n_workers, progress)
         if isinstance(found, FeatureStore):
@@ -440,20 +213,22 @@ def _has_foreign_files(out: Path) -> bool:
 
 
 def _find_store(
-    out: Path, wanted: StoreManifest, batch_size: int | None, shard_rows: int | None
+    out: Path, wanted: StoreManifest, batch_size: int | None, shard_rows: int | None, source: ImageSource
 ) -> FeatureStore | StoreWriter | None:
     """Return what is at ``out`` already: the finished store, one to resume, or None."""
     if not is_feature_store(out):
         return None
     try:
-        _take_over(out)  # what a killed process had ready
+        _finish_renewal(out)  # what a killed process had ready
         there = StoreManifest.read(out)
         if not there.makes_the_same(wanted):
             return None
         if there.complete:
             store = FeatureStore.open(out)
-            store.verify()  # so that embedding again mends a damaged store
+            for name in store.variants:
+                store.verify(name)  # so that embedding again mends a damaged store
             StoreWriter(out, there).remove_leftovers()
+            mend_contents(store, source)
             return store
     except NewerFormatError:
         raise  # never overwrite what a newer version wrote
@@ -486,12 +261,15 @@ def _find_known(
     """Return what the store at ``out`` knows of a source, unless its batches or shards are to be others."""
     if not is_feature_store(out):
         return None
+    there = None
     try:
+        there = StoreManifest.read(out)
         store = FeatureStore.open(out)
         store.verify()  # its vectors are kept
-    except FormatError:
-        return None  # unfinished or damaged; the caller has said so
-    there = store.manifest
+    except FormatError as error:
+        if there is not None and not there.makes_the_same(wanted):  # else the caller has said so
+            logger.warning("extracting again: %s", error)
+        return None
     other_batch = batch_size not in (None, there.batch_size)
     other_shards = shard_rows is not None and _whole_batches(shard_rows, there.batch_size) != there.shard_rows
     known = None if other_batch or other_shards else find_known(store, wanted, source)
@@ -511,7 +289,7 @@ def adopt_unchanged(
         return None
     wanted = _wish(source, backbone, variants, None, None)
     with lock_store(out):
-        if isinstance(found := _find_store(out, wanted, None, None), FeatureStore):
+        if isinstance(found := _find_store(out, wanted, None, None, source), FeatureStore):
             return found
         known = None if found is not None else _find_known(out, wanted, None, None, source)
         return _adopt(out, wanted, known) if known is not None and known.unchanged else None
@@ -539,7 +317,7 @@ def _renew(
     there = known.store.manifest
     wanted.batch_size, wanted.shard_rows = there.batch_size, there.shard_rows
     place = out / RENEWED_NAME
-    found = _find_store(place, wanted, there.batch_size, there.shard_rows)
+    found = _find_store(place, wanted, there.batch_size, there.shard_rows, source)
     writer = found if isinstance(found, StoreWriter) else StoreWriter(place, wanted)
     if found is None:
         writer.begin()
@@ -586,6 +364,24 @@ def _write_renewed(
                 {name: np.asarray(matrix[kept], np.float32) for name, matrix in matrices.items()},
             )
             writer.write_shard(number, buffer, source.keys, known.contents[buffer.start : buffer.stop])
+
+
+def _finish_renewal(out: Path) -> None:
+    """Let a renewed store that a killed process left take over, unless it is damaged."""
+    renewed = out / RENEWED_NAME
+    names = [VARIANTS_NAME, INDEX_NAME, MANIFEST_NAME]
+    if is_feature_store(renewed) and all((renewed / name).exists() for name in names):
+        # It has not begun to take over, so that the other store is still there to be kept.
+        try:
+            manifest = StoreManifest.read(renewed)
+            if manifest.complete:
+                FeatureStore.open(renewed).verify()
+        except NewerFormatError:
+            raise
+        except FormatError as error:
+            logger.warning("it is removed: %s", error)
+            shutil.rmtree(renewed, ignore_errors=True)
+    _take_over(out)
 
 
 def _take_over(out: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,11 +24,11 @@ from kinfold.hierarchy._wordnet import WordNet, load_wordnet
 from kinfold.paths import arrow_path
 from kinfold.reading import reading
 from kinfold.storage import hash_json
+from kinfold.tables import TextTable, is_parquet
 from kinfold.validation import check_choice, check_integer
 
 CHILD, PARENT = "child", "parent"
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-_PARQUET = (".parquet", ".pq")
+_TEXT = (".csv", ".tsv")
 
 Parents = Mapping[str, "str | Iterable[str] | None"]
 
@@ -98,7 +97,7 @@ def read_parent_table(path: Path, child_column: str, parent_column: str) -> dict
         The file can't be read or lacks a column, a child is empty, a pair is there twice, or a root has a
         parent in another row.
     """
-    rows = _read_parquet if path.suffix.lower() in _PARQUET else _read_text
+    rows = _read_parquet if is_parquet(path) else _read_text
     parents: dict[str, list[str]] = {}
     roots: set[str] = set()
     for place, child, parent in rows(path, child_column, parent_column):
@@ -120,17 +119,15 @@ def read_parent_table(path: Path, child_column: str, parent_column: str) -> dict
 
 
 def _read_text(path: Path, child_column: str, parent_column: str) -> Iterator[tuple[int, str, str]]:
-    delimiter = _DELIMITERS.get(path.suffix.lower())
-    if delimiter is None:
+    if path.suffix.lower() not in _TEXT:
         raise InputError(f"{path} is no parent table: it must end in .csv, .tsv or .parquet")
-    # utf-8-sig: spreadsheets write a byte order mark, which would become part of the first column's name.
-    with reading(path, given=True), path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, delimiter=delimiter, strict=True)
-        _require(path, reader.fieldnames or [], child_column, parent_column)
-        for row in reader:
-            if None in row:
-                raise InputError(f"{path}, row {reader.line_num}: more fields than columns")
-            yield reader.line_num, row[child_column] or "", row[parent_column] or ""
+    with reading(path, given=True):
+        table = TextTable.open(path, is_path=lambda cell: False)  # an id may end as an image does
+        _require(path, table.names, child_column, parent_column)
+        child, parent = (table.names.index(name) for name in (child_column, parent_column))
+        rows = table.rows(strict=True, quoted=True)
+        for place, row in enumerate(rows, start=table.skip + 1):
+            yield place, row[child], row[parent]
 
 
 def _read_parquet(path: Path, child_column: str, parent_column: str) -> Iterator[tuple[int, str, str]]:

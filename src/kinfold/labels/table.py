@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError, KinfoldError, count_of, nearest_name
-from kinfold.paths import arrow_path
+from kinfold.paths import arrow_path, normalize_keys
 from kinfold.reading import check_regular, reason_of
 from kinfold.storage import hash_array, hash_json
 from kinfold.tables import TextTable, as_strings, is_list, is_parquet, is_text, value_type
@@ -395,6 +395,7 @@ class LabelTable:
 
         Without a column ``split`` a first folder of the key that is called train, val or test is the split.
         A folder that ``kinfold relabel`` or a benchmark wrote stands for the ``labels.parquet`` in it.
+        Keys are tidied, see :func:`~kinfold.paths.normalize_name`.
 
         Raises
         ------
@@ -407,11 +408,9 @@ class LabelTable:
         file.require("key", name)
         names = [one for one in ("key", name, "split") if one in file.names]
         table = file.table(*names)
-        if "split" in names:
-            splits = _rename_splits(table["split"])
-        else:
-            splits = _splits_of_keys(table["key"].cast(pa.large_string()).combine_chunks())
-        return cls.from_columns(table["key"], table[name], splits, what=str(path))
+        keys = normalize_keys(_as_strings(table["key"]).combine_chunks())
+        splits = _rename_splits(table["split"]) if "split" in names else _splits_of_keys(keys)
+        return cls.from_columns(keys, table[name], splits, what=str(path))
 
     @cached_property
     def is_training(self) -> NDArray[np.bool_]:

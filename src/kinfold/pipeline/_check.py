@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,14 +26,16 @@ from kinfold.neighbors import NeighborGraph
 from kinfold.paths import arrow_path
 from kinfold.pipeline._relabel import LABELS_NAME, REPORT_NAME, read_labels_table, read_report
 from kinfold.reading import check_regular
-from kinfold.run import ASSIGNMENTS_NAME, MANIFEST_NAME, Manifest, Run, is_run, read_manifest
+from kinfold.run import ASSIGNMENTS_NAME, GIVEN_PREFIX, MANIFEST_NAME, Manifest, Run, is_run, read_manifest
 from kinfold.run.manifest import locate_file
 from kinfold.storage import check_own, hash_file, read_json
 
 OK, READABLE, DAMAGED, MISSING = "ok", "readable", "damaged", "missing"
 _GRAPH_NAME = "graph.json"
 _NOUNS_FORMAT = "kinfold noun features"
-_BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException)
+_GIVEN = re.compile(rf"{GIVEN_PREFIX}[0-9a-f]{{16}}\.(parquet|npy|npz)")  # named after its content
+_OTHER = "its content isn't what was written"
+_BROKEN = (OSError, ValueError, KeyError, TypeError, pa.ArrowException, sqlite3.Error)
 
 
 @dataclass(frozen=True)
@@ -122,6 +129,7 @@ def _check_run(path: Path) -> Iterator[CheckedFile]:
     hashes = {name: manifest.hash_of(name) for name in sorted(names)}
     compared = [_compare(locate_file(path, manifest, name), name, hashes[name]) for name in hashes]
     yield from compared
+    yield from _check_given(path, manifest)
     yield from _check_features(path, manifest)
     yield from _check_graphs(path, "neighbors")
     for folder in ("features", "language-features"):
@@ -135,9 +143,36 @@ def _check_run(path: Path) -> Iterator[CheckedFile]:
         if (path / name).exists():
             unread = CheckedFile(name, READABLE, f"not read, because {ASSIGNMENTS_NAME} is damaged")
             yield unread if broken else _try(name, read, Run(path, manifest))
+    for file in sorted(path.glob(f"{Path(CORRECTIONS_NAME).stem}-*.sqlite")):  # of groups that are gone
+        yield _try(file.name, _read_database, file)
     for file in sorted(path.glob("*.parquet")):
-        if file.name not in names and file.name != PROPOSALS_NAME:
+        if file.name not in names and file.name != PROPOSALS_NAME and not _GIVEN.fullmatch(file.name):
             yield _try(file.name, pq.read_table, arrow_path(file))
+
+
+def _check_given(path: Path, manifest: Manifest) -> Iterator[CheckedFile]:
+    """Compare files of what was given in memory with the part of their hash that they are named after."""
+    recorded = {manifest.features.get("path"), manifest.source.get("uri"), manifest.source.get("images")}
+    named = {Path(place).name for place in recorded if place}
+    found = {file.name for file in path.glob(f"{GIVEN_PREFIX}*")}
+    for name in sorted(name for name in found | named if _GIVEN.fullmatch(name)):
+        wanted = Path(name).stem.removeprefix(GIVEN_PREFIX)
+        try:
+            sha256 = hash_file(path / name)
+        except FileNotFoundError:
+            yield CheckedFile(name, MISSING, "what was given in memory is gone; give it again")
+            continue
+        yield CheckedFile(name, OK) if sha256.startswith(wanted) else CheckedFile(name, DAMAGED, _OTHER)
+
+
+def _read_database(file: Path) -> None:
+    """Let SQLite look through a file without writing to it."""
+    check_regular(file)
+    uri = f"file:{quote(os.fsencode(file.absolute()))}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        (said,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if said != "ok":
+        raise FormatError(str(said))
 
 
 def _read_corrections(run: Run) -> None:
@@ -147,6 +182,8 @@ def _read_corrections(run: Run) -> None:
 def _check_features(path: Path, manifest: Manifest) -> Iterator[CheckedFile]:
     """Check the features that a run was made from, in it or elsewhere."""
     if not (recorded := manifest.features.get("path")):
+        return
+    if _GIVEN.fullmatch(str(recorded)):  # looked at already
         return
     place = path / recorded
     if not place.exists():
@@ -228,7 +265,7 @@ def _compare(file: Path, name: str, sha256: str | None) -> CheckedFile:
         same = hash_file(file) == sha256
     except (OSError, KinfoldError) as error:
         return CheckedFile(name, DAMAGED, str(error))
-    return CheckedFile(name, OK) if same else CheckedFile(name, DAMAGED, "its content isn't what was written")
+    return CheckedFile(name, OK) if same else CheckedFile(name, DAMAGED, _OTHER)
 
 
 def _try(name: str, read: Callable[..., object], what: object, state: str = READABLE) -> CheckedFile:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from kinfold.hierarchy import ClassTree, load_wordnet
 from kinfold.language import NounCache, TextEncoder, prepare_nouns, vote_for_lemmas
 from kinfold.progress import Progress
 from kinfold.reading import reading
+from kinfold.tables import TextTable
 
 WORDNET = "wordnet"
 WORDNET_TITLE = "WordNet 3.0"
@@ -128,15 +128,17 @@ def _read_names(names: str | Path | Names | None) -> dict[str, tuple[str, ...]]:
 
 
 def _read_name_rows(path: Path) -> list[tuple[str, str]]:
-    with reading(path, given=True), path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream)
-        columns = list(reader.fieldnames or [])
+    with reading(path, given=True):
+        path.stat()  # says that there is none
+        table = TextTable.open(path, is_path=lambda cell: False)  # a name may end as an image does
+        columns = list(table.names)
         if missing := [name for name in (_ID, _NAME) if name not in columns]:
             raise InputError(
                 f"{path} has no column {missing[0]!r}{nearest_name(missing[0], columns)}; names of "
                 f"classes stand in the columns {_ID} and {_NAME}"
             )
-        return [(row[_ID] or "", row[_NAME] or "") for row in reader]
+        node, name = columns.index(_ID), columns.index(_NAME)
+        return [(row[node], row[name]) for row in table.rows(strict=True)]
 
 
 def embed_class_names(

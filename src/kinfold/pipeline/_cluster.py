@@ -185,7 +185,7 @@ def cluster(
             guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
             with open_stages(place, opened, variant) as stages:
                 work = Work(stages, opened, prepared, variant, runtime, team, guide)
-                if "assign" in stages.manifest.stages:
+                if stages.knows_groups():
                     check_replacing(place, partial(work.why_replaced, loaded), force=force)
                 _announce(work, loaded, on_estimate)
                 features = opened.features if loaded is None else work.embed(loaded)

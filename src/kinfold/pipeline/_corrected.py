@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kinfold.corrections import CORRECTIONS_NAME, Corrections, State, first_state, names_of
 from kinfold.errors import FormatError, InputError, KinfoldError, OtherGroupsError, count_of
-from kinfold.run import Run
+from kinfold.run import Run, read_manifest
 
 if TYPE_CHECKING:
     from kinfold.gallery import Shown
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NO_GROUP = -1
+_ENDINGS = ("", "-wal", "-journal")  # of the file, and of the logs that SQLite writes beside it
 _BLOCK = 1 << 14  # rows at a time: features may be larger than memory
 
 
@@ -203,8 +204,11 @@ def check_replacing(path: Path, why: Callable[[], str | None], *, force: bool) -
     if not has_corrections(path):
         return
     try:
-        n_corrections = CorrectedGroups.of(Run.open(path)).n_corrections
-        told = count_of(n_corrections, "correction")
+        if "assign" in read_manifest(path).stages:
+            n_corrections = CorrectedGroups.of(Run.open(path)).n_corrections
+            told = count_of(n_corrections, "correction")
+        else:
+            n_corrections, told = 1, "how often can't be told, as the run isn't finished"
     except FormatError as error:  # of the groups or of the corrections: there may be any number
         n_corrections, told = 1, f"how often can't be told: {error}"
     if not n_corrections or (reason := why()) is None:
@@ -212,8 +216,7 @@ def check_replacing(path: Path, why: Callable[[], str | None], *, force: bool) -
     if not force:
         raise InputError(
             f"{path} was corrected by hand ({told}), and would get other groups because {reason}; it was "
-            f"left "
-            "as it is. Choose another folder (out=, --out), or replace it (force=True, --force)"
+            "left as it is. Choose another folder (out=, --out), or replace it (force=True, --force)"
         )
     logger.warning("the corrections of %s are kept as %s", path, set_aside(path).name)
 
@@ -221,12 +224,19 @@ def check_replacing(path: Path, why: Callable[[], str | None], *, force: bool) -
 def set_aside(path: Path) -> Path:
     """Rename the corrections of a run that is about to get other groups, and return where they are now."""
     file, number = path / CORRECTIONS_NAME, 1
-    while os.path.lexists(kept := file.with_name(f"{file.stem}-{number}{file.suffix}")):
+    while any(
+        os.path.lexists(f"{kept}{ending}")
+        for kept in [file.with_name(f"{file.stem}-{number}{file.suffix}")]
+        for ending in _ENDINGS
+    ):
         number += 1
-    with suppress(sqlite3.Error), closing(sqlite3.connect(file)) as connection:
-        # Another program may have the file open, and its latest edits stand in the log.
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for ending in ("", "-wal"):
+    kept = file.with_name(f"{file.stem}-{number}{file.suffix}")
+    # SQLite removes the log of a file that is missing or empty, and with it all edits that stand there.
+    if file.is_file() and file.stat().st_size:
+        with suppress(sqlite3.Error), closing(sqlite3.connect(file)) as connection:
+            # Another program may have the file open, and its latest edits stand in the log.
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    for ending in _ENDINGS:
         if (found := file.with_name(file.name + ending)).exists() and (not ending or found.stat().st_size):
             os.replace(found, kept.with_name(kept.name + ending))
     return kept

@@ -23,12 +23,14 @@ from PIL import Image, ImageOps
 
 from kinfold.errors import InputError
 from kinfold.features import Features
+from kinfold.features.store import is_feature_store
 from kinfold.images import ImageSource
 from kinfold.paths import arrow_path
 from kinfold.rows import check_matrix, to_array
 from kinfold.run import GIVEN_PREFIX, is_run, read_manifest
 from kinfold.storage import PARTIAL_PREFIX, hash_file
 
+_SOME_TIME = 1_000_000_000  # seconds; the same for all
 _BATCH = 256  # images that are encoded together
 _IMAGE_NAMES = ("image", "img", "picture", "photo")
 _PATH_NAMES = ("path", "file_path", "filepath", "image_path", "file", "file_name", "filename", "image", "img")
@@ -68,7 +70,10 @@ def given_source(source: Any, options: Mapping[str, Any] | None) -> Iterator[Giv
         return
     with tempfile.TemporaryDirectory(prefix="kinfold-") as folder:
         content = read_given(source, options)
-        yield Given(content.write(Path(folder)), content.options)
+        written = content.write(Path(folder))
+        # A table is known by its age too, and the same content given again should go on with what was done.
+        os.utime(written, (_SOME_TIME, _SOME_TIME))
+        yield Given(written, content.options)
 
 
 @contextmanager
@@ -93,6 +98,7 @@ def kept_source(
         return
     content = read_given(source, options)
     parent = Path.cwd() if out is None else out.absolute().parent
+    new_parent = not parent.exists()
     parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}given-", dir=parent))
     try:
@@ -102,7 +108,7 @@ def kept_source(
         home = out if prefix is None else out.absolute().parent
         if prefix is None and out.exists() and not out.is_dir():
             raise InputError(f"{out} is a file; give a folder for a run (out=)")
-        new_home = not home.exists()
+        new_home = new_parent if home == parent else not home.exists()
         home.mkdir(parents=True, exist_ok=True)
         kept = home / f"{prefix or ''}{written.name}"
         is_new = not kept.exists()
@@ -115,7 +121,8 @@ def kept_source(
         yield Given(kept, content.options, out)
     except BaseException:
         # Of work that was refused nothing is left; what was begun goes on from its file.
-        if is_new and prefix is None and not _is_run_of(home, kept):
+        begun = _is_run_of(home, kept) if prefix is None else is_feature_store(out)
+        if is_new and not begun:
             kept.unlink(missing_ok=True)
             if new_home and not any(home.iterdir()):
                 home.rmdir()

@@ -34,7 +34,7 @@ from kinfold.language import (
 )
 from kinfold.language.relabel import CANDIDATES, RELABEL_RULES, RelabelRule
 from kinfold.language.relabel import relabel as refine
-from kinfold.locks import lock_directory
+from kinfold.locks import LOCK_NAME, lock_directory
 from kinfold.paths import arrow_path
 from kinfold.pipeline._classes import (
     LEMMA_RULES,
@@ -110,11 +110,16 @@ def check_out(out: Path) -> None:
     if (out / REPORT_NAME).is_file():
         read_report(out)
         return
-    check_folder(
-        out,
-        "a result of `kinfold relabel`",
-        lambda name: name == ".lock" or name.startswith(PARTIAL_PREFIX),
-    )
+    try:
+        check_folder(
+            out,
+            "a result of `kinfold relabel`",
+            lambda name: name == LOCK_NAME or name.startswith(PARTIAL_PREFIX),
+        )
+    except InputError:
+        if not (out / REPORT_NAME).is_file():  # another process may have begun between the two looks
+            raise
+        read_report(out)
 
 
 def read_report(out: Path) -> dict[str, Any]:

@@ -39,6 +39,7 @@ STAGES = ("embed", "nouns", "neighbors", "fit", "assign", "name", "report")
 STAGE_VERSION = 1
 
 _LIBRARIES = ("numpy", "pyarrow", "pillow", "safetensors", "scikit-learn", "scipy", "torch", "transformers")
+_FORMER = "former_fit"  # section of the manifest while the groups are made anew: the inputs of the last fit
 _RESULT = STAGES.index("fit")  # forgetting an earlier stage keeps the result: the same inputs give the same
 
 
@@ -66,8 +67,19 @@ class Stages:
 
     def was_made_of(self, name: str, inputs: Mapping[str, Any]) -> bool:
         """Tell whether a stage has run on these inputs, be its files whole or not: it would make the same."""
+        return self._last_inputs(name) == _hash_inputs(name, inputs)
+
+    def knows_groups(self) -> bool:
+        """Tell whether the run has groups, or had them when they began to be made anew."""
+        return "assign" in self.manifest.stages or self._last_inputs("fit") is not None
+
+    def _last_inputs(self, name: str) -> str | None:
+        """Return the hash of the inputs that a stage last ran on; of the fit also where it was forgotten."""
         record = self.manifest.stages.get(name)
-        return record is not None and record.get("inputs") == _hash_inputs(name, inputs)
+        if record is None:
+            former = self.manifest.get(_FORMER) if name == "fit" else None
+            return former if isinstance(former, str) else None
+        return str(record["inputs"])
 
     def run(
         self, name: str, inputs: Mapping[str, Any], outputs: tuple[str, ...], work: Callable[[], object]
@@ -146,6 +158,8 @@ class Stages:
         """Forget a stage, and with the model or the assignments all that was made of them."""
         first = STAGES.index(name)
         gone = STAGES[first:] if first >= _RESULT else (name,)
+        if "fit" in gone and (inputs := self._last_inputs("fit")) is not None:
+            self.manifest[_FORMER] = inputs  # by which corrected groups are told from others after a kill
         for stage in gone:
             self.manifest.stages.pop(stage, None)
         if "fit" in gone:
@@ -168,6 +182,8 @@ class Stages:
     def _record(self, name: str, inputs: Mapping[str, Any], outputs: dict[str, str], seconds: float) -> None:
         inputs_hash = _hash_inputs(name, inputs)
         recorded = self.manifest.stages
+        if name == "assign":
+            self.manifest.pop(_FORMER, None)
         recorded[name] = {"inputs": inputs_hash, "outputs": outputs, "seconds": round(seconds, 3)}
         self.manifest.stages = {stage: recorded[stage] for stage in STAGES if stage in recorded}
         self.manifest.kinfold, self.manifest.libraries = __version__, dict(_library_versions())

@@ -26,6 +26,7 @@ from kinfold.language import (
     read_words,
 )
 from kinfold.methods import TopClusters
+from kinfold.pipeline._given import given_source
 from kinfold.pipeline._language import WORDNET, open_text_encoder_of
 from kinfold.pipeline._predict import check_table_place, embedded_beside, tell_skipped
 from kinfold.pipeline._source import SourceLike, as_backbone, resolve_source
@@ -83,8 +84,9 @@ def zero_shot(
 
     Parameters
     ----------
-    source : path, ImageSource or Features
-        Images, or features of them: a feature store, or a file with ``text_model``.
+    source : path, ImageSource, Features, or images or vectors in memory
+        Images, or features of them: a feature store, or a file or vectors with ``text_model``; see
+        :func:`~kinfold.cluster`.
     classes : path or sequence of str
         Names of two classes or more, none twice, or a file with one per line. Ids of WordNet (``n02084071``)
         among them are called by their first lemma; with ``labels`` by the one that most of their own images
@@ -122,17 +124,18 @@ def zero_shot(
     """
     out, names = Path(out), _read_classes(classes)
     check_table_place(out, is_predictions, "zeroshot")
-    opened = resolve_source(source, source_options)
     runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
-    loaded = as_backbone(backbone, runtime) if opened.images is not None else None
-    encoder = open_text_encoder_of(opened, loaded, VARIANT, text_model, runtime)
-    if loaded is None:
-        assert opened.features is not None
-        opened.features.verify(VARIANT)
-        return _classify(opened.features, names, encoder, labels, out, progress)
-    assert opened.images is not None
-    with embedded_beside(out, opened.images, loaded, VARIANT, runtime) as features:
-        return _classify(features, names, encoder, labels, out, progress)
+    with given_source(source, source_options) as given:
+        opened = resolve_source(given.source, given.options)
+        loaded = as_backbone(backbone, runtime) if opened.images is not None else None
+        encoder = open_text_encoder_of(opened, loaded, VARIANT, text_model, runtime)
+        if loaded is None:
+            assert opened.features is not None
+            opened.features.verify(VARIANT)
+            return _classify(opened.features, names, encoder, labels, out, progress)
+        assert opened.images is not None
+        with embedded_beside(out, opened.images, loaded, VARIANT, runtime) as features:
+            return _classify(features, names, encoder, labels, out, progress)
 
 
 def _read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kinfold.errors import InputError, count_of
 from kinfold.images import EXTENSIONS, ImageSource, KeyList, SkipReason, UnusableImage
+from kinfold.paths import normalize_name
 
 logger = logging.getLogger(__name__)
 
@@ -171,8 +172,8 @@ def _match(ours: list[str], theirs: list[str], *, by_end: bool) -> NDArray[np.in
 
 
 def _plain(key: str) -> str:
-    """Return a key with forward slashes, without leading ones and without the suffix of an image."""
-    key = key.replace("\\", "/").removeprefix("./").strip("/")
+    """Return a key as it is compared, tidied and without the suffix of an image."""
+    key = normalize_name(key)
     stem, suffix = os.path.splitext(key)
     return stem if suffix.lower() in EXTENSIONS else key
 

@@ -16,15 +16,22 @@ from kinfold.corrections import Corrections, Rename
 from kinfold.errors import FormatError, InputError
 from kinfold.images import ImageSource, open_source
 from kinfold.paths import arrow_path
+from kinfold.reading import reading
 from kinfold.run import (
     ASSIGNMENTS_NAME,
+    NAMED_PREDICTIONS_SCHEMA,
+    SKIPPED_SCHEMA,
     Run,
     is_predictions,
+    read_table,
     write_assignments,
     write_manifest,
     write_skipped,
 )
+from kinfold.tables import TextTable
 
+_GIVE = "give the Parquet or CSV file that `kinfold predict` wrote"
+_MEND = "predict again"
 _COPIED = ("backbone", "parameters", "seed", "machine")  # sections that say how the run was made
 
 
@@ -37,7 +44,7 @@ def predictions_as_run(run: Run, path: Path, source: str | Path | None) -> Itera
     run : Run
         The run whose model made them.
     path : path
-        The Parquet file that ``kinfold predict`` wrote.
+        The Parquet or CSV file that ``kinfold predict`` wrote.
     source : path or None
         Where their images are.
 
@@ -82,20 +89,40 @@ def predictions_as_run(run: Run, path: Path, source: str | Path | None) -> Itera
 
 
 def _read(path: Path) -> pa.Table:
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, whose images need no page; {_GIVE}")
     if not path.is_file():
-        raise InputError(f"there is no file {path}; give the Parquet file that `kinfold predict` wrote")
-    if not is_predictions(path):
-        raise FormatError(
-            f"{path} isn't a file of predictions; give the Parquet file that `kinfold predict` wrote"
-        )
-    try:
-        table = pq.read_table(arrow_path(path))
-    except (pa.ArrowException, OSError) as error:
-        raise FormatError(f"{path} is damaged ({error}); predict again") from error
+        raise InputError(f"there is no file {path}; {_GIVE}")
+    if _is_csv(path):
+        table = _read_csv(path, NAMED_PREDICTIONS_SCHEMA)
+    elif is_predictions(path):
+        with reading(path, _MEND):
+            table = pq.read_table(arrow_path(path))
+    else:
+        raise FormatError(f"{path} isn't a file of predictions; {_GIVE}")
     rows = table["row"].to_numpy()
+    if any(table[name].null_count for name in ("row", "key", "cluster", "confidence")):
+        raise FormatError(f"{path} is damaged: a row lacks a value; predict again")
     if (np.diff(rows) <= 0).any() or (table["cluster"].to_numpy() < 0).any():
         raise FormatError(f"{path} is damaged: its rows aren't in order; predict again")
     return table
+
+
+def _is_csv(path: Path) -> bool:
+    return path.suffix.lower() == ".csv"
+
+
+def _read_csv(path: Path, schema: pa.Schema) -> pa.Table:
+    """Read a table that `kinfold predict` wrote as CSV, or that a spreadsheet saved since."""
+    with reading(path, _MEND):
+        text = TextTable.open(path, is_path=lambda cell: False)
+        if list(text.names) != schema.names:
+            raise FormatError(f"{path} isn't a file of predictions; {_GIVE}")
+        cells = list(zip(*text.rows(), strict=True)) or [()] * len(schema)
+        columns = [pa.array([cell or None for cell in column], pa.string()) for column in cells]
+        return pa.table(
+            [column.cast(field.type) for column, field in zip(columns, schema, strict=True)], schema
+        )
 
 
 def _check_keys(table: pa.Table, images: ImageSource, path: Path, source: str | Path) -> None:
@@ -115,19 +142,10 @@ def _plain(keys: pa.ChunkedArray) -> pa.Array:
 
 def _skipped(path: Path) -> pa.Table:
     """Return the list that lies beside predictions of which some images couldn't be used."""
-    beside = path.with_name(f"{path.stem}.skipped.parquet")
-    if beside.is_file():
-        try:
-            return pq.read_table(arrow_path(beside)).select(["row", "key", "reason"])
-        except (pa.ArrowException, OSError, KeyError) as error:
-            raise FormatError(f"{beside} is damaged ({error}); predict again") from error
-    return pa.table(
-        {
-            "row": pa.array([], pa.int64()),
-            "key": pa.array([], pa.string()),
-            "reason": pa.array([], pa.string()),
-        }
-    )
+    beside = path.with_name(f"{path.stem}.skipped.{'csv' if _is_csv(path) else 'parquet'}")
+    if not beside.is_file():
+        return SKIPPED_SCHEMA.empty_table()
+    return _read_csv(beside, SKIPPED_SCHEMA) if _is_csv(path) else read_table(beside, SKIPPED_SCHEMA, _MEND)
 
 
 def _name(run: Run, table: pa.Table) -> None:
