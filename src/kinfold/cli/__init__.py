@@ -17,6 +17,7 @@ from kinfold.cli import (
     predict,
     refine,
     relabel,
+    report,
     zeroshot,
 )
 from kinfold.cli._app import app, main
@@ -38,5 +39,6 @@ __all__ = [
     "predict",
     "refine",
     "relabel",
+    "report",
     "zeroshot",
 ]

@@ -1,4 +1,4 @@
-"""``kinfold evaluate`` and ``kinfold report``: compare a run with true labels, and write its page."""
+"""``kinfold evaluate``."""
 
 from __future__ import annotations
 
@@ -122,19 +122,3 @@ def _describe_missing(n_missing: int, first: tuple[str, ...]) -> str:
         return "0"
     named = ", ".join(map(repr, first)) + (", …" if n_missing > len(first) else "")
     return f"{n_missing:,} ({named})"
-
-
-@app.command(epilog="Example: [bold]kinfold report run[/bold]  (then open run/report.html)")
-def report(
-    run: options.RunPath,
-    source: options.MovedSource = None,
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
-    """Write the page of a run anew: as corrected, with its evaluation, or with images that were moved."""
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    from kinfold import pipeline
-
-    path = pipeline.report(run, source=source, progress=terminal.progress)
-    terminal.show({"report": str(path)}, make_list({"report": str(path)}))
