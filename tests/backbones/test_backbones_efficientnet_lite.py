@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 
 import numpy as np
 import pytest
@@ -121,6 +122,13 @@ def test_damaged_weights_are_refused_in_words(drawn, tmp_path, harm):
         torch.save(weights, broken)
     with pytest.raises(FormatError, match=r"install it again|save its state dict"):
         lite.load_efficientnet_lite0(broken)
+
+
+@needs_weights
+def test_loading_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lite.load_efficientnet_lite0()
 
 
 @needs_weights

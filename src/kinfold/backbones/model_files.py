@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -236,6 +237,14 @@ def hash_weights(model: nn.Module, unread: Collection[str] = ()) -> list[str]:
     )
 
 
+def _load_tensors(file: Path, *, mmap: bool | None = None) -> Any:
+    """Read a file of torch; tensors only, as a pickle of anything else could run code."""
+    with warnings.catch_warnings():
+        # Of a newer pickle protocol than PyTorch's own: what it can't read raises an error all the same.
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+
+
 def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
     """Read the tensors of a ``.safetensors`` or torch file; tensors only, nothing in it can run code."""
     if not file.is_file():
@@ -246,8 +255,7 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
 
             with utf8_path(file) as place:
                 return load_file(place)
-        # weights_only: a pickle of anything else could run code.
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        content = _load_tensors(file)
     except Exception as error:  # safetensors, pickle and zip errors have no common base
         raise FormatError(
             f"{file} can't be read as a file of weights only: {error}. "
@@ -316,9 +324,9 @@ def _read_tensor(folder: Path, name: str) -> torch.Tensor | None:
             with utf8_path(file) as place, safe_open(place, framework="pt") as weights:
                 return weights.get_tensor(name) if name in weights.keys() else None  # noqa: SIM118
         try:
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            content = _load_tensors(file, mmap=True)
         except RuntimeError:  # a file in torch's older form can't be mapped
-            content = torch.load(file, map_location="cpu", weights_only=True)
+            content = _load_tensors(file)
         tensor: torch.Tensor | None = content.get(name)
         return tensor
     return None
