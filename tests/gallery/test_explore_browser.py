@@ -6,8 +6,6 @@ import csv
 import json
 import re
 import shutil
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from kinfold.corrections import Corrections, Rename, corrected_table
 from kinfold.corrections._refine import LEAST_AGREEMENT
 from kinfold.run import Run
 from support.browsers import open_chromium
+from support.pages import go, open_tabs, serve, settle
 
 pytestmark = pytest.mark.browser
 
@@ -66,8 +65,6 @@ def write_images(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def gallery(tmp_path_factory) -> Iterator[Gallery]:
-    import uvicorn
-
     from kinfold.gallery.explore import create_app
 
     folder = tmp_path_factory.mktemp("photos")
@@ -84,18 +81,8 @@ def gallery(tmp_path_factory) -> Iterator[Gallery]:
         n_workers=0,
         report=False,
     )
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(Run.open(path), n_workers=1), port=0, log_level="warning", lifespan="on")
-    )
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield Gallery(f"http://127.0.0.1:{port}/", path, folder)
-    server.should_exit = True
-    thread.join(10)
+    with serve(create_app(Run.open(path), n_workers=1)) as address:
+        yield Gallery(f"{address}/", path, folder)
 
 
 @pytest.fixture(scope="module")
@@ -106,38 +93,8 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, gallery):
-    """Open a tab of its own; at the end no tab may have said anything on its console."""
-    said: list[str] = []
-    contexts = []
-
-    def make(place: str = "", *, width: int = 1280, scheme: str = "light"):
-        context = browser.new_context(
-            viewport={"width": width, "height": 800}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        contexts.append(context)
-        context.set_default_timeout(30_000)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(f"{gallery.url}#/{place}")
-        settle(page)
-        return page
-
-    make.said = said
-    yield make
-    for context in contexts:
-        context.close()
-    assert said == []
-
-
-def settle(page) -> None:
-    page.wait_for_selector("main:not([aria-busy])")
-
-
-def go(page, place: str) -> None:
-    page.evaluate("place => { location.hash = `#/${place}`; }", place)
-    page.wait_for_function("() => document.querySelector('main').dataset.place === location.hash")
-    settle(page)
+    with open_tabs(browser, gallery.url) as make:
+        yield make
 
 
 def select(page, n: int) -> list[int]:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 
 import kinfold
 from kinfold.corrections import Corrections, Rename
 from kinfold.gallery.explore import _explorer, create_app
 from kinfold.run import Run
 from support.browsers import open_chromium
+from support.pages import go, open_tabs, serve, settle
 from support.scenes import write_scenes
 
 pytestmark = pytest.mark.browser
@@ -58,16 +57,8 @@ def gallery(tmp_path_factory) -> Iterator[Gallery]:
         corrections.apply(Rename(1, LONG))
         corrections.apply(Rename(2, "Dunes"))
     app = create_app(Run.open(path), n_workers=1, root_path=ROOT)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.02)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield Gallery(f"http://127.0.0.1:{port}{ROOT}/", path)
-    server.should_exit = True
-    thread.join(10)
+    with serve(app) as address:
+        yield Gallery(f"{address}{ROOT}/", path)
 
 
 @pytest.fixture(scope="module")
@@ -78,35 +69,8 @@ def browser():
 
 @pytest.fixture
 def open_page(browser, gallery):
-    """Open a tab of its own; at the end no tab may have said anything on its console."""
-    said: list[str] = []
-    contexts = []
-
-    def make(place: str = "", *, width: int = 1280):
-        context = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
-        contexts.append(context)
-        context.set_default_timeout(30_000)
-        page = context.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.goto(f"{gallery.url}#/{place}")
-        settle(page)
-        return page
-
-    yield make
-    for context in contexts:
-        context.close()
-    assert said == []
-
-
-def settle(page) -> None:
-    page.wait_for_selector("main:not([aria-busy])")
-
-
-def go(page, place: str) -> None:
-    page.evaluate("place => { location.hash = `#/${place}`; }", place)
-    page.wait_for_function("() => document.querySelector('main').dataset.place === location.hash")
-    settle(page)
+    with open_tabs(browser, gallery.url, height=900) as make:
+        yield make
 
 
 def wait_for_pictures(page) -> None:
