@@ -3,8 +3,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import socket
-import threading
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +15,7 @@ from kinfold.gallery.explore._map import MAP_NAME, map_inputs, write_map
 from kinfold.run import Run, write_assignments, write_manifest, write_skipped
 from kinfold.storage import hash_json
 from support.browsers import open_chromium
+from support.pages import serve
 
 pytestmark = pytest.mark.browser
 
@@ -77,16 +76,8 @@ def run(tmp_path_factory, points, labels) -> Run:
 
 @pytest.fixture(scope="module")
 def address(run):
-    import uvicorn
-
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(create_app(run), log_level="warning", lifespan="on"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(timeout=20)
-    listening.close()
+    with serve(create_app(run)) as address:
+        yield address
 
 
 class Tab:
