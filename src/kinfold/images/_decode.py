@@ -210,9 +210,7 @@ def read_size(data: bytes) -> tuple[int, int]:
     UnusableImage
         It is no image, or its header is damaged.
     """
-    kind = sniff(data)
-    if kind is None:
-        raise _no_image(data)
+    kind = _kind_of(data)
     if kind == "PPM" and (size := pnm_size(data)) is not None:
         return size
     try:
@@ -247,6 +245,14 @@ def make_thumbnail(data: bytes, side: int) -> Image.Image:
     image = decode_image(data, min_side=side)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image
+
+
+def _kind_of(data: bytes) -> str:
+    """Return the kind of an image; :class:`UnusableImage` for what is none."""
+    kind = sniff(data)
+    if kind is None:
+        raise _no_image(data)
+    return kind
 
 
 def _no_image(data: bytes) -> UnusableImage:
@@ -421,9 +427,7 @@ def describe_image(data: bytes) -> ImageFacts:
     UnusableImage
         It is no image, or its header is damaged.
     """
-    kind = sniff(data)
-    if kind is None:
-        raise _no_image(data)
+    kind = _kind_of(data)
     try:
         image = open_header(kind, data)
     except UnusableImage:
