@@ -35,6 +35,7 @@ __all__ = [
     "find_folder",
     "has_tokenizer",
     "hash_weights",
+    "load_torch_file",
     "load_weights",
     "name_folder",
     "quiet_transformers",
@@ -237,8 +238,8 @@ def hash_weights(model: nn.Module, unread: Collection[str] = ()) -> list[str]:
     )
 
 
-def _load_tensors(file: Path, *, mmap: bool | None = None) -> Any:
-    """Read a file of torch; tensors only, as a pickle of anything else could run code."""
+def load_torch_file(file: Path, *, mmap: bool | None = None) -> Any:
+    """Read a file of PyTorch; weights only, as a pickle of anything else could run code."""
     with warnings.catch_warnings():
         # Of a newer pickle protocol than PyTorch's own: what it can't read raises an error all the same.
         warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -255,7 +256,7 @@ def read_checkpoint(file: Path) -> dict[str, torch.Tensor]:
 
             with utf8_path(file) as place:
                 return load_file(place)
-        content = _load_tensors(file)
+        content = load_torch_file(file)
     except Exception as error:  # safetensors, pickle and zip errors have no common base
         raise FormatError(
             f"{file} can't be read as a file of weights only: {error}. "
@@ -324,9 +325,9 @@ def _read_tensor(folder: Path, name: str) -> torch.Tensor | None:
             with utf8_path(file) as place, safe_open(place, framework="pt") as weights:
                 return weights.get_tensor(name) if name in weights.keys() else None  # noqa: SIM118
         try:
-            content = _load_tensors(file, mmap=True)
+            content = load_torch_file(file, mmap=True)
         except RuntimeError:  # a file in torch's older form can't be mapped
-            content = _load_tensors(file)
+            content = load_torch_file(file)
         tensor: torch.Tensor | None = content.get(name)
         return tensor
     return None

@@ -148,13 +148,13 @@ def read_tree_file(path: str | Path) -> ClassTree:
 
 
 def _load(path: Path) -> Any:
-    import torch
+    from kinfold.backbones.model_files import load_torch_file  # loads PyTorch
 
     if not path.is_file():
         raise InputError(f"there is no tree file at {path}; check the path")
     try:
         with _numpy_allowed():
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return load_torch_file(path)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} was not read: it is damaged, or holds code that would run when it is opened. A "
