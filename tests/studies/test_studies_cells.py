@@ -119,8 +119,10 @@ def test_every_row_can_be_fitted_and_stands_once(table):
 
 
 def test_every_rung_of_the_ladder_changes_one_parameter():
-    ladder = next(table for table in TABLES if table.name == "ladder").rows
-    for lower, upper in pairwise(ladder):
+    rows = next(table for table in TABLES if table.name == "ladder").rows
+    for lower, upper in pairwise(rows):
+        if lower.data != upper.data:
+            continue  # the next data set's ladder begins
         changed = [name for name in upper.parameters if upper.parameters[name] != lower.parameters[name]]
         assert len(changed) == 1
 
