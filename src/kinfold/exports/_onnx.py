@@ -100,9 +100,20 @@ def add_method(graph: Graph, method: str, config: Mapping[str, Any], tensors: Te
     x : str
         Features (n, D), float32.
     """
+    if method == "kmeans":
+        return _add_kmeans(graph, config, tensors, x)
     if method == "icce" and "self_training" in config:
-        return _add_classifier(graph, tensors, x)
-    return _METHODS[method](graph, config, tensors, x)
+        own = _add_classifier(graph, tensors, x)
+    else:
+        own = _METHODS[method](graph, config, tensors, x)
+    return _add_temperature(graph, own, float(config.get("temperature", 1.0)))
+
+
+def _add_temperature(graph: Graph, probabilities: str, temperature: float) -> str:
+    """Append ``p^(1/T)`` of every row, scaled to sum 1; T is 1 in models saved before there was any."""
+    if temperature == 1:
+        return probabilities
+    return graph.softmax(graph("Div", graph("Log", graph("Max", probabilities, _TINY)), temperature))
 
 
 def _add_kmeans(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str) -> str:
@@ -157,7 +168,6 @@ def _add_tac(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str) 
 
 
 _METHODS: dict[str, Callable[[Graph, Mapping[str, Any], Tensors, str], str]] = {
-    "kmeans": _add_kmeans,
     "temi": _add_head,
     "scan": _add_head,
     "icce": _add_head,
