@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, NDArray[Any]]
 
-_TINY = float(np.finfo(np.float32).tiny)  # keeps the length of an all-zero row from dividing by 0
+_TINY = float(
+    np.finfo(np.float32).tiny
+)  # keeps the length of an all-zero row from dividing by 0; below, a probability is 0
 # constants of the methods that their models don't store; write_onnx compares its predictions with theirs
 _HEAD_TEMPERATURE = 0.1
 _JOINT_TEMPERATURE = 0.1
@@ -113,7 +115,9 @@ def _add_temperature(graph: Graph, probabilities: str, temperature: float) -> st
     """Append ``p^(1/T)`` of every row, scaled to sum 1; T is 1 in models saved before there was any."""
     if temperature == 1:
         return probabilities
-    return graph.softmax(graph("Div", graph("Log", graph("Max", probabilities, _TINY)), temperature))
+    known = graph("GreaterOrEqual", probabilities, _TINY)  # what rounds to 0 stays 0
+    logs = graph("Where", known, graph("Log", probabilities), -np.inf)
+    return graph.softmax(graph("Div", logs, temperature))
 
 
 def _add_kmeans(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str) -> str:
@@ -341,7 +345,8 @@ def _compare(model: Any, estimator: Any) -> None:
 
     rows = np.random.default_rng(0).standard_normal((_CHECKED_ROWS, int(estimator.n_features_in_)))
     rows = rows.astype(np.float32)
-    found = ReferenceEvaluator(model).run(["cluster_probabilities"], {"features": rows})[0]
+    with np.errstate(divide="ignore"):  # the logarithm of a probability that rounds to 0 is meant to be −∞
+        found = ReferenceEvaluator(model).run(["cluster_probabilities"], {"features": rows})[0]
     difference = float(np.abs(found - estimator.predict_proba(rows)).max())
     if not difference <= _MOST_DIFFERENCE:
         raise FormatError(

@@ -46,8 +46,10 @@ _JUDGED_PRODUCTS = 100_000_000_000
 _SEED = 0  # of the draws: the same rows for every fit, whatever its own seed
 # Temperatures, in times of the method's own, among which one is chosen: beyond, all or nothing is certain.
 _MOST_TIMES = 100.0
+_LEVEL = 1e-6  # mean confidence at both ends differs by less where rows are ties
 _DIGITS = 4  # that are kept: sums that were rounded elsewhere must not make another model
-_TINY = float(np.finfo(np.float32).tiny)  # stands for a probability of 0, which has no logarithm
+# Below, a probability is taken to be 0: some processors make such numbers 0, and others don't.
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def temper(probabilities: NDArray[np.floating], temperature: float) -> NDArray[np.float32]:
@@ -75,10 +77,10 @@ def temper(probabilities: NDArray[np.floating], temperature: float) -> NDArray[n
     if temperature == 1:
         return np.asarray(probabilities, dtype=np.float32)
     powers = np.exp(_gaps(probabilities) / temperature)
-    found = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
-    rows, best = np.arange(len(found)), np.asarray(probabilities).argmax(axis=1)
+    found: NDArray[np.float32] = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    best = np.asarray(probabilities).argmax(axis=1)
     tied = np.flatnonzero(found.argmax(axis=1) != best)
-    found[rows[tied], best[tied]] = np.nextafter(found[tied].max(axis=1), np.float32(2))
+    found[tied, best[tied]] = np.nextafter(found[tied].max(axis=1), np.float32(2))
     return found
 
 
@@ -97,7 +99,8 @@ def fit_temperature(probabilities: NDArray[np.floating], confidence: float) -> f
     -------
     float
         T in [0.01, 100], to four digits; the end of this range that comes closest where none gives the wanted
-        confidence. 1.0 where there is nothing to choose by: no rows, or one cluster.
+        confidence. 1.0 where there is nothing to choose by: no rows, one cluster, or rows in which no
+        temperature sets any cluster apart.
     """
     if probabilities.shape[0] == 0 or probabilities.shape[1] < 2:
         return 1.0
@@ -108,6 +111,8 @@ def fit_temperature(probabilities: NDArray[np.floating], confidence: float) -> f
         return float(np.mean(1 / np.exp(gaps / math.exp(log_temperature)).sum(axis=1)) - confidence)
 
     low, high = -math.log(_MOST_TIMES), math.log(_MOST_TIMES)
+    if excess(low) - excess(high) < _LEVEL:
+        return 1.0
     if excess(low) <= 0:
         found = low
     elif excess(high) >= 0:
@@ -226,7 +231,11 @@ def calibrate(
 
 
 def _gaps(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Return the logarithms of probabilities less those of their rows' highest, (n, K), 0 or below."""
-    logs = np.log(np.maximum(probabilities, _TINY, dtype=np.float64))
+    """Return the logarithms of probabilities less those of their rows' highest, (n, K), 0 or below.
+
+    A probability of 0 stays 0 at every temperature: a class without members has no other.
+    """
+    exact = np.asarray(probabilities, dtype=np.float64)
+    logs = np.where(exact < _TINY, -np.inf, np.log(np.maximum(exact, _TINY)))
     gaps: NDArray[np.float64] = logs - logs.max(axis=1, keepdims=True)
     return gaps
