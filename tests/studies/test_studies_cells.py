@@ -91,6 +91,11 @@ def test_a_later_parameter_at_its_neutral_value_does_not_count(monkeypatch):
     assert renewed().key != KMEANS.key
 
 
+def test_a_default_that_changes_no_label_keeps_the_lines_that_were_recorded_with_the_old_one():
+    assert Row("k-means", "digits", "kmeans", {"temperature": 0.1}).key == KMEANS.key
+    assert Row("k-means", "digits", "kmeans", {"temperature": 0.2}).key != KMEANS.key
+
+
 def test_a_raised_revision_changes_the_key(monkeypatch):
     monkeypatch.setattr(cells, "REVISIONS", {"kmeans": 1000})
     assert renewed().key != KMEANS.key

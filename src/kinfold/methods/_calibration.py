@@ -130,7 +130,7 @@ def estimate_accuracy(
     It is a², with a the share of pairs of near samples that have one label. A sample is right if its label
     goes with its surroundings, and if these lie in the cluster of their kind; of the second nothing is known,
     and it is taken to be as likely as the first. Measured on data whose classes are known, the square is
-    within 0.04 of the accuracy on average (docs/choices.md), and a itself lies far above it.
+    within 0.03 of the accuracy on average (docs/choices.md), and a itself lies far above it.
 
     Parameters
     ----------
