@@ -24,6 +24,10 @@ REVISIONS: Mapping[str, int] = {"kmeans": 1, "temi": 1, "scan": 1, "icce": 1, "t
 # before: at this value they don't count, so that the lines stay valid: {"icce": {"new_switch": False}}.
 LATER_PARAMETERS: Mapping[str, Mapping[str, Any]] = {"kmeans": {"precision": "auto"}}
 
+# Defaults that changed though lines measure what they did, new and old: they count as the old one.
+# Probabilities are no part of a line but for ``calibration``, which no earlier line has.
+RENEWED_DEFAULTS: Mapping[str, Mapping[str, tuple[Any, Any]]] = {"kmeans": {"temperature": ("auto", 0.1)}}
+
 # Besides these all parameters count; what is given of words is told by the data set.
 _NOT_HASHED = ("random_state", "device", "noun_features", "nouns", "class_features")
 
@@ -69,6 +73,8 @@ class Row:
         data, estimator = DATA_SETS[self.data], self.make_estimator()
         resolved = _resolve(estimator, data.n_samples, data.n_features)
         parameters = estimator.get_params(deep=False) | resolved.pop("parameters", {})
+        for name, (new, old) in RENEWED_DEFAULTS.get(self.method, {}).items():
+            parameters[name] = old if parameters.get(name) == new else parameters.get(name)
         identity = {
             "protocol": [PROTOCOL, REVISIONS.get(self.method, 1)],
             "data": dataclasses.asdict(data),

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
-from studies import glosses
+from studies import glosses, photographs
 from studies.made import STRONG_STYLE, STYLE, make_joint_space
 from studies.words import Words
 
@@ -28,9 +28,10 @@ class DataSet:
     Attributes
     ----------
     source : str
-        ``"digits"`` or ``"cifar"``; of joint spaces ``"made"``, or a domain of :mod:`studies.glosses`.
+        ``"digits"``, ``"cifar"`` or ``"photographs"``; of joint spaces ``"made"``, or a domain of
+        :mod:`studies.glosses`.
     n_samples, n_features, n_clusters : int
-        N of the training set, D, K.
+        N of the training set, D, K. Photographs are projected to so many of their leading directions.
     tested : bool
         Whether there is a test set.
     imbalance : float
@@ -74,6 +75,26 @@ class StyledSet(JointSet):
     named_styles: bool = True
 
 
+@dataclass(frozen=True)
+class PhotographSet(DataSet):
+    """Photographs with all columns of their features.
+
+    Attributes
+    ----------
+    archive : str
+        One of :mod:`studies.photographs`.
+    first_class, class_step : int
+        Classes that are taken: this one and each so many after it, in their order.
+    """
+
+    archive: str = photographs.ARCHIVE
+    first_class: int = 0
+    class_step: int = 1
+
+
+# The half of Tiny-ImageNet's classes by which no default was chosen.
+_JUDGED_HALF = {"first_class": 1, "class_step": 2}
+
 DATA_SETS: dict[str, DataSet] = {
     "digits": DataSet("digits", 1797, 64),
     "cifar-500": DataSet("cifar", 500),
@@ -83,6 +104,14 @@ DATA_SETS: dict[str, DataSet] = {
     "cifar-unbalanced-5000": DataSet("cifar", 5000, imbalance=10.0),
     "cifar-10000": DataSet("cifar", 10_000, tested=True),
     "cifar": DataSet("cifar", 50_000, tested=True),
+    "tiny-imagenet-6000": DataSet("photographs", 6_000, 256, 100, tested=True),
+    "tiny-imagenet-odd-2500": PhotographSet("photographs", 2500, 1280, 50, tested=True, **_JUDGED_HALF),
+    "tiny-imagenet-odd-unbalanced-2500": PhotographSet(
+        "photographs", 2500, 1280, 50, tested=True, imbalance=10.0, **_JUDGED_HALF
+    ),
+    "cifar-photographs-2500": PhotographSet(
+        "photographs", 2500, 1280, 10, tested=True, archive=photographs.SMALL_ARCHIVE
+    ),
     "artifact-glosses": JointSet("artifact", 7902, 384, 24),
     "artifact-glosses-unnamed": JointSet("artifact", 7902, 384, 24, own_words=False),
     "organism-glosses": JointSet("organism", 12_940, 384, 36),
@@ -113,14 +142,18 @@ class Data:
 
 def what_is_missing(name: str, folder: Path | None) -> str | None:
     """Return why a data set can't be had here, None where it can."""
-    source = DATA_SETS[name].source
+    facts = DATA_SETS[name]
+    source = facts.source
     if source == "cifar" and folder is None:
         return "KINFOLD_DATA names no folder"
+    if source == "photographs":
+        archive = facts.archive if isinstance(facts, PhotographSet) else photographs.ARCHIVE
+        return photographs.what_is_missing(folder, archive)
     return glosses.what_is_missing() if source in glosses.DOMAINS else None
 
 
 def load_data(name: str, seed: int, folder: Path | None) -> Data:
-    """Return a data set; of CIFAR-10 a subset drawn with the seed, unless all of it is asked for."""
+    """Return a data set; a subset is drawn with the seed, unless all of it is asked for."""
     facts = DATA_SETS[name]
     if facts.source == "digits":
         from sklearn.datasets import load_digits
@@ -129,6 +162,10 @@ def load_data(name: str, seed: int, folder: Path | None) -> Data:
         return Data(Split(digits.data.astype(np.float32), digits.target.astype(np.int64)))
     if isinstance(facts, JointSet):
         return _load_joint(facts, seed)
+    if isinstance(facts, PhotographSet):
+        return _load_classes(facts, seed, folder)
+    if facts.source == "photographs":
+        return _load_photographs(facts, seed, folder)
     if folder is None:
         raise InputError(f"{name} needs the folder of the CIFAR-10 features: KINFOLD_DATA or --data")
     X, y = _read(folder, "train")
@@ -136,6 +173,31 @@ def load_data(name: str, seed: int, folder: Path | None) -> Data:
         rows = draw_rows(y, facts, np.random.default_rng(seed))
         X, y = X[rows], y[rows]
     return Data(_scale(X, y), _scale(*_read(folder, "test")) if facts.tested else None)
+
+
+def _load_photographs(facts: DataSet, seed: int, folder: Path | None) -> Data:
+    (X, y), test = photographs.load_photographs(folder)
+    rows = draw_rows(y, facts, np.random.default_rng(seed))
+    # The directions are those of the rows that are fitted: the test set has no part in them.
+    directions = photographs.leading_directions(X[rows], facts.n_features)
+    return Data(Split(X[rows] @ directions, y[rows]), Split(test[0] @ directions, test[1]))
+
+
+def _load_classes(facts: PhotographSet, seed: int, folder: Path | None) -> Data:
+    """Return photographs of the classes that are taken, numbered anew; the test set has all of theirs."""
+    small = facts.archive == photographs.SMALL_ARCHIVE
+    parts = (photographs.load_small_photographs if small else photographs.load_photographs)(folder)
+    (X, y), test = (_take_classes(*part, facts) for part in parts)
+    rows = draw_rows(y, facts, np.random.default_rng(seed))
+    return Data(Split(X[rows], y[rows]), Split(*test))
+
+
+def _take_classes(
+    X: NDArray[np.float32], y: NDArray[np.int64], facts: PhotographSet
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    numbers, left = np.divmod(y - facts.first_class, facts.class_step)
+    taken = (left == 0) & (numbers >= 0)
+    return X[taken], numbers[taken]
 
 
 def _load_joint(facts: JointSet, seed: int) -> Data:

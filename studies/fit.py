@@ -115,6 +115,8 @@ def _make_graph(row: Row, estimator: Any, train: Split, seed: int) -> NeighborGr
     graphs = estimator.needs(len(train.X)).graphs
     if not graphs:
         return None
+    if "purity" in row.graph:
+        return mixed_graph(train, row.graph["same_label"], row.graph["purity"], seed)
     if "same_label" in row.graph:
         return same_label_graph(train.y, row.graph["same_label"], random_state=seed)
     options = dict(graphs[estimator.name])
@@ -125,13 +127,37 @@ def _make_graph(row: Row, estimator: Any, train: Split, seed: int) -> NeighborGr
     return knn_graph(train.X, **options, zero_rows="isolate")
 
 
+def mixed_graph(train: Split, n_neighbors: int, purity: float, seed: int) -> NeighborGraph:
+    """Return neighbours of which a share is of the sample's class; this reads the classes.
+
+    Those of the class are drawn at random; the others are the most similar samples of other classes.
+    """
+    n_same = round(purity * n_neighbors)
+    same = same_label_graph(train.y, n_same, random_state=seed)
+    if n_same == n_neighbors:
+        return same
+    unit = _unit(train.X)
+    lists = []
+    for row, own in enumerate(np.split(same.indices, same.indptr[1:-1])):
+        similarities = unit @ unit[row]
+        similarities[train.y == train.y[row]] = -np.inf
+        others = np.argpartition(-similarities, n_neighbors - n_same)[: n_neighbors - n_same]
+        lists.append(np.concatenate([own, others]))
+    indptr = np.concatenate([[0], np.cumsum([len(found) for found in lists])])
+    return NeighborGraph.from_lists(indptr, np.concatenate(lists))
+
+
 def threshold_of_share(X: NDArray[np.float32], share: float, seed: int) -> float:
     """Return the cosine similarity that a share of all pairs exceeds, measured on 1,024 samples and all."""
     drawn = np.random.default_rng(seed).choice(len(X), min(_SAMPLE, len(X)), replace=False)
-    unit = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    unit = _unit(X)
     similarities = unit[drawn] @ unit.T
     similarities[np.arange(len(drawn)), drawn] = np.nan
     return float(np.nanquantile(similarities, 1 - share))
+
+
+def _unit(X: NDArray[np.float32]) -> NDArray[np.float32]:
+    return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 def _describe_machine() -> dict[str, Any]:

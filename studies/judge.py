@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from kinfold.consensus import consensus, pairwise_nmi
 from kinfold.heads import Training
 from kinfold.methods import neighbor_agreement
-from kinfold.metrics import adjusted_rand_index, clustering_accuracy, normalized_mutual_info
+from kinfold.metrics import (
+    adjusted_rand_index,
+    clustering_accuracy,
+    expected_calibration_error,
+    match_clusters,
+    normalized_mutual_info,
+)
 from kinfold.neighbors import NeighborGraph, knn_graph
 from studies.criteria import judge_labels
 from studies.data import Data
@@ -19,6 +25,7 @@ from studies.data import Data
 Labels = NDArray[np.int32]
 Stages = dict[str, Labels]
 SCORES = ("acc", "nmi", "ari")
+PLAIN_TEMPERATURE = {"kmeans": 0.1}  # what a method's probabilities were made at before they were calibrated
 N_NEAREST = 10
 _BLOCK = 2000
 _JUDGED = ("labels", "best head", "consensus")  # the stages that get label-free criteria
@@ -55,6 +62,35 @@ def judge(
     }
     if means:
         found["stages"]["mean head"] = means
+    if hasattr(estimator, "temperature_"):
+        found["calibration"] = judge_confidence(estimator, data)
+    return found
+
+
+def judge_confidence(estimator: Any, data: Data) -> dict[str, Any]:
+    """Return mean confidence and calibration error before and after, of the training and of the test set.
+
+    A sample is right where its cluster is mapped to its class, one to one; the map is that of the training
+    set. Before is the temperature of training; of k-means, what its default was.
+    """
+    fitted = estimator.temperature_
+    own = PLAIN_TEMPERATURE.get(estimator.name, 1.0)
+    classes = match_clusters(data.train.y, estimator.labels_).mapping
+    found: dict[str, Any] = {"temperature": fitted / own}
+    for part, split in {"train": data.train, "test": data.test}.items():
+        if split is None:
+            continue
+        clusters = estimator.predict(split.X)
+        right = np.array([classes.get(cluster, -1) for cluster in clusters.tolist()]) == split.y
+        found[part] = {"acc": float(right.mean())}
+        for name, temperature in {"before": own, "after": fitted}.items():
+            estimator.temperature_ = temperature
+            sure = estimator.predict_proba(split.X).max(axis=1)
+            found[part][name] = {
+                "confidence": float(sure.mean()),
+                "error": expected_calibration_error(sure, right),
+            }
+    estimator.temperature_ = fitted
     return found
 
 

@@ -167,6 +167,29 @@ def _test_consensus(table: Table, lines: Lines) -> str:
     return grid([*columns, "seeds"], body)
 
 
+def _calibration(table: Table, lines: Lines) -> str:
+    """Return confidence and calibration error of every row, before and after."""
+    columns = ["data", "", "ACC", "estimated", "confidence before", "ECE before", "ECE after"]
+    columns += ["test ACC", "test ECE before", "test ECE after", "temperature, times", "seeds"]
+    figures: list[tuple[str, ...]] = [
+        ("train", "acc"),
+        ("train", "after", "confidence"),
+        ("train", "before", "confidence"),
+        ("train", "before", "error"),
+        ("train", "after", "error"),
+        ("test", "acc"),
+        ("test", "before", "error"),
+        ("test", "after", "error"),
+        ("temperature",),
+    ]
+    body = []
+    for row in table.rows:
+        found = lines_of(row, lines)
+        cells = [spread(get(line, "calibration", *names) for line in found) for names in figures]
+        body.append([row.data, row.name, *cells, str(len(found))])
+    return grid(columns, body)
+
+
 def _words(table: Table, lines: Lines) -> str:
     """Return one line for every row of methods on joint spaces."""
     several = len({row.data for row in table.rows}) > 1
@@ -227,6 +250,7 @@ _VIEWS: Mapping[str, Callable[[Table, Lines], str]] = {
     "neighbors": _neighbors,
     "test consensus": _test_consensus,
     "auto": _auto,
+    "calibration": _calibration,
     "words": _words,
     "nouns": _nouns,
 }

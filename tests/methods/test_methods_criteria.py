@@ -7,8 +7,9 @@ import pytest
 from kinfold import ICCE, TEMI, SphericalKMeans
 from kinfold.errors import InputError
 from kinfold.methods import Criteria, _criteria, assess, neighbor_agreement
-from kinfold.methods._criteria import draw_rows, weigh_agreement
+from kinfold.methods._criteria import weigh_agreement
 from kinfold.methods._heads import agreements
+from kinfold.methods._rows import draw_rows
 from kinfold.metrics import normalized_mutual_info
 from kinfold.neighbors import NeighborGraph, closest_rows, knn_graph
 

@@ -32,6 +32,7 @@ def fit_all(precision):
         model.fit(X)
         for part in ("labels_", "head_labels_", "history_", "best_head_"):
             result[f"{name}/{part}"] = getattr(model, part)
+        result[f"{name}/temperature"] = model.temperature_
         result[f"{name}/probabilities"] = model.predict_proba(X)
     result |= {"seeds": unseeded_seeds(), "precision": precision}
     return result
@@ -86,7 +87,7 @@ def test_in_bfloat16_the_number_of_processes_changes_no_bit(found, name):
 @pytest.mark.parametrize("name", ["temi", "scan", "icce", "icce, all stages"])
 def test_all_processes_end_with_the_same(found, name):
     first, second = found[1]
-    for part in ("labels_", "head_labels_", "history_", "best_head_", "probabilities"):
+    for part in ("labels_", "head_labels_", "history_", "best_head_", "temperature", "probabilities"):
         np.testing.assert_array_equal(first[f"{name}/{part}"], second[f"{name}/{part}"])
 
 

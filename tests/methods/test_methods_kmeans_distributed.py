@@ -21,6 +21,7 @@ def fit_digits(folder):
     repaired = SphericalKMeans(n_clusters=25, n_init=1, random_state=0, device="cpu").fit(hard)
     return {
         "labels": many.labels_,
+        "temperature": many.temperature_,
         "centers": many.cluster_centers_,
         "objective": many.objective_,
         "predicted": many.predict(X),
@@ -39,6 +40,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
             np.testing.assert_array_equal(result[name], alone[name])
         np.testing.assert_array_equal(result["predicted"], alone["labels"])
         np.testing.assert_allclose(result["centers"], alone["centers"], atol=1e-6)
+        assert result["temperature"] == pytest.approx(alone["temperature"], rel=1e-3)
         assert result["objective"] == pytest.approx(alone["objective"], abs=1e-7)
     np.testing.assert_array_equal(results[0]["unseeded"], results[1]["unseeded"])
 

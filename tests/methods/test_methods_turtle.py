@@ -212,7 +212,9 @@ def test_labels_are_the_arg_max_of_the_mean_over_spaces():
         size = np.sqrt(np.square(X[:, columns].astype(np.float64)).mean())
         exponent = np.exp(X[:, columns] / size @ weight.T + tensors[f"bias{space}"])
         expected += exponent / exponent.sum(axis=1, keepdims=True) / 2
-    np.testing.assert_allclose(model.predict_proba(X), expected, atol=1e-5)
+    powers = expected ** (1 / model.temperature_)
+    calibrated = powers / powers.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(model.predict_proba(X), calibrated, atol=1e-5)
     np.testing.assert_array_equal(model.labels_, model.predict_proba(X).argmax(axis=1))
     np.testing.assert_array_equal(model.predict(X[10:20]), model.labels_[10:20])
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from kinfold.errors import InputError
+from studies import photographs
 from studies.data import DATA_SETS, DataSet, draw_rows, load_data
 
 CLASSES = np.repeat(np.arange(10), 500)
@@ -73,3 +77,26 @@ def test_a_missing_folder_or_file_is_named(tmp_path):
         load_data("cifar-500", 0, None)
     with pytest.raises(InputError, match=r"train\.npz is missing"):
         load_data("cifar-500", 0, tmp_path)
+
+
+def test_photographs_of_every_second_class_are_numbered_anew_in_both_parts(monkeypatch, tmp_path):
+    y = np.repeat(np.arange(100), 200)
+    X = np.repeat(np.arange(100, dtype=np.float32), 200)[:, None]
+    monkeypatch.setattr(photographs, "load_photographs", lambda folder: ((X, y), (X[::4], y[::4])))
+    data = load_data("tiny-imagenet-odd-unbalanced-2500", 0, tmp_path)
+    for part in (data.train, data.test):
+        np.testing.assert_array_equal(part.X[:, 0], 2 * part.y + 1)
+        assert set(part.y) == set(range(50))
+    assert len(data.test.y) == 2500
+
+
+def test_small_photographs_are_read_by_part_and_class(monkeypatch, tmp_path):
+    keys = ["test/cat/1.jpg", "test/dog/2.jpg", "train/cat/3.jpg", "train/dog/4.jpg", "train/dog/5.jpg"]
+    vectors = np.arange(10, dtype=np.float32).reshape(5, 2)
+    store = SimpleNamespace(keys=pa.array(keys), rows=np.arange(5), matrix=lambda: vectors)
+    monkeypatch.setattr(photographs, "what_is_missing", lambda folder, archive: None)
+    monkeypatch.setattr(photographs, "_open", lambda archive: store)
+    (X, y), (X_test, y_test) = photographs.load_small_photographs(tmp_path)
+    np.testing.assert_array_equal(X, vectors[2:])
+    np.testing.assert_array_equal(X_test, vectors[:2])
+    assert (y.tolist(), y_test.tolist()) == ([0, 1, 1], [0, 1])

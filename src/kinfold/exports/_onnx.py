@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, NDArray[Any]]
 
-_TINY = float(np.finfo(np.float32).tiny)  # keeps the length of an all-zero row from dividing by 0
+_TINY = float(
+    np.finfo(np.float32).tiny
+)  # keeps the length of an all-zero row from dividing by 0; below, a probability is 0
 # constants of the methods that their models don't store; write_onnx compares its predictions with theirs
 _HEAD_TEMPERATURE = 0.1
 _JOINT_TEMPERATURE = 0.1
@@ -100,9 +102,22 @@ def add_method(graph: Graph, method: str, config: Mapping[str, Any], tensors: Te
     x : str
         Features (n, D), float32.
     """
+    if method == "kmeans":
+        return _add_kmeans(graph, config, tensors, x)
     if method == "icce" and "self_training" in config:
-        return _add_classifier(graph, tensors, x)
-    return _METHODS[method](graph, config, tensors, x)
+        own = _add_classifier(graph, tensors, x)
+    else:
+        own = _METHODS[method](graph, config, tensors, x)
+    return _add_temperature(graph, own, float(config.get("temperature", 1.0)))
+
+
+def _add_temperature(graph: Graph, probabilities: str, temperature: float) -> str:
+    """Append ``p^(1/T)`` of every row, scaled to sum 1; T is 1 in models saved before there was any."""
+    if temperature == 1:
+        return probabilities
+    known = graph("GreaterOrEqual", probabilities, _TINY)  # what rounds to 0 stays 0
+    logs = graph("Where", known, graph("Log", probabilities), -np.inf)
+    return graph.softmax(graph("Div", logs, temperature))
 
 
 def _add_kmeans(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str) -> str:
@@ -157,7 +172,6 @@ def _add_tac(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str) 
 
 
 _METHODS: dict[str, Callable[[Graph, Mapping[str, Any], Tensors, str], str]] = {
-    "kmeans": _add_kmeans,
     "temi": _add_head,
     "scan": _add_head,
     "icce": _add_head,
@@ -331,7 +345,8 @@ def _compare(model: Any, estimator: Any) -> None:
 
     rows = np.random.default_rng(0).standard_normal((_CHECKED_ROWS, int(estimator.n_features_in_)))
     rows = rows.astype(np.float32)
-    found = ReferenceEvaluator(model).run(["cluster_probabilities"], {"features": rows})[0]
+    with np.errstate(divide="ignore"):  # the logarithm of a probability that rounds to 0 is meant to be −∞
+        found = ReferenceEvaluator(model).run(["cluster_probabilities"], {"features": rows})[0]
     difference = float(np.abs(found - estimator.predict_proba(rows)).max())
     if not difference <= _MOST_DIFFERENCE:
         raise FormatError(

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kinfold.compute import PRECISIONS, Runtime
 from kinfold.errors import InputError
+from kinfold.methods._calibration import calibrate, temper
 from kinfold.methods._rows import check_rows
 from kinfold.methods.protocol import Clusterer, Criteria, Graphs, Needs, Rows
 from kinfold.neighbors import NeighborGraph
@@ -85,9 +86,14 @@ class BaseClusterer(ClusterMixin, BaseEstimator):
 
 
 class BlockPredictor(BaseClusterer, ABC):
-    """Base of methods that have ``_probabilities``; ``_learned`` is what only fitted ones have."""
+    """Base of methods that have ``_probabilities``; ``_learned`` is what only fitted ones have.
+
+    Labels are the arg max of ``_probabilities``, which are at the method's own temperature. What a user gets
+    to see is at ``temperature_`` times that, as :meth:`_calibrate` sets it at the end of a fit.
+    """
 
     _learned: ClassVar[str]
+    temperature_: float = 1.0  # on the class, so that a model which was saved without one is as it was
 
     def predict(self, X: Rows) -> NDArray[np.int32]:
         """Return the most probable cluster of every row of X (N, D), int32."""
@@ -95,7 +101,8 @@ class BlockPredictor(BaseClusterer, ABC):
 
     def predict_proba(self, X: Rows) -> NDArray[np.float32]:
         """Return the probabilities (N, K) of the clusters for the rows of X (N, D)."""
-        return np.concatenate(list(self._probabilities(self._check_predict(X))))
+        rows = self._check_predict(X)
+        return np.concatenate([temper(block, self.temperature_) for block in self._probabilities(rows)])
 
     def _check_predict(self, X: Rows) -> RowMatrix:
         """Return rows to predict for, checked."""
@@ -106,9 +113,24 @@ class BlockPredictor(BaseClusterer, ABC):
         """Return the most probable cluster of rows that were checked already, the lower number on ties."""
         return np.concatenate([block.argmax(axis=1).astype(np.int32) for block in self._probabilities(X)])
 
+    def _calibrate(self, X: RowMatrix, runtime: Runtime) -> None:
+        """Set ``temperature_`` by the rows that were fitted, and by their ``labels_``."""
+        self.temperature_ = calibrate(
+            X,
+            self.labels_,
+            self.n_clusters_,
+            lambda rows: np.concatenate(list(self._probabilities(rows))),
+            device=runtime.device,
+        )
+
     @abstractmethod
     def _probabilities(self, X: RowMatrix) -> Iterator[NDArray[np.float32]]:
-        """Yield the probabilities (n, K) of blocks of rows that were checked already."""
+        """Yield the probabilities (n, K), not calibrated, of blocks of rows that were checked already."""
+
+
+def read_temperature(config: Mapping[str, Any]) -> float:
+    """Return the temperature of a saved model: 1.0 of one that was saved before there was any."""
+    return float(config.get("temperature", 1.0))
 
 
 def own_graph(name: str, graph: Graphs, n_samples: int) -> NeighborGraph | None:

@@ -18,6 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from kinfold.consensus import mean_nmi, pairwise_nmi
 from kinfold.errors import InputError
 from kinfold.methods._base import check_graph, fitted_clusters
+from kinfold.methods._rows import draw_rows
 from kinfold.methods._self_training import cross_validated_agreement
 from kinfold.methods.protocol import Clusterer, Criteria, is_giant
 from kinfold.neighbors import NeighborGraph, closest_rows
@@ -151,13 +152,6 @@ def weigh_agreement(agreement: float, n_live: int, n_clusters: int) -> float:
     Neighbours agree more easily where clusters are fewer, so a dead one counts by its share of all.
     """
     return min(agreement, agreement * n_live / n_clusters)
-
-
-def draw_rows(n_rows: int, most: int, seed: int) -> NDArray[np.int64]:
-    """Return all rows, or ``most`` of them drawn by the seed, in ascending order."""
-    if n_rows <= most:
-        return np.arange(n_rows)
-    return np.sort(np.random.default_rng(seed).choice(n_rows, most, replace=False))
 
 
 def _beyond_chance(

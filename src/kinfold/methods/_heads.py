@@ -29,9 +29,9 @@ from kinfold.heads import (
     count_head_weights,
 )
 from kinfold.heads.objectives import TEMPERATURE
-from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
-from kinfold.methods._criteria import draw_rows, neighbor_agreement, warn_of_collapse, weigh_agreement
-from kinfold.methods._rows import check_rows, column_moments
+from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph, read_temperature
+from kinfold.methods._criteria import neighbor_agreement, warn_of_collapse, weigh_agreement
+from kinfold.methods._rows import check_rows, column_moments, draw_rows
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
@@ -323,6 +323,7 @@ class HeadMethod(BlockPredictor):
         self.best_head_ = self._choose_head()
         self._network = self._one_head(training.head_tensors(self.best_head_))
         self._conclude(rows, neighbors, seed, runtime)
+        self._calibrate(rows, runtime)
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
@@ -355,6 +356,7 @@ class HeadMethod(BlockPredictor):
         loaded.n_clusters_ = int(config["n_clusters"])
         loaded.n_features_in_ = int(model.tensors["mean"].shape[0])
         loaded._device = resolve_device(device)
+        loaded.temperature_ = read_temperature(config)
         loaded._load(model)
         return loaded
 
@@ -364,6 +366,7 @@ class HeadMethod(BlockPredictor):
             "n_clusters": self.n_clusters_,
             "best_head": self.best_head_,
             "head_losses": [float(loss) for loss in self.head_losses_],
+            "temperature": self.temperature_,
         }
 
     def _model_tensors(self) -> dict[str, NDArray[Any]]:

@@ -17,11 +17,13 @@ from torch import Tensor
 from kinfold.compute import Runtime, resolve_device, resolve_precision
 from kinfold.distributed import Workers, current_workers
 from kinfold.methods._base import SHARED_CONSTRAINTS, BaseClusterer
+from kinfold.methods._calibration import calibrate
 from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._kmeans_lloyd import Assigner, Lloyd, Start
 from kinfold.methods._rows import UnitBlocks, check_rows
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Rows, Shape
 from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
 from kinfold.validation import Choice, Constraint, Either, Integer, Number, check_n_clusters
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ _READS_PER_PASS = 3
 # Below so many samples × clusters ten starts take seconds; beyond, three leave little to gain by more.
 _MANY_STARTS_PAIRS = 1_000_000
 _MANY_STARTS, _FEW_STARTS = 10, 3
+# Where the temperature is looked for, and what it is where nothing can be learned: that of the heads.
+_START_TEMPERATURE = 0.1
 
 Distances = NDArray[np.float32]
 Similarities = Callable[[NDArray[np.int64]], NDArray[np.float32]]
@@ -69,8 +73,10 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
         Iterations per start at most.
     tol : float, default 1e-6
         A start ends when its mean similarity grows by less than this, or when no label changes.
-    temperature : float, default 0.1
-        Of the softmax over cosine similarities in :meth:`predict_proba`.
+    temperature : float or "auto", default "auto"
+        Of the softmax over cosine similarities in :meth:`predict_proba`. "auto" takes the one at which the
+        mean confidence is the share of samples that are right, as estimated without labels (docs/methods.md,
+        confidence). It changes no label.
     device : str, default "auto"
         "cpu", "cuda", "mps", or the best there is.
     precision : {"auto", "float32", "bfloat16"}, default "auto"
@@ -91,6 +97,8 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
         Mean cosine similarity of samples to their centroids, in [-1, 1], for these labels and centroids.
     n_iter_ : int
         Iterations of the best start.
+    temperature_ : float
+        The one given or found.
     n_features_in_ : int
         D.
 
@@ -121,7 +129,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
         "n_init": Either(Integer(), Choice(("auto",))),
         "max_iter": Integer(),
         "tol": Number(least=0),
-        "temperature": Number(above=0),
+        "temperature": Either(Number(above=0), Choice(("auto",))),
     }
 
     def __init__(
@@ -131,7 +139,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
         n_init: int | str = "auto",
         max_iter: int = 100,
         tol: float = 1e-6,
-        temperature: float = 0.1,
+        temperature: float | str = "auto",
         device: str = "auto",
         precision: str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -196,6 +204,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
         self.n_clusters_ = int(self.n_clusters)
         self.objective_, self.n_iter_ = best.objective, best.n_iter
         self.labels_ = workers.gather(_to_numpy(best.labels))
+        self.temperature_ = self._resolve_temperature(matrix, runtime.device)
         warn_of_collapse(self.labels_, self.n_clusters)
         return self
 
@@ -228,12 +237,8 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
         return _to_numpy(torch.cat([assigned.labels for assigned in assigner.assign(centers)]))
 
     def predict_proba(self, X: Rows) -> NDArray[np.float32]:
-        """Return softmax(cosine similarity / temperature) of every row of X to every centroid, (N, K)."""
-        rows, centers = self._place(X)
-        parts = [
-            torch.softmax(block @ centers.T / self.temperature, dim=1).cpu() for _, block in rows.blocks()
-        ]
-        return torch.cat(parts).numpy()
+        """Return softmax(cosine similarity / ``temperature_``) of rows of X to the centroids, (N, K)."""
+        return _soften(*self._place(X), self.temperature_)
 
     @property
     def _n_features_out(self) -> int:
@@ -270,7 +275,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
             n_features=int(self.n_features_in_),
             config={
                 "n_clusters": self.n_clusters_,
-                "temperature": self.temperature,
+                "temperature": self.temperature_,
                 "objective": self.objective_,
             },
             tensors={"cluster_centers": self.cluster_centers_},
@@ -284,6 +289,7 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
         loaded.cluster_centers_ = model.tensors["cluster_centers"]
         loaded.n_clusters_, loaded.objective_ = int(config["n_clusters"]), config["objective"]
         loaded.n_features_in_ = int(loaded.cluster_centers_.shape[1])
+        loaded.temperature_ = float(config["temperature"])
         return loaded
 
     def _place(self, X: Rows) -> tuple[UnitBlocks, Tensor]:
@@ -291,6 +297,20 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
         check_is_fitted(self)
         rows = UnitBlocks(check_rows(self, X, fitting=False, any_scale=True), resolve_device(self.device))
         return rows, torch.from_numpy(self.cluster_centers_).to(rows.device)
+
+    def _resolve_temperature(self, X: RowMatrix, device: torch.device) -> float:
+        """Return the temperature given, or the one found on the rows that were fitted."""
+        if self.temperature != "auto":
+            return float(self.temperature)
+        centers = torch.from_numpy(self.cluster_centers_).to(device)
+        times = calibrate(
+            X,
+            self.labels_,
+            self.n_clusters_,
+            lambda rows: _soften(UnitBlocks(rows, device), centers, _START_TEMPERATURE),
+            device=device,
+        )
+        return _START_TEMPERATURE * times
 
     def _resolve_n_init(self, n_samples: int) -> int:
         if self.n_init == "auto":
@@ -308,6 +328,12 @@ def _shared_random(
         random = np.random.RandomState()
         random.set_state(state)
     return random
+
+
+def _soften(rows: UnitBlocks, centers: Tensor, temperature: float) -> NDArray[np.float32]:
+    """Return the softmax of the cosine similarities (n, K) of rows to centroids, divided by a temperature."""
+    parts = [torch.softmax(block @ centers.T / temperature, dim=1).cpu() for _, block in rows.blocks()]
+    return torch.cat(parts).numpy()
 
 
 def _to_numpy(labels: Tensor) -> NDArray[np.int32]:

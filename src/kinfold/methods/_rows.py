@@ -146,6 +146,13 @@ def column_moments(X: RowMatrix) -> tuple[NDArray[np.float64], NDArray[np.float6
     return mean, deviation
 
 
+def draw_rows(n_rows: int, most: int, seed: int) -> NDArray[np.int64]:
+    """Return all rows, or ``most`` of them drawn by the seed, in ascending order."""
+    if n_rows <= most:
+        return np.arange(n_rows)
+    return np.sort(np.random.default_rng(seed).choice(n_rows, most, replace=False))
+
+
 def fingerprint_columns(X: RowMatrix) -> str:
     """Return a SHA-256 that stands for the shape of X and the sums of its columns."""
     sums = np.zeros(X.shape[1])

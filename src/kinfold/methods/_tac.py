@@ -17,13 +17,14 @@ from kinfold.distributed import current_workers
 from kinfold.errors import InputError
 from kinfold.heads import DIRECTIONS, DualSettings
 from kinfold.language.space import count_centres, select_nouns, text_counterparts
-from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph
+from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph, read_temperature
 from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._heads import default_n_neighbors
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows
 from kinfold.methods._tac_model import (
     CENTRES,
+    KMEANS_TEMPERATURE,
     JointMatrix,
     Neighbors,
     TacModel,
@@ -299,6 +300,7 @@ class TAC(BlockPredictor):
         else:
             self._join(rows, seed, runtime)
         self.labels_ = self._labels(rows)
+        self._calibrate(rows, runtime)
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
@@ -311,6 +313,7 @@ class TAC(BlockPredictor):
                 "n_clusters": self.n_clusters_,
                 "trained": self._model.head is not None,
                 "retrieval_temperature": self._model.temperature,
+                "temperature": self.temperature_,
                 "nouns": self.selected_nouns_.tolist(),
             },
             tensors={"noun_features": self.selected_features_, **self._model.tensors()},
@@ -326,6 +329,7 @@ class TAC(BlockPredictor):
         loaded.selected_features_ = tensors["noun_features"]
         loaded.n_features_in_ = int(loaded.selected_features_.shape[1])
         loaded._retrieval_temperature = float(config["retrieval_temperature"])
+        loaded.temperature_ = read_temperature(config)
         learned = {name: value for name, value in tensors.items() if name != "noun_features"}
         loaded._adopt(learned, resolve_device(device))
         return loaded
@@ -453,7 +457,10 @@ class TAC(BlockPredictor):
 
     def _join(self, X: RowMatrix, seed: int, runtime: Runtime) -> None:
         """Find centroids of images and their counterparts side by side."""
-        model = SphericalKMeans(n_clusters=self.n_clusters_, random_state=seed)
+        # Only its centroids are wanted: a temperature that is given isn't looked for.
+        model = SphericalKMeans(
+            n_clusters=self.n_clusters_, temperature=KMEANS_TEMPERATURE, random_state=seed
+        )
         joint = JointMatrix(unit_matrix(X), self.text_counterparts_)
         self._adopt({"centroids": fit_quietly(model, joint, runtime).cluster_centers_}, runtime.device)
 

@@ -53,7 +53,7 @@ MANY_CLUSTERS = 100  # from here on the paper's second setting: between its DTD 
 _LEAST_STEPS = 500
 _BLOCK_BYTES = 8 << 20  # of rows or logits at once: small blocks stay in cache between their few products
 # Of probabilities where centroids predict; the same as SphericalKMeans' default, so that both read alike.
-_KMEANS_TEMPERATURE = 0.1
+KMEANS_TEMPERATURE = 0.1
 _HEAD = "image."  # begins the names of the head's tensors in a saved model
 _CPU = torch.device("cpu")
 
@@ -111,7 +111,10 @@ def find_centres(
     """
     workers, found = current_workers(), None
     if how == "kmeans":
-        model = SphericalKMeans(n_clusters=n_centres, n_init=1, random_state=seed)
+        # Only its centroids are wanted: a temperature that is given isn't looked for.
+        model = SphericalKMeans(
+            n_clusters=n_centres, n_init=1, temperature=KMEANS_TEMPERATURE, random_state=seed
+        )
         found = fit_quietly(model, X, replace(runtime, progress=SILENT)).cluster_centers_
         found = found[np.linalg.norm(found, axis=1) > 0.5]  # of all-zero rows it is 0, of others 1
     elif workers.is_first:
@@ -516,7 +519,7 @@ class TacModel:
             return self.head.logits(unit)  # nouns are only needed to train the head
         assert self.centroids is not None
         joint = torch.cat([unit, retrieve(unit, self.nouns, self.temperature)], dim=1)
-        return functional.normalize(joint, dim=1) @ self.centroids.T / _KMEANS_TEMPERATURE
+        return functional.normalize(joint, dim=1) @ self.centroids.T / KMEANS_TEMPERATURE
 
 
 def name_head(head: PlainHead) -> dict[str, NDArray[Any]]:

@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 
 from kinfold.compute import Runtime, resolve_device
 from kinfold.distributed import current_workers
-from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor
+from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, read_temperature
 from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._rows import check_rows, fingerprint_columns, numpy_blocks
 from kinfold.methods._self_training import check_dims, cross_validated_agreement
@@ -221,6 +221,7 @@ class TURTLE(BlockPredictor):
         self.history_, self.labels_, model = workers.broadcast(found)
         if not workers.is_first:  # so that predictions of all processes come from the same bytes
             self._adopt(model, runtime.device)
+        self._calibrate(rows, runtime)
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
 
@@ -266,6 +267,7 @@ class TURTLE(BlockPredictor):
                 "n_clusters": self.n_clusters_,
                 "space_dims": list(self._encoder.widths),
                 "generalization_score": self.generalization_score_,
+                "temperature": self.temperature_,
             },
             tensors={**tensors, "factors": self._factors},
         )
@@ -296,6 +298,7 @@ class TURTLE(BlockPredictor):
         """Become what was fitted elsewhere."""
         self.n_clusters_ = int(model.config["n_clusters"])
         self.generalization_score_ = model.config["generalization_score"]
+        self.temperature_ = read_temperature(model.config)
         self._factors = model.tensors["factors"]
         self._encoder = TaskEncoder(model.config["space_dims"], self.n_clusters_, torch.Generator(), device)
         self._encoder.load({name: torch.from_numpy(value) for name, value in model.tensors.items()})
