@@ -135,12 +135,13 @@ TABLES: tuple[Table, ...] = (
         "ladder",
         "The ladder of stage 1 (ICCE, Tables 1 and 5)",
         tuple(row for ground in GROUNDS for row in _ladder(ground)),
-        "Each rung adds one part to all before, and stages 2 and 3 follow every rung; *of the class* is the share of "
-        "its neighbours that are of their sample's class, which the fit doesn't know. Tiny-ImageNet: 6,000 "
-        "photographs of 100 classes, embedded by efficientnet-lite0 and projected to the 256 directions along "
-        "which rows are longest, 6 heads; the test set are its 3,000 validation images. CIFAR-10 and digits: 8 "
-        "heads. Feature enrichment has no counterpart here: all these features lack patch tokens. The change of "
-        "features from DINO to DINOv2 has none either. The weight of the cross-entropy is "
+        "Each rung adds one part to all before, and stages 2 and 3 follow every rung; *of the class* is "
+        "the share of its neighbours that are of their sample's class, which the fit doesn't know. "
+        "Tiny-ImageNet: 6,000 photographs of 100 classes, embedded by efficientnet-lite0 and projected to "
+        "the 256 directions along which rows are longest, 6 heads; its test set are the 3,000 validation "
+        "images. CIFAR-10 and digits: 8 heads. Feature enrichment has no counterpart here: all these "
+        "features lack patch tokens. The change of features from DINO to DINOv2 has none either. The weight "
+        "of the cross-entropy is "
         f"{LADDER_CROSS_ENTROPY:g}, smoothing takes {LADDER_SMOOTHING} neighbours.",
         view="neighbors",
     ),
@@ -180,18 +181,18 @@ TABLES: tuple[Table, ...] = (
         "The similarity threshold (ICCE, Table 11)",
         tuple(row for ground in GROUNDS for row in _thresholds(ground)),
         "Thresholds are quantiles of the similarity of random pairs, read without labels; at most "
-        f"{THRESHOLD_CAP:,} neighbours, and where there is none the least number, which the others have too. "
-        f"{PHOTOGRAPHS.n_heads} heads on Tiny-ImageNet, 8 elsewhere. A class holds 1 % of Tiny-ImageNet, 10 % "
-        "of the others.",
+        f"{THRESHOLD_CAP:,} neighbours, and where there is none the least number, which the others have "
+        f"too. {PHOTOGRAPHS.n_heads} heads on Tiny-ImageNet, 8 elsewhere. A class holds 1 % of "
+        "Tiny-ImageNet, 10 % of the others.",
         view="neighbors",
     ),
     Table(
         "made-neighbors",
         "More neighbours at the same purity",
         _made_neighbors(),
-        "No clustering: the neighbours are made of the classes, so that their number and the share of them that "
-        "are of the class vary apart. Those of the class are drawn at random, the others are the most similar "
-        "samples of other classes. All parts of the ladder are off.",
+        "No clustering: the neighbours are made of the classes, so that their number and the share of them "
+        "that are of the class vary apart. Those of the class are drawn at random, the others are the most "
+        "similar samples of other classes. All parts of the ladder are off.",
         view="neighbors",
     ),
     Table(

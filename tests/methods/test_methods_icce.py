@@ -254,7 +254,7 @@ def test_without_a_consensus_the_classifier_learns_the_best_head():
     assert not hasattr(model, "consensus_labels_")
 
 
-@pytest.mark.parametrize("method", [True, "auto", "cspa", "hgpa", "mcla", "alignment"])
+@pytest.mark.parametrize("method", [True, "auto", "cspa", "hgpa", "mcla", "alignment", "weighted-mcla"])
 def test_the_classifier_learns_the_consensus_of_the_function_that_was_named(method):
     model, given = fit_and_watch_stage_3(consensus=method, n_heads=5, consensus_shares=(1.0,))
     np.testing.assert_array_equal(given[0], model.consensus_labels_)
