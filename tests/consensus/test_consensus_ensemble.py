@@ -345,6 +345,20 @@ def test_weighted_mcla_cuts_the_meta_graph_by_the_sizes_of_clusters(noisy_heads)
     np.testing.assert_allclose(association[np.arange(300), labels], association.max(axis=1), atol=1e-5)
 
 
+def test_mcla_keeps_kinds_of_uneven_sizes_and_weighted_mcla_evens_them_out():
+    random = np.random.default_rng(0)
+    truth = np.repeat(np.arange(6), [800, 400, 200, 100, 50, 50])
+    noisy = random.random((12, 1600)) < 0.3
+    heads = np.where(noisy, random.integers(0, 6, (12, 1600)), truth)
+    plain, weighted = (
+        consensus(heads, n_clusters=6, method=method, random_state=0).labels
+        for method in ("mcla", "weighted-mcla")
+    )
+    assert clustering_accuracy(truth, plain) > 0.98
+    assert clustering_accuracy(truth, weighted) < 0.9
+    assert np.bincount(weighted).max() < np.bincount(plain).max()
+
+
 def _orders(n):
     from itertools import permutations
 
