@@ -59,7 +59,7 @@ def _methods(data: str) -> tuple[Row, ...]:
     )
 
 
-def _ladder(ground: Ground) -> tuple[Row, ...]:
+def ladder(ground: Ground) -> tuple[Row, ...]:
     """Return the rungs of ICCE's Table 1: each adds one part of stage 1 to all before."""
     parameters: dict[str, Any] = {
         "similarity_threshold": None,
@@ -85,7 +85,7 @@ def _ladder(ground: Ground) -> tuple[Row, ...]:
 
 def _balances(ground: Ground) -> tuple[Row, ...]:
     """Return the rung before Sinkhorn–Knopp, and that rung as views and the teacher's temperature vary."""
-    before, balanced = _ladder(ground)[2:4]
+    before, balanced = ladder(ground)[2:4]
     rows = [Row("no Sinkhorn–Knopp", ground.data, "icce", before.parameters)]
     for temperature in TEACHER_TEMPERATURES:
         for views, sinkhorn in (("one view", True), ("both views", "joint")):
@@ -107,7 +107,7 @@ def _thresholds(ground: Ground) -> tuple[Row, ...]:
 
 
 def _made_neighbors() -> tuple[Row, ...]:
-    parameters = _ladder(PHOTOGRAPHS)[0].parameters
+    parameters = ladder(PHOTOGRAPHS)[0].parameters
     return tuple(
         Row(
             f"{count} neighbours, {purity:.0%} of the class",
@@ -148,7 +148,7 @@ TABLES: tuple[Table, ...] = (
     Table(
         "ladder",
         "The ladder of stage 1 (ICCE, Tables 1 and 5)",
-        tuple(row for ground in GROUNDS for row in _ladder(ground)),
+        tuple(row for ground in GROUNDS for row in ladder(ground)),
         "Each rung adds one part to all before, and stages 2 and 3 follow every rung; *of the class* is "
         "the share of its neighbours that are of their sample's class, which the fit doesn't know. "
         "Tiny-ImageNet: 6,000 photographs of 100 classes, embedded by efficientnet-lite0 and projected to "
