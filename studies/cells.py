@@ -22,7 +22,11 @@ REVISIONS: Mapping[str, int] = {"kmeans": 1, "temi": 1, "scan": 1, "icce": 1, "t
 
 # Parameters, and fields of a plan, that came after lines were recorded, with the value that means what was
 # before: at this value they don't count, so that the lines stay valid: {"icce": {"new_switch": False}}.
-LATER_PARAMETERS: Mapping[str, Mapping[str, Any]] = {"kmeans": {"precision": "auto"}}
+LATER_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
+    "icce": {"self_training_rates": None, "self_training_blocks": None},
+    "kmeans": {"precision": "auto"},
+    "tac": {"separate_moments": False, "initialization": "uniform"},
+}
 
 # Defaults that changed though lines measure what they did, new and old: they count as the old one.
 # Probabilities are no part of a line but for ``calibration``, which no earlier line has.

@@ -1,9 +1,9 @@
 """Photographs of Tiny-ImageNet: features of the network that comes with pip, and their classes.
 
-The archive ``tiny_imagenet_100.tar`` holds 100 classes of Tiny-ImageNet in its published layout: 200 training
-and 30 validation images of each, 64 × 64 pixels, which the network's preprocessing enlarges. They are embedded
-once by ``efficientnet-lite0``; the features stay in Kinfold's cache, in a feature store that an interrupted
-embedding resumes.
+The archive ``tiny_imagenet_100.tar`` holds 100 classes of Tiny-ImageNet in its published layout: 200
+training and 30 validation images of each, 64 × 64 pixels, which the network's preprocessing enlarges. They
+are embedded once by ``efficientnet-lite0``; the features stay in Kinfold's cache, in a feature store that an
+interrupted embedding resumes.
 """
 
 from __future__ import annotations

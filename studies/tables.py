@@ -38,6 +38,8 @@ GROUNDS = (
 )
 # Neighbours made of the classes: a sixth of a class, and two thirds, near the 941 of 1,285 that the paper's
 # threshold lets in.
+# Of the teacher, with Sinkhorn–Knopp: the student's, and one that the papers of self-distillation take.
+TEACHER_TEMPERATURES = (0.1, 0.05)
 MADE_COUNTS, MADE_PURITIES = (10, 40), (1.0, 0.9, 0.5)
 
 
@@ -58,7 +60,7 @@ def _methods(data: str) -> tuple[Row, ...]:
     )
 
 
-def _ladder(ground: Ground) -> tuple[Row, ...]:
+def ladder(ground: Ground) -> tuple[Row, ...]:
     """Return the rungs of ICCE's Table 1: each adds one part of stage 1 to all before."""
     parameters: dict[str, Any] = {
         "similarity_threshold": None,
@@ -82,6 +84,18 @@ def _ladder(ground: Ground) -> tuple[Row, ...]:
     return tuple(rows)
 
 
+def _balances(ground: Ground) -> tuple[Row, ...]:
+    """Return the rung before Sinkhorn–Knopp, and that rung as views and the teacher's temperature vary."""
+    before, balanced = ladder(ground)[2:4]
+    rows = [Row("no Sinkhorn–Knopp", ground.data, "icce", before.parameters)]
+    for temperature in TEACHER_TEMPERATURES:
+        for views, sinkhorn in (("one view", True), ("both views", "joint")):
+            change = {"sinkhorn": sinkhorn, "teacher_temperature": temperature}
+            name = f"{views}, τ = {temperature:g}"
+            rows.append(Row(name, ground.data, "icce", {**balanced.parameters, **change}))
+    return tuple(rows)
+
+
 def _thresholds(ground: Ground) -> tuple[Row, ...]:
     common = {"n_heads": ground.n_heads, **PAPER_CHOICES}
     without = {**common, "similarity_threshold": None}
@@ -94,7 +108,7 @@ def _thresholds(ground: Ground) -> tuple[Row, ...]:
 
 
 def _made_neighbors() -> tuple[Row, ...]:
-    parameters = _ladder(PHOTOGRAPHS)[0].parameters
+    parameters = ladder(PHOTOGRAPHS)[0].parameters
     return tuple(
         Row(
             f"{count} neighbours, {purity:.0%} of the class",
@@ -135,15 +149,23 @@ TABLES: tuple[Table, ...] = (
     Table(
         "ladder",
         "The ladder of stage 1 (ICCE, Tables 1 and 5)",
-        tuple(row for ground in GROUNDS for row in _ladder(ground)),
-        "Each rung adds one part to all before, and stages 2 and 3 follow every rung; *of the class* is the share of "
-        "its neighbours that are of their sample's class, which the fit doesn't know. Tiny-ImageNet: 6,000 "
-        "photographs of 100 classes, embedded by efficientnet-lite0 and projected to the 256 directions along "
-        "which rows are longest, 6 heads; the test set are its 3,000 validation images. CIFAR-10 and digits: 8 "
-        "heads. Feature enrichment has no counterpart here: all these features lack patch tokens. The change of "
-        "features from DINO to DINOv2 has none either. The weight of the cross-entropy is "
+        tuple(row for ground in GROUNDS for row in ladder(ground)),
+        "Each rung adds one part to all before, and stages 2 and 3 follow every rung; *of the class* is "
+        "the share of its neighbours that are of their sample's class, which the fit doesn't know. "
+        "Tiny-ImageNet: 6,000 photographs of 100 classes, embedded by efficientnet-lite0 and projected to "
+        "the 256 directions along which rows are longest, 6 heads; its test set are the 3,000 validation "
+        "images. CIFAR-10 and digits: 8 heads. Feature enrichment has no counterpart here: all these "
+        "features lack patch tokens. The change of features from DINO to DINOv2 has none either. The weight "
+        "of the cross-entropy is "
         f"{LADDER_CROSS_ENTROPY:g}, smoothing takes {LADDER_SMOOTHING} neighbours.",
         view="neighbors",
+    ),
+    Table(
+        "sinkhorn",
+        "What Sinkhorn–Knopp is given",
+        tuple(row for ground in GROUNDS for row in _balances(ground)),
+        "The ladder's rung of Sinkhorn–Knopp (one view, τ = 0.1) and the one before, beside the rows of both "
+        "views balanced together and a sharper teacher; the student's temperature is 0.1.",
     ),
     Table(
         "ground-truth",
@@ -181,18 +203,18 @@ TABLES: tuple[Table, ...] = (
         "The similarity threshold (ICCE, Table 11)",
         tuple(row for ground in GROUNDS for row in _thresholds(ground)),
         "Thresholds are quantiles of the similarity of random pairs, read without labels; at most "
-        f"{THRESHOLD_CAP:,} neighbours, and where there is none the least number, which the others have too. "
-        f"{PHOTOGRAPHS.n_heads} heads on Tiny-ImageNet, 8 elsewhere. A class holds 1 % of Tiny-ImageNet, 10 % "
-        "of the others.",
+        f"{THRESHOLD_CAP:,} neighbours, and where there is none the least number, which the others have "
+        f"too. {PHOTOGRAPHS.n_heads} heads on Tiny-ImageNet, 8 elsewhere. A class holds 1 % of "
+        "Tiny-ImageNet, 10 % of the others.",
         view="neighbors",
     ),
     Table(
         "made-neighbors",
         "More neighbours at the same purity",
         _made_neighbors(),
-        "No clustering: the neighbours are made of the classes, so that their number and the share of them that "
-        "are of the class vary apart. Those of the class are drawn at random, the others are the most similar "
-        "samples of other classes. All parts of the ladder are off.",
+        "No clustering: the neighbours are made of the classes, so that their number and the share of them "
+        "that are of the class vary apart. Those of the class are drawn at random, the others are the most "
+        "similar samples of other classes. All parts of the ladder are off.",
         view="neighbors",
     ),
     Table(

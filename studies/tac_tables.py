@@ -24,6 +24,15 @@ DIRECTIONS: Mapping[str, Mapping[str, Any]] = {
     "text → image": {"distillation": "text_to_image"},
     "both": {},
 }
+AUTHORS: Mapping[str, Mapping[str, Any]] = {
+    "moments apart": {"separate_moments": True},
+    "truncated normal weights": {"initialization": "truncated_normal"},
+}
+NETWORKS: Mapping[str, Mapping[str, Any]] = {
+    "ours": {},
+    **AUTHORS,
+    "both, as the authors": {name: value for change in AUTHORS.values() for name, value in change.items()},
+}
 CENTRES: Mapping[str, Mapping[str, Any]] = {
     "k-means": {},
     "agglomerative": {"centres": "agglomerative"},
@@ -119,6 +128,13 @@ TAC_TABLES: tuple[Table, ...] = (
         "tac-directions",
         "The direction of distillation (TAC, Table 5)",
         tuple(Row(name, data, "tac", p) for data in WITH_PARTS for name, p in DIRECTIONS.items()),
+        view="words",
+    ),
+    Table(
+        "tac-networks",
+        "Batch normalisation and initial weights as in the authors' code (TAC)",
+        tuple(Row(name, data, "tac", p) for data in WITH_PARTS[:2] for name, p in NETWORKS.items()),
+        "Ours takes the moments of samples and of their neighbours together, and PyTorch's uniform weights.",
         view="words",
     ),
     Table(

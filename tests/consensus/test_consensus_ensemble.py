@@ -61,7 +61,7 @@ def test_the_candidate_of_the_highest_mean_nmi_wins():
     heads, _ = make_heads(n_samples=300)
     found = consensus(heads, n_clusters=6, random_state=0)
     values = {each.name: each.mean_nmi for each in found.candidates}
-    assert list(values) == ["best head", *FUNCTIONS]
+    assert list(values) == ["best head", "cspa", "hgpa", "mcla", "alignment"]
     assert found.mean_nmi == values[found.method] == max(values.values())
     assert found.mean_nmi == pytest.approx(mean_nmi(heads, found.labels), abs=1e-12)
     assert found.labels.dtype == np.int32
@@ -215,6 +215,19 @@ def test_a_graph_is_cut_along_its_weakest_edges():
     assert is_partition_into_cliques(partition_graph(make_cliques(), 3, seed=0))
 
 
+@pytest.mark.parametrize("partitioner", ["pymetis", "mtkahypar"])
+def test_parts_are_of_one_size_by_what_nodes_weigh(partitioner, monkeypatch):
+    if partitioner == "mtkahypar":
+        monkeypatch.setitem(sys.modules, "pymetis", None)
+    path = sparse.diags([np.ones(8, np.int32)] * 2, [-1, 1], format="csr", dtype=np.int32)
+    plain, weighted = (
+        partition_graph(path, 2, seed=0, node_weights=weights)
+        for weights in (None, np.array([1, 1, 1, 1, 1, 1, 1, 1, 8]))
+    )
+    assert sorted(np.bincount(plain)) == [4, 5]
+    assert np.flatnonzero(weighted == weighted[-1]).tolist() == [8]
+
+
 @pytest.mark.usefixtures("without_pymetis")
 def test_where_pymetis_is_missing_mt_kahypar_cuts_the_graph():
     parts = partition_graph(make_cliques(), 3, seed=0)
@@ -317,6 +330,33 @@ def test_mcla_gives_samples_to_the_meta_cluster_of_highest_association(noisy_hea
     chosen = association[np.arange(300), labels]
     np.testing.assert_allclose(chosen, association.max(axis=1), atol=1e-5)
     assert max(np.mean(np.asarray(order)[labels] == truth) for order in _orders(4)) > 0.95
+
+
+def test_weighted_mcla_cuts_the_meta_graph_by_the_sizes_of_clusters(noisy_heads):
+    heads, _ = noisy_heads
+    graph = MetaGraph(heads)
+    compare_heads(heads, graph.add)
+    sizes = dense_indicator(heads).sum(axis=0)
+    np.testing.assert_array_equal(graph.sizes(), sizes)
+    parts = partition_graph(graph.adjacency(), 4, 1, sizes.astype(int))
+    members = np.eye(4)[parts]
+    association = dense_indicator(heads) @ (members / members.sum(axis=0))
+    labels = mcla(heads, graph, 4, 1, weighted=True)
+    np.testing.assert_allclose(association[np.arange(300), labels], association.max(axis=1), atol=1e-5)
+
+
+def test_mcla_keeps_kinds_of_uneven_sizes_and_weighted_mcla_evens_them_out():
+    random = np.random.default_rng(0)
+    truth = np.repeat(np.arange(6), [800, 400, 200, 100, 50, 50])
+    noisy = random.random((12, 1600)) < 0.3
+    heads = np.where(noisy, random.integers(0, 6, (12, 1600)), truth)
+    plain, weighted = (
+        consensus(heads, n_clusters=6, method=method, random_state=0).labels
+        for method in ("mcla", "weighted-mcla")
+    )
+    assert clustering_accuracy(truth, plain) > 0.98
+    assert clustering_accuracy(truth, weighted) < 0.9
+    assert np.bincount(weighted).max() < np.bincount(plain).max()
 
 
 def _orders(n):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from kinfold.heads import (
@@ -190,7 +191,7 @@ def made_batches(batch_size=B):
     return DualBatches(*samplers)
 
 
-def made_learner(settings=SETTINGS, n_epochs=4, dtype=torch.float32):
+def made_learner(settings=SETTINGS, n_epochs=4, dtype=torch.float32, **options):
     return DualHeads(
         D,
         K,
@@ -200,6 +201,7 @@ def made_learner(settings=SETTINGS, n_epochs=4, dtype=torch.float32):
         generator=torch.Generator().manual_seed(0),
         device=CPU,
         dtype=dtype,
+        **options,
     )
 
 
@@ -213,6 +215,11 @@ def module_of(learner, side):
     return module.double()
 
 
+def pass_rows(module, rows, apart):
+    """Samples and neighbours through a module in one pass, or one after the other."""
+    return torch.cat([module(part) for part in rows.chunk(2)]) if apart else module(rows)
+
+
 def naive_training(learner, batches):
     """Return the modules, and the loss of every epoch, of the same training as the textbook has it."""
     modules = [module_of(learner, side) for side in (0, 1)]
@@ -223,7 +230,7 @@ def naive_training(learner, batches):
         losses = []
         for batch in batches.epoch(epoch):
             views = [
-                torch.softmax(module(rows.double()), dim=1).chunk(2)
+                torch.softmax(pass_rows(module, rows.double(), learner.separate_moments), dim=1).chunk(2)
                 for module, rows in zip(modules, batch, strict=True)
             ]
             loss = dual_loss(views[0][0], views[1][0], views[0][1], views[1][1], learner.settings)
@@ -238,9 +245,13 @@ def naive_training(learner, batches):
 @pytest.mark.parametrize(
     "settings", [SETTINGS, DualSettings(distillation="image_to_text", confidence=False, temperature=5.0)]
 )
-def test_training_equals_a_naive_loop(settings):
-    modules, history = naive_training(made_learner(settings), made_batches())
-    learner = made_learner(settings)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"separate_moments": True}, {"separate_moments": True, "initialization": "truncated_normal"}],
+)
+def test_training_equals_a_naive_loop(settings, options):
+    modules, history = naive_training(made_learner(settings, **options), made_batches())
+    learner = made_learner(settings, **options)
     training = Trainer(learner).fit(made_batches())
     np.testing.assert_allclose(training.history, history, rtol=1e-4)
     for side, module in enumerate(modules):
@@ -250,9 +261,10 @@ def test_training_equals_a_naive_loop(settings):
                 np.testing.assert_allclose(value, expected[name], atol=2e-4, err_msg=f"{side} {name}")
 
 
-def test_prediction_is_the_module_in_evaluation_once_its_averages_have_forgotten_their_start():
-    learner = made_learner(n_epochs=60)
-    modules, _ = naive_training(made_learner(n_epochs=60), made_batches())
+@pytest.mark.parametrize("apart", [False, True])
+def test_prediction_is_the_module_in_evaluation_once_its_averages_have_forgotten_their_start(apart):
+    learner = made_learner(n_epochs=60, separate_moments=apart)
+    modules, _ = naive_training(made_learner(n_epochs=60, separate_moments=apart), made_batches())
     training = Trainer(learner).fit(made_batches())
     rows = made_rows(5)
     for head, module in zip((training.image, training.text), modules, strict=True):
@@ -272,6 +284,22 @@ def test_averages_are_right_after_one_step():
     scale = learner.weights.gain[0] / (hidden.var(dim=0, correction=0) + 1e-5).sqrt()
     torch.testing.assert_close(head.bias1, learner.weights.shift[0] - hidden.mean(dim=0) * scale)
     torch.testing.assert_close(head.weight1, learner.weights.weight1[0] * scale[:, None])
+
+
+def test_initial_weights_are_of_the_distribution_that_was_named():
+    deviation = float(stats.truncnorm.std(-2, 2, scale=0.02))
+    normal = made_learner(initialization="truncated_normal").weights
+    assert float(normal.weight1.abs().max()) <= 0.04
+    assert float(normal.weight1.std()) == pytest.approx(deviation, rel=0.1)
+    assert not normal.bias2.any()
+    uniform = made_learner().weights
+    assert 0.04 < float(uniform.weight1.abs().max()) <= D**-0.5
+    assert uniform.bias2.all()
+
+
+@pytest.mark.parametrize("option", [{"separate_moments": True}, {"initialization": "truncated_normal"}])
+def test_a_checkpoint_of_another_network_is_not_continued_from(option):
+    assert made_learner(**option).describe() != made_learner().describe()
 
 
 def test_a_resumed_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
@@ -296,13 +324,15 @@ def test_a_resumed_training_ends_in_the_same_bytes(tmp_path, monkeypatch):
         torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
-def test_bfloat16_products_stay_close_to_float32():
+@pytest.mark.parametrize("apart", [False, True])
+def test_bfloat16_products_stay_close_to_float32(apart):
     batch = next(made_batches().epoch(0))
-    exact = made_learner().step(batch, B, 0, 0.0)
-    rounded = made_learner(dtype=torch.bfloat16).step(batch, B, 0, 0.0)
+    exact = made_learner(separate_moments=apart).step(batch, B, 0, 0.0)
+    rounded = made_learner(dtype=torch.bfloat16, separate_moments=apart).step(batch, B, 0, 0.0)
     assert not torch.equal(rounded, exact)
     torch.testing.assert_close(rounded, exact, atol=0.05, rtol=0)
-    assert np.isfinite(Trainer(made_learner(dtype=torch.bfloat16)).fit(made_batches()).history).all()
+    learner = made_learner(dtype=torch.bfloat16, separate_moments=apart)
+    assert np.isfinite(Trainer(learner).fit(made_batches()).history).all()
 
 
 @pytest.mark.parametrize("rows", ["equal", "zero"])

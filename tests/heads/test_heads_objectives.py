@@ -298,6 +298,20 @@ def test_balanced_targets_are_sinkhorn_of_each_view():
     torch.testing.assert_close(targets[:, B:], sinkhorn(teacher[:, :B] / 0.5))
 
 
+@pytest.mark.parametrize("n_views", [2, 6])
+def test_jointly_balanced_targets_are_sinkhorn_of_all_views_together(n_views):
+    objective = TemiObjective(H, K, teacher_temperature=0.5, balanced="joint")
+    teacher = made_logits(n_views=n_views)
+    targets = objective.observe(teacher.clone(), B, slice(0, H)).exp()
+    for head in range(H):
+        q = naive_sinkhorn(teacher[head].double().numpy() / 0.5, 3).reshape(n_views, B, K)
+        for of, views in (
+            (slice(0, B), [1, *range(2, n_views, 2)]),
+            (slice(B, None), [0, *range(3, n_views, 2)]),
+        ):
+            np.testing.assert_allclose(targets[head, of], q[views].mean(axis=0), rtol=1e-4, atol=1e-6)
+
+
 def test_smoothed_targets_are_the_mean_over_neighbours():
     objective = TemiObjective(H, K, temperature=1.0)
     teacher = made_logits(n_views=6)

@@ -254,7 +254,7 @@ def test_without_a_consensus_the_classifier_learns_the_best_head():
     assert not hasattr(model, "consensus_labels_")
 
 
-@pytest.mark.parametrize("method", [True, "auto", "cspa", "hgpa", "mcla", "alignment"])
+@pytest.mark.parametrize("method", [True, "auto", "cspa", "hgpa", "mcla", "alignment", "weighted-mcla"])
 def test_the_classifier_learns_the_consensus_of_the_function_that_was_named(method):
     model, given = fit_and_watch_stage_3(consensus=method, n_heads=5, consensus_shares=(1.0,))
     np.testing.assert_array_equal(given[0], model.consensus_labels_)
@@ -454,3 +454,25 @@ def test_switches_of_numpy_and_whole_numbers_of_numpy_are_taken():
     model = quick(consensus=np.bool_(False), sinkhorn=np.bool_(True), n_clusters=np.int64(3)).fit(X)
     assert not hasattr(model, "consensus_")
     np.testing.assert_array_equal(model.predict(X), model.labels_)
+
+
+def test_stage_3_takes_the_grid_and_the_feature_variants_that_were_named():
+    X, _ = blobs(spread=2.0)
+    dims, blocks = (4, X.shape[1] - 4), [[1], [0, 1]]
+    model = quick(
+        self_training_dims=dims, self_training_blocks=blocks, self_training_rates="dinov2", n_heads=2
+    ).fit(X)
+    table = model.self_training_.table
+    assert len(table) == 13 * 2
+    assert {row[1] for row in table} == {dims[1:], dims}
+    with pytest.raises(InputError, match=r"self_training_blocks has the variant \[2\]"):
+        quick(self_training_blocks=[[2]]).fit(X)
+
+
+def test_balancing_both_views_together_is_a_training_of_its_own():
+    X, _ = blobs(spread=2.0)
+    options = {"n_heads": 2, "n_epochs": 5, "self_training": False, "consensus": False}
+    made = [quick(sinkhorn=value, **options).fit(X).history_.tobytes() for value in (False, True, "joint")]
+    assert len(set(made)) == 3
+    with pytest.raises(InputError, match="sinkhorn must be True or False or 'joint'"):
+        quick(sinkhorn="both").fit(X)

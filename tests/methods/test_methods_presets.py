@@ -53,6 +53,15 @@ def test_turtle_makes_the_papers_steps():
     assert (found["n_steps"], found["batch_size"], found["learning_rate"]) == (6000, 10_000, 1e-3)
 
 
+def test_what_published_code_does_is_in_the_presets_and_ours_in_the_defaults():
+    tac, icce = preset_parameters("tac", "paper"), preset_parameters("icce", "paper")
+    assert (tac["separate_moments"], tac["initialization"]) == (True, "truncated_normal")
+    assert (icce["sinkhorn"], icce["self_training_rates"]) == ("joint", "dinov2")
+    assert icce["self_training_iterations"] == 10 * 1250
+    ours = METHODS["icce"]().get_params() | TAC().get_params()
+    assert (ours["separate_moments"], ours["initialization"], ours["sinkhorn"]) == (False, "uniform", False)
+
+
 def test_a_preset_is_a_copy():
     preset_parameters("temi", "paper")["n_heads"] = 1
     assert preset_parameters("temi", "paper")["n_heads"] == 50

@@ -32,8 +32,9 @@ def predict(model, X):
     return model.logits(torch.from_numpy(np.asarray(X))).argmax(dim=1).numpy()
 
 
-def naive_descent(batches, rate, n_classes, width, factors, kept=None):
+def naive_descent(batches, rate, n_classes, width, factors, kept=None, divisor=None):
     """Multinomial logistic regression by momentum descent, sample by sample in float64."""
+    divisor = divisor or width
     weight, bias = np.zeros((n_classes, width)), np.zeros(n_classes)
     speed, bias_speed = np.zeros_like(weight), np.zeros_like(bias)
     for number, (rows, labels) in enumerate(batches):
@@ -46,7 +47,7 @@ def naive_descent(batches, rate, n_classes, width, factors, kept=None):
             gradient += np.outer(pull, rows[i, :width]) / len(used)
             bias_gradient += pull / len(used)
         speed, bias_speed = MOMENTUM * speed + gradient, MOMENTUM * bias_speed + bias_gradient
-        weight -= factors[number] * rate / width * speed
+        weight -= factors[number] * rate / divisor * speed
         bias -= factors[number] * rate * bias_speed
     return weight, bias
 
@@ -67,6 +68,21 @@ def test_every_stacked_classifier_follows_the_naive_loop(with_folds):
             expected = naive_descent(batches, rate, 3, width, factors, keep)
             for got, want in zip(stack.classifier(part, setting), expected, strict=True):
                 np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
+
+
+def test_a_part_may_see_any_columns_at_rates_that_are_not_divided():
+    random = np.random.default_rng(0)
+    batches = [(random.normal(size=(9, 6)), random.integers(3, size=9)) for _ in range(5)]
+    factors, columns = (1.0, 0.8, 0.5, 0.3, 0.1), [1, 4, 5]
+    members = torch.ones(1, 3, dtype=torch.bool)
+    stack = SoftmaxStack([torch.tensor(columns), 6], (0.05,), members, CPU, per_column=True)
+    for (rows, labels), factor in zip(batches, factors, strict=True):
+        stack.step(torch.from_numpy(rows).float(), torch.from_numpy(labels), factor)
+    for part, seen in enumerate((columns, range(6))):
+        chosen = [(rows[:, list(seen)], labels) for rows, labels in batches]
+        expected = naive_descent(chosen, 0.05, 3, len(seen), factors, divisor=1)
+        for got, want in zip(stack.classifier(part, 0), expected, strict=True):
+            np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-5)
 
 
 def test_the_gradient_is_that_of_pytorchs_cross_entropy():
@@ -141,6 +157,50 @@ def test_the_table_shows_every_setting_and_the_best_one_is_chosen():
     best = max(model.table, key=lambda row: row[2])
     assert (model.learning_rate, model.dims, model.agreement) == best
     assert best[1] == (4, 8)
+
+
+def test_dinov2s_grid_is_its_thirteen_rates_for_the_batch_that_is_used():
+    X, y = load_digits(return_X_y=True)
+    train, test = np.arange(len(X)) % 3 > 0, np.arange(len(X)) % 3 == 0
+    model = fit_self_training(
+        X[train],
+        y[train],
+        10,
+        learning_rates="dinov2",
+        batch_size=128,
+        n_iterations=600,
+        seed=0,
+        device="cpu",
+    )
+    decades = [rate * 10.0**power for power in range(-5, -1) for rate in (1, 2, 5)]
+    assert [row[0] for row in model.table] == pytest.approx([rate / 2 for rate in [*decades, 0.1]])
+    reference = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500)).fit(X[train], y[train])
+    assert (predict(model, X[test]) == y[test]).mean() >= reference.score(X[test], y[test]) - 0.02
+
+
+def test_feature_variants_may_be_any_blocks_of_columns():
+    X, truth = blobs()
+    noise = np.random.default_rng(0).normal(size=(300, 7)).astype(np.float32)
+    blocks = [[1, 2], [2], [0], [0, 2]]
+    given = np.concatenate([noise[:, :4], noise[:, 4:], X], axis=1)
+    model = fit_self_training(
+        given, truth, 4, dims=(4, 3, 12), blocks=blocks, learning_rates=(3.0,), seed=0, device="cpu"
+    )
+    assert [row[1] for row in model.table] == [(4,), (12,), (3, 12), (4, 12)]  # the narrowest first
+    assert model.dims == (12,)
+    assert not model.weight[:, :7].any()
+    alone = fit_self_training(X, truth, 4, learning_rates=(3.0,), seed=0, device="cpu")
+    np.testing.assert_allclose(model.weight[:, 7:], alone.weight, rtol=1e-4, atol=1e-6)
+
+
+def test_leading_blocks_are_the_variants_where_none_are_named():
+    X, truth = blobs(spread=1.0)
+    named = fit_self_training(
+        X, truth, 4, dims=(4, 3, 5), blocks=[[0], [1, 0], [0, 1, 2]], seed=0, device="cpu"
+    )
+    left_open = fit_self_training(X, truth, 4, dims=(4, 3, 5), seed=0, device="cpu")
+    assert named.table == left_open.table
+    np.testing.assert_array_equal(named.weight, left_open.weight)
 
 
 def test_columns_that_only_disturb_are_left_out():
@@ -221,11 +281,16 @@ def test_degenerate_input_ends_in_finite_numbers(X, labels, n_clusters):
     [
         ({"dims": (4, 4)}, "add up to 8, but X has 12 features"),
         ({"dims": (12, 0)}, "dims must be .*a list of 1 or more values, each an integer of at least 1"),
-        ({"learning_rates": ()}, "learning_rates must be None or a list of 1 or more"),
+        ({"learning_rates": ()}, "learning_rates must be None or 'dinov2' or a list of 1 or more"),
         (
             {"learning_rates": (1.0, -1.0)},
             "learning_rates must be .* each a number above 0",
         ),
+        ({"learning_rates": "dino"}, "learning_rates must be None or 'dinov2'"),
+        ({"blocks": [[0], [1]]}, r"blocks has the variant \[1\], but there are 1 blocks"),
+        ({"blocks": [[0, 0]]}, "at most once"),
+        ({"blocks": [[]]}, "blocks must be"),
+        ({"blocks": [[-1]]}, "blocks must be"),
         ({"n_iterations": 0}, "n_iterations must be an integer of at least 1"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
     ],

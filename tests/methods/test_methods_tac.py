@@ -359,3 +359,17 @@ def test_training_in_bfloat16_finds_the_kinds():
     model = quick(nouns, precision="bfloat16", n_epochs=200).fit(X)
     assert clustering_accuracy(truth, model.labels_) > 0.95
     assert torch.float32 == model._model.head.weight1.dtype
+
+
+@pytest.mark.parametrize("change", [{"separate_moments": True}, {"initialization": "truncated_normal"}])
+def test_the_network_of_the_authors_reaches_the_heads(change, monkeypatch):
+    given, make = [], DualHeads.__init__
+    monkeypatch.setattr(
+        DualHeads,
+        "__init__",
+        lambda self, *rest, **options: [given.append(options), make(self, *rest, **options)][1],
+    )
+    X, nouns, truth = made_space()
+    model = quick(nouns, n_epochs=200, **change).fit(X)
+    assert {name: given[0][name] for name in change} == change
+    assert clustering_accuracy(truth, model.labels_) > 0.9

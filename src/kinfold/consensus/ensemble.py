@@ -37,7 +37,8 @@ from kinfold.validation import check_choice, check_n_clusters
 
 logger = logging.getLogger(__name__)
 
-METHODS = ("auto", "cspa", "hgpa", "mcla", "alignment")
+_AUTO = ("cspa", "hgpa", "mcla", "alignment")
+METHODS = ("auto", *_AUTO, "weighted-mcla")
 BEST_HEAD = "best head"
 IMBALANCE = 0.05  # parts may be 5 % above the even size, as Strehl and Ghosh allow METIS
 MAX_CSPA_SAMPLES = 5_000  # all pairs are compared: 25 million co-associations
@@ -123,13 +124,14 @@ def consensus(
         Finite and 0 or more; column j of a head belongs to its label j, so a head's labels must be below its
         width. Alignment then votes with them too. Anything that gives rows for a slice will do, so they may
         stay on disk.
-    method : {"auto", "cspa", "hgpa", "mcla", "alignment"}, default "auto"
+    method : {"auto", "cspa", "hgpa", "mcla", "alignment", "weighted-mcla"}, default "auto"
         "auto" tries every function that is feasible at this size, and the best head itself. "cspa" cuts
         the graph of samples that share clusters, and takes 5,000 samples at most; "hgpa" cuts the
-        hypergraph of clusters, which takes minutes from a million labels on; "mcla" clusters the clusters;
-        "alignment" numbers the heads alike and lets them vote. The best head agrees with itself, so that
-        among two or three heads it often wins; name a function where you want one. A single head of at most
-        ``n_clusters`` clusters is returned at once.
+        hypergraph of clusters, which takes minutes from a million labels on; "mcla" clusters the clusters,
+        and "weighted-mcla", which "auto" leaves out, does so by their sizes; "alignment" numbers the heads
+        alike and lets them vote. The best head agrees with itself, so that among two or three heads it often
+        wins; name a function where you want one. A single head of at most ``n_clusters`` clusters is returned
+        at once.
     random_state : int, RandomState or None, default None
         Seed of the partitioners. The same seed gives the same labels, with any number of threads.
     progress : Progress
@@ -157,7 +159,7 @@ def consensus(
     # The partitioners take seeds of 31 bits.
     seed = int(check_random_state(random_state).randint(2**31 - 1))
     trial = _Trial(heads, soft, int(n_clusters), seed)
-    names = (BEST_HEAD, *METHODS[1:]) if method == "auto" else (method,)
+    names = (BEST_HEAD, *_AUTO) if method == "auto" else (method,)
     if not trial.informative or (method == "auto" and trial.is_settled):
         names = names[:1]  # all would say the same, or nothing can agree better
     with progress.task("combining the heads", len(names), "ways") as task:
@@ -242,8 +244,9 @@ class _Trial:
             return cspa(self.informative, self.n_clusters, self.seed), ""
         if name == "hgpa":
             return hgpa(self.informative, self.n_clusters, self.seed), ""
-        if name == "mcla":
-            return mcla(self.informative, self.compared[1], self.n_clusters, self.seed), ""
+        if name in ("mcla", "weighted-mcla"):
+            graph, weighted = self.compared[1], name == "weighted-mcla"
+            return mcla(self.informative, graph, self.n_clusters, self.seed, weighted=weighted), ""
         starts = list(self._references())
         return iterate_alignment(self.informative, starts, self.n_clusters, self.soft)
 
@@ -277,7 +280,9 @@ def _check(method: str, n_clusters: int, n_samples: int) -> None:
         )
 
 
-def partition_graph(graph: sparse.csr_matrix, n_parts: int, seed: int) -> NDArray[np.int32]:
+def partition_graph(
+    graph: sparse.csr_matrix, n_parts: int, seed: int, node_weights: NDArray[np.integer] | None = None
+) -> NDArray[np.int32]:
     """Cut a graph into parts of about equal size along its weakest edges.
 
     Parameters
@@ -288,6 +293,8 @@ def partition_graph(graph: sparse.csr_matrix, n_parts: int, seed: int) -> NDArra
         Number of parts, 1 or more; a graph of no more nodes than that gets one part per node.
     seed : int
         0 to 2^31 − 1.
+    node_weights : ndarray of int, shape (n_nodes,), optional
+        What nodes count in the size of a part, 1 or more; by default 1.
 
     Returns
     -------
@@ -303,7 +310,7 @@ def partition_graph(graph: sparse.csr_matrix, n_parts: int, seed: int) -> NDArra
     try:
         pymetis = importlib.import_module("pymetis")
     except ImportError:
-        return _partition_graph_mtkahypar(graph, n_parts, seed)
+        return _partition_graph_mtkahypar(graph, n_parts, seed, node_weights)
     options = pymetis.Options(seed=seed, ufactor=round(1000 * IMBALANCE))
     arrays = (graph.indptr.astype(np.int32), graph.indices.astype(np.int32))
     structure: dict[str, Any] = (
@@ -312,7 +319,10 @@ def partition_graph(graph: sparse.csr_matrix, n_parts: int, seed: int) -> NDArra
         else {"xadj": arrays[0], "adjncy": arrays[1]}
     )
     weights = graph.data.astype(np.int32)
-    _, parts = pymetis.part_graph(n_parts, **structure, eweights=weights, options=options, recursive=False)
+    nodes = None if node_weights is None else node_weights.astype(np.int32)
+    _, parts = pymetis.part_graph(
+        n_parts, **structure, eweights=weights, vweights=nodes, options=options, recursive=False
+    )
     return np.asarray(parts, dtype=np.int32)
 
 
@@ -343,13 +353,16 @@ def partition_hypergraph(
     return np.asarray(hypergraph.partition(context).get_partition(), dtype=np.int32)
 
 
-def _partition_graph_mtkahypar(graph: sparse.csr_matrix, n_parts: int, seed: int) -> NDArray[np.int32]:
+def _partition_graph_mtkahypar(
+    graph: sparse.csr_matrix, n_parts: int, seed: int, node_weights: NDArray[np.integer] | None
+) -> NDArray[np.int32]:
     upper = sparse.triu(graph, k=1).tocoo()
     edges = list(zip(upper.row.tolist(), upper.col.tolist(), strict=True))
     n_nodes = graph.shape[0]
     mtkahypar, library, context = _deterministic(seed)
     context.set_partitioning_parameters(n_parts, IMBALANCE, mtkahypar.Objective.CUT)
-    parts = library.create_graph(context, n_nodes, len(edges), edges, [1] * n_nodes, upper.data.tolist())
+    nodes = [1] * n_nodes if node_weights is None else node_weights.tolist()
+    parts = library.create_graph(context, n_nodes, len(edges), edges, nodes, upper.data.tolist())
     return np.asarray(parts.partition(context).get_partition(), dtype=np.int32)
 
 
@@ -462,18 +475,27 @@ class MetaGraph:
         upper = sparse.csr_matrix((weights, (rows, columns)), shape=(n_nodes, n_nodes))
         return thin((upper + upper.T).tocsr(), _MAX_CLUSTER_EDGES)
 
+    def sizes(self) -> NDArray[np.int64]:
+        """Return the samples of every cluster, in the order of the nodes."""
+        return np.concatenate([head.sizes for head in self._heads])
+
     def parts_of(self, parts: NDArray[np.int32]) -> list[NDArray[np.int64]]:
         """Split an array over all nodes into one array per head."""
         return [part.astype(np.int64) for part in np.split(parts, self._first[1:-1])]
 
 
-def mcla(heads: Sequence[Labeling], graph: MetaGraph, n_clusters: int, seed: int) -> NDArray[np.int32]:
+def mcla(
+    heads: Sequence[Labeling], graph: MetaGraph, n_clusters: int, seed: int, *, weighted: bool = False
+) -> NDArray[np.int32]:
     """Partition the meta-graph and let every sample join a meta-cluster (Strehl and Ghosh 2002, section 3.4).
 
     A sample's association with a meta-cluster is the share of the meta-cluster's members that it belongs to;
     the highest wins, the lower number among equals. A meta-cluster that wins no sample stays empty.
+
+    Meta-clusters hold about as many clusters each; ``weighted``, as in the authors' program, about as many
+    samples, which suits kinds of one size.
     """
-    parts = partition_graph(graph.adjacency(), n_clusters, seed)
+    parts = partition_graph(graph.adjacency(), n_clusters, seed, graph.sizes() if weighted else None)
     members = np.bincount(parts, minlength=n_clusters)
     # One vote of each of a sample's clusters, shared among the members of its meta-cluster.
     ballots = [Ballot(meta[None], 1.0 / members[meta][None]) for meta in graph.parts_of(parts)]

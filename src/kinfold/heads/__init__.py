@@ -2,6 +2,7 @@
 
 from kinfold.heads.dual import (
     DIRECTIONS,
+    INITIALIZATIONS,
     DualHeads,
     DualSettings,
     DualTraining,
@@ -28,6 +29,7 @@ from kinfold.heads.trainer import Checkpoint, Learner, Trainer
 
 __all__ = [
     "DIRECTIONS",
+    "INITIALIZATIONS",
     "Checkpoint",
     "DualBatches",
     "DualHeads",

@@ -23,10 +23,11 @@ from torch.optim.adam import adam
 
 from kinfold.distributed import Workers
 from kinfold.heads._tiles import Scratch
-from kinfold.heads.network import SHORTEST
+from kinfold.heads.network import SHORTEST, truncated_normal
 from kinfold.heads.objectives import LEAST_PROBABILITY
 
 DIRECTIONS = ("both", "text_to_image", "image_to_text", "none")
+INITIALIZATIONS = ("uniform", "truncated_normal")
 
 # Which pairs of columns are compared, see _add_distillation: 0 is L(P, Q^N), 1 is L(Q, P^N).
 _PAIRS = {"both": [0, 1], "text_to_image": [0], "image_to_text": [1], "none": []}
@@ -232,60 +233,88 @@ class HeadPass:
         Prefix of the temporaries that must survive from the forward to the backward pass.
     dtype : torch.dtype
         Of the products with D × D matrices.
+    n_parts : int, default 1
+        Into how many equal parts the rows are cut for batch normalisation, each with moments of its own.
 
     Attributes
     ----------
-    mean, variance : Tensor (D,)
-        Of the first layer's outputs over the batch.
+    moments : list of (Tensor (D,), Tensor (D,))
+        Mean and variance of the first layer's outputs over every part of the batch.
     """
 
-    mean: Tensor
-    variance: Tensor
+    moments: list[tuple[Tensor, Tensor]]
 
     def __init__(
-        self, rows: Tensor, weights: DualWeights, scratch: Scratch, name: str, dtype: torch.dtype
+        self,
+        rows: Tensor,
+        weights: DualWeights,
+        scratch: Scratch,
+        name: str,
+        dtype: torch.dtype,
+        n_parts: int = 1,
     ) -> None:
         self._weights, self._scratch, self._name, self._dtype = weights, scratch, name, dtype
         self._rows = self._cast("rows", rows, dtype)
         self._ones = rows.new_ones(len(rows))
+        size = len(rows) // n_parts
+        self._parts = [slice(start, start + size) for start in range(0, len(rows), size)]
 
     def forward(self, logits: Tensor) -> None:
         """Write the logits (K, R)."""
-        weights, n_rows = self._weights, len(self._rows)
+        weights = self._weights
         weight1 = self._cast("weight1", weights.weight1, self._dtype)
         hidden = self._take("hidden", self._dtype)
         hidden = self._cast("wide", torch.mm(self._rows, weight1.t(), out=hidden), torch.float32)
-        # Sums over rows as products with ones: several times faster than reductions over the first axis.
-        self.mean = torch.mv(hidden.t(), self._ones).div_(n_rows)
-        hidden.sub_(self.mean)
-        squares = torch.mul(hidden, hidden, out=self._take_shared("other", torch.float32))
-        self.variance = torch.mv(squares.t(), self._ones).div_(n_rows)
-        self._inverse = (self.variance + _NORM_EPSILON).rsqrt()
-        self._normal = hidden.mul_(self._inverse)
+        squares = self._take_shared("other", torch.float32)
+        self.moments, self._inverses = [], []
+        for rows in self._parts:
+            # Sums over rows as products with ones: several times faster than reductions over the first axis.
+            part, ones = hidden[rows], self._ones[rows]
+            mean = torch.mv(part.t(), ones).div_(len(part))
+            part.sub_(mean)
+            torch.mul(part, part, out=squares[rows])
+            variance = torch.mv(squares[rows].t(), ones).div_(len(part))
+            inverse = (variance + _NORM_EPSILON).rsqrt()
+            part.mul_(inverse)
+            self.moments.append((mean, variance))
+            self._inverses.append(inverse)
+        self._normal = hidden
         active = self._take("active", torch.float32)
         self._active = torch.addcmul(weights.shift, self._normal, weights.gain, out=active).relu_()
         torch.addmm(weights.bias2.unsqueeze(1), weights.weight2, self._active.t(), out=logits)
 
     def backward(self, gradient: Tensor, out: DualWeights) -> None:
         """Write the gradients of the weights, from that of the logits (K, R)."""
-        weights, n_rows = self._weights, len(self._rows)
+        weights = self._weights
         torch.mv(gradient, self._ones, out=out.bias2)
         torch.mm(gradient, self._active, out=out.weight2)
         d_active = torch.mm(gradient.t(), weights.weight2, out=self._take_shared("other", torch.float32))
         # ReLU's outputs tell where it let the gradient through; its inputs needn't be kept.
         torch.ops.aten.threshold_backward.grad_input(d_active, self._active, 0, grad_input=d_active)
-        torch.mv(d_active.t(), self._ones, out=out.shift)
         product = torch.mul(d_active, self._normal, out=self._active)
-        torch.mv(product.t(), self._ones, out=out.gain)
+        for part, inverse in zip(self._parts, self._inverses, strict=True):
+            self._add_part(part, inverse, d_active[part], product[part], out)
+
+    def _add_part(
+        self, rows: slice, inverse: Tensor, d_active: Tensor, product: Tensor, out: DualWeights
+    ) -> None:
+        """Add a part's share to the gradients of batch normalisation and of the first layer."""
+        ones, n_rows, first = self._ones[rows], len(d_active), rows.start == 0
+        d_shift, d_gain = torch.mv(d_active.t(), ones), torch.mv(product.t(), ones)
         # Through batch normalisation: the mean and the part along the normalised values drop out.
-        d_hidden = d_active.addcmul_(self._normal, out.gain, value=-1 / n_rows)
-        d_hidden.sub_(out.shift, alpha=1 / n_rows)
+        d_hidden = d_active.addcmul_(self._normal[rows], d_gain, value=-1 / n_rows)
+        d_hidden.sub_(d_shift, alpha=1 / n_rows)
         d_hidden = self._scratch.cast("d_hidden", d_hidden, self._dtype)
-        if self._dtype is torch.float32:
-            d_weight1 = torch.mm(d_hidden.t(), self._rows, out=out.weight1)
+        d_weight1 = torch.mm(d_hidden.t(), self._rows[rows])
+        scale = (self._weights.gain * inverse).unsqueeze(1)
+        if first:
+            out.shift.copy_(d_shift)
+            out.gain.copy_(d_gain)
+            torch.mul(d_weight1, scale, out=out.weight1)
         else:
-            d_weight1 = out.weight1.copy_(torch.mm(d_hidden.t(), self._rows))
-        d_weight1.mul_((weights.gain * self._inverse).unsqueeze(1))
+            out.shift.add_(d_shift)
+            out.gain.add_(d_gain)
+            out.weight1.addcmul_(d_weight1, scale)
 
     def _take(self, name: str, dtype: torch.dtype) -> Tensor:
         return self._take_shared(self._name + name, dtype)
@@ -333,8 +362,9 @@ class DualHeads:
 
     One head is Linear(D → D), batch normalisation, ReLU, Linear(D → K), softmax; both follow Adam at a
     constant rate. The first layer has no bias, since batch normalisation would subtract it again. Moments of
-    a batch are those of its samples and their neighbours together. The running averages of the moments, which
-    prediction uses, leave out the zeros that they started from, so that they are right after a single step.
+    a batch are those of its samples and their neighbours together, or of each apart. The running averages of
+    the moments, which prediction uses, leave out the zeros that they started from, so that they are right
+    after a single step.
 
     Parameters
     ----------
@@ -347,11 +377,17 @@ class DualHeads:
     learning_rate : float
         Of Adam, with β = (0.9, 0.99).
     generator : torch.Generator
-        Source of the initial weights, on the CPU: PyTorch's default for linear layers.
+        Source of the initial weights, on the CPU.
     device : torch.device
         Where to train.
     dtype : torch.dtype
         Of the products with D × D matrices; everything else is float32.
+    separate_moments : bool, default False
+        Normalise samples by their own moments and neighbours by theirs, as two passes through a head do, the
+        samples first.
+    initialization : {"uniform", "truncated_normal"}, default "uniform"
+        Of the weights: PyTorch's default for linear layers, ±1/√D, biases too; or a normal distribution of
+        deviation 0.02 truncated at two deviations, with biases 0.
 
     References
     ----------
@@ -371,19 +407,23 @@ class DualHeads:
         generator: torch.Generator,
         device: torch.device,
         dtype: torch.dtype,
+        separate_moments: bool = False,
+        initialization: str = "uniform",
     ) -> None:
         self.workers = Workers()
+        self.separate_moments, self.initialization = separate_moments, initialization
         self.settings, self.n_epochs, self.learning_rate = settings, n_epochs, learning_rate
         self.n_features, self.n_clusters = n_features, n_clusters
         self.dtype, self._device = dtype, device
-        weights = _initial_weights(n_features, n_clusters, generator)
+        make = _uniform_weights if initialization == "uniform" else _normal_weights
+        weights = make(n_features, n_clusters, generator)
         self.weights = DualWeights(*(weight.to(device) for weight in weights))
         self._first = DualWeights(*map(torch.zeros_like, self.weights))
         self._second = DualWeights(*map(torch.zeros_like, self.weights))
         self._gradients = DualWeights(*map(torch.empty_like, self.weights))
         self._mean = torch.zeros(2, n_features, device=device)
         self._variance = torch.zeros(2, n_features, device=device)
-        # Weight of all batches in the averages, 1 − 0.9^steps: dividing by it leaves out the zeros at the
+        # Weight of all batches in the averages, 1 − 0.9^updates: dividing by it leaves out the zeros at the
         # start.
         self._counted = torch.zeros((), device=device)
         self._whole = torch.ones((), device=device)
@@ -412,12 +452,16 @@ class DualHeads:
         logits = self._scratch.take("logits", (2, self.n_clusters, 2 * batch_size), torch.float32)
         passes = []
         for side, rows in enumerate(batch):
-            done = HeadPass(rows, self._sides[side], self._scratch, f"{side}.", self.dtype)
+            done = HeadPass(
+                rows, self._sides[side], self._scratch, f"{side}.", self.dtype, 1 + self.separate_moments
+            )
             done.forward(logits[side])
-            self._mean[side].lerp_(done.mean, _NORM_MOMENTUM)
-            self._variance[side].lerp_(done.variance, _NORM_MOMENTUM)
+            for mean, variance in done.moments:
+                self._mean[side].lerp_(mean, _NORM_MOMENTUM)
+                self._variance[side].lerp_(variance, _NORM_MOMENTUM)
             passes.append(done)
-        self._counted.lerp_(self._whole, _NORM_MOMENTUM)
+        for _ in passes[0].moments:
+            self._counted.lerp_(self._whole, _NORM_MOMENTUM)
         loss, gradient = dual_loss_gradient(logits, self.settings)
         for side, done in enumerate(passes):
             done.backward(gradient[side], self._gradient_sides[side])
@@ -441,6 +485,8 @@ class DualHeads:
             "n_features": self.n_features,
             "n_clusters": self.n_clusters,
             "dtype": str(self.dtype),
+            "separate_moments": self.separate_moments,
+            "initialization": self.initialization,
         }
 
     def finish(self, history: Sequence[NDArray[np.float32]], stopped_early: bool) -> DualTraining:
@@ -478,7 +524,7 @@ class DualHeads:
         )
 
 
-def _initial_weights(n_features: int, n_clusters: int, generator: torch.Generator) -> DualWeights:
+def _uniform_weights(n_features: int, n_clusters: int, generator: torch.Generator) -> DualWeights:
     """Return uniform weights in ±1/√D, gains of 1 and shifts of 0."""
 
     def uniform(*shape: int) -> Tensor:
@@ -491,4 +537,15 @@ def _initial_weights(n_features: int, n_clusters: int, generator: torch.Generato
         torch.zeros(2, n_features),
         uniform(2, n_clusters, n_features),
         uniform(2, n_clusters),
+    )
+
+
+def _normal_weights(n_features: int, n_clusters: int, generator: torch.Generator) -> DualWeights:
+    """Return weights from a truncated normal distribution of deviation 0.02, gains of 1, all else 0."""
+    return DualWeights(
+        truncated_normal((2, n_features, n_features), generator),
+        torch.ones(2, n_features),
+        torch.zeros(2, n_features),
+        truncated_normal((2, n_clusters, n_features), generator),
+        torch.zeros(2, n_clusters),
     )

@@ -160,9 +160,9 @@ class MultiHeadNetwork(nn.Module):
         super().__init__()
         self.n_features, self.n_clusters, self.n_heads = n_features, n_clusters, n_heads
         self.norm = InputNorm(n_features, batch_norm=batch_norm)
-        self.weight1 = nn.Parameter(_truncated_normal((n_heads * HIDDEN, n_features), generator))
+        self.weight1 = nn.Parameter(truncated_normal((n_heads * HIDDEN, n_features), generator))
         self.bias1 = nn.Parameter(torch.zeros(n_heads * HIDDEN))
-        self.weight2 = nn.Parameter(_truncated_normal((n_heads, HIDDEN, BOTTLENECK), generator))
+        self.weight2 = nn.Parameter(truncated_normal((n_heads, HIDDEN, BOTTLENECK), generator))
         self.bias2 = nn.Parameter(torch.zeros(n_heads, 1, BOTTLENECK))
         bound = 1 / math.sqrt(BOTTLENECK)
         direction = torch.empty(n_heads, n_clusters, BOTTLENECK)
@@ -192,7 +192,8 @@ class MultiHeadNetwork(nn.Module):
         return {**tensors, "norm.mean": self.norm.mean, "norm.scale": self.norm.scale}
 
 
-def _truncated_normal(shape: tuple[int, ...], generator: torch.Generator, deviation: float = 0.02) -> Tensor:
+def truncated_normal(shape: tuple[int, ...], generator: torch.Generator, deviation: float = 0.02) -> Tensor:
+    """Return draws from a normal distribution around 0 that is cut off at two deviations."""
     return nn.init.trunc_normal_(
         torch.empty(shape), std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator
     )

@@ -257,7 +257,7 @@ def _mean_prediction(logits: Tensor, temperature: float) -> tuple[Tensor, Tensor
 
 
 def sinkhorn(logits: Tensor, n_rounds: int = 3) -> Tensor:
-    """Return the log-probabilities of balanced assignments, of every head over the rows of one view.
+    """Return the log-probabilities of balanced assignments, of every head over its rows.
 
     Sinkhorn–Knopp on exp(logits): ``n_rounds`` times, every cluster's total is scaled to 1/K and then every
     row's to 1/B; at the end rows sum to 1. In the log domain, so that no logit overflows.
@@ -338,8 +338,9 @@ class NeighborObjective:
         Softmax temperature of the student, and of the teacher unless it is given.
     teacher_temperature : float, optional
         Of the teacher.
-    balanced : bool, default False
-        Balance the teacher's outputs over clusters by :func:`sinkhorn`.
+    balanced : bool or "joint", default False
+        Balance the teacher's outputs over clusters by :func:`sinkhorn`: True takes the rows of one view at a
+        time, "joint" the rows of all views together, as DINOv2 does.
     """
 
     weighted = False
@@ -349,7 +350,7 @@ class NeighborObjective:
         *,
         temperature: float = TEMPERATURE,
         teacher_temperature: float | None = None,
-        balanced: bool = False,
+        balanced: bool | str = False,
     ) -> None:
         self.temperature = temperature
         self.teacher_temperature = temperature if teacher_temperature is None else teacher_temperature
@@ -386,6 +387,8 @@ class NeighborObjective:
         """Return the teacher's log-probabilities (h, n·B, K)."""
         if not self.balanced:
             return torch.log_softmax(logits, dim=2)
+        if self.balanced == "joint":
+            return sinkhorn(logits)
         # Balanced is the batch of one view, in which every sample stands once.
         views = logits.view(-1, n_pairs, logits.shape[2])
         return sinkhorn(views).view_as(logits)
@@ -424,7 +427,7 @@ class TemiObjective(NeighborObjective):
         momentum: float = 0.9,
         temperature: float = TEMPERATURE,
         teacher_temperature: float | None = None,
-        balanced: bool = False,
+        balanced: bool | str = False,
     ) -> None:
         super().__init__(temperature=temperature, teacher_temperature=teacher_temperature, balanced=balanced)
         self.beta, self.weighted, self.momentum = beta, weighted, momentum

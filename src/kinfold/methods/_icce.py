@@ -18,11 +18,13 @@ from kinfold.errors import InputError
 from kinfold.heads import Objective, TemiObjective
 from kinfold.methods._heads import HEAD_CONSTRAINTS, HeadMethod, agreements, default_min_neighbors
 from kinfold.methods._self_training import (
+    BLOCKS,
+    RATES,
     WIDTHS,
     SelfTraining,
-    check_dims,
     count_operations,
     fit_self_training,
+    read_variants,
 )
 from kinfold.methods.protocol import Cost, Machine, Model, Needs, Shape
 from kinfold.neighbors import NeighborGraph
@@ -69,8 +71,9 @@ class ICCE(HeadMethod):
         Exponent in (0, 1] of the pointwise mutual information.
     weighted : bool, default True
         Weigh pairs by the teachers' agreement; else all pairs count the same.
-    sinkhorn : bool, default False
-        Balance the teacher's outputs over the clusters of a batch by Sinkhorn–Knopp.
+    sinkhorn : bool or "joint", default False
+        Balance the teacher's outputs over the clusters of a batch by Sinkhorn–Knopp: True takes samples and
+        neighbours one after the other, "joint" takes them together, as DINOv2 does.
     teacher_temperature : float, default 0.1
         Softmax temperature of the teacher in training; the student's is 0.1.
     cross_entropy_weight : float, default 0.0
@@ -94,6 +97,13 @@ class ICCE(HeadMethod):
     self_training_dims : sequence of int, optional
         Widths of blocks of columns of X. Stage 3 tries the first block, the first two, and so on, and keeps
         what predicts held-out pseudo-labels best. By default all columns.
+    self_training_blocks : sequence of sequence of int, optional
+        The feature variants to try instead, each the numbers of its blocks: DINOv2's four are
+        ``[[0], [0, 1], [2], [1, 2]]`` where X is the class token, the mean of the patch tokens and the class
+        tokens of the last four blocks side by side.
+    self_training_rates : sequence of float or "dinov2", optional
+        Learning rates to try; by default 0.3 to 30 for rows of squared length 1. "dinov2" is the grid of its
+        linear evaluation, which the paper follows: 13 rates of 1e-5 to 0.1, times the batch / 256.
     self_training_iterations : int, optional
         Steps of stage 3; by default up to the paper's 12,500, fewer for few samples.
     n_epochs : int, optional
@@ -171,7 +181,7 @@ class ICCE(HeadMethod):
         "max_neighbors": Either(Integer(), Nothing()),
         "beta": Number(above=0, most=1),
         "weighted": Flag(),
-        "sinkhorn": Flag(),
+        "sinkhorn": Either(Flag(), Choice(("joint",))),
         "teacher_temperature": Number(above=0),
         "cross_entropy_weight": Number(least=0),
         "batch_norm": Flag(),
@@ -180,6 +190,8 @@ class ICCE(HeadMethod):
         "consensus_shares": Listed(Number(least=0, most=1), example="[1.0, 0.5]"),
         "self_training": Flag(),
         "self_training_dims": WIDTHS,
+        "self_training_blocks": BLOCKS,
+        "self_training_rates": RATES,
         "self_training_iterations": Either(Integer(), Nothing()),
     }
 
@@ -193,7 +205,7 @@ class ICCE(HeadMethod):
         max_neighbors: int | None = None,
         beta: float = 0.6,
         weighted: bool = True,
-        sinkhorn: bool = False,
+        sinkhorn: bool | str = False,
         teacher_temperature: float = 0.1,
         cross_entropy_weight: float = 0.0,
         batch_norm: bool = False,
@@ -203,6 +215,8 @@ class ICCE(HeadMethod):
         consensus_shares: Sequence[float] = (1.0, 0.5, 0.25, 0.0),
         self_training: bool = True,
         self_training_dims: Sequence[int] | None = None,
+        self_training_blocks: Sequence[Sequence[int]] | None = None,
+        self_training_rates: Sequence[float] | str | None = None,
         self_training_iterations: int | None = None,
         n_epochs: int | None = None,
         batch_size: int | None = None,
@@ -230,6 +244,8 @@ class ICCE(HeadMethod):
         self.consensus_shares = consensus_shares
         self.self_training = self_training
         self.self_training_dims = self_training_dims
+        self.self_training_blocks = self_training_blocks
+        self.self_training_rates = self_training_rates
         self.self_training_iterations = self_training_iterations
         self.n_epochs = n_epochs
         self.batch_size = batch_size
@@ -275,8 +291,8 @@ class ICCE(HeadMethod):
                 size**2 / 2 * _NMI_SECONDS + size * _VOTE_SECONDS for size in sizes if size > 1
             )
         if self.self_training:
-            iterations = self.self_training_iterations
-            seconds += count_operations(shape, int(self.n_clusters), iterations) / machine.rate
+            iterations, rates = self.self_training_iterations, self.self_training_rates
+            seconds += count_operations(shape, int(self.n_clusters), iterations, rates) / machine.rate
         return replace(heads, seconds=seconds)
 
     def facts(self) -> dict[str, Any]:
@@ -325,7 +341,8 @@ class ICCE(HeadMethod):
         )
 
     def _check_fit(self, X: RowMatrix) -> None:
-        check_dims(self.self_training_dims, int(X.shape[1]), name="self_training_dims")
+        dims, blocks = self.self_training_dims, self.self_training_blocks
+        read_variants(dims, blocks, int(X.shape[1]), prefix="self_training_")
 
     def _may_stop(self) -> bool:
         # The cross-entropy's rising weight lifts the loss: a level loss then doesn't mean a trained one.
@@ -342,7 +359,7 @@ class ICCE(HeadMethod):
             weighted=bool(self.weighted),
             cross_entropy_weight=float(self.cross_entropy_weight),
             teacher_temperature=self.teacher_temperature,
-            balanced=bool(self.sinkhorn),
+            balanced=self._balanced,
         )
 
     def _describe_objective(self) -> list[Any]:
@@ -351,8 +368,12 @@ class ICCE(HeadMethod):
             bool(self.weighted),
             float(self.cross_entropy_weight),
             self.teacher_temperature,
-            bool(self.sinkhorn),
+            self._balanced,
         ]
+
+    @property
+    def _balanced(self) -> bool | str:
+        return self.sinkhorn if isinstance(self.sinkhorn, str) else bool(self.sinkhorn)
 
     def _conclude(self, X: RowMatrix, graph: NeighborGraph, seed: int, runtime: Runtime) -> None:
         """Stages 2 and 3, by the first process for all."""
@@ -404,6 +425,8 @@ class ICCE(HeadMethod):
             labels,
             self.n_clusters,
             dims=self.self_training_dims,
+            blocks=self.self_training_blocks,
+            learning_rates=self.self_training_rates,
             n_iterations=self.self_training_iterations,
             seed=seed,
             device=runtime.device,

@@ -58,8 +58,9 @@ def _icce(n_epochs: int, batch_size: int) -> dict[str, Any]:
 
     Values that the paper doesn't give: the rate (here TEMI's), the weight of the cross-entropy (here 1, so
     that the term is there), the teacher's temperature and the number of neighbours in smoothing (here the
-    defaults), the rates of self-training (here Kinfold's grid). Enriched features are chosen by the variant,
-    ``cls+patches``.
+    defaults), the rates of self-training (here those of DINOv2's linear evaluation, which it follows).
+    Enriched features are chosen by the variant, ``cls+patches``; ``self_training_blocks`` names the feature
+    variants of stage 3, which depend on the columns of X.
     """
     return {
         **_train_heads(50, n_epochs, batch_size),
@@ -67,12 +68,13 @@ def _icce(n_epochs: int, batch_size: int) -> dict[str, Any]:
         "min_neighbors": 50,
         "max_neighbors": 2000,
         "batch_norm": True,
-        "sinkhorn": True,
+        "sinkhorn": "joint",
         "cross_entropy_weight": 1.0,
         "consensus": True,
         "consensus_shares": (1.0,),
         "self_training": True,
         "self_training_iterations": PAPER_ITERATIONS,
+        "self_training_rates": "dinov2",
     }
 
 
@@ -86,6 +88,8 @@ _TAC = {
     "n_neighbors": 50,
     "balance_weight": 5.0,
     "learning_rate": 1e-3,
+    "separate_moments": True,
+    "initialization": "truncated_normal",
 }
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {

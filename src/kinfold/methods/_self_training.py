@@ -21,11 +21,16 @@ from kinfold.methods.linear import SoftmaxStack, StandardRows, agreements, deal_
 from kinfold.methods.protocol import Shape
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix
-from kinfold.validation import Either, Integer, Listed, Nothing, Number, check, check_integer
+from kinfold.validation import Choice, Either, Integer, Listed, Nothing, Number, check, check_integer
 
 # For rows of squared length 1. Below 0.3 held-out accuracy falls on every set of pseudo-labels that
 # docs/methods.md shows, and from 30 on it hardly rises.
 LEARNING_RATES = (0.3, 1.0, 3.0, 10.0, 30.0)
+
+# DINOv2's linear evaluation: for batches of 256, and for columns of deviation 1, as its normalised tokens
+# have.
+DINOV2_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1)
+_DINOV2_BATCH = 256
 
 PAPER_ITERATIONS = 12_500  # ICCE, section 4.2
 
@@ -48,6 +53,12 @@ _CHECK_LEAST_ITERATIONS = 200
 WIDTHS = Either(Nothing(), Integer(), Listed(Integer(), example="[8, 8]"))
 """Rule for widths of blocks of columns: one, several, or None for all columns as one block."""
 
+BLOCKS = Either(Nothing(), Listed(Listed(Integer(least=0)), example="[[0], [0, 1]]"))
+"""Rule for feature variants, each a list of numbers of blocks."""
+
+RATES = Either(Nothing(), Choice(("dinov2",)), Listed(Number(above=0)))
+"""Rule for the learning rates of a grid."""
+
 
 @dataclass(frozen=True)
 class SelfTraining:
@@ -62,7 +73,7 @@ class SelfTraining:
     mean, scale : ndarray (D,) float32
         Of the columns.
     learning_rate : float
-        Chosen.
+        Chosen; of DINOv2's grid that of the batch that was used.
     dims : tuple of int
         Widths of the column blocks that the chosen variant uses.
     agreement : float
@@ -94,7 +105,8 @@ def fit_self_training(
     n_clusters: int,
     *,
     dims: int | Sequence[int] | None = None,
-    learning_rates: Sequence[float] | None = None,
+    blocks: Sequence[Sequence[int]] | None = None,
+    learning_rates: Sequence[float] | str | None = None,
     n_iterations: int | None = None,
     batch_size: int | None = None,
     seed: int,
@@ -117,11 +129,16 @@ def fit_self_training(
     n_clusters : int
         K.
     dims : int or sequence of int, optional
-        Widths of blocks of columns, D together. The feature variants are the leading blocks: the first alone,
-        the first two, and so on. By default all columns are one block.
-    learning_rates : sequence of float, optional
+        Widths of blocks of columns, D together. By default all columns are one block.
+    blocks : sequence of sequence of int, optional
+        The feature variants, each the numbers of the blocks that it sees, from 0 on. By default the leading
+        blocks: the first alone, the first two, and so on. DINOv2's variants of X = [class token | mean of the
+        patch tokens | class tokens of the last four blocks] are ``[[0], [0, 1], [2], [1, 2]]``.
+    learning_rates : sequence of float or "dinov2", optional
         By default 0.3, 1, 3, 10 and 30. They are meant for rows of squared length 1: on the standardised
-        columns, which have squared length D on average, the rate is divided by the variant's width.
+        columns, which have squared length D on average, the rate is divided by the variant's width. "dinov2"
+        stands for the 13 rates of its linear evaluation, 1e-5 to 0.1, times ``batch_size`` / 256 and not
+        divided by anything: as for columns of deviation 1.
     n_iterations : int, optional
         Steps. By default 500 and 20 passes over the data, at most the paper's 12,500.
     batch_size : int, optional
@@ -136,26 +153,32 @@ def fit_self_training(
     Raises
     ------
     InputError
-        ``dims`` don't add up to D, or a parameter breaks its rule.
+        ``dims`` don't add up to D, ``blocks`` name one that isn't there, or a parameter breaks its rule.
 
     References
     ----------
-    "ICCE", section 3.3 and "self-training" of 4.2; the grid follows the linear evaluation of DINOv2 (Oquab
-    et al., 2023). The paper's rates are not given; ours are.
+    "ICCE", section 3.3 and "self-training" of 4.2, which follows the linear evaluation of DINOv2 (Oquab et
+    al., 2023, appendix B.3): its grid is ``learning_rates="dinov2"``, ours holds for features of any scale.
     """
-    blocks = check_dims(dims, int(X.shape[1]))
-    check({"learning_rates": Either(Nothing(), Listed(Number(above=0)))}, learning_rates=learning_rates)
-    # In ascending order, so that ties go to the slower rate.
-    rates = tuple(sorted(map(float, LEARNING_RATES if learning_rates is None else learning_rates)))
+    variants = read_variants(dims, blocks, int(X.shape[1]))
+    check({"learning_rates": RATES}, learning_rates=learning_rates)
     place = resolve_device(device)
     rows, targets = StandardRows(X, place), torch.from_numpy(np.array(labels, dtype=np.int64))
     held_out, members = _hold_out(targets, seed)
     batch_size, n_iterations = _plan(rows.n_rows, batch_size, n_iterations)
+    # In ascending order, so that ties go to the slower rate.
+    rates = tuple(sorted(_read_rates(learning_rates, batch_size)))
     there = targets.to(place)
 
-    def fit(widths: Sequence[int], settings: Sequence[float], used: Tensor, title: str) -> SoftmaxStack:
+    def fit(tried: Sequence[Variant], settings: Sequence[float], used: Tensor, title: str) -> SoftmaxStack:
         filled = torch.bincount(targets[used], minlength=n_clusters) > 0
-        stack = SoftmaxStack(widths, settings, filled.expand(len(settings), -1), place)
+        stack = SoftmaxStack(
+            [variant.part for variant in tried],
+            settings,
+            filled.expand(len(settings), -1),
+            place,
+            per_column=isinstance(learning_rates, str),
+        )
         train(
             stack,
             rows,
@@ -169,22 +192,24 @@ def fit_self_training(
         )
         return stack
 
-    widths = np.cumsum(blocks).tolist()
-    found = agreements(fit(widths, rates, members, "Choosing how fast to learn"), rows, there, held_out)
+    found = agreements(fit(variants, rates, members, "Choosing how fast to learn"), rows, there, held_out)
     part, setting = divmod(int(found.argmax()), len(rates))  # the first: narrower, then slower
-    chosen = fit([widths[part]], [rates[setting]], torch.arange(rows.n_rows), "Learning from the groups")
-    weight, bias = chosen.classifier(0, 0)
+    best = variants[part]
+    chosen = fit([best], [rates[setting]], torch.arange(rows.n_rows), "Learning from the groups")
+    seen, bias = chosen.classifier(0, 0)
+    weight = np.zeros((n_clusters, rows.dim), np.float32)
+    weight[:, best.columns] = seen
     return SelfTraining(
-        weight=np.pad(weight, ((0, 0), (0, rows.dim - widths[part]))),
+        weight=weight,
         bias=bias,
         mean=rows.mean,
         scale=rows.scale,
         learning_rate=rates[setting],
-        dims=blocks[: part + 1],
+        dims=best.dims,
         agreement=float(found[part, setting]),
         table=tuple(
-            (rate, blocks[: number + 1], float(found[number, index]))
-            for number in range(len(blocks))
+            (rate, variant.dims, float(found[number, index]))
+            for number, variant in enumerate(variants)
             for index, rate in enumerate(rates)
         ),
     )
@@ -270,6 +295,57 @@ def check_dims(dims: int | Sequence[int] | None, dim: int, *, name: str = "dims"
     return blocks
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A feature variant of stage 3: the widths of its blocks, and the numbers of its columns."""
+
+    dims: tuple[int, ...]
+    columns: NDArray[np.int64]
+
+    @property
+    def part(self) -> int | Tensor:
+        """What a stack of classifiers sees: leading columns as their number, which needs no copy of rows."""
+        width = len(self.columns)
+        is_leading = np.array_equal(self.columns, np.arange(width))
+        return width if is_leading else torch.from_numpy(self.columns)
+
+
+def read_variants(
+    dims: int | Sequence[int] | None, blocks: Sequence[Sequence[int]] | None, dim: int, *, prefix: str = ""
+) -> list[Variant]:
+    """Return the feature variants that blocks of columns make, the narrowest first.
+
+    Raises
+    ------
+    InputError
+        The widths don't make D, or a variant names a block that isn't there or one twice; parameters are
+        called by their names behind ``prefix``.
+    """
+    widths = check_dims(dims, dim, name=f"{prefix}dims")
+    name = f"{prefix}blocks"
+    check({name: BLOCKS}, **{name: blocks})
+    if blocks is None:
+        blocks = [range(number + 1) for number in range(len(widths))]
+    ends = np.cumsum(widths)
+    variants = []
+    for chosen in ([int(number) for number in variant] for variant in blocks):
+        if max(chosen) >= len(widths) or len(set(chosen)) < len(chosen):
+            raise InputError(
+                f"{name} has the variant {chosen}, but there are {len(widths)} blocks of columns, numbered "
+                f"from 0; name each at most once, or set {prefix}dims"
+            )
+        columns = [np.arange(ends[number] - widths[number], ends[number]) for number in sorted(chosen)]
+        variants.append(Variant(tuple(widths[number] for number in sorted(chosen)), np.concatenate(columns)))
+    return sorted(variants, key=lambda variant: len(variant.columns))
+
+
+def _read_rates(learning_rates: Sequence[float] | str | None, batch_size: int) -> list[float]:
+    """Return the rates of a grid, those of DINOv2 as they are for this batch."""
+    if isinstance(learning_rates, str):
+        return [rate * batch_size / _DINOV2_BATCH for rate in DINOV2_RATES]
+    return [float(rate) for rate in (LEARNING_RATES if learning_rates is None else learning_rates)]
+
+
 def _plan(n_samples: int, batch_size: int | None, n_iterations: int | None) -> tuple[int, int]:
     """Return batch size and number of steps, chosen where they are open."""
     if batch_size is None:
@@ -282,15 +358,22 @@ def _plan(n_samples: int, batch_size: int | None, n_iterations: int | None) -> t
     return batch_size, n_iterations
 
 
-def count_operations(shape: Shape, n_clusters: int, n_iterations: int | None = None) -> int:
+def count_operations(
+    shape: Shape,
+    n_clusters: int,
+    n_iterations: int | None = None,
+    learning_rates: Sequence[float] | str | None = None,
+) -> int:
     """Return the floating-point operations that :func:`fit_self_training` is expected to make.
 
-    By the batches and steps of its plan, but for the rounding of a batch to a power of two.
+    By the batches and steps of its plan, but for the rounding of a batch to a power of two, and as if there
+    were one feature variant.
     """
     batch = min(shape.n_samples, max(_SMALLEST_BATCH, min(_LARGEST_BATCH, shape.n_samples // 16)))
     steps = n_iterations or min(PAPER_ITERATIONS, _LEAST_ITERATIONS + _PASSES * (shape.n_samples // batch))
     # Every rate of the grid and the chosen one again, each a product forward and one backward.
-    return (len(LEARNING_RATES) + 1) * 2 * 2 * steps * batch * shape.n_features * n_clusters
+    n_rates = len(_read_rates(learning_rates, batch))
+    return (n_rates + 1) * 2 * 2 * steps * batch * shape.n_features * n_clusters
 
 
 def _hold_out(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:

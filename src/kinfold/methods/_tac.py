@@ -15,7 +15,7 @@ from sklearn.utils import check_random_state
 from kinfold.compute import Runtime, resolve_device
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError
-from kinfold.heads import DIRECTIONS, DualSettings
+from kinfold.heads import DIRECTIONS, INITIALIZATIONS, DualSettings
 from kinfold.language.space import count_centres, select_nouns, text_counterparts
 from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph, read_temperature
 from kinfold.methods._criteria import warn_of_collapse
@@ -107,6 +107,12 @@ class TAC(BlockPredictor):
         Samples per step, cut to N; by default the paper's 512, or 8,192 from 100 clusters on.
     learning_rate : float, default 1e-3
         Of Adam.
+    separate_moments : bool, default False
+        Whether batch normalisation sees a batch's samples and their neighbours apart, as in the authors'
+        code; by default their moments are taken together.
+    initialization : {"uniform", "truncated_normal"}, default "uniform"
+        Of the heads' weights: PyTorch's default for linear layers, or the authors' truncated normal
+        distribution of deviation 0.02.
     device : str, default "auto"
         "cpu", "cuda", "mps", or the best there is.
     precision : str, default "auto"
@@ -175,6 +181,8 @@ class TAC(BlockPredictor):
         "n_epochs": Either(Integer(), Nothing()),
         "batch_size": Either(Integer(), Nothing()),
         "learning_rate": Number(above=0),
+        "separate_moments": Flag(),
+        "initialization": Choice(INITIALIZATIONS),
     }
     neighbors_parameter: ClassVar[str | None] = "n_neighbors"
     noun_parameters: ClassVar[tuple[str, ...]] = ("noun_features", "nouns")
@@ -205,6 +213,8 @@ class TAC(BlockPredictor):
         n_epochs: int | None = None,
         batch_size: int | None = None,
         learning_rate: float = 1e-3,
+        separate_moments: bool = False,
+        initialization: str = "uniform",
         device: str = "auto",
         precision: str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -227,6 +237,8 @@ class TAC(BlockPredictor):
         self.n_epochs = n_epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.separate_moments = separate_moments
+        self.initialization = initialization
         self.device = device
         self.precision = precision
         self.random_state = random_state
@@ -450,6 +462,8 @@ class TAC(BlockPredictor):
                 seed=seed,
                 runtime=runtime,
                 checkpoint=checkpoint,
+                separate_moments=bool(self.separate_moments),
+                initialization=self.initialization,
             )
             found = training.history, name_head(training.image)
         self.history_, tensors = workers.broadcast(found)

@@ -397,6 +397,8 @@ def train_dual(
     seed: int,
     runtime: Runtime,
     checkpoint: Path | None = None,
+    separate_moments: bool = False,
+    initialization: str = "uniform",
 ) -> DualTraining:
     """Train both heads, in this process alone.
 
@@ -418,6 +420,8 @@ def train_dual(
         Where to train, and the type of matrix products.
     checkpoint : Path, optional
         As in :meth:`~kinfold.heads.Trainer.fit`.
+    separate_moments, initialization : bool, str
+        As :class:`~kinfold.heads.DualHeads` takes them.
     """
     # Both samplers draw the same samples in the same order, but a neighbour of each by a seed of their own.
     samplers = [
@@ -440,6 +444,8 @@ def train_dual(
         generator=torch.Generator().manual_seed(seed),
         device=runtime.device,
         dtype=runtime.dtype,
+        separate_moments=separate_moments,
+        initialization=initialization,
     )
     identity = hash_json(
         {

@@ -71,7 +71,7 @@ class StandardRows(FloatRows):
 
 
 class SoftmaxStack:
-    """Linear classifiers of the same K classes: S on each of V leading parts of the columns.
+    """Linear classifiers of the same K classes: S on each of V parts of the columns.
 
     All start at zero and follow stochastic gradient descent with momentum 0.9. A learning rate is meant for
     rows of squared length 1: on standardized columns, weights follow ``rate / width`` and biases ``rate``, so
@@ -79,8 +79,8 @@ class SoftmaxStack:
 
     Parameters
     ----------
-    widths : sequence of int
-        Leading columns that each part sees, V of them.
+    parts : sequence of int or Tensor
+        What each part sees, V of them: so many leading columns, or the columns of these numbers (int64).
     rates : sequence of float
         Learning rate of every classifier of a part, S of them.
     members : Tensor (S, K) of bool
@@ -90,6 +90,8 @@ class SoftmaxStack:
     decays : sequence of float, optional
         Weight decay of every classifier of a part, by default none: ``decay / 2 · ‖weight‖²`` is added to the
         mean cross-entropy, where weights are those for rows of squared length 1. Biases don't decay.
+    per_column : bool, default False
+        Rates are meant for columns of deviation 1 instead: weights follow ``rate`` as well.
 
     Attributes
     ----------
@@ -101,14 +103,17 @@ class SoftmaxStack:
 
     def __init__(
         self,
-        widths: Sequence[int],
+        parts: Sequence[int | Tensor],
         rates: Sequence[float],
         members: Tensor,
         device: torch.device,
         *,
         decays: Sequence[float] | None = None,
+        per_column: bool = False,
     ) -> None:
-        self.widths = tuple(widths)
+        self._columns = [part if isinstance(part, int) else part.to(device) for part in parts]
+        self.widths = tuple(part if isinstance(part, int) else len(part) for part in parts)
+        self._divisors = [1 if per_column else width for width in self.widths]
         self.n_settings, self.n_classes = members.shape
         start = torch.where(members.to(device), 0.0, CLOSED).reshape(-1)
         self.weights = [torch.zeros(members.numel(), width, device=device) for width in self.widths]
@@ -123,9 +128,8 @@ class SoftmaxStack:
 
     def logits(self, rows: Tensor) -> Iterator[Tensor]:
         """Yield, for every part, the logits (B, S, K) of standardized rows (B, D)."""
-        for width, weight, bias in zip(self.widths, self.weights, self.biases, strict=True):
-            flat = torch.nn.functional.linear(rows[:, :width], weight, bias)
-            yield flat.view(len(rows), self.n_settings, self.n_classes)
+        for part in range(len(self.widths)):
+            yield self._logits(part, self._choose(rows, part))
 
     def step(self, rows: Tensor, labels: Tensor, factor: float, kept: Tensor | None = None) -> None:
         """Make one step on standardized rows (B, D) with labels (B,) int64.
@@ -139,22 +143,32 @@ class SoftmaxStack:
         kept : Tensor (B, S) of bool, optional
             Which rows each classifier of a part learns from; by default all.
         """
-        for part, logits in enumerate(self.logits(rows)):
+        for part, divisor in enumerate(self._divisors):
+            chosen = self._choose(rows, part)
             # Written out: autograd would keep the logits of all parts until the last one is done.
-            pull = cross_entropy_gradient(logits, labels, kept).view(len(rows), -1)
-            width = self.widths[part]
+            pull = cross_entropy_gradient(self._logits(part, chosen), labels, kept).view(len(rows), -1)
             speed, bias_speed = self._weight_speeds[part], self._bias_speeds[part]
-            speed.addmm_(pull.T, rows[:, :width], beta=MOMENTUM)
+            speed.addmm_(pull.T, chosen, beta=MOMENTUM)
             bias_speed.mul_(MOMENTUM).add_(pull.sum(dim=0))
             if len(self._shrink):
                 self.weights[part].mul_((1 - factor * self._shrink).clamp_min(0)[:, None])
-            self.weights[part].addcmul_(speed, self._rates[:, None], value=-factor / width)
+            self.weights[part].addcmul_(speed, self._rates[:, None], value=-factor / divisor)
             self.biases[part].addcmul_(bias_speed, self._rates, value=-factor)
 
     def classifier(self, part: int, setting: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return weight (K, width) and bias (K,) of one classifier."""
         lines = slice(setting * self.n_classes, (setting + 1) * self.n_classes)
         return self.weights[part][lines].cpu().numpy(), self.biases[part][lines].cpu().numpy()
+
+    def _choose(self, rows: Tensor, part: int) -> Tensor:
+        """Return the columns that a part sees; leading ones are a view."""
+        columns = self._columns[part]
+        return rows[:, :columns] if isinstance(columns, int) else rows.index_select(1, columns)
+
+    def _logits(self, part: int, chosen: Tensor) -> Tensor:
+        """Return a part's logits (B, S, K) of its columns."""
+        flat = torch.nn.functional.linear(chosen, self.weights[part], self.biases[part])
+        return flat.view(len(chosen), self.n_settings, self.n_classes)
 
 
 def cross_entropy_gradient(logits: Tensor, labels: Tensor, kept: Tensor | None = None) -> Tensor:
