@@ -15,7 +15,7 @@ from kinfold._version import __version__
 if TYPE_CHECKING:
     from kinfold import consensus, metrics, neighbors
     from kinfold.features import FeatureStore
-    from kinfold.methods import ICCE, SCAN, TAC, TEMI, TURTLE, SphericalKMeans
+    from kinfold.methods import ICCE, SCAN, TAC, TEMI, TURTLE, GraphClustering, SphericalKMeans
     from kinfold.pipeline import (
         check,
         cluster,
@@ -39,6 +39,7 @@ __all__ = [
     "TEMI",
     "TURTLE",
     "FeatureStore",
+    "GraphClustering",
     "Run",
     "SphericalKMeans",
     "__version__",
@@ -62,6 +63,7 @@ __all__ = [
 _HOME = {
     "FeatureStore": "kinfold.features",
     "Run": "kinfold.run",
+    "GraphClustering": "kinfold.methods",
     "ICCE": "kinfold.methods",
     "SCAN": "kinfold.methods",
     "SphericalKMeans": "kinfold.methods",

@@ -32,7 +32,7 @@ from kinfold.errors import InputError, KinfoldError
 
 # Said here again, so that `kinfold --help` loads no PyTorch; tests hold them against the library.
 DEFAULT_BACKBONE = "auto"
-METHODS = ("icce", "temi", "scan", "turtle", "kmeans", "tac", "auto")
+METHODS = ("icce", "graph", "temi", "scan", "turtle", "kmeans", "tac", "auto")
 PRESETS = ("paper", "cifar", "cifar20", "stl10", "ucf101", "imagenet1k", "imagenet21k")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")

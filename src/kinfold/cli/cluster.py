@@ -43,8 +43,9 @@ def cluster(
             "--method",
             "-m",
             metavar="METHOD",
-            help="icce (heads, their consensus, a classifier), temi or scan (heads alone), turtle (labels "
-            "that are easily learnt), kmeans (quick), tac (nouns guide it; needs a backbone like "
+            help="icce (heads and the neighbour graph, their consensus, a classifier), graph (the neighbour "
+            "graph alone, quick), temi or scan (heads alone), turtle (labels that are easily learnt), "
+            "kmeans (quick), tac (nouns guide it; needs a backbone like "
             "clip-vit-b32), or auto (the one that looks best without labels).",
             autocompletion=options.complete_from(options.METHODS),
         ),

@@ -12,7 +12,7 @@ import importlib
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -97,6 +97,10 @@ class Consensus:
     mean_nmi: float
     method: str
     candidates: tuple[Candidate, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Return how it was found, as ``manifest.fit`` holds it."""
+        return {"consensus": self.method, "candidates": [asdict(candidate) for candidate in self.candidates]}
 
 
 def consensus(

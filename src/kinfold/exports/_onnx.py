@@ -104,10 +104,9 @@ def add_method(graph: Graph, method: str, config: Mapping[str, Any], tensors: Te
     """
     if method == "kmeans":
         return _add_kmeans(graph, config, tensors, x)
-    if method == "icce" and "self_training" in config:
-        own = _add_classifier(graph, tensors, x)
-    else:
-        own = _METHODS[method](graph, config, tensors, x)
+    # ICCE without its third stage is a head.
+    add = _add_classifier if "self_training" in config else _METHODS[method]
+    own = add(graph, config, tensors, x)
     return _add_temperature(graph, own, float(config.get("temperature", 1.0)))
 
 
@@ -137,7 +136,7 @@ def _add_head(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str)
     return graph.softmax(graph("Div", logits, _HEAD_TEMPERATURE))
 
 
-def _add_classifier(graph: Graph, tensors: Tensors, x: str) -> str:
+def _add_classifier(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str) -> str:
     normal = graph("Div", graph("Sub", x, graph.constant(tensors["mean"])), graph.constant(tensors["scale"]))
     return graph.softmax(graph.linear(normal, tensors["weight"], tensors["bias"]))
 
@@ -172,6 +171,7 @@ def _add_tac(graph: Graph, config: Mapping[str, Any], tensors: Tensors, x: str) 
 
 
 _METHODS: dict[str, Callable[[Graph, Mapping[str, Any], Tensors, str], str]] = {
+    "graph": _add_classifier,
     "temi": _add_head,
     "scan": _add_head,
     "icce": _add_head,

@@ -334,7 +334,9 @@ def _words(manifest: Mapping[str, Any]) -> list[str]:
     backbone = card.get("name") if isinstance(card, Mapping) else None
     seed = _look(manifest, "parameters", "random_state")
     words = [
-        {"temi": "TEMI", "kmeans": "k\u2011means"}.get(str(method), str(method)) if method else "",
+        {"temi": "TEMI", "kmeans": "k\u2011means", "graph": "graph clustering"}.get(str(method), str(method))
+        if method
+        else "",
         f"on {backbone}" if backbone else "",
         f"seed {seed}" if seed is not None else "",
     ]

@@ -8,6 +8,7 @@ from kinfold.methods._criteria import (
     diagnose,
     neighbor_agreement,
 )
+from kinfold.methods._graph import GraphClustering
 from kinfold.methods._heads import Plan, default_n_neighbors, plan_training
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
@@ -40,6 +41,7 @@ __all__ = [
     "Auto",
     "Criteria",
     "Diagnosis",
+    "GraphClustering",
     "Plan",
     "SphericalKMeans",
     "TopClusters",

@@ -20,6 +20,7 @@ from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
 from kinfold.methods._base import RUN_PARAMETERS, SHARED_CONSTRAINTS, BaseClusterer, check_graph
 from kinfold.methods._criteria import assess, warn_of_collapse, weigh_agreement
+from kinfold.methods._graph import GraphClustering
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import check_rows
@@ -51,7 +52,7 @@ logger = logging.getLogger(__name__)
 # The methods that find clusters of images alone. TAC needs nouns, which differ from run to run: it can't be
 # compared with others on equal terms.
 SINGLE_METHODS: dict[str, type[Any]] = {
-    method.name: method for method in (ICCE, SphericalKMeans, SCAN, TEMI, TURTLE)
+    method.name: method for method in (ICCE, GraphClustering, SphericalKMeans, SCAN, TEMI, TURTLE)
 }
 _COUNTS = ("n_clusters", "live_clusters", "largest_share")  # criteria whose high values are not good as such
 _EXAMPLE = '{"icce": {"n_heads": 32}}'
@@ -106,7 +107,7 @@ class Auto(BaseClusterer):
     ----------
     n_clusters : int, default 8
         K, at most the number of samples.
-    candidates : sequence of str, default ("kmeans", "temi", "icce")
+    candidates : sequence of str, default ("kmeans", "graph", "temi", "icce")
         Names of methods, as ``--method`` takes them.
     parameters : mapping, optional
         More parameters of candidates: ``{"icce": {"n_heads": 32}}``.
@@ -163,7 +164,7 @@ class Auto(BaseClusterer):
         self,
         n_clusters: int = 8,
         *,
-        candidates: Sequence[str] = ("kmeans", "temi", "icce"),
+        candidates: Sequence[str] = ("kmeans", "graph", "temi", "icce"),
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
         n_neighbors: int | None = None,
         device: str = "auto",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,9 @@ from kinfold.consensus import Consensus, consensus
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError
 from kinfold.heads import Objective, TemiObjective
-from kinfold.methods._heads import HEAD_CONSTRAINTS, HeadMethod, agreements, default_min_neighbors
+from kinfold.methods._graph_labelings import N_LABELINGS, graph_labelings
+from kinfold.methods._graph_labelings import count_operations as count_labeling_operations
+from kinfold.methods._heads import HEAD_CONSTRAINTS, HeadMethod, Plan, agreements, default_min_neighbors
 from kinfold.methods._self_training import (
     BLOCKS,
     RATES,
@@ -31,7 +33,8 @@ from kinfold.neighbors import NeighborGraph
 from kinfold.rows import RowMatrix
 from kinfold.validation import Choice, Constraint, Either, Flag, Integer, Listed, Nothing, Number
 
-_CLASSIFIER = ("weight", "bias", "mean", "scale")  # what a saved SelfTraining holds as arrays
+# Heads beside labelings of the graph: with four the consensus is as good as with twelve (docs/choices.md).
+_HEADS_BESIDE_GRAPH = 8
 
 # Most neighbours of a sample, in times of the least, where max_neighbors is open: the paper's 50 and 2,000.
 _NEIGHBORS_CAP = 40
@@ -55,8 +58,8 @@ class ICCE(HeadMethod):
     n_clusters : int, default 8
         K, at most the number of samples.
     n_heads : int, optional
-        H; the paper trains 50. By default 12, or up to 50 where that takes only minutes, see
-        :func:`~kinfold.methods.plan_training`.
+        H; the paper trains 50. By default 8 beside ``graph_labelings``; without these 12, or up to 50 where
+        that takes only minutes, see :func:`~kinfold.methods.plan_training`.
     similarity_threshold : float, "auto" or None, default "auto"
         Cosine similarity from which on samples are neighbours. The paper's 0.3 suits DINOv2; "auto" takes
         the one that yields a mean number of neighbours of 2 × ``min_neighbors``. None keeps exactly
@@ -90,8 +93,12 @@ class ICCE(HeadMethod):
         or the name of one: "cspa", "hgpa", "mcla", "alignment".
     consensus_shares : sequence of float, default (1.0, 0.5, 0.25, 0.0)
         Shares of the heads, in [0, 1], of which a consensus is made, those with the highest neighbour label
-        agreement first (0 is the best head alone). The consensus with the highest agreement goes on. The
-        paper's is that of all heads, (1.0,).
+        agreement first (0 is no head, or the best one alone without ``graph_labelings``). The consensus with
+        the highest agreement goes on. The paper's is that of all heads, (1.0,).
+    graph_labelings : bool, default True
+        Let k-means and Ward's method on features that diffused along the graph join every consensus, as in
+        :class:`~kinfold.GraphClustering`: heads even out kinds, these don't. The paper's consensus is of
+        heads alone.
     self_training : bool, default True
         Stage 3. Without it, the best head predicts.
     self_training_dims : sequence of int, optional
@@ -188,6 +195,7 @@ class ICCE(HeadMethod):
         "smoothing_neighbors": Integer(),
         "consensus": Either(Flag(), Choice(CONSENSUS_METHODS)),
         "consensus_shares": Listed(Number(least=0, most=1), example="[1.0, 0.5]"),
+        "graph_labelings": Flag(),
         "self_training": Flag(),
         "self_training_dims": WIDTHS,
         "self_training_blocks": BLOCKS,
@@ -213,6 +221,7 @@ class ICCE(HeadMethod):
         head_choice: str = "agreement",
         consensus: bool | str = True,
         consensus_shares: Sequence[float] = (1.0, 0.5, 0.25, 0.0),
+        graph_labelings: bool = True,
         self_training: bool = True,
         self_training_dims: Sequence[int] | None = None,
         self_training_blocks: Sequence[Sequence[int]] | None = None,
@@ -242,6 +251,7 @@ class ICCE(HeadMethod):
         self.head_choice = head_choice
         self.consensus = consensus
         self.consensus_shares = consensus_shares
+        self.graph_labelings = graph_labelings
         self.self_training = self_training
         self.self_training_dims = self_training_dims
         self.self_training_blocks = self_training_blocks
@@ -286,6 +296,10 @@ class ICCE(HeadMethod):
         if self.consensus:
             n_heads = self._plan(n_samples, shape.n_features).n_heads
             sizes = {round(share * n_heads) for share in self.consensus_shares}
+            if self._joins_graph:
+                sizes = {size + N_LABELINGS for size in sizes}
+                n_clusters = int(self.n_clusters)
+                seconds += count_labeling_operations(n_samples, n_clusters, shape.n_features) / machine.rate
             # A head alone is its own consensus.
             seconds += n_samples * sum(
                 size**2 / 2 * _NMI_SECONDS + size * _VOTE_SECONDS for size in sizes if size > 1
@@ -299,13 +313,9 @@ class ICCE(HeadMethod):
         """Return what ``manifest.fit`` says of a fit: rounds, consensus candidates, settings tried."""
         content = super().facts()
         if (found := getattr(self, "consensus_", None)) is not None:
-            content["consensus"] = found.method
-            content["candidates"] = [asdict(candidate) for candidate in found.candidates]
+            content |= found.facts()
         if self._classifier is not None:
-            content["self_training"] = [
-                {"learning_rate": rate, "dims": list(dims), "agreement": agreement}
-                for rate, dims, agreement in self._classifier.table
-            ]
+            content |= self._classifier.facts()
         return content
 
     def _model_config(self) -> dict[str, Any]:
@@ -313,17 +323,13 @@ class ICCE(HeadMethod):
         if self._agreed:
             content["consensus"] = self._agreed
         if found := self._classifier:
-            content["self_training"] = {
-                "learning_rate": found.learning_rate,
-                "dims": list(found.dims),
-                "agreement": found.agreement,
-            }
+            content["self_training"] = found.config()
         return content
 
     def _model_tensors(self) -> dict[str, NDArray[Any]]:
         if self._classifier is None:
             return super()._model_tensors()
-        return {name: getattr(self._classifier, name) for name in _CLASSIFIER}
+        return self._classifier.tensors()
 
     def _load(self, model: Model) -> None:
         self._agreed = model.config.get("consensus")
@@ -331,14 +337,7 @@ class ICCE(HeadMethod):
         if not self.self_training:
             super()._load(model)
             return
-        chosen = model.config["self_training"]
-        self.self_training_ = SelfTraining(
-            **{name: model.tensors[name] for name in _CLASSIFIER},
-            learning_rate=chosen["learning_rate"],
-            dims=tuple(chosen["dims"]),
-            agreement=chosen["agreement"],
-            table=(),
-        )
+        self.self_training_ = SelfTraining.read(model.config["self_training"], model.tensors)
 
     def _check_fit(self, X: RowMatrix) -> None:
         dims, blocks = self.self_training_dims, self.self_training_blocks
@@ -384,7 +383,7 @@ class ICCE(HeadMethod):
         workers = current_workers()
         found = None
         if workers.is_first:
-            agreed = self._find_consensus(graph, seed, runtime)
+            agreed = self._find_consensus(X, graph, seed, runtime)
             labels = agreed.labels if agreed else self.head_labels_[self.best_head_]
             found = agreed, self._train_classifier(X, labels, seed, runtime)
         agreed, classifier = workers.broadcast(found)
@@ -395,25 +394,41 @@ class ICCE(HeadMethod):
             self.self_training_ = classifier
         super()._conclude(X, graph, seed, runtime)
 
-    def _find_consensus(self, graph: NeighborGraph, seed: int, runtime: Runtime) -> Consensus | None:
+    def _find_consensus(
+        self, X: RowMatrix, graph: NeighborGraph, seed: int, runtime: Runtime
+    ) -> Consensus | None:
         """Return of the consensuses of each share of the heads the one with the best neighbour agreement."""
         if not self.consensus:
             return None
+        joining: NDArray[np.int32] = np.empty((0, graph.n_samples), dtype=np.int32)
+        if self._joins_graph:
+            joining = graph_labelings(X, graph, self.n_clusters_, seed=seed, progress=runtime.progress)
         # Stable, so that equal heads keep their order on every machine.
         order = np.argsort(-self.head_agreements_, kind="stable")
-        sizes = sorted({max(1, round(share * len(order))) for share in self.consensus_shares}, reverse=True)
+        fewest = 0 if len(joining) else 1
+        sizes = {max(fewest, round(share * len(order))) for share in self.consensus_shares}
         found = [
             consensus(
-                self.head_labels_[np.sort(order[:size])],
+                np.concatenate([self.head_labels_[np.sort(order[:size])], joining]),
                 n_clusters=self.n_clusters,
                 method=self.consensus if isinstance(self.consensus, str) else "auto",
                 random_state=seed,
                 progress=runtime.progress,
             )
-            for size in sizes
+            for size in sorted(sizes, reverse=True)
         ]
         judged = agreements(graph, [candidate.labels for candidate in found], self.n_clusters)
         return found[int(judged.argmax())]  # the first on ties: the larger share
+
+    @property
+    def _joins_graph(self) -> bool:
+        """Whether labelings of the graph join the heads in the consensus."""
+        return bool(self.consensus) and bool(self.graph_labelings)
+
+    def _plan(self, n_samples: int, n_features: int) -> Plan:
+        if self.n_heads is None and self._joins_graph:
+            return replace(super()._plan(n_samples, n_features), n_heads=_HEADS_BESIDE_GRAPH)
+        return super()._plan(n_samples, n_features)
 
     def _train_classifier(
         self, X: RowMatrix, labels: NDArray[np.int32], seed: int, runtime: Runtime

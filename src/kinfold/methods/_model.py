@@ -72,6 +72,7 @@ def _icce(n_epochs: int, batch_size: int) -> dict[str, Any]:
         "cross_entropy_weight": 1.0,
         "consensus": True,
         "consensus_shares": (1.0,),
+        "graph_labelings": False,
         "self_training": True,
         "self_training_iterations": PAPER_ITERATIONS,
         "self_training_rates": "dinov2",

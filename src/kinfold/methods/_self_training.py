@@ -7,8 +7,9 @@ that it has not seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,6 +61,9 @@ RATES = Either(Nothing(), Choice(("dinov2",)), Listed(Number(above=0)))
 """Rule for the learning rates of a grid."""
 
 
+_TENSORS = ("weight", "bias", "mean", "scale")  # of a classifier, by the names of its attributes
+
+
 @dataclass(frozen=True)
 class SelfTraining:
     """A linear classifier, and how it was chosen.
@@ -97,6 +101,37 @@ class SelfTraining:
             torch.from_numpy(part).to(X.device) for part in (self.mean, self.scale, self.weight, self.bias)
         )
         return torch.addmm(bias, (X.float() - mean) / scale, weight.T)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the settings that were tried, as ``manifest.fit`` holds them."""
+        tried = [
+            {"learning_rate": rate, "dims": list(dims), "agreement": agreement}
+            for rate, dims, agreement in self.table
+        ]
+        return {"self_training": tried}
+
+    def config(self) -> dict[str, Any]:
+        """Return the chosen setting, as ``model.json`` holds it."""
+        return {
+            "learning_rate": self.learning_rate,
+            "dims": list(self.dims),
+            "agreement": self.agreement,
+        }
+
+    def tensors(self) -> dict[str, NDArray[np.float32]]:
+        """Return the arrays, as ``model.safetensors`` holds them."""
+        return {name: getattr(self, name) for name in _TENSORS}
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> SelfTraining:
+        """Return the classifier that :meth:`config` and :meth:`tensors` describe; its table is not saved."""
+        return cls(
+            **{name: tensors[name] for name in _TENSORS},
+            learning_rate=config["learning_rate"],
+            dims=tuple(config["dims"]),
+            agreement=config["agreement"],
+            table=(),
+        )
 
 
 def fit_self_training(

@@ -101,7 +101,7 @@ def cluster(
         data set of Hugging Face. What was in memory is kept in the run as ``given-….parquet`` or ``.npy``.
     n_clusters : int
         Groups to find, at most the number of usable images; there is no default.
-    method : {"icce", "temi", "scan", "turtle", "kmeans", "tac", "auto"}, default "icce"
+    method : {"icce", "graph", "temi", "scan", "turtle", "kmeans", "tac", "auto"}, default "icce"
         How to group. "tac" lets nouns guide the groups, and needs the backbone of a vision-language model;
         "auto" fits k-means, TEMI and ICCE and keeps what looks best without labels.
     out : path, optional

@@ -1,0 +1,333 @@
+"""Labelings that see the neighbour graph as a whole: features diffuse along it, k-means and Ward group them.
+
+Heads that learn from pairs of neighbours see one hop of the graph, and tend to even out kinds. A random walk
+with restart sees many hops: features that follow it become alike within a densely connected kind, however
+large it is, and k-means then cuts where the graph is thin.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.decomposition import PCA
+
+from kinfold.distributed import Workers
+from kinfold.methods._kmeans import choose_seeds
+from kinfold.methods._kmeans_lloyd import Assigner, Lloyd, Start
+from kinfold.methods._rows import UnitBlocks, draw_rows
+from kinfold.neighbors import NeighborGraph
+from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix
+from kinfold.rows.ragged import starts_of
+from kinfold.rows.readers import UnitRows
+
+N_NEIGHBORS = 10  # the closest ones, however many the graph holds (docs/choices.md)
+RESTARTS = (0.02, 0.05, 0.1)  # docs/choices.md: no single one is best on all data, together they are
+N_KMEANS, N_WARD = 6, 4  # labelings of each kind for every restart probability
+N_LABELINGS = (N_KMEANS + N_WARD) * len(RESTARTS)  # at most
+
+# Where samples × clusters are more, k-means takes minutes: one labeling of each kind has to do.
+_MANY_PAIRS = 200_000_000
+_FEW_LABELINGS = 1
+
+N_COMPONENTS = 128  # of the principal components that diffuse
+_SAMPLE = 20_000  # rows whose principal components are found
+_COLUMNS = 32  # that diffuse at once: in and out stay in cache where samples are thousands
+# Weight of the last step of a walk, which is all that a longer one would change.
+_REST = 0.1
+
+_BISECTIONS = 40  # of the local scale: up to float32 rounding
+_LARGEST_SCALE = 10.0  # beside distances 1 − cosine of at most 2
+_MAX_ITER, _TOL = 100, 1e-6  # of k-means, as SphericalKMeans has them
+
+# Ward's method joins so many small clusters of k-means for each cluster asked for, and at most so many: its
+# table of distances is their square. It needs at least two for each to have anything to join.
+_PARTS_PER_CLUSTER, _FEWEST_PARTS, _MOST_PARTS = 10, 150, 2_000
+_ROWS_PER_PART = 4
+_PART_ITERATIONS = 20
+
+
+def graph_labelings(
+    X: RowMatrix,
+    graph: NeighborGraph,
+    n_clusters: int,
+    *,
+    seed: int,
+    n_neighbors: int = N_NEIGHBORS,
+    restarts: Sequence[float] = RESTARTS,
+    progress: Progress = SILENT,
+) -> NDArray[np.int32]:
+    """Group samples by where they lie in the neighbour graph, several times.
+
+    The principal components of the unit-length rows diffuse along the graph by a random walk with restart
+    (:func:`diffuse`), once for every restart probability. What comes out is grouped by spherical k-means from
+    6 starts, and 4 times by Ward's method on the centroids of many small clusters. Where samples × clusters
+    exceed 200 million, one start of each has to do.
+
+    Parameters
+    ----------
+    X : array or row matrix (N, D)
+        Checked features, read in blocks.
+    graph : NeighborGraph
+        Neighbours of the N samples; the closest ones of each are used.
+    n_clusters : int
+        K, at most N.
+    seed : int
+        Of the rows drawn and of the starts.
+    n_neighbors : int, default 10
+        Neighbours per sample at most.
+    restarts : sequence of float, default (0.02, 0.05, 0.1)
+        Restart probabilities, in (0, 1): a smaller one sees more hops.
+    progress : Progress
+        Shows labelings.
+
+    Returns
+    -------
+    ndarray (L, N) int32
+        Clusters in 0 … K−1.
+    """
+    random = np.random.RandomState(seed)
+    walk = random_walk(local_weights(graph, n_neighbors))
+    components = principal_components(X, seed=seed)
+    n_samples = len(components)
+    many = n_samples * n_clusters > _MANY_PAIRS
+    n_kmeans, n_ward = (_FEW_LABELINGS,) * 2 if many else (N_KMEANS, N_WARD)
+    n_parts = count_parts(n_samples, n_clusters)
+    if not n_parts:
+        n_ward = 0
+    labelings = []
+    with progress.task("grouping along the graph", len(restarts) * (n_kmeans + n_ward), "tries") as task:
+        for restart in restarts:
+            rows = UnitBlocks(diffuse(components, walk, restart), torch.device("cpu"))
+            for _ in range(n_kmeans):
+                labelings.append(_kmeans(rows, n_clusters, random).labels.numpy())
+                task.advance(1)
+            for _ in range(n_ward):
+                parts = _kmeans(rows, n_parts, random, max_iter=_PART_ITERATIONS)
+                members = parts.labels.numpy()
+                sizes = np.bincount(members, minlength=n_parts)
+                labelings.append(ward(parts.centers.numpy(), sizes, n_clusters)[members])
+                task.advance(1)
+    return np.stack(labelings).astype(np.int32)
+
+
+def count_operations(n_samples: int, n_clusters: int, n_features: int) -> float:
+    """Return the floating-point operations that :func:`graph_labelings` is expected to make."""
+    width = min(N_COMPONENTS, n_features)
+    few = n_samples * n_clusters > _MANY_PAIRS
+    n_kmeans, n_ward = (_FEW_LABELINGS,) * 2 if few else (N_KMEANS, N_WARD)
+    passes = n_kmeans * n_clusters * _MAX_ITER / 2
+    passes += n_ward * count_parts(n_samples, n_clusters) * _PART_ITERATIONS
+    # Edges count in both directions. They are gathered rather than multiplied, which takes many times longer.
+    steps = sum(count_steps(restart) for restart in RESTARTS) / len(RESTARTS)
+    hops = 16 * steps * 2 * N_NEIGHBORS
+    return 2.0 * n_samples * width * (n_features + len(RESTARTS) * (passes + hops))
+
+
+def local_weights(graph: NeighborGraph, n_neighbors: int = N_NEIGHBORS) -> sparse.csr_matrix:
+    """Return symmetric weights in (0, 1] of a neighbour graph, on the local scale of each sample.
+
+    With d the distances 1 − cosine of a sample to its k closest neighbours and ρ the least of them, the
+    weight is exp(−(d − ρ) / σ), where σ makes the weights of the sample add up to log₂ k. The two directions
+    a and b of a pair make a + b − a·b.
+
+    Parameters
+    ----------
+    graph : NeighborGraph
+        Of N samples.
+    n_neighbors : int, default 10
+        k; a sample with fewer neighbours has all of them.
+
+    Returns
+    -------
+    csr_matrix (N, N) float32
+        Zero on the diagonal.
+
+    References
+    ----------
+    McInnes, Healy & Melville (2018), "UMAP: Uniform Manifold Approximation and Projection", section 3.1.
+    """
+    counts = np.minimum(graph.degrees, n_neighbors)
+    starts = starts_of(counts)
+    owners = np.repeat(np.arange(graph.n_samples), counts)
+    # The closest come first in each list.
+    places = np.arange(starts[-1]) + np.repeat(np.asarray(graph.indptr[:-1]) - starts[:-1], counts)
+    distances = np.maximum(1 - np.asarray(graph.similarities[places], dtype=np.float64), 0)
+    nearest = np.zeros(graph.n_samples)
+    nearest[counts > 0] = distances[starts[:-1][counts > 0]]
+    excess = np.maximum(distances - nearest[owners], 0)
+    wanted = np.log2(np.maximum(counts, 2))
+    low: NDArray[np.float64] = np.full(graph.n_samples, 1e-6)
+    high: NDArray[np.float64] = np.full(graph.n_samples, _LARGEST_SCALE)
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        total = np.bincount(owners, np.exp(-excess / middle[owners]), minlength=graph.n_samples)
+        high = np.where(total > wanted, middle, high)
+        low = np.where(total > wanted, low, middle)
+    weights = np.exp(-excess / high[owners]).astype(np.float32)
+    shape = (graph.n_samples, graph.n_samples)
+    directed = sparse.csr_matrix((weights, np.asarray(graph.indices[places]), starts), shape=shape)
+    backward = directed.T.tocsr()
+    return (directed + backward - directed.multiply(backward)).tocsr()
+
+
+def random_walk(weights: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Return the transition matrix of symmetric weights: rows add up to 1, a sample without any stays."""
+    degrees = np.asarray(weights.sum(axis=1), dtype=np.float64).ravel()
+    alone = degrees <= 0
+    scale = sparse.diags_array((1 / np.where(alone, 1, degrees)).astype(np.float32))
+    return sparse.csr_matrix(scale @ weights + sparse.diags_array(alone.astype(np.float32)))
+
+
+def diffuse(X: NDArray[np.float32], walk: sparse.csr_matrix, restart: float) -> NDArray[np.float32]:
+    """Return what features become along a random walk with restart, scaled to unit length.
+
+    Z = a Σ (1 − a)ᵗ Pᵗ X over t = 0 … T−1, and (1 − a)ᵀ Pᵀ X for the rest, with a the restart probability and
+    T the step at which a tenth of the weight is left.
+
+    Parameters
+    ----------
+    X : ndarray (N, D) float32
+        Features, centred.
+    walk : csr_matrix (N, N)
+        P, of :func:`random_walk`.
+    restart : float
+        a, in (0, 1).
+
+    Returns
+    -------
+    ndarray (N, D) float32
+        An all-zero row stays zero.
+
+    References
+    ----------
+    Gasteiger, Bojchevski & Günnemann (2019), "Predict then Propagate: Graph Neural Networks meet Personalized
+    PageRank", Equation 5.
+    """
+    spread = np.empty_like(X)
+    for first in range(0, X.shape[1], _COLUMNS):
+        columns = slice(first, first + _COLUMNS)
+        start = np.ascontiguousarray(X[:, columns])
+        back = np.float32(restart) * start
+        state = start
+        for _ in range(count_steps(restart)):
+            state = np.float32(1 - restart) * (walk @ state) + back
+        spread[:, columns] = state
+    lengths = np.linalg.norm(spread, axis=1, keepdims=True)
+    spread /= np.where(lengths > 0, lengths, 1)
+    return spread
+
+
+def count_steps(restart: float) -> int:
+    """Return the steps of :func:`diffuse`: T with (1 − a)ᵀ ≤ 0.1."""
+    return max(1, math.ceil(math.log(_REST) / math.log1p(-restart)))
+
+
+def principal_components(X: RowMatrix, n_components: int = N_COMPONENTS, *, seed: int) -> NDArray[np.float32]:
+    """Return the unit-length rows of X around their mean, in their leading principal components.
+
+    Parameters
+    ----------
+    X : array or row matrix (N, D)
+        Checked features, read in blocks. An all-zero row is left at zero.
+    n_components : int, default 128
+        Components; with D or fewer, or of fewer samples, the columns stay as they are.
+    seed : int
+        Of the 20,000 rows that they are found on, and of the randomized decomposition (Halko, Martinsson &
+        Tropp 2011).
+
+    Returns
+    -------
+    ndarray (N, n_components or D) float32
+    """
+    rows = UnitRows(X, torch.device("cpu"))
+    sample = rows.take(draw_rows(rows.n_rows, _SAMPLE, seed)).numpy()
+    mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    axes: NDArray[np.float32] | None = None
+    if n_components < min(sample.shape):
+        found = PCA(n_components, svd_solver="randomized", random_state=seed).fit(sample)
+        axes = np.ascontiguousarray(found.components_.T, dtype=np.float32)
+    out = np.empty((rows.n_rows, rows.dim if axes is None else n_components), dtype=np.float32)
+    for start in range(0, rows.n_rows, _SAMPLE):
+        block = rows.read(start, min(rows.n_rows, start + _SAMPLE)).numpy()
+        centred = np.where(np.any(block, axis=1, keepdims=True), block - mean, 0)
+        out[start : start + len(block)] = centred if axes is None else centred @ axes
+    return out
+
+
+def count_parts(n_samples: int, n_clusters: int) -> int:
+    """Return how many small clusters Ward's method joins to K; 0 where they would be too few."""
+    parts = min(max(_PARTS_PER_CLUSTER * n_clusters, _FEWEST_PARTS), _MOST_PARTS, n_samples // _ROWS_PER_PART)
+    return parts if parts >= 2 * n_clusters else 0
+
+
+def ward(centers: NDArray[Any], sizes: NDArray[np.integer], n_clusters: int) -> NDArray[np.int32]:
+    """Join weighted points by Ward's method until K clusters are left.
+
+    The two clusters are joined whose union adds least to the sum of squares within clusters,
+    |a| |b| / (|a| + |b|) · ‖a − b‖²; of equals, those of lower numbers.
+
+    Parameters
+    ----------
+    centers : ndarray (M, D)
+        Points.
+    sizes : ndarray (M,)
+        Samples that each stands for; a point of none joins cluster 0.
+    n_clusters : int
+        K, at least 1; where fewer points have a size, each is its own cluster.
+
+    Returns
+    -------
+    ndarray (M,) int32
+        Cluster of every point, numbered in the order of their first points.
+
+    References
+    ----------
+    Ward (1963), "Hierarchical Grouping to Optimize an Objective Function"; distances after each union by the
+    formula of Lance & Williams (1967).
+    """
+    own = np.flatnonzero(sizes)
+    weights = sizes[own].astype(np.float64)
+    points = centers[own].astype(np.float64)
+    squares = np.sum(points**2, axis=1)
+    apart = np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0)
+    costs = apart * (weights[:, None] * weights) / (weights[:, None] + weights)
+    np.fill_diagonal(costs, np.inf)
+    cluster = np.arange(len(own))
+    # The nearest of every cluster is kept, so that a union costs one row and not the whole table.
+    nearest, least = costs.argmin(axis=1), costs.min(axis=1)
+    for _ in range(len(own) - n_clusters):
+        found = int(least.argmin())
+        a, b = sorted((found, int(nearest[found])))
+        total = weights[a] + weights[b] + weights
+        joined = (
+            (weights[a] + weights) * costs[a] + (weights[b] + weights) * costs[b] - weights * costs[a, b]
+        ) / total
+        joined[[a, b]] = np.inf
+        joined[np.isinf(costs[a])] = np.inf  # clusters that were joined to others before
+        costs[a], costs[:, a] = joined, joined
+        costs[b], costs[:, b] = np.inf, np.inf
+        weights[a] += weights[b]
+        cluster[cluster == b] = a
+        least[b] = np.inf
+        stale = np.flatnonzero((nearest == a) | (nearest == b) | (joined < least))
+        stale = np.union1d(stale[np.isfinite(least[stale])], a)
+        nearest[stale], least[stale] = costs[stale].argmin(axis=1), costs[stale].min(axis=1)
+    labels = np.zeros(len(sizes), dtype=np.int32)
+    labels[own] = np.unique(cluster, return_inverse=True)[1]
+    return labels
+
+
+def _kmeans(
+    rows: UnitBlocks, n_clusters: int, random: np.random.RandomState, *, max_iter: int = _MAX_ITER
+) -> Start:
+    """Return one start of spherical k-means, of this process alone and in float32."""
+    seeds = choose_seeds(rows, n_clusters, np.random.RandomState(random.randint(2**31)))
+    assigner = Assigner(rows, n_clusters, torch.float32)
+    return Lloyd(rows, assigner, Workers(), max_iter=max_iter, tol=_TOL).run(rows.take(seeds))
