@@ -9,12 +9,13 @@ from functools import cached_property
 from typing import Any
 
 from kinfold import TAC, methods
-from kinfold.methods import SphericalKMeans
+from kinfold.methods import GraphClustering, SphericalKMeans
 from kinfold.storage import hash_json
+from studies.baselines import BASELINES, Baseline
 from studies.data import DATA_SETS
 from studies.words import Words, ZeroShot
 
-METHODS: dict[str, Any] = {**methods.METHODS, "tac": TAC, "zero-shot": ZeroShot}
+METHODS: dict[str, Any] = {**methods.METHODS, "tac": TAC, "zero-shot": ZeroShot, **BASELINES}
 
 PROTOCOL = 1  # raise it when a cell measures something else than before: all cells run again
 # Raise a method's number when its results change though its parameters don't: its cells run again.
@@ -23,7 +24,7 @@ REVISIONS: Mapping[str, int] = {"kmeans": 1, "temi": 1, "scan": 1, "icce": 1, "t
 # Parameters, and fields of a plan, that came after lines were recorded, with the value that means what was
 # before: at this value they don't count, so that the lines stay valid: {"icce": {"new_switch": False}}.
 LATER_PARAMETERS: Mapping[str, Mapping[str, Any]] = {
-    "icce": {"self_training_rates": None, "self_training_blocks": None},
+    "icce": {"self_training_rates": None, "self_training_blocks": None, "graph_labelings": False},
     "kmeans": {"precision": "auto"},
     "tac": {"separate_moments": False, "initialization": "uniform"},
 }
@@ -47,7 +48,7 @@ class Row:
     data : str
         One of :data:`~studies.data.DATA_SETS`.
     method : str
-        One of :data:`METHODS`: those of Kinfold, and zero-shot classification.
+        One of :data:`METHODS`: those of Kinfold, zero-shot classification, and the baselines.
     parameters : mapping
         Of the estimator; everything else stays at its default.
     graph : mapping
@@ -165,8 +166,10 @@ def _resolve(estimator: Any, n_samples: int, n_features: int) -> dict[str, Any]:
     """Return what the parameters that were left open become, so that a changed default changes the key."""
     if isinstance(estimator, SphericalKMeans):
         return {"n_init": estimator._resolve_n_init(n_samples)}
-    if isinstance(estimator, ZeroShot):
+    if isinstance(estimator, ZeroShot | Baseline):
         return {}
+    if isinstance(estimator, GraphClustering):
+        return {"graph": dict(estimator.needs(n_samples).graphs[estimator.name])}
     if isinstance(estimator, TAC):
         return {
             "plan": dataclasses.asdict(estimator.plan(n_samples)) if estimator.train else {},

@@ -77,6 +77,23 @@ def _among_methods(rows: Sequence[Row], lines: Lines) -> Iterator[list[Any]]:
             yield from _compare(title, views)
 
 
+def automatic_lines(rows: Sequence[Row], lines: Lines) -> list[Line]:
+    """Return, by seed, the line that ``--method auto`` would take of its candidates, all at their defaults.
+
+    Seeds for which a candidate is missing are left out.
+    """
+    own = get_method("auto")().candidates
+    # ICCE stands twice where its heads alone are compared; a candidate is the one that comes last.
+    candidates = {row.method: row for row in rows if row.method in own}
+    chosen = []
+    for seed in sorted({seed for _, seed in lines}):
+        found = {name: lines[row.key, seed] for name, row in candidates.items() if (row.key, seed) in lines}
+        if len(found) == len(own):
+            name = choose({name: _view(line, "labels").criteria for name, line in found.items()})
+            chosen.append(found[name])
+    return chosen
+
+
 def _among_stages(rows: Sequence[Row], lines: Lines) -> Iterator[list[Any]]:
     for row in rows:
         found = [lines[key] for key in sorted(lines) if key[0] == row.key]

@@ -97,17 +97,23 @@ _JUDGED_HALF = {"first_class": 1, "class_step": 2}
 
 DATA_SETS: dict[str, DataSet] = {
     "digits": DataSet("digits", 1797, 64),
+    "digits-unbalanced-700": DataSet("digits", 700, 64, imbalance=10.0),
+    "digits-very-unbalanced-480": DataSet("digits", 480, 64, imbalance=50.0),
     "cifar-500": DataSet("cifar", 500),
     "cifar-2000": DataSet("cifar", 2000),
     "cifar-5000": DataSet("cifar", 5000),
     "cifar-unbalanced-2000": DataSet("cifar", 2000, imbalance=10.0),
     "cifar-unbalanced-5000": DataSet("cifar", 5000, imbalance=10.0),
+    "cifar-very-unbalanced-5000": DataSet("cifar", 5000, imbalance=50.0),
     "cifar-10000": DataSet("cifar", 10_000, tested=True),
     "cifar": DataSet("cifar", 50_000, tested=True),
     "tiny-imagenet-6000": DataSet("photographs", 6_000, 256, 100, tested=True),
     "tiny-imagenet-odd-2500": PhotographSet("photographs", 2500, 1280, 50, tested=True, **_JUDGED_HALF),
     "tiny-imagenet-odd-unbalanced-2500": PhotographSet(
         "photographs", 2500, 1280, 50, tested=True, imbalance=10.0, **_JUDGED_HALF
+    ),
+    "tiny-imagenet-odd-very-unbalanced-2500": PhotographSet(
+        "photographs", 2500, 1280, 50, tested=True, imbalance=50.0, **_JUDGED_HALF
     ),
     "cifar-photographs-2500": PhotographSet(
         "photographs", 2500, 1280, 10, tested=True, archive=photographs.SMALL_ARCHIVE
@@ -159,7 +165,11 @@ def load_data(name: str, seed: int, folder: Path | None) -> Data:
         from sklearn.datasets import load_digits
 
         digits: Any = load_digits()
-        return Data(Split(digits.data.astype(np.float32), digits.target.astype(np.int64)))
+        X, y = digits.data.astype(np.float32), digits.target.astype(np.int64)
+        if facts.n_samples == len(y):
+            return Data(Split(X, y))
+        rows = draw_rows(y, facts, np.random.default_rng(seed))
+        return Data(Split(X[rows], y[rows]))
     if isinstance(facts, JointSet):
         return _load_joint(facts, seed)
     if isinstance(facts, PhotographSet):

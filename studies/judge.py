@@ -43,7 +43,9 @@ def judge(
     """
     nearest = _nearest_graph(graph, data)
     train: Stages = {"labels": estimator.labels_}
-    test: Stages = {} if data.test is None else {"labels": estimator.predict(data.test.X)}
+    test: Stages = {}
+    if data.test is not None and hasattr(estimator, "predict"):  # the baselines don't
+        test["labels"] = estimator.predict(data.test.X)
     found: dict[str, Any] = {}
     means: dict[str, Any] = {}
     if training is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from kinfold.storage import atomic_file
 from studies.cells import Row, Table
-from studies.choices import choice_tables
+from studies.choices import automatic_lines, choice_tables
 from studies.data import DATA_SETS
 from studies.judge import SCORES
 from studies.results import Line, Results
@@ -190,6 +190,45 @@ def _calibration(table: Table, lines: Lines) -> str:
     return grid(columns, body)
 
 
+def _balance(table: Table, lines: Lines) -> str:
+    """Return ACC and NMI of each method, and of auto's choice, on every data set and in the mean."""
+    names = list(dict.fromkeys(row.name for row in table.rows))
+    body: list[list[str]] = []
+    kept: dict[str, list[list[tuple[float, float]]]] = {name: [] for name in (*names, "auto")}
+    for data in dict.fromkeys(row.data for row in table.rows):
+        rows = {row.name: row for row in table.rows if row.data == data}
+        found = {name: _label_scores(lines_of(row, lines)) for name, row in rows.items()}
+        found["auto"] = _label_scores(automatic_lines([*rows.values()], lines))
+        for name, scores in found.items():
+            kept[name].append(scores)
+        seconds = [
+            spread((get(one, "seconds", "wall") for one in lines_of(rows[name], lines)), 0) for name in names
+        ]
+        body.append([data, *(_pair(found[name]) for name in (*names, "auto"))])
+        body.append(["seconds", *seconds, ""])
+    # A mean is shown where no data set is missing.
+    means = [
+        _pair([_average(scores) for scores in kept[name]]) if all(kept[name]) else MISSING for name in kept
+    ]
+    return grid(["data", *kept], [*body, ["mean", *means]])
+
+
+def _label_scores(found: Sequence[Line]) -> list[tuple[float, float]]:
+    """Return ACC and NMI, in percent, of the labels of every line."""
+    scores = [line["stages"]["labels"]["train"] for line in found]
+    return [(100 * one["acc"], 100 * one["nmi"]) for one in scores]
+
+
+def _average(scores: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    return mean(acc for acc, _ in scores), mean(nmi for _, nmi in scores)
+
+
+def _pair(scores: Sequence[tuple[float, float]]) -> str:
+    if not scores:
+        return MISSING
+    return " / ".join(spread((one[part] for one in scores), 1) for part in (0, 1))
+
+
 def _words(table: Table, lines: Lines) -> str:
     """Return one line for every row of methods on joint spaces."""
     several = len({row.data for row in table.rows}) > 1
@@ -250,6 +289,7 @@ _VIEWS: Mapping[str, Callable[[Table, Lines], str]] = {
     "neighbors": _neighbors,
     "test consensus": _test_consensus,
     "auto": _auto,
+    "balance": _balance,
     "calibration": _calibration,
     "words": _words,
     "nouns": _nouns,
