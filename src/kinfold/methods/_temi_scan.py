@@ -71,6 +71,9 @@ class TEMI(HeadMethod):
         Loss of every head in every epoch.
     plan_ : Plan
         Heads, batch size and schedule as used.
+    temperature_ : float
+        Of :meth:`predict_proba`, in times of the training's; found by the fit, without labels, so that the
+        mean confidence is the share of samples expected to be right. 1 gives the probabilities as trained.
     n_clusters_ : int
         K as fitted.
     n_features_in_ : int
@@ -203,6 +206,9 @@ class SCAN(HeadMethod):
         Loss of every head in every epoch.
     plan_ : Plan
         Heads, batch size and schedule as used.
+    temperature_ : float
+        Of :meth:`predict_proba`, in times of the training's; found by the fit, without labels, so that the
+        mean confidence is the share of samples expected to be right. 1 gives the probabilities as trained.
     n_clusters_ : int
         K as fitted.
     n_features_in_ : int

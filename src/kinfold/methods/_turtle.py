@@ -102,6 +102,9 @@ class TURTLE(BlockPredictor):
         Mean objective of every 50 outer steps.
     plan_ : TurtlePlan
         Batch size, length and rates as used.
+    temperature_ : float
+        Of :meth:`predict_proba`, in times of the training's; found by the fit, without labels, so that the
+        mean confidence is the share of samples expected to be right. 1 gives the probabilities as trained.
     n_clusters_ : int
         K as fitted.
     n_features_in_ : int
