@@ -116,7 +116,7 @@ def test_the_same_graph_is_made_once(monkeypatch):
     Auto(n_clusters=3, candidates=("temi", "scan"), parameters=parameters, random_state=0).fit(X)
     assert len(made) == 1
     Auto(n_clusters=3, parameters=FAST, random_state=0).fit(X)
-    assert len(made) == 3
+    assert len(made) == 4  # graph clustering, TEMI and ICCE want different ones
 
 
 def test_given_graphs_are_used(monkeypatch):
@@ -124,7 +124,7 @@ def test_given_graphs_are_used(monkeypatch):
     options = {"n_clusters": 3, "parameters": FAST, "random_state": 0}
     expected = Auto(**options).fit(X)
     wanted = expected.needs(len(X)).graphs
-    assert set(wanted) == {"temi", "icce"}
+    assert set(wanted) == {"graph", "temi", "icce"}
     graphs = {name: knn_graph(X, **chosen) for name, chosen in wanted.items()}
     monkeypatch.setattr(module, "knn_graph", None)
     assert Auto(**options).fit(X, graph=graphs).table_ == expected.table_
@@ -151,7 +151,8 @@ def test_the_chosen_method_is_saved_as_itself_with_the_table(tmp_path):
 def test_a_stopped_fit_goes_on_in_every_candidate(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer_module, "SECONDS_BETWEEN", 0.0)
     X = blobs()
-    options = {"n_clusters": 3, "parameters": FAST, "random_state": 0}
+    candidates = ("kmeans", "temi", "icce")
+    options = {"n_clusters": 3, "candidates": candidates, "parameters": FAST, "random_state": 0}
     whole = Auto(**options).fit(X)
 
     class StopError(Exception):
@@ -203,7 +204,7 @@ def test_only_the_chosen_fit_is_warned_of(monkeypatch):
         ({"candidates": ("auto",)}, "unknown"),
         ({"candidates": "icce"}, "must be a list of .*each the name of a method"),
         ({"candidates": ()}, "must be a list of .*each the name of a method"),
-        ({"candidates": None}, "must be a list of .*each the name of a method .icce, kmeans"),
+        ({"candidates": None}, "must be a list of .*each the name of a method .icce, graph, kmeans"),
         ({"candidates": {"icce": 1}}, "must be a list of .*each the name of a method"),
         ({"candidates": 3}, "must be a list of .*each the name of a method"),
         ({"candidates": ("icce", 3)}, "must be a list of .*each the name of a method"),
@@ -215,7 +216,7 @@ def test_only_the_chosen_fit_is_warned_of(monkeypatch):
         ({"parameters": {"icce": None}}, "parameters of 'icce' must be a mapping"),
         ({"parameters": {"icce": {"n_heads": [32]}}}, "n_heads must be"),
         ({"parameters": {"icce": {3: 32}}}, "no parameter 3"),
-        ({"parameters": {3: {}}}, "3, which is no candidate; candidates are kmeans, temi, icce"),
+        ({"parameters": {3: {}}}, "3, which is no candidate; candidates are kmeans, graph, temi, icce"),
         ({"parameters": {"temi": {"n_head": 2}}}, "did you mean 'n_heads'"),
         ({"parameters": {"temi": {"n_heads": 0}}}, "n_heads must be"),
         ({"parameters": {"temi": {"n_clusters": 2}}}, "no parameter 'n_clusters'"),

@@ -9,12 +9,13 @@ from sklearn.exceptions import ConvergenceWarning
 
 import kinfold.methods._heads as heads_module
 import kinfold.methods._icce as icce_module
-from kinfold import ICCE, TEMI
+from kinfold import ICCE, TEMI, GraphClustering
 from kinfold.consensus import consensus, mean_nmi
 from kinfold.errors import InputError
 from kinfold.heads import PairSampler, StudentTeacher, Trainer
-from kinfold.methods import load_model, save_model
+from kinfold.methods import load_model, plan_training, save_model
 from kinfold.methods._criteria import neighbor_agreement
+from kinfold.methods._graph_labelings import graph_labelings
 from kinfold.metrics import clustering_accuracy, normalized_mutual_info
 from kinfold.neighbors import knn_graph
 
@@ -256,7 +257,9 @@ def test_without_a_consensus_the_classifier_learns_the_best_head():
 
 @pytest.mark.parametrize("method", [True, "auto", "cspa", "hgpa", "mcla", "alignment", "weighted-mcla"])
 def test_the_classifier_learns_the_consensus_of_the_function_that_was_named(method):
-    model, given = fit_and_watch_stage_3(consensus=method, n_heads=5, consensus_shares=(1.0,))
+    model, given = fit_and_watch_stage_3(
+        consensus=method, n_heads=5, consensus_shares=(1.0,), graph_labelings=False
+    )
     np.testing.assert_array_equal(given[0], model.consensus_labels_)
     np.testing.assert_array_equal(model.consensus_.labels, model.consensus_labels_)
     assert model.consensus_.mean_nmi == pytest.approx(mean_nmi(model.head_labels_, model.consensus_labels_))
@@ -279,8 +282,9 @@ def test_the_best_head_is_chosen_as_asked():
 def test_the_consensus_that_holds_neighbours_together_best_goes_on():
     X, _ = blobs(spread=2.0)
     graph, shares = knn_graph(X, 8), (1.0, 0.5, 0.0)
-    model = quick(n_heads=6, consensus_shares=shares).fit(X, graph=graph)
-    single = [quick(n_heads=6, consensus_shares=(share,)).fit(X, graph=graph) for share in shares]
+    options = {"n_heads": 6, "graph_labelings": False}
+    model = quick(**options, consensus_shares=shares).fit(X, graph=graph)
+    single = [quick(**options, consensus_shares=(share,)).fit(X, graph=graph) for share in shares]
     scores = [neighbor_agreement(graph, one.consensus_labels_) for one in single]
     np.testing.assert_array_equal(model.consensus_labels_, single[int(np.argmax(scores))].consensus_labels_)
     best = model.head_labels_[model.head_agreements_.argmax()]  # what a share of 0 is
@@ -384,9 +388,29 @@ def test_a_fit_that_is_killed_in_a_later_stage_continues_to_the_same_bytes(stage
 
 def test_one_head_has_a_consensus_with_itself():
     X, _ = blobs()
-    model = quick(n_heads=1).fit(X)
+    model = quick(n_heads=1, graph_labelings=False).fit(X)
     assert normalized_mutual_info(model.consensus_labels_, model.head_labels_[0]) == pytest.approx(1)
     assert model.consensus_.mean_nmi == pytest.approx(1)
+
+
+def test_labelings_of_the_graph_join_every_consensus_and_without_heads_they_are_graph_clustering():
+    X, _ = blobs(spread=2.0)
+    graph = knn_graph(X, 8)
+    joined = quick(n_heads=3, consensus_shares=(1.0,)).fit(X, graph=graph)
+    seed = int(np.random.RandomState(0).randint(2**31 - 1))
+    labelings = np.concatenate([joined.head_labels_, graph_labelings(X, graph, 3, seed=seed)])
+    assert joined.consensus_.mean_nmi == pytest.approx(mean_nmi(labelings, joined.consensus_labels_))
+    alone = quick(n_heads=3, consensus_shares=(0.0,)).fit(X, graph=graph)
+    expected = GraphClustering(n_clusters=3, random_state=0).fit(X, graph=graph)
+    np.testing.assert_array_equal(alone.consensus_labels_, expected.consensus_labels_)
+
+
+def test_heads_are_few_beside_labelings_of_the_graph_and_as_many_as_before_without_them():
+    beside, alone = (quick(n_heads=None, graph_labelings=joins) for joins in (True, False))
+    assert beside._plan(1_797, 64).n_heads == 8
+    assert alone._plan(1_797, 64).n_heads == plan_training(1_797, 64, 3).n_heads > 8
+    assert quick(n_heads=None, consensus=False)._plan(1_797, 64).n_heads > 8
+    assert quick(n_heads=5)._plan(1_797, 64).n_heads == 5
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from kinfold.neighbors import knn_graph
 HEADS = {"n_heads": 2, "n_epochs": 3}
 QUICK = {
     "auto": {"candidates": ("kmeans", "temi"), "parameters": {"temi": HEADS}},
+    "graph": {"restarts": (0.1,)},
     "icce": {**HEADS, "self_training_iterations": 20},
     "kmeans": {},
     "scan": HEADS,

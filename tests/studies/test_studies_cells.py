@@ -8,6 +8,7 @@ import pytest
 
 from kinfold import SphericalKMeans
 from studies import cells
+from studies.baselines import Baseline
 from studies.cells import Row, Table, make_cells
 from studies.data import DATA_SETS
 from studies.tables import TABLES
@@ -118,7 +119,9 @@ def test_cells_come_by_table_then_seed_then_row_and_each_fit_once():
 @pytest.mark.parametrize("table", TABLES, ids=lambda table: table.name)
 def test_every_row_can_be_fitted_and_stands_once(table):
     for row in table.rows:
-        row.make_estimator(0).check_parameters()
+        estimator = row.make_estimator(0)
+        if not isinstance(estimator, Baseline):  # these have no rules
+            estimator.check_parameters()
         assert row.data in DATA_SETS
     assert len({row.key for row in table.rows}) == len(table.rows)
 
