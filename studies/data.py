@@ -112,8 +112,8 @@ DATA_SETS: dict[str, DataSet] = {
     "tiny-imagenet-odd-unbalanced-2500": PhotographSet(
         "photographs", 2500, 1280, 50, tested=True, imbalance=10.0, **_JUDGED_HALF
     ),
-    "tiny-imagenet-odd-very-unbalanced-2500": PhotographSet(
-        "photographs", 2500, 1280, 50, tested=True, imbalance=50.0, **_JUDGED_HALF
+    "tiny-imagenet-odd-very-unbalanced-2200": PhotographSet(
+        "photographs", 2200, 1280, 50, tested=True, imbalance=50.0, **_JUDGED_HALF
     ),
     "cifar-photographs-2500": PhotographSet(
         "photographs", 2500, 1280, 10, tested=True, archive=photographs.SMALL_ARCHIVE

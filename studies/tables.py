@@ -20,7 +20,7 @@ BALANCES = (
     "cifar-very-unbalanced-5000",
     "tiny-imagenet-odd-2500",
     "tiny-imagenet-odd-unbalanced-2500",
-    "tiny-imagenet-odd-very-unbalanced-2500",
+    "tiny-imagenet-odd-very-unbalanced-2200",
 )
 SMALL = ("cifar-500", "cifar-2000", "cifar-5000", "cifar-unbalanced-2000", "cifar-unbalanced-5000")
 CALIBRATED = ("tiny-imagenet-odd-2500", "tiny-imagenet-odd-unbalanced-2500", "cifar-photographs-2500")
