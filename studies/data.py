@@ -97,8 +97,8 @@ _JUDGED_HALF = {"first_class": 1, "class_step": 2}
 
 DATA_SETS: dict[str, DataSet] = {
     "digits": DataSet("digits", 1797, 64),
-    "digits-unbalanced-700": DataSet("digits", 700, 64, imbalance=10.0),
-    "digits-very-unbalanced-480": DataSet("digits", 480, 64, imbalance=50.0),
+    "digits-unbalanced-660": DataSet("digits", 660, 64, imbalance=10.0),
+    "digits-very-unbalanced-450": DataSet("digits", 450, 64, imbalance=50.0),
     "cifar-500": DataSet("cifar", 500),
     "cifar-2000": DataSet("cifar", 2000),
     "cifar-5000": DataSet("cifar", 5000),

@@ -13,8 +13,8 @@ NAMES = {"kmeans": "k-means", "temi": "TEMI", "scan": "SCANv2", "icce": "ICCE", 
 HEADS_ALONE = {"graph_labelings": False}
 BALANCES = (
     "digits",
-    "digits-unbalanced-700",
-    "digits-very-unbalanced-480",
+    "digits-unbalanced-660",
+    "digits-very-unbalanced-450",
     STUDY,
     "cifar-unbalanced-5000",
     "cifar-very-unbalanced-5000",

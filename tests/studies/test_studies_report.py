@@ -129,3 +129,36 @@ def test_a_page_without_markers_is_left_alone(tmp_path, results):
     with pytest.raises(ValueError, match="markers"):
         write_page(page, [], results)
     assert page.read_text("utf-8") == "Something else"
+
+
+def test_methods_are_compared_set_by_set_with_what_auto_would_take(results):
+    rows = tuple(
+        Row(name, "digits", method, parameters)
+        for name, method, parameters in (
+            ("k-means", "kmeans", {}),
+            ("TEMI", "temi", {}),
+            ("heads alone", "icce", {"graph_labelings": False}),
+            ("graph", "graph", {}),
+            ("ICCE", "icce", {}),
+        )
+    )
+    accuracies = {"k-means": 0.5, "TEMI": 0.6, "heads alone": 0.9, "graph": 0.8, "ICCE": 0.7}
+    for row in rows:
+        for seed in (0, 1):
+            results.append(measured(row, seed, accuracies[row.name] + 0.01 * seed))
+    text = render([Table("t", "Title", rows, view="balance")], results)
+    # Neighbours agree most in the heads alone, which are no candidate: the default of each method is.
+    cells = [cell.strip() for cell in row_of(text, "digits").strip("|").split("|")]
+    assert cells[1] == "50.5 ± 0.7 / 25.2 ± 0.4"
+    assert cells[-1] == cells[4] == "80.5 ± 0.7 / 40.2 ± 0.4"
+    assert row_of(text, "mean").count("/") == 6
+
+
+def test_a_mean_over_sets_is_shown_where_all_of_them_are_measured(results):
+    rows = (KMEANS, Row("k-means", "cifar-2000", "kmeans"))
+    results.append(measured(KMEANS, 0, 0.5))
+    before = render([Table("t", "Title", rows, view="balance")], results)
+    assert "/" not in row_of(before, "mean")
+    results.append(measured(rows[1], 0, 0.6))
+    after = render([Table("t", "Title", rows, view="balance")], results)
+    assert "55.0 ± 7.1 / 27.5 ± 3.5" in row_of(after, "mean")
