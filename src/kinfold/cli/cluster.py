@@ -67,6 +67,7 @@ def cluster(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
+    engine: options.Engine = "auto",
     neighbors: Annotated[
         int | None,
         typer.Option(
@@ -132,6 +133,7 @@ def cluster(
         random_state=seed,
         device=device,
         precision=precision,
+        engine=engine,
         n_neighbors=neighbors,
         n_workers=workers,
         method_parameters=options.read_parameters(settings or []),
