@@ -139,6 +139,9 @@ def test_auto_is_another_engine_only_where_vectors_are_the_same(precision, monke
     engines, dtype = _engines.resolve_engine("auto", "auto", CPU)
     assert str(dtype) == f"torch.{precision}"
     assert engines == (("openvino", "onnxruntime", "torch") if precision == "float32" else ("torch",))
+    others, _ = _engines.resolve_engine("auto", "auto", CPU, is_transformer=False)
+    assert sorted(others) == sorted(engines)
+    assert others[-1] == "torch"
     assert _engines.resolve_engine("auto", "float32", torch.device("cuda"))[0] == ("torch",)
 
 

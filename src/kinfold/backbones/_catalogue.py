@@ -270,9 +270,9 @@ def load_backbone(
         ``"auto"`` (bfloat16 where the device has units for it), ``"float32"`` or ``"bfloat16"``.
     engine : {"auto", "torch", "onnxruntime", "openvino"}, default "torch"
         What runs a network. The other two run on the CPU, ONNX Runtime in float32 alone (which is its
-        ``"auto"``), and take longer to load. ``"auto"`` is the fastest that is installed (OpenVINO, ONNX
-        Runtime, PyTorch) on a CPU in float32, where all give the same vectors up to rounding, and PyTorch
-        otherwise. Descriptors don't use any.
+        ``"auto"``), and take longer to load. ``"auto"`` is the fastest that is installed (for
+        transformers OpenVINO before ONNX Runtime, else the other way round) on a CPU in float32, where all
+        give the same vectors up to rounding, and PyTorch otherwise. Descriptors don't use any.
 
     Raises
     ------

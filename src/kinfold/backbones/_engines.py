@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # kinfold.backbones is imported without PyTorch
     import torch
     from torch import Tensor, nn
 
-# What "auto" tries, the fastest first (docs/performance.md).
+# What "auto" tries for transformers, the fastest first (docs/performance.md); for others the other way round.
 _FASTEST = ("openvino", "onnxruntime")
 _EXPORTER = "onnx"  # the package that PyTorch writes the network with
 _OPSET = 17  # of 2022: both engines have had it for years
@@ -72,7 +72,9 @@ def _version_of(name: str) -> str:
         return "unknown"
 
 
-def resolve_engine(engine: str, precision: str, device: torch.device) -> tuple[tuple[str, ...], torch.dtype]:
+def resolve_engine(
+    engine: str, precision: str, device: torch.device, *, is_transformer: bool = True
+) -> tuple[tuple[str, ...], torch.dtype]:
     """Return the engines to try in their order, and the precision of matrix products.
 
     Parameters
@@ -84,6 +86,8 @@ def resolve_engine(engine: str, precision: str, device: torch.device) -> tuple[t
         ``"auto"`` is float32 for ONNX Runtime, which has nothing else on a CPU.
     device : torch.device
         Where the network is.
+    is_transformer : bool, default True
+        Whether most of the network are products of matrices, and not convolutions.
 
     Raises
     ------
@@ -98,7 +102,8 @@ def resolve_engine(engine: str, precision: str, device: torch.device) -> tuple[t
     dtype = resolve_precision(precision, device)
     if engine == "auto":
         alike = device.type == "cpu" and dtype == torch.float32
-        return (*(name for name in _FASTEST if alike and not _missing_package(name)), "torch"), dtype
+        order = _FASTEST if is_transformer else _FASTEST[::-1]
+        return (*(name for name in order if alike and not _missing_package(name)), "torch"), dtype
     if engine == "torch":
         return ("torch",), dtype
     if package := _missing_package(engine):

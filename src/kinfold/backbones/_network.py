@@ -203,7 +203,9 @@ class NetworkBackbone(Backbone):
         self.min_side = card.preprocessing.min_side
         self.variants = tower.variants
         self.device = resolve_device(execution.device)
-        engines, self.dtype = resolve_engine(execution.engine, execution.precision, self.device)
+        engines, self.dtype = resolve_engine(
+            execution.engine, execution.precision, self.device, is_transformer=tower.tokens is not None
+        )
         self._tower = tower
         self._unread = frozenset(unread)
         self._limit: int | None = None
