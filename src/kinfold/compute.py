@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _NO_LIMIT = 1 << 60  # the first version of control groups writes a number near 2^63 for none
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "float32", "bfloat16")
+ENGINES = ("auto", "torch", "onnxruntime", "openvino")  # what runs a network that embeds images
 PRECISION_VARIABLE = "KINFOLD_PRECISION"  # what "auto" means on this machine, whatever units it has
 
 
@@ -106,6 +107,10 @@ class Runtime:
         Bytes of main memory that working data may take.
     progress : Progress
         Shows how far long work is.
+    engine : str
+        What runs the network that embeds images; see :func:`kinfold.backbones.load_backbone`.
+    wanted_precision : str
+        What the user asked for, which an engine may understand otherwise where it is "auto".
     """
 
     device: torch.device
@@ -113,6 +118,8 @@ class Runtime:
     n_workers: int | None
     memory: int
     progress: Progress
+    engine: str = "auto"
+    wanted_precision: str = "auto"
 
     @property
     def precision(self) -> str:
@@ -128,6 +135,7 @@ class Runtime:
         n_workers: int | None = None,
         memory: int | None = None,
         progress: Progress = SILENT,
+        engine: str = "auto",
     ) -> Runtime:
         """Return the runtime that a user's options name.
 
@@ -142,6 +150,7 @@ class Runtime:
         memory : int, optional
             Bytes; by default what is free now.
         progress : Progress, default silent
+        engine : {"auto", "torch", "onnxruntime", "openvino"}, default "auto"
 
         Raises
         ------
@@ -152,6 +161,7 @@ class Runtime:
             check_integer(0, n_workers=n_workers)
         if memory is not None:
             check_integer(1, memory=memory)
+        check_choice(ENGINES, engine=engine)
         where = resolve_device(device)
         use_quota()
         return cls(
@@ -160,6 +170,8 @@ class Runtime:
             n_workers=n_workers,
             memory=available_memory() if memory is None else int(memory),
             progress=progress,
+            engine=engine,
+            wanted_precision=precision,
         )
 
 

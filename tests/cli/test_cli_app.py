@@ -14,7 +14,7 @@ from kinfold import pipeline
 from kinfold.backbones import DEFAULT_BACKBONE
 from kinfold.cli import _app, main, predict
 from kinfold.cli._app import read_parameters
-from kinfold.compute import DEVICES, PRECISIONS
+from kinfold.compute import DEVICES, ENGINES, PRECISIONS
 from kinfold.errors import InputError
 from kinfold.methods import METHODS, PRESETS
 from kinfold.validation import MOST_SEED
@@ -187,6 +187,7 @@ def test_what_is_said_twice_is_the_same():
     assert set(_app.PRESETS) == {name for method in METHODS for name in PRESETS.get(method, {})}
     assert _app.DEVICES == DEVICES
     assert _app.PRECISIONS == PRECISIONS
+    assert _app.ENGINES == ENGINES
     assert _app.MOST_SEED == MOST_SEED
     assert predict.FORMS == pipeline.PREDICTED_FORMS
 

@@ -427,6 +427,43 @@ extract(open_source(sys.argv[1]), sys.argv[2], n_workers=1)
 
 
 @pytest.mark.slow
+class RunBackbone(MadeBackbone):
+    """A backbone that an engine runs."""
+
+    def __init__(self, engine):
+        super().__init__()
+        self.engine = engine
+
+    def describe(self):
+        return {**super().describe(), "engine": self.engine}
+
+
+def test_an_unfinished_store_of_another_engine_starts_over(source, tmp_path):
+    class Stopping(RunBackbone):
+        def embed(self, images, variants=("cls",)):
+            if len(self.batches) == 3:
+                raise Stop
+            return super().embed(images, variants)
+
+    with pytest.raises(Stop):
+        extract(source, tmp_path / "f", Stopping("openvino"))
+    other, same = RunBackbone("torch"), RunBackbone("torch")
+    store = extract(source, tmp_path / "f", other)
+    extract(source, tmp_path / "fresh", same)
+    assert other.batches == same.batches
+    assert store.backbone["engine"] == "torch"
+    assert content(tmp_path / "f") == content(tmp_path / "fresh")
+
+
+def test_a_finished_store_of_another_engine_is_taken_as_it_is(source, tmp_path):
+    before = extract(source, tmp_path / "f", RunBackbone("openvino"))
+    other = RunBackbone("torch")
+    after = extract(source, tmp_path / "f", other)
+    assert other.batches == []
+    assert after.backbone["engine"] == "openvino"
+    assert after.fingerprint() == before.fingerprint()
+
+
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_killed_at_random_moments_the_store_ends_the_same(tmp_path):
     source = make_folder(tmp_path / "photos", n=300)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from kinfold.backbones._backbone import Backbone, BackboneCard, Preprocessing, VitShape
 from kinfold.backbones._catalogue import AUTO_BACKBONES, DEFAULT_BACKBONE, get_card, list_cards, load_backbone
+from kinfold.backbones._engines import usable_engines
 from kinfold.backbones._hub import hub_reachable
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
     "hub_reachable",
     "list_cards",
     "load_backbone",
+    "usable_engines",
 ]

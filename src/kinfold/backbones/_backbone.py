@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from PIL import Image
 
 from kinfold.errors import InputError, nearest_name
 from kinfold.validation import check_choice, check_integer
+
+if TYPE_CHECKING:
+    import torch
 
 # Channel means and deviations of the training sets, as the authors of each model published them.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -211,6 +214,15 @@ class BackboneCard:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Execution:
+    """Where and by what a network is run; see :func:`load_backbone`, whose parameters these are."""
+
+    device: str | torch.device = "auto"
+    precision: str = "auto"
+    engine: str = "torch"
+
+
 class Backbone(ABC):
     """A frozen map from images to vectors.
 
@@ -272,7 +284,8 @@ class Backbone(ABC):
         """Return what a manifest records, as JSON-ready data.
 
         ``spec`` and ``precision`` load the same backbone again, ``fingerprint`` shows whether it is the same,
-        and ``batch_size`` is what :meth:`find_batch_size` gives; besides, ``card``, ``variants``, ``device``.
+        and ``batch_size`` is what :meth:`find_batch_size` gives; besides, ``card``, ``variants``, ``device``,
+        and of networks ``engine``.
         """
         return {
             "spec": self.spec,

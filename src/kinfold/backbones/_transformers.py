@@ -198,7 +198,7 @@ def _make_forward(model: Any, config: Any, preprocessing: Preprocessing) -> Call
 
     def forward_unmasked(pixels: torch.Tensor) -> Any:
         order = torch.arange(n_patches, device=pixels.device, dtype=torch.float32)
-        return model(pixel_values=pixels, noise=order.expand(len(pixels), -1), **options)
+        return model(pixel_values=pixels, noise=order.expand(pixels.shape[0], -1), **options)
 
     return forward_unmasked
 

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from kinfold.backbones._backbone import CLIP_MEAN, CLIP_STD, INTERPOLATIONS, BackboneCard, Preprocessing
+from kinfold.backbones._backbone import (
+    CLIP_MEAN,
+    CLIP_STD,
+    INTERPOLATIONS,
+    BackboneCard,
+    Execution,
+    Preprocessing,
+)
 from kinfold.backbones._hub import cache_only_if_unreachable
 from kinfold.backbones._network import NetworkBackbone, Tokens, Tower
 from kinfold.backbones.model_files import fill_model, read_checkpoint
@@ -43,14 +50,14 @@ def import_extra(purpose: str, module: str, package: str, extra: str) -> ModuleT
         ) from error
 
 
-def load_timm(spec: str, *, device: str | torch.device, precision: str) -> NetworkBackbone:
+def load_timm(spec: str, execution: Execution) -> NetworkBackbone:
     """Load a model of timm without its classifier.
 
     Parameters
     ----------
     spec : str
         ``NAME`` (pretrained weights from the hub) or ``NAME:FILE``.
-    device, precision : str
+    execution : Execution
         As for :func:`load_backbone`.
     """
     timm = import_extra(f"The backbone timm:{spec}", "timm", "timm", "timm")
@@ -75,7 +82,7 @@ def load_timm(spec: str, *, device: str | torch.device, precision: str) -> Netwo
         adapter="timm",
     )
     again = f"timm:{name}:{file}" if file else f"timm:{name}"
-    return NetworkBackbone(card, tower, spec=again, device=device, precision=precision)
+    return NetworkBackbone(card, tower, spec=again, execution=execution)
 
 
 def parse_data_config(config: Mapping[str, Any]) -> Preprocessing:
@@ -199,14 +206,14 @@ def _create_timm(timm: Any, name: str, file: Path | None) -> Any:
             ) from error
 
 
-def load_open_clip(spec: str, *, device: str | torch.device, precision: str) -> NetworkBackbone:
+def load_open_clip(spec: str, execution: Execution) -> NetworkBackbone:
     """Load the image encoder of an open_clip model; ``cls`` is its embedding in the joint space.
 
     Parameters
     ----------
     spec : str
         ``ARCH/TAG`` (``ViT-B-32/laion2b_s34b_b79k``), ``ARCH/FILE`` or ``hf-hub:ORGANISATION/NAME``.
-    device, precision : str
+    execution : Execution
         As for :func:`load_backbone`.
     """
     created = create_open_clip(spec)
@@ -222,7 +229,7 @@ def load_open_clip(spec: str, *, device: str | torch.device, precision: str) -> 
         has_text_tower=True,
         adapter="open_clip",
     )
-    return NetworkBackbone(card, tower, spec=created.spec, device=device, precision=precision)
+    return NetworkBackbone(card, tower, spec=created.spec, execution=execution)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ DEFAULT_BACKBONE = "auto"
 METHODS = ("icce", "graph", "temi", "scan", "turtle", "kmeans", "tac", "auto")
 PRESETS = ("paper", "cifar", "cifar20", "stl10", "ucf101", "imagenet1k", "imagenet21k")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+ENGINES = ("auto", "torch", "onnxruntime", "openvino")
 PRECISIONS = ("auto", "float32", "bfloat16")
 MOST_SEED = 2**32 - 1
 DEFAULT_JOINT_BACKBONE = "clip-vit-b32"
@@ -162,6 +163,16 @@ Precision = Annotated[
         help="auto, float32, bfloat16.",
         autocompletion=complete_from(PRECISIONS),
         metavar="PRECISION",
+    ),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="What runs the network on a CPU: auto (for 500 images or more the fastest that is installed and "
+        "gives the same vectors), torch, onnxruntime, openvino.",
+        autocompletion=complete_from(ENGINES),
+        metavar="ENGINE",
     ),
 ]
 Workers = Annotated[

@@ -68,6 +68,7 @@ def cluster(
     seed: options.Seed = 0,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
+    engine: options.Engine = "auto",
     neighbors: Annotated[
         int | None,
         typer.Option(
@@ -133,6 +134,7 @@ def cluster(
         random_state=seed,
         device=device,
         precision=precision,
+        engine=engine,
         n_neighbors=neighbors,
         n_workers=workers,
         method_parameters=options.read_parameters(settings or []),

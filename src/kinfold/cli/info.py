@@ -23,6 +23,8 @@ _LIBRARIES = (
     "pillow-heif",
     "timm",
     "open_clip_torch",
+    "onnxruntime",
+    "openvino",
 )
 
 
@@ -33,7 +35,7 @@ def info(
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Show versions, device, precision, cores, whether the model hub answers, and all backbones."""
+    """Show versions, device, precision, engines, cores, whether the model hub answers, and all backbones."""
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     found = _collect_facts(device)
     machine = found["machine"]
@@ -43,6 +45,7 @@ def info(
         **{name: version or "not installed" for name, version in found["libraries"].items()},
         "device": " ".join(str(machine[name]) for name in ("device", "gpu") if name in machine),
         "precision": found["precision"],
+        "engines": ", ".join(found["engines"]),
         "cores": str(machine["cores"]),
         "memory": _describe_memory(machine["memory_bytes"]),
         "model hub": "answers" if found["hub_reachable"] else "out of reach (hog and pixels work without it)",
@@ -66,7 +69,7 @@ def _describe_memory(n_bytes: int) -> str:
 
 def _collect_facts(device: str) -> dict[str, Any]:
     from kinfold import __version__
-    from kinfold.backbones import hub_reachable, list_cards
+    from kinfold.backbones import hub_reachable, list_cards, usable_engines
     from kinfold.compute import describe_machine, resolve_device, resolve_precision
 
     resolved = resolve_device(device)
@@ -75,6 +78,7 @@ def _collect_facts(device: str) -> dict[str, Any]:
         "libraries": {name: _version_of(name) for name in _LIBRARIES},
         "machine": describe_machine(resolved),
         "precision": str(resolve_precision("auto", resolved)).removeprefix("torch."),
+        "engines": usable_engines(),
         "hub_reachable": hub_reachable(),
         "backbones": [
             {

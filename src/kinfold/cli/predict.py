@@ -62,6 +62,7 @@ def predict(
     force: Annotated[bool, typer.Option("--force", help="Replace earlier folders of predictions.")] = False,
     backbone: options.MovedBackbone = None,
     device: options.Device = "auto",
+    engine: options.Engine = "auto",
     workers: options.Workers = None,
     path_column: options.PathColumn = None,
     image_column: options.ImageColumn = None,
@@ -85,6 +86,7 @@ def predict(
         to=form,
         backbone=backbone,
         device=device,
+        engine=engine,
         n_workers=workers,
         source_options={
             "path_column": path_column,

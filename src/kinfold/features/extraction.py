@@ -235,10 +235,16 @@ def _find_store(
     except FormatError as error:
         logger.warning("extracting again: %s", error)
         return None
-    # The batch size may change the last bits of vectors, and shards must have one size: either starts over.
+    # Batch size and engine may change the last bits of vectors, and shards have one size: else all anew.
     other_batch = batch_size not in (None, there.batch_size)
     other_shards = shard_rows is not None and _whole_batches(shard_rows, there.batch_size) != there.shard_rows
-    return None if other_batch or other_shards else StoreWriter(out, there)
+    other_engine = _engine_of(there) != _engine_of(wanted)
+    return None if other_batch or other_shards or other_engine else StoreWriter(out, there)
+
+
+def _engine_of(manifest: StoreManifest) -> str:
+    """Return what ran the network; stores of before there was a choice, and descriptors, don't say."""
+    return str(manifest.backbone.get("engine", "torch"))
 
 
 def _begin(out: Path, wanted: StoreManifest, backbone: Backbone) -> StoreWriter:

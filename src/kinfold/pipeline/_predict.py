@@ -22,7 +22,7 @@ from kinfold.images import ImageSource, open_source
 from kinfold.methods import TopClusters, predict_top
 from kinfold.pipeline._corrected import CorrectedGroups
 from kinfold.pipeline._given import given_source
-from kinfold.pipeline._source import SourceLike, resolve_source
+from kinfold.pipeline._source import SourceLike, choose_engine, resolve_source
 from kinfold.progress import SILENT, Progress
 from kinfold.run import (
     NAMED_PREDICTIONS_SCHEMA,
@@ -53,6 +53,7 @@ def predict(
     to: str | None = None,
     backbone: str | Path | Backbone | None = None,
     device: str = "auto",
+    engine: str = "auto",
     n_workers: int | None = None,
     source_options: Mapping[str, Any] | None = None,
     link: str = "auto",
@@ -85,6 +86,8 @@ def predict(
         Where the run's backbone is now, if it was moved; by default it is loaded from where it was.
     device : str, default "auto"
         Where to compute.
+    engine : {"auto", "torch", "onnxruntime", "openvino"}, default "auto"
+        What runs the network on a CPU, as for :func:`~kinfold.cluster`. In bfloat16 "auto" is the run's own.
     n_workers : int, optional
         Processes that decode; by default as many as there are cores.
     source_options : Mapping, optional
@@ -119,7 +122,9 @@ def predict(
         _check_skipped_place(out, form)
     else:
         check_predictions_place(run, out, form)
-    runtime = Runtime.resolve(device, n_workers=n_workers, progress=choose_progress(progress, verbose))
+    runtime = Runtime.resolve(
+        device, n_workers=n_workers, progress=choose_progress(progress, verbose), engine=engine
+    )
     groups = CorrectedGroups.of(run)
     model = run.load_model(device=str(runtime.device))  # before long work: it may be damaged
     with given_source(source, source_options) as given:
@@ -134,7 +139,9 @@ def predict(
             opened.features.verify(run.manifest.features["variant"])
             return writing.write(model, opened.features)
         assert opened.images is not None
-        loaded = run.backbone(backbone, device=str(runtime.device))
+        loaded = run.backbone(
+            backbone, device=str(runtime.device), engine=choose_engine(engine, opened.n_rows)
+        )
         with embedded_beside(
             out,
             opened.images,

@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from kinfold.backbones import AUTO_BACKBONES, DEFAULT_BACKBONE, Backbone, list_cards, load_backbone
+from kinfold.backbones import (
+    AUTO_BACKBONES,
+    DEFAULT_BACKBONE,
+    Backbone,
+    list_cards,
+    load_backbone,
+    usable_engines,
+)
 from kinfold.compute import Runtime
 from kinfold.errors import FormatError, InputError
 from kinfold.features import ArrayFeatures, Features, FeatureStore, is_features, open_features
@@ -16,6 +23,9 @@ from kinfold.features.store import StoreManifest, is_feature_store
 from kinfold.images import ImageSource, PathTableSource, open_source
 
 # Any: lists, frames, arrays and more, which kinfold.pipeline._given knows one by one
+# An engine other than PyTorch takes seconds to start and saves milliseconds of every image.
+_WORTH_AN_ENGINE = 500
+
 SourceLike: TypeAlias = str | Path | ImageSource | Features | Any
 
 
@@ -139,7 +149,9 @@ def _refuse_options(source: str | Path, options: Mapping[str, Any], known: set[s
             raise InputError(f"{name} doesn't apply to {source}; what applies is {', '.join(sorted(known))}")
 
 
-def as_backbone(backbone: str | Path | Backbone, runtime: Runtime, store: Path | None = None) -> Backbone:
+def as_backbone(
+    backbone: str | Path | Backbone, runtime: Runtime, store: Path | None = None, n_images: int = 0
+) -> Backbone:
     """Load a backbone, unless it is loaded already.
 
     Parameters
@@ -150,13 +162,37 @@ def as_backbone(backbone: str | Path | Backbone, runtime: Runtime, store: Path |
         Where to load it.
     store : Path, optional
         Where features are to be written. ``"auto"`` stays with the backbone of those that are there, so that
-        nothing is made anew because the hub can be reached today, or can't.
+        nothing is made anew because the hub can be reached today, or can't; and as engine it goes on with the
+        one that an unfinished store was begun with.
+    n_images : int, default 0
+        How many are to be embedded: a few aren't worth the seconds that an engine takes to start.
     """
     if isinstance(backbone, Backbone):
         return backbone
     if backbone == DEFAULT_BACKBONE and store is not None:
         backbone = _recorded_backbone(store) or backbone
-    return load_backbone(backbone, device=runtime.device, precision=runtime.precision)
+    engine = choose_engine(runtime.engine, n_images)
+    begun = _recorded_engine(store) if runtime.engine == "auto" and store is not None else None
+    return load_backbone(
+        backbone, device=runtime.device, precision=runtime.wanted_precision, engine=begun or engine
+    )
+
+
+def choose_engine(engine: str, n_images: int) -> str:
+    """Return what runs the network: "auto" is PyTorch where there are too few images to start another."""
+    return "torch" if engine == "auto" and n_images < _WORTH_AN_ENGINE else engine
+
+
+def _recorded_engine(store: Path) -> str | None:
+    """Return the engine that an unfinished feature store was begun with, if it is still installed."""
+    if not is_feature_store(store):
+        return None
+    try:
+        manifest = StoreManifest.read(store)
+    except (FormatError, InputError):
+        return None  # whoever opens it says what is wrong
+    engine = manifest.backbone.get("engine")
+    return engine if not manifest.complete and engine in usable_engines() else None
 
 
 def _recorded_backbone(store: Path) -> str | None:

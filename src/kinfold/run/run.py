@@ -233,7 +233,9 @@ class Run:
         apart = recorded.get("kind") == "features"
         return join_pictures(images, self._keys(), str(self.path), moved=not apart)
 
-    def backbone(self, backbone: str | Path | Backbone | None = None, *, device: str = "auto") -> Backbone:
+    def backbone(
+        self, backbone: str | Path | Backbone | None = None, *, device: str = "auto", engine: str = "torch"
+    ) -> Backbone:
         """Load the backbone that the run's images were embedded with.
 
         Parameters
@@ -242,6 +244,9 @@ class Run:
             Where it is now, if it was moved.
         device : str, default "auto"
             Where to compute.
+        engine : {"auto", "torch", "onnxruntime", "openvino"}, default "torch"
+            What runs a network, as for :func:`~kinfold.backbones.load_backbone`. For a run whose images were
+            embedded in bfloat16 it is the run's own: other engines round otherwise there.
 
         Raises
         ------
@@ -262,11 +267,14 @@ class Run:
             if backbone is None and recorded["spec"]:
                 self._check_local(recorded["spec"])
             where = backbone if backbone is not None else recorded["spec"]
-            loaded = load_backbone(where, device=device, precision=recorded.get("precision", "auto"))
+            precision = recorded.get("precision", "auto")
+            if precision == "bfloat16":
+                engine = recorded.get("engine", "torch")
+            loaded = load_backbone(where, device=device, precision=precision, engine=engine)
         if loaded.fingerprint() != recorded["fingerprint"]:
             raise InputError(
                 f"the backbone {loaded.card.name} isn't the one that {self.path} was made with: its weights, "
-                "preprocessing or precision differ. Say where the same one is (backbone=, --backbone)"
+                "preprocessing, precision or engine differ. Say where the same one is (backbone=, --backbone)"
             )
         return loaded
 
