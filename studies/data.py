@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
-from studies import glosses
+from studies import glosses, word_space
 from studies.made import STRONG_STYLE, STYLE, make_joint_space
 from studies.words import Words
 
@@ -28,7 +28,8 @@ class DataSet:
     Attributes
     ----------
     source : str
-        ``"digits"`` or ``"cifar"``; of joint spaces ``"made"``, or a domain of :mod:`studies.glosses`.
+        ``"digits"`` or ``"cifar"``; of joint spaces ``"made"``, ``"photographs"``, or a domain of
+        :mod:`studies.glosses`.
     n_samples, n_features, n_clusters : int
         N of the training set, D, K.
     tested : bool
@@ -74,6 +75,25 @@ class StyledSet(JointSet):
     named_styles: bool = True
 
 
+@dataclass(frozen=True)
+class PhotographSet(JointSet):
+    """Photographs with words among them, of :mod:`studies.word_space`.
+
+    Attributes
+    ----------
+    reading : str
+        What words are, and how they are read.
+    half : str or None
+        ``"A"`` or ``"B"``: photographs of every second class.
+    centred : bool
+        Whether their mean is taken off the photographs.
+    """
+
+    reading: str = "nouns"
+    half: str | None = None
+    centred: bool = True
+
+
 DATA_SETS: dict[str, DataSet] = {
     "digits": DataSet("digits", 1797, 64),
     "cifar-500": DataSet("cifar", 500),
@@ -91,6 +111,15 @@ DATA_SETS: dict[str, DataSet] = {
     "made-joint-100": JointSet("made", 6000, 64, 100),
     "made-styled": StyledSet("made", 3000, 64, 10, named_styles=False),
     "made-styled-named": StyledSet("made", 3000, 64, 10),
+    "tiny-raw": PhotographSet("photographs", 3000, 1280, 100, centred=False),
+    "tiny-nouns": PhotographSet("photographs", 3000, 1280, 100),
+    "tiny-nouns-unnamed": PhotographSet("photographs", 3000, 1280, 100, own_words=False),
+    "tiny-nouns-a": PhotographSet("photographs", 1500, 1280, 50, half="A"),
+    "tiny-nouns-b": PhotographSet("photographs", 1500, 1280, 50, half="B"),
+    "tiny-definitions": PhotographSet("photographs", 3000, 1280, 100, reading="definitions"),
+    "tiny-definitions-a": PhotographSet("photographs", 1500, 1280, 50, reading="definitions", half="A"),
+    "tiny-definitions-b": PhotographSet("photographs", 1500, 1280, 50, reading="definitions", half="B"),
+    "tiny-rows": PhotographSet("photographs", 3000, 1280, 100, reading="rows"),
 }
 
 
@@ -114,6 +143,8 @@ class Data:
 def what_is_missing(name: str, folder: Path | None) -> str | None:
     """Return why a data set can't be had here, None where it can."""
     source = DATA_SETS[name].source
+    if isinstance(DATA_SETS[name], PhotographSet):
+        return word_space.what_is_missing(folder)
     if source == "cifar" and folder is None:
         return "KINFOLD_DATA names no folder"
     return glosses.what_is_missing() if source in glosses.DOMAINS else None
@@ -128,7 +159,7 @@ def load_data(name: str, seed: int, folder: Path | None) -> Data:
         digits: Any = load_digits()
         return Data(Split(digits.data.astype(np.float32), digits.target.astype(np.int64)))
     if isinstance(facts, JointSet):
-        return _load_joint(facts, seed)
+        return _load_joint(facts, seed, folder)
     if folder is None:
         raise InputError(f"{name} needs the folder of the CIFAR-10 features: KINFOLD_DATA or --data")
     X, y = _read(folder, "train")
@@ -138,7 +169,7 @@ def load_data(name: str, seed: int, folder: Path | None) -> Data:
     return Data(_scale(X, y), _scale(*_read(folder, "test")) if facts.tested else None)
 
 
-def _load_joint(facts: JointSet, seed: int) -> Data:
+def _load_joint(facts: JointSet, seed: int, folder: Path | None) -> Data:
     """Return a joint space; the seed draws a made one anew."""
     if facts.source == "made":
         styled = isinstance(facts, StyledSet)
@@ -150,6 +181,11 @@ def _load_joint(facts: JointSet, seed: int) -> Data:
             named_styles=facts.named_styles if styled else True,
         )
         return Data(Split(made.X, made.y), words=Words(made.noun_features))
+    if isinstance(facts, PhotographSet):
+        found = word_space.load_word_space(
+            folder, facts.reading, half=facts.half, own_words=facts.own_words, centred=facts.centred
+        )
+        return Data(Split(found.X, found.y), words=found.words)
     space = glosses.load_glosses(facts.source, own_words=facts.own_words)
     return Data(Split(space.X, space.y), words=Words(space.noun_features, space.nouns, space.class_features))
 
