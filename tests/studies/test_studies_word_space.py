@@ -42,6 +42,14 @@ def test_the_regression_is_that_of_scikit_learn(known, penalty):
     np.testing.assert_allclose(Ridge(texts, rows).map(penalty).place(texts), expected, atol=1e-5)
 
 
+def test_words_follow_the_photographs_along_their_directions(known):
+    texts, rows = known
+    directions = np.linalg.qr(np.random.default_rng(2).normal(size=(8, 3)))[0].astype(np.float32)
+    expected = Reference(alpha=1.0).fit(texts, rows @ directions).predict(texts)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(Ridge(texts, rows).map(1.0).place(texts, directions), expected, atol=1e-5)
+
+
 def test_ranks_of_rows_left_out_are_those_of_a_plain_loop(known):
     texts, rows = known
     found = rank_left_out(texts, rows)[1.0]
