@@ -74,6 +74,21 @@ def test_what_never_belonged_together_is_ranked_at_random_and_what_did_at_the_to
     assert 2 <= np.median(rank_left_out(texts, shuffled)[1.0]) <= 5  # of six
 
 
+def test_no_judged_class_reaches_the_regression(monkeypatch):
+    judged = ("n01443537", "n02124075")
+    read = []
+
+    def note(synsets):
+        read.append({*synsets})
+        return np.random.default_rng(len(read)).normal(size=(len(synsets), 4)).astype(np.float32)
+
+    monkeypatch.setattr(word_space, "read_synsets", lambda reading, synsets: note(synsets))
+    monkeypatch.setattr(word_space, "classifier_rows", lambda synsets, judged: note(synsets))
+    word_space.fit_words.__wrapped__("nouns", judged)
+    assert all(len(synsets) == 998 and synsets.isdisjoint(judged) for synsets in read)
+    assert len(read) == 2
+
+
 def test_every_inner_class_of_the_tree_is_a_choice_and_lies_lowest_above_what_it_holds():
     tree = make_tree(CLASSES)
     wordnet = load_wordnet()
