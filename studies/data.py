@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.errors import InputError
-from studies import glosses, photographs
+from studies import glosses, photographs, word_space
 from studies.made import STRONG_STYLE, STYLE, make_joint_space
 from studies.words import Words
 
@@ -28,8 +28,8 @@ class DataSet:
     Attributes
     ----------
     source : str
-        ``"digits"``, ``"cifar"`` or ``"photographs"``; of joint spaces ``"made"``, or a domain of
-        :mod:`studies.glosses`.
+        ``"digits"``, ``"cifar"`` or ``"photographs"``; of joint spaces ``"made"``, ``"photographs"``, or a
+        domain of :mod:`studies.glosses`.
     n_samples, n_features, n_clusters : int
         N of the training set, D, K. Photographs are projected to so many of their leading directions.
     tested : bool
@@ -95,6 +95,26 @@ class PhotographSet(DataSet):
 # The half of Tiny-ImageNet's classes by which no default was chosen.
 _JUDGED_HALF = {"first_class": 1, "class_step": 2}
 
+
+@dataclass(frozen=True)
+class WordedSet(JointSet):
+    """Photographs with words among them, of :mod:`studies.word_space`.
+
+    Attributes
+    ----------
+    reading : str
+        What words are, and how they are read.
+    half : str or None
+        ``"A"`` or ``"B"``: photographs of every second class.
+    centred : bool
+        Whether their mean is taken off the photographs.
+    """
+
+    reading: str = "nouns"
+    half: str | None = None
+    centred: bool = True
+
+
 DATA_SETS: dict[str, DataSet] = {
     "digits": DataSet("digits", 1797, 64),
     "digits-unbalanced-660": DataSet("digits", 660, 64, imbalance=10.0),
@@ -126,6 +146,15 @@ DATA_SETS: dict[str, DataSet] = {
     "made-joint-100": JointSet("made", 6000, 64, 100),
     "made-styled": StyledSet("made", 3000, 64, 10, named_styles=False),
     "made-styled-named": StyledSet("made", 3000, 64, 10),
+    "tiny-raw": WordedSet("photographs", 3000, 256, 100, centred=False),
+    "tiny-nouns": WordedSet("photographs", 3000, 256, 100),
+    "tiny-nouns-unnamed": WordedSet("photographs", 3000, 256, 100, own_words=False),
+    "tiny-nouns-a": WordedSet("photographs", 1500, 256, 50, half="A"),
+    "tiny-nouns-b": WordedSet("photographs", 1500, 256, 50, half="B"),
+    "tiny-definitions": WordedSet("photographs", 3000, 256, 100, reading="definitions"),
+    "tiny-definitions-a": WordedSet("photographs", 1500, 256, 50, reading="definitions", half="A"),
+    "tiny-definitions-b": WordedSet("photographs", 1500, 256, 50, reading="definitions", half="B"),
+    "tiny-rows": WordedSet("photographs", 3000, 256, 100, reading="rows"),
 }
 
 
@@ -150,6 +179,8 @@ def what_is_missing(name: str, folder: Path | None) -> str | None:
     """Return why a data set can't be had here, None where it can."""
     facts = DATA_SETS[name]
     source = facts.source
+    if isinstance(facts, WordedSet):
+        return word_space.what_is_missing(folder)
     if source == "cifar" and folder is None:
         return "KINFOLD_DATA names no folder"
     if source == "photographs":
@@ -171,7 +202,7 @@ def load_data(name: str, seed: int, folder: Path | None) -> Data:
         rows = draw_rows(y, facts, np.random.default_rng(seed))
         return Data(Split(X[rows], y[rows]))
     if isinstance(facts, JointSet):
-        return _load_joint(facts, seed)
+        return _load_joint(facts, seed, folder)
     if isinstance(facts, PhotographSet):
         return _load_classes(facts, seed, folder)
     if facts.source == "photographs":
@@ -210,7 +241,7 @@ def _take_classes(
     return X[taken], numbers[taken]
 
 
-def _load_joint(facts: JointSet, seed: int) -> Data:
+def _load_joint(facts: JointSet, seed: int, folder: Path | None) -> Data:
     """Return a joint space; the seed draws a made one anew."""
     if facts.source == "made":
         styled = isinstance(facts, StyledSet)
@@ -222,6 +253,11 @@ def _load_joint(facts: JointSet, seed: int) -> Data:
             named_styles=facts.named_styles if styled else True,
         )
         return Data(Split(made.X, made.y), words=Words(made.noun_features))
+    if isinstance(facts, WordedSet):
+        found = word_space.load_word_space(
+            folder, facts.reading, half=facts.half, own_words=facts.own_words, centred=facts.centred
+        )
+        return Data(Split(found.X, found.y), words=found.words)
     space = glosses.load_glosses(facts.source, own_words=facts.own_words)
     return Data(Split(space.X, space.y), words=Words(space.noun_features, space.nouns, space.class_features))
 

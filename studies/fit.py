@@ -66,7 +66,7 @@ def run_cell(row: Row, seed: int, folder: Path | None) -> dict[str, Any]:
         facts["graph"] = {"mean_degree": graph.mean_degree, "purity": purity(data.train.y, graph)}
         facts["graph"]["threshold"] = graph.parameters.get("threshold")
     if data.words is not None:
-        facts["words"] = judge_words(fitted.estimator, data.train.X, data.train.y)
+        facts["words"] = judge_words(fitted.estimator, data.train.X, data.train.y, data.words)
     rounded: dict[str, Any] = _rounded(
         {**facts, **judge(fitted.estimator, fitted.training, fitted.graph, data, seed)}
     )

@@ -136,7 +136,7 @@ def load_glosses(domain: str, *, own_words: bool = True) -> GlossSpace:
     nouns = embed_nouns(encoder, prompts=PLAIN)
     kept = keep_nouns(nouns.nouns, [] if own_words else names)
     return GlossSpace(
-        _embed(encoder, texts),
+        embed_texts(encoder, texts),
         classes,
         tuple(nouns.nouns[number] for number in kept),
         nouns.features[kept],
@@ -148,6 +148,13 @@ def keep_nouns(nouns: tuple[str, ...], names: list[tuple[str, ...]]) -> NDArray[
     """Return the numbers of the nouns that are none of these names, whatever their case."""
     refused = {name.casefold() for several in names for name in several}
     return np.array([n for n, noun in enumerate(nouns) if noun.casefold() not in refused], np.int64)
+
+
+def embed_texts(encoder: TextEncoder, texts: list[str]) -> NDArray[np.float32]:
+    """Return the features of texts, which may be equal, by way of the cache."""
+    kept = embed_nouns(encoder, texts, prompts=PLAIN)
+    number_of = {text: number for number, text in enumerate(kept.nouns)}
+    return np.asarray(kept.features)[[number_of[text] for text in texts]]
 
 
 def _from_the_top(wordnet: WordNet, root: str) -> list[str]:
@@ -163,10 +170,3 @@ def _from_the_top(wordnet: WordNet, root: str) -> list[str]:
         elif size >= LEAST:
             found.append(synset)
     return found
-
-
-def _embed(encoder: TextEncoder, texts: list[str]) -> NDArray[np.float32]:
-    """Return the features of texts, which may be equal, by way of the cache."""
-    kept = embed_nouns(encoder, texts, prompts=PLAIN)
-    number_of = {text: number for number, text in enumerate(kept.nouns)}
-    return np.asarray(kept.features)[[number_of[text] for text in texts]]

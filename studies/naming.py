@@ -7,17 +7,20 @@ groups of the same sizes or all of one size, should get no names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.hierarchy import load_wordnet
-from kinfold.language import ClusterNames, name_clusters
+from kinfold.language import ClusterNames, Name, name_clusters
 from studies.glosses import DOMAINS, GlossSpace, find_categories, load_glosses
 
 SEEDS = range(3)
 SIZES = (5, 10, 20, 50, 100, 200)
+RELATIONS = ("class", "hypernym", "hyponym", "other")
 
 
 def main(say: Callable[[str], None] = print) -> None:
@@ -37,6 +40,33 @@ def main(say: Callable[[str], None] = print) -> None:
         say(f"{domain}, random groups of the true sizes: {_lot(space, None)}")
         for size in SIZES:
             say(f"{domain}, random groups of {size}: {_lot(space, size)}")
+
+
+def judge_names(names: ClusterNames, synsets: Sequence[str]) -> dict[str, Any]:
+    """Count what the first names of groups are to the synsets that the groups stand for.
+
+    Returns
+    -------
+    dict
+        ``named``: groups that have a name; ``class``, ``hypernym``, ``hyponym`` and ``other``: how many of
+        these are which (:func:`relation`); ``names``: the name of each group, or None.
+    """
+    pairs = [(one.names[0], synset) for one, synset in zip(names.values(), synsets, strict=True) if one.names]
+    counts = Counter(relation(name, synset) for name, synset in pairs)
+    kinds = {kind: counts[kind] for kind in RELATIONS}
+    return {"named": len(pairs), **kinds, "names": list(names.nouns)}
+
+
+def relation(name: Name, synset: str) -> str:
+    """Return what a name is to a synset: a word for it (``class``), or by its sense above or below it."""
+    wordnet = load_wordnet()
+    if name.synset == synset or name.noun in wordnet.lemmas(synset):
+        return "class"
+    if name.synset in wordnet.ancestors(synset):
+        return "hypernym"
+    if name.synset is not None and synset in wordnet.ancestors(name.synset):
+        return "hyponym"
+    return "other"
 
 
 def _name(space: GlossSpace, groups: NDArray[np.int64], needed: float) -> ClusterNames:

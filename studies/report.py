@@ -7,11 +7,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from kinfold.language.relabel import RELABEL_RULES
 from kinfold.storage import atomic_file
 from studies.cells import Row, Table
 from studies.choices import automatic_lines, choice_tables
 from studies.data import DATA_SETS
 from studies.judge import SCORES
+from studies.naming import RELATIONS
 from studies.results import Line, Results
 
 BEGIN, END = "<!-- studies: begin -->", "<!-- studies: end -->"
@@ -253,6 +255,44 @@ def _nouns(table: Table, lines: Lines) -> str:
     return grid(("data", "nouns"), body)
 
 
+def _names(table: Table, lines: Lines) -> str:
+    """Return what the names of every row's groups are, and once for each data set those of its classes."""
+    columns = ["data", "", "groups", "named", *RELATIONS[:-1], "class or kin, of all groups", "seeds"]
+    body = []
+    for row in table.rows:
+        found, n = lines_of(row, lines), DATA_SETS[row.data].n_clusters
+        titles = {"names": row.name} | ({"names_of_classes": "the classes themselves"} if _told(row) else {})
+        for part, title in titles.items():
+            counts = [get(line, "words", part) for line in found]
+            cells = [spread((one and one[name] for one in counts), 1) for name in ("named", *RELATIONS[:-1])]
+            shares = (one and sum(one[name] for name in RELATIONS[:-1]) / n for one in counts)
+            body.append([row.data, title, str(n), *cells, spread(shares, 2), str(len(found))])
+    return grid(columns, body)
+
+
+def _refining(table: Table, lines: Lines) -> str:
+    """Return where the labels of images end by both rules; nothing is random, so that one seed is shown."""
+    columns = ["data", "rule"]
+    columns += ["from the parent: right", "above", "random: right"]
+    columns += ["from the root: right", "above", "random: right"]
+    columns += ["taken out: stay", "the others: right"]
+    body = []
+    for row in table.rows:
+        for rule in RELABEL_RULES:
+            paths = [
+                (start, rule, what) for start in ("parent", "root") for what in ("right", "above", "chance")
+            ]
+            paths += [("missing", rule, what) for what in ("stay", "right")]
+            first = lines_of(row, lines)[:1]
+            cells = (spread(get(line, "words", "refining", *path) for line in first) for path in paths)
+            body.append([row.data, rule, *cells])
+    return grid(columns, body)
+
+
+def _told(row: Row) -> bool:
+    return row.method == "zero-shot"
+
+
 def _auto(table: Table, lines: Lines) -> str:
     parts = []
     for title, note, columns, body in choice_tables(table.rows, lines):
@@ -293,4 +333,6 @@ _VIEWS: Mapping[str, Callable[[Table, Lines], str]] = {
     "calibration": _calibration,
     "words": _words,
     "nouns": _nouns,
+    "names": _names,
+    "refining": _refining,
 }

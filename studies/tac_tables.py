@@ -1,4 +1,4 @@
-"""The tables of TAC: a real joint space, and the paper's Tables 4 to 6, Figure 5 and Appendix B."""
+"""The tables of TAC: real joint spaces, and the paper's Tables 4 to 6, Figure 5 and Appendix B."""
 
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ SWEEPS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "temperature": {f"{t:g}": {"temperature": t} for t in (0.1, 1.0, 5.0)},
 }
 
+RETRIEVAL_OF_HALF_A = 0.05  # by the purity of counterparts and ACC in the table "word-space-choice"
+
 
 def _methods(domain: str) -> tuple[Row, ...]:
     """Return all methods on one domain of glosses, TAC with and without the categories' own words."""
@@ -69,6 +71,37 @@ def _methods(domain: str) -> tuple[Row, ...]:
         Row("TAC without training", unnamed, "tac", {"train": False}),
         Row("TAC", unnamed, "tac"),
         Row("zero-shot with the names", named, "zero-shot"),
+    )
+
+
+def _photographs() -> tuple[Row, ...]:
+    """Return all methods on photographs with words among them, the judged half of the classes last."""
+    no_training: dict[str, Any] = {"train": False}
+    chosen: dict[str, Any] = {"retrieval_temperature": RETRIEVAL_OF_HALF_A}
+    added = f", retrieval at {RETRIEVAL_OF_HALF_A:g}"
+    told = "zero-shot with the names"
+    return (
+        Row("k-means", "tiny-raw", "kmeans"),
+        Row(told, "tiny-raw", "zero-shot"),
+        Row("k-means", "tiny-nouns", "kmeans"),
+        Row("TAC without training", "tiny-nouns", "tac", no_training),
+        Row("TAC", "tiny-nouns", "tac"),
+        Row(f"TAC without training{added}", "tiny-nouns", "tac", no_training | chosen),
+        Row(told, "tiny-nouns", "zero-shot"),
+        Row("TAC without training", "tiny-nouns-unnamed", "tac", no_training),
+        Row("TAC without training", "tiny-definitions", "tac", no_training),
+        Row(f"TAC without training{added}", "tiny-definitions", "tac", no_training | chosen),
+        Row(f"TAC{added}", "tiny-definitions", "tac", chosen),
+        Row(told, "tiny-definitions", "zero-shot"),
+        Row("TAC without training", "tiny-rows", "tac", no_training),
+        Row("TAC", "tiny-rows", "tac"),
+        Row("zero-shot with the rows", "tiny-rows", "zero-shot"),
+        Row("k-means", "tiny-nouns-b", "kmeans"),
+        Row("TAC", "tiny-nouns-b", "tac"),
+        Row(told, "tiny-nouns-b", "zero-shot"),
+        Row("TAC", "tiny-definitions-b", "tac"),
+        Row(f"TAC{added}", "tiny-definitions-b", "tac", chosen),
+        Row(told, "tiny-definitions-b", "zero-shot"),
     )
 
 
@@ -165,6 +198,54 @@ TAC_TABLES: tuple[Table, ...] = (
         ),
         "The 30 that were kept with the highest confidence, of the first seed.",
         view="nouns",
+        runs=False,
+    ),
+    Table(
+        "word-space",
+        "Words among photographs (TAC)",
+        _photographs(),
+        "Tiny-ImageNet's validation images in the space of EfficientNet-Lite0, words put there by a ridge "
+        "regression that never saw a judged class (`studies/word_space.py`). *nouns*: all of WordNet's as "
+        "they are, of *unnamed* less those that call the classes; *definitions*: kinds of physical entities, "
+        "read with their definitions; *rows*: the classifier's own rows of 1,000 classes in place of words, "
+        "an upper bound; *b*: images of every second class, the judged half. Zero-shot classification is "
+        f"told what the classes are called, the others are not. {_KEY}",
+        view="words",
+    ),
+    Table(
+        "word-space-choice",
+        "Words among photographs: what half A chose",
+        tuple(
+            Row(
+                f"retrieval at {t:g}",
+                f"tiny-{reading}-a",
+                "tac",
+                {"train": False, "retrieval_temperature": t},
+            )
+            for reading in ("nouns", "definitions")
+            for t in (0.005, 0.02, 0.05, 0.1)
+        ),
+        "Images of the other half of the classes, TAC without training.",
+        view="words",
+    ),
+    Table(
+        "word-space-names",
+        "Words among photographs: names of groups",
+        tuple(row for row in _photographs() if row.data != "tiny-raw"),
+        "What the names are to the class that most images of a group have: a word for it, or by its sense a "
+        "hypernym or a hyponym in WordNet. *The classes themselves*: the true classes as groups.",
+        view="names",
+        runs=False,
+    ),
+    Table(
+        "word-space-hzr",
+        "Words among photographs: refining labels (HZR)",
+        tuple(row for row in _photographs() if row.method == "zero-shot" and row.data != "tiny-raw"),
+        "Images labelled with the parent of their class, or with the root, are refined down the tree of the "
+        "classes (`studies/refining.py`). *Above*: they end at a class above their own. *Taken out*: every "
+        "second class is missing from the tree; its images should stay at the parent, the others move to "
+        "their class.",
+        view="refining",
         runs=False,
     ),
 )

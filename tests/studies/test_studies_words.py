@@ -70,7 +70,7 @@ def test_the_surest_nouns_come_first():
     words = Words(X + np.float32(0.1), ("a", "b", "c", "d"))
     model = Row("TAC", "made-joint", "tac", {"train": False, "n_centres": 4}).make_estimator(0, words)
     model.set_params(n_clusters=4)
-    found = judge_words(model.fit(X), X, np.arange(4))
+    found = judge_words(model.fit(X), X, np.arange(4), words)
     assert sorted(found["surest"]) == ["a", "b", "c", "d"]
     assert found["n_nouns"] == 4
 
