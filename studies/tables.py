@@ -112,14 +112,17 @@ def ladder(ground: Ground) -> tuple[Row, ...]:
 
 def _balances(ground: Ground) -> tuple[Row, ...]:
     """Return the rung before Sinkhorn–Knopp, and that rung as views and the teacher's temperature vary."""
-    before, balanced = ladder(ground)[2:4]
-    rows = [Row("no Sinkhorn–Knopp", ground.data, "icce", before.parameters)]
-    for temperature in TEACHER_TEMPERATURES:
-        for views, sinkhorn in (("one view", True), ("both views", "joint")):
-            change = {"sinkhorn": sinkhorn, "teacher_temperature": temperature}
-            name = f"{views}, τ = {temperature:g}"
-            rows.append(Row(name, ground.data, "icce", {**balanced.parameters, **change}))
-    return tuple(rows)
+    before = ladder(ground)[2].parameters
+    return tuple(
+        Row(
+            f"{views}, τ = {temperature:g}",
+            ground.data,
+            "icce",
+            {**before, "sinkhorn": sinkhorn, "teacher_temperature": temperature},
+        )
+        for temperature in TEACHER_TEMPERATURES
+        for views, sinkhorn in (("none", False), ("one view", True), ("both views", "joint"))
+    )
 
 
 def _thresholds(ground: Ground) -> tuple[Row, ...]:
@@ -201,8 +204,8 @@ TABLES: tuple[Table, ...] = (
         "sinkhorn",
         "What Sinkhorn–Knopp is given",
         tuple(row for ground in GROUNDS for row in _balances(ground)),
-        "The ladder's rung of Sinkhorn–Knopp (one view, τ = 0.1) and the one before, beside the rows of both "
-        "views balanced together and a sharper teacher; the student's temperature is 0.1.",
+        "The ladder's rung of Sinkhorn–Knopp (one view, τ = 0.1) and the one before (none, τ = 0.1), beside "
+        "the rows of both views balanced together and a sharper teacher; the student's temperature is 0.1.",
     ),
     Table(
         "ground-truth",

@@ -121,9 +121,9 @@ def main() -> None:
     row = ladder(next(ground for ground in GROUNDS if ground.data == options.data))[0]
     estimator = row.make_estimator(options.seed)
     estimator.set_params(n_heads=options.heads, consensus=False, self_training=False).fit(data.X)
+    graph = knn_graph(data.X, **estimator.needs(len(data.X)).graphs[estimator.name])
     with torch.inference_mode():
         logits = estimator._network(torch.from_numpy(data.X))[0]
-        graph = knn_graph(data.X, **estimator.needs(len(data.X)).graphs[estimator.name])
         expected = clusters_of_classes(logits.argmax(dim=1).numpy(), data.y)[data.y]
         lines = []
         for temperature, size, balanced in product(TEACHER_TEMPERATURES, BATCH_SIZES, (False, True, "joint")):

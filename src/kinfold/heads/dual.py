@@ -305,7 +305,8 @@ class HeadPass:
         d_hidden = d_active.addcmul_(self._normal[rows], d_gain, value=-1 / n_rows)
         d_hidden.sub_(d_shift, alpha=1 / n_rows)
         d_hidden = self._scratch.cast("d_hidden", d_hidden, self._dtype)
-        d_weight1 = torch.mm(d_hidden.t(), self._rows[rows])
+        product1 = self._scratch.take("d_weight1", tuple(out.weight1.shape), self._dtype)
+        d_weight1 = torch.mm(d_hidden.t(), self._rows[rows], out=product1)
         scale = (self._weights.gain * inverse).unsqueeze(1)
         if first:
             out.shift.copy_(d_shift)
