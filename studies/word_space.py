@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.backbones._efficientnet_lite import is_installed, load_efficientnet_lite0
+from kinfold.backbones._efficientnet_lite import is_installed, load_efficientnet_lite
 from kinfold.benchmark import class_list
 from kinfold.errors import InputError
 from kinfold.hierarchy import ClassTree, load_wordnet
@@ -280,7 +280,7 @@ def read_synsets(reading: str, synsets: Sequence[str]) -> Vectors:
 def classifier_rows(synsets: Sequence[str], judged: Sequence[str]) -> NDArray[np.float64]:
     """Return the classifier's rows of synsets at unit length, less the mean of those that aren't judged."""
     order = class_list("imagenet1k")
-    weight = load_efficientnet_lite0().model.classifier.weight.detach().numpy().astype(np.float64)
+    weight = load_efficientnet_lite().model.classifier.weight.detach().numpy().astype(np.float64)
     mean = weight[[number for number, synset in enumerate(order) if synset not in judged]].mean(axis=0)
     return _unit(weight[[order.index(synset) for synset in synsets]] - mean)
 

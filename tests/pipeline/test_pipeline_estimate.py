@@ -91,11 +91,25 @@ def test_every_neighbour_of_a_smoothed_target_is_a_product_of_the_teacher():
 
 def test_every_share_of_the_heads_takes_a_consensus_but_the_best_head_alone():
     none, all_heads, best, both = (
-        seconds(ICCE(n_clusters=10, consensus=bool(shares), consensus_shares=shares or (1.0,)))
+        seconds(
+            ICCE(
+                n_clusters=10,
+                consensus=bool(shares),
+                consensus_shares=shares or (1.0,),
+                graph_labelings=False,
+            )
+        )
         for shares in ((), (1.0,), (0.0,), (1.0, 0.5, 0.0))
     )
     assert none == best < all_heads < both
     assert both - none < 2 * (all_heads - none)
+
+
+def test_labelings_of_the_graph_take_time_and_spare_heads():
+    alone, joined = (seconds(ICCE(n_clusters=10, graph_labelings=joins)) for joins in (False, True))
+    heads = {"n_clusters": 10, "n_heads": 8}
+    few_alone, few_joined = (seconds(ICCE(**heads, graph_labelings=joins)) for joins in (False, True))
+    assert few_alone < few_joined == joined < alone
 
 
 @pytest.mark.parametrize("n_clusters", [10, 500, 2000])

@@ -20,6 +20,7 @@ from support import text_models
 HEADS = {"n_heads": 3, "n_epochs": 4}
 QUICK = {
     "auto": {"candidates": ["kmeans", "temi"], "parameters": {"temi": HEADS}},
+    "graph": {"restarts": [0.1]},
     "icce": {**HEADS, "self_training_iterations": 20},
     "kmeans": {},
     "scan": HEADS,
