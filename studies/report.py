@@ -204,14 +204,12 @@ def _balance(table: Table, lines: Lines) -> str:
         for name, scores in found.items():
             kept[name].append(scores)
         seconds = [
-            spread((get(one, "seconds", "wall") for one in lines_of(rows[name], lines)), 0) for name in names
+            spread((get(one, "seconds", "cpu") for one in lines_of(rows[name], lines)), 0) for name in names
         ]
         body.append([data, *(_pair(found[name]) for name in (*names, "auto"))])
-        body.append(["seconds", *seconds, ""])
+        body.append(["CPU seconds", *seconds, ""])
     # A mean is shown where no data set is missing.
-    means = [
-        _pair([_average(scores) for scores in kept[name]]) if all(kept[name]) else MISSING for name in kept
-    ]
+    means = [_average_pair(kept[name]) if all(kept[name]) else MISSING for name in kept]
     return grid(["data", *kept], [*body, ["mean", *means]])
 
 
@@ -221,8 +219,9 @@ def _label_scores(found: Sequence[Line]) -> list[tuple[float, float]]:
     return [(100 * one["acc"], 100 * one["nmi"]) for one in scores]
 
 
-def _average(scores: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    return mean(acc for acc, _ in scores), mean(nmi for _, nmi in scores)
+def _average_pair(sets: Sequence[Sequence[tuple[float, float]]]) -> str:
+    """Return the mean over data sets of the mean over their seeds."""
+    return " / ".join(f"{mean(mean(one[part] for one in scores) for scores in sets):.1f}" for part in (0, 1))
 
 
 def _pair(scores: Sequence[tuple[float, float]]) -> str:
