@@ -6,6 +6,8 @@ from sklearn.datasets import load_digits, make_blobs
 from sklearn.utils.estimator_checks import check_estimator
 
 import kinfold.methods._graph as module
+import kinfold.methods._graph_labelings as labelings_module
+import kinfold.methods._self_training as self_training_module
 from kinfold import GraphClustering
 from kinfold.consensus import consensus
 from kinfold.errors import InputError
@@ -18,7 +20,11 @@ QUICK = {"n_clusters": 4, "restarts": (0.1,), "random_state": 0}
 X = make_blobs(150, centers=4, n_features=6, cluster_std=2.0, random_state=1)[0].astype(np.float32)
 
 
-def test_check_estimator_passes():
+def test_check_estimator_passes(monkeypatch):
+    # Some fifty fits that tell nothing of quality: one labeling of each kind, and a short training.
+    monkeypatch.setattr(labelings_module, "N_KMEANS", 1)
+    monkeypatch.setattr(labelings_module, "N_WARD", 1)
+    monkeypatch.setattr(self_training_module, "_LEAST_ITERATIONS", 40)
     check_estimator(GraphClustering(restarts=(0.1,)))
 
 
