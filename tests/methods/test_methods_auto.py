@@ -10,7 +10,7 @@ from kinfold import TEMI, SphericalKMeans
 from kinfold.errors import InputError
 from kinfold.heads import trainer as trainer_module
 from kinfold.methods import Auto, Criteria, assess, choose, load_model, save_model
-from kinfold.methods import _auto as module
+from kinfold.methods import _base as base_module
 from kinfold.neighbors import knn_graph
 
 HEADS = {"n_heads": 2, "n_epochs": 4}
@@ -110,7 +110,7 @@ def test_the_same_graph_is_made_once(monkeypatch):
         made.append(options)
         return knn_graph(X, **options)
 
-    monkeypatch.setattr(module, "knn_graph", count)
+    monkeypatch.setattr(base_module, "knn_graph", count)
     X = blobs()
     parameters = dict.fromkeys(("temi", "scan"), HEADS)
     Auto(n_clusters=3, candidates=("temi", "scan"), parameters=parameters, random_state=0).fit(X)
@@ -126,7 +126,7 @@ def test_given_graphs_are_used(monkeypatch):
     wanted = expected.needs(len(X)).graphs
     assert set(wanted) == {"graph", "temi", "icce"}
     graphs = {name: knn_graph(X, **chosen) for name, chosen in wanted.items()}
-    monkeypatch.setattr(module, "knn_graph", None)
+    monkeypatch.setattr(base_module, "knn_graph", None)
     assert Auto(**options).fit(X, graph=graphs).table_ == expected.table_
     Auto(**options).fit(X, graph=knn_graph(X, 7))
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits, make_blobs
 from sklearn.utils.estimator_checks import check_estimator
 
-import kinfold.methods._graph as module
+import kinfold.methods._base as base_module
 import kinfold.methods._graph_labelings as labelings_module
 import kinfold.methods._self_training as self_training_module
 from kinfold import GraphClustering
@@ -76,7 +76,7 @@ def test_the_fit_tells_how_consensus_and_classifier_were_chosen():
 def test_a_graph_that_is_given_is_not_made_again(monkeypatch):
     graph = knn_graph(X, n_neighbors=10)
     made = GraphClustering(**QUICK).fit(X)
-    monkeypatch.setattr(module, "knn_graph", None)
+    monkeypatch.setattr(base_module, "knn_graph", None)
     np.testing.assert_array_equal(GraphClustering(**QUICK).fit(X, graph=graph).labels_, made.labels_)
 
 

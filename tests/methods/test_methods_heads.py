@@ -82,7 +82,7 @@ def test_labels_are_what_is_predicted_for_the_training_rows_and_any_part_of_them
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(model.labels_, probabilities.argmax(axis=1))
-    monkeypatch.setattr("kinfold.methods._heads.PREDICT_BYTES", 4 * 16 * 7)
+    monkeypatch.setattr("kinfold.methods._rows.PREDICT_BYTES", 4 * 16 * 7)
     np.testing.assert_array_equal(model.predict(X[10:40]), model.labels_[10:40])
     np.testing.assert_allclose(model.predict_proba(X), probabilities, atol=1e-5)
 

@@ -7,6 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 
+import kinfold.methods._base as base_module
 import kinfold.methods._heads as heads_module
 import kinfold.methods._icce as icce_module
 from kinfold import ICCE, TEMI, GraphClustering
@@ -207,7 +208,7 @@ def test_the_threshold_and_the_bounds_reach_the_neighbour_search(parameters, opt
         asked.append(given)
         return knn_graph(X, 5)
 
-    monkeypatch.setattr(heads_module, "knn_graph", search)
+    monkeypatch.setattr(base_module, "knn_graph", search)
     bare(**parameters).fit(blobs()[0])
     assert {name: asked[0][name] for name in options} == options
     assert asked[0].get("max_neighbors", asked[0]["n_neighbors"]) >= asked[0]["n_neighbors"]
@@ -335,7 +336,7 @@ def test_the_grid_of_feature_variants_is_made_of_the_leading_blocks():
 )
 def test_wrong_blocks_are_refused_before_any_training(dims, words, monkeypatch):
     monkeypatch.setattr(Trainer, "fit", lambda *_, **__: pytest.fail("trained"))
-    monkeypatch.setattr(heads_module, "knn_graph", lambda *_, **__: pytest.fail("searched"))
+    monkeypatch.setattr(base_module, "knn_graph", lambda *_, **__: pytest.fail("searched"))
     with pytest.raises(InputError, match=words):
         quick(self_training_dims=dims).fit(blobs()[0])
 

@@ -212,7 +212,7 @@ def test_a_graph_of_ones_own_is_used(monkeypatch):
     X, nouns, _ = made_space()
     made = []
     monkeypatch.setattr(
-        "kinfold.methods._tac_model.knn_graph", lambda *a, **o: [made.append(o), knn_graph(*a, **o)][1]
+        "kinfold.methods._base.knn_graph", lambda *a, **o: [made.append(o), knn_graph(*a, **o)][1]
     )
     graph = knn_graph(X, 5)
     quick(nouns).fit(X, graph=graph)

@@ -85,7 +85,7 @@ def test_auto_goes_on_with_the_engine_of_an_unfinished_store(photos, tmp_path, m
     whole = store.matrix()[:]
     manifest = StoreManifest.read(store.path)
     assert manifest.complete
-    assert _source._recorded_engine(store.path) is None  # nothing is left to be embedded
+    assert _source._recorded_engine(manifest) is None  # nothing is left to be embedded
     manifest.complete = False
     manifest.variants["cls"].shards.clear()
     manifest.write(store.path)

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
 Tensors = Mapping[str, NDArray[Any]]
 
-_TINY = float(
-    np.finfo(np.float32).tiny
-)  # keeps the length of an all-zero row from dividing by 0; below, a probability is 0
+# Keeps the length of an all-zero row from dividing by 0; below, a probability is 0.
+_TINY = float(np.finfo(np.float32).tiny)
 # constants of the methods that their models don't store; write_onnx compares its predictions with theirs
 _HEAD_TEMPERATURE = 0.1
 _JOINT_TEMPERATURE = 0.1

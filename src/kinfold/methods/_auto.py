@@ -18,7 +18,13 @@ from sklearn.utils.validation import check_is_fitted
 from kinfold.compute import Runtime
 from kinfold.distributed import current_workers
 from kinfold.errors import InputError, nearest_name
-from kinfold.methods._base import RUN_PARAMETERS, SHARED_CONSTRAINTS, BaseClusterer, check_graph
+from kinfold.methods._base import (
+    RUN_PARAMETERS,
+    SHARED_CONSTRAINTS,
+    BaseClusterer,
+    check_graph,
+    make_graph,
+)
 from kinfold.methods._criteria import assess, warn_of_collapse, weigh_agreement
 from kinfold.methods._graph import GraphClustering
 from kinfold.methods._icce import ICCE
@@ -27,7 +33,7 @@ from kinfold.methods._rows import check_rows
 from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE
 from kinfold.methods.protocol import Clusterer, Cost, Criteria, Graphs, Machine, Model, Needs, Rows, Shape
-from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix
 from kinfold.storage import hash_json
@@ -362,9 +368,7 @@ class Auto(BaseClusterer):
             else:
                 key = hash_json(options)  # the same neighbours are searched for once, which takes longest
                 if key not in made:
-                    made[key] = knn_graph(
-                        X, **options, zero_rows="isolate", device=runtime.device, progress=runtime.progress
-                    )
+                    made[key] = make_graph(X, options, runtime)
                 graphs[name] = made[key]
         return graphs
 

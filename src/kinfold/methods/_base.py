@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
 from kinfold.compute import PRECISIONS, Runtime
 from kinfold.errors import InputError
 from kinfold.methods._calibration import calibrate, temper
-from kinfold.methods._rows import check_rows
+from kinfold.methods._rows import check_rows, predict_blocks
 from kinfold.methods.protocol import Clusterer, Criteria, Graphs, Needs, Rows
-from kinfold.neighbors import NeighborGraph
+from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import Progress
 from kinfold.rows import RowMatrix
 from kinfold.validation import SEED, Choice, Constraint, Either, Integer, Nothing, Rule, check_parameters
@@ -128,6 +129,23 @@ class BlockPredictor(BaseClusterer, ABC):
         """Yield the probabilities (n, K), not calibrated, of blocks of rows that were checked already."""
 
 
+class LogitPredictor(BlockPredictor):
+    """Base of methods that have ``_logits`` on ``_device``: probabilities are their softmax."""
+
+    n_clusters_: int
+    _device: torch.device
+
+    def _probabilities(self, X: RowMatrix) -> Iterator[NDArray[np.float32]]:
+        for block in predict_blocks(X, self.n_clusters_):
+            rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(self._device)
+            with torch.inference_mode():
+                yield torch.softmax(self._logits(rows), dim=1).cpu().numpy()
+
+    @abstractmethod
+    def _logits(self, rows: Tensor) -> Tensor:
+        """Return the logits (n, K) of what predicts, at the temperature of training."""
+
+
 def read_temperature(config: Mapping[str, Any]) -> float:
     """Return the temperature of a saved model: 1.0 of one that was saved before there was any."""
     return float(config.get("temperature", 1.0))
@@ -144,6 +162,12 @@ def own_graph(name: str, graph: Graphs, n_samples: int) -> NeighborGraph | None:
     own = graph.get(name) if isinstance(graph, Mapping) else graph
     check_graph(own, n_samples)
     return own
+
+
+def make_graph(X: RowMatrix, options: Mapping[str, Any], runtime: Runtime) -> NeighborGraph:
+    """Return the graph of checked rows that a method's :class:`~kinfold.methods.protocol.Needs` describe."""
+    # check_rows has warned of all-zero rows: they are no reason to stop a fit.
+    return knn_graph(X, **options, zero_rows="isolate", device=runtime.device, progress=runtime.progress)
 
 
 def check_graph(graph: object, n_samples: int) -> None:

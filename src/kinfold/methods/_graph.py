@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from sklearn.utils import check_random_state
+from torch import Tensor
 
 from kinfold.compute import Runtime, resolve_device
 from kinfold.consensus import consensus
 from kinfold.distributed import current_workers
-from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph, read_temperature
+from kinfold.methods._base import SHARED_CONSTRAINTS, LogitPredictor, make_graph, own_graph, read_temperature
 from kinfold.methods._criteria import warn_of_collapse
 from kinfold.methods._graph_labelings import N_NEIGHBORS, RESTARTS, count_operations, graph_labelings
-from kinfold.methods._rows import check_rows, numpy_blocks
+from kinfold.methods._rows import check_rows
 from kinfold.methods._self_training import SelfTraining, fit_self_training
 from kinfold.methods._self_training import count_operations as count_classifier_operations
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
-from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix
 from kinfold.validation import Constraint, Integer, Listed, Number, check_n_clusters
@@ -32,10 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PREDICT_BYTES = 8 << 20  # of rows and of their logits at once
 
-
-class GraphClustering(BlockPredictor):
+class GraphClustering(LogitPredictor):
     """Clusters of the neighbour graph: a fast method that lets kinds be as uneven as they are.
 
     Features diffuse along the graph of nearest neighbours by random walks with restart, so that the images of
@@ -70,6 +67,9 @@ class GraphClustering(BlockPredictor):
         The consensus with its table of candidates.
     self_training_ : SelfTraining
         The classifier with its table of settings.
+    temperature_ : float
+        Of :meth:`predict_proba`, in times of the training's; found by the fit, without labels, so that the
+        mean confidence is the share of samples expected to be right. 1 gives the probabilities as trained.
     n_clusters_ : int
         K as fitted.
     n_features_in_ : int
@@ -160,10 +160,7 @@ class GraphClustering(BlockPredictor):
         self._device = runtime.device
         neighbors = own_graph(self.name, graph, n_samples)
         if neighbors is None:
-            options = self.needs(n_samples).graphs[self.name]
-            neighbors = knn_graph(
-                rows, **options, zero_rows="isolate", device=runtime.device, progress=runtime.progress
-            )
+            neighbors = make_graph(rows, self.needs(n_samples).graphs[self.name], runtime)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         workers = current_workers()
         found = self._find(rows, neighbors, seed, runtime) if workers.is_first else None
@@ -239,8 +236,6 @@ class GraphClustering(BlockPredictor):
         )
         return agreed, classifier
 
-    def _probabilities(self, X: RowMatrix) -> Iterator[NDArray[np.float32]]:
-        for _, block in numpy_blocks(X, _PREDICT_BYTES):
-            rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(self._device)
-            with torch.inference_mode():
-                yield torch.softmax(self.self_training_.logits(rows), dim=1).cpu().numpy()
+    def _logits(self, rows: Tensor) -> Tensor:
+        logits: Tensor = self.self_training_.logits(rows)
+        return logits

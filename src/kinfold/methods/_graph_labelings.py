@@ -18,8 +18,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from kinfold.distributed import Workers
-from kinfold.methods._kmeans import choose_seeds
-from kinfold.methods._kmeans_lloyd import Assigner, Lloyd, Start
+from kinfold.methods._kmeans import MAX_ITER, run_starts
 from kinfold.methods._rows import UnitBlocks, draw_rows
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
@@ -44,7 +43,6 @@ _REST = 0.1
 
 _BISECTIONS = 40  # of the local scale: up to float32 rounding
 _LARGEST_SCALE = 10.0  # beside distances 1 − cosine of at most 2
-_MAX_ITER, _TOL = 100, 1e-6  # of k-means, as SphericalKMeans has them
 
 # Ward's method joins so many small clusters of k-means for each cluster asked for, and at most so many: its
 # table of distances is their square. It needs at least two for each to have anything to join.
@@ -96,20 +94,16 @@ def graph_labelings(
     walk = random_walk(local_weights(graph, n_neighbors))
     components = principal_components(X, seed=seed)
     n_samples = len(components)
-    many = n_samples * n_clusters > _MANY_PAIRS
-    n_kmeans, n_ward = (_FEW_LABELINGS,) * 2 if many else (N_KMEANS, N_WARD)
-    n_parts = count_parts(n_samples, n_clusters)
-    if not n_parts:
-        n_ward = 0
+    n_kmeans, n_ward, n_parts = _plan(n_samples, n_clusters)
     labelings = []
     with progress.task("grouping along the graph", len(restarts) * (n_kmeans + n_ward), "tries") as task:
         for restart in restarts:
             rows = UnitBlocks(diffuse(components, walk, restart), torch.device("cpu"))
-            for _ in range(n_kmeans):
-                labelings.append(_kmeans(rows, n_clusters, random).labels.numpy())
+            alone = torch.float32, Workers()  # one process works for all
+            for start in run_starts(rows, n_clusters, n_kmeans, random, *alone):
+                labelings.append(start.labels.numpy())
                 task.advance(1)
-            for _ in range(n_ward):
-                parts = _kmeans(rows, n_parts, random, max_iter=_PART_ITERATIONS)
+            for parts in run_starts(rows, n_parts, n_ward, random, *alone, max_iter=_PART_ITERATIONS):
                 members = parts.labels.numpy()
                 sizes = np.bincount(members, minlength=n_parts)
                 labelings.append(ward(parts.centers.numpy(), sizes, n_clusters)[members])
@@ -120,10 +114,9 @@ def graph_labelings(
 def count_operations(n_samples: int, n_clusters: int, n_features: int) -> float:
     """Return the floating-point operations that :func:`graph_labelings` is expected to make."""
     width = min(N_COMPONENTS, n_features)
-    few = n_samples * n_clusters > _MANY_PAIRS
-    n_kmeans, n_ward = (_FEW_LABELINGS,) * 2 if few else (N_KMEANS, N_WARD)
-    passes = n_kmeans * n_clusters * _MAX_ITER / 2
-    passes += n_ward * count_parts(n_samples, n_clusters) * _PART_ITERATIONS
+    n_kmeans, n_ward, n_parts = _plan(n_samples, n_clusters)
+    # K-means is expected to take half of its iterations, the small clusters all of their few.
+    passes = n_kmeans * n_clusters * MAX_ITER / 2 + n_ward * n_parts * _PART_ITERATIONS
     # Edges count in both directions. They are gathered rather than multiplied, which takes many times longer.
     steps = sum(count_steps(restart) for restart in RESTARTS) / len(RESTARTS)
     hops = 16 * steps * 2 * N_NEIGHBORS
@@ -261,6 +254,14 @@ def principal_components(X: RowMatrix, n_components: int = N_COMPONENTS, *, seed
     return out
 
 
+def _plan(n_samples: int, n_clusters: int) -> tuple[int, int, int]:
+    """Return the labelings of each restart by k-means and by Ward, and the parts that Ward joins."""
+    many = n_samples * n_clusters > _MANY_PAIRS
+    n_kmeans, n_ward = (_FEW_LABELINGS,) * 2 if many else (N_KMEANS, N_WARD)
+    n_parts = count_parts(n_samples, n_clusters)
+    return n_kmeans, n_ward if n_parts else 0, n_parts
+
+
 def count_parts(n_samples: int, n_clusters: int) -> int:
     """Return how many small clusters Ward's method joins to K; 0 where they would be too few."""
     parts = min(max(_PARTS_PER_CLUSTER * n_clusters, _FEWEST_PARTS), _MOST_PARTS, n_samples // _ROWS_PER_PART)
@@ -322,12 +323,3 @@ def ward(centers: NDArray[Any], sizes: NDArray[np.integer], n_clusters: int) -> 
     labels = np.zeros(len(sizes), dtype=np.int32)
     labels[own] = np.unique(cluster, return_inverse=True)[1]
     return labels
-
-
-def _kmeans(
-    rows: UnitBlocks, n_clusters: int, random: np.random.RandomState, *, max_iter: int = _MAX_ITER
-) -> Start:
-    """Return one start of spherical k-means, of this process alone and in float32."""
-    seeds = choose_seeds(rows, n_clusters, np.random.RandomState(random.randint(2**31)))
-    assigner = Assigner(rows, n_clusters, torch.float32)
-    return Lloyd(rows, assigner, Workers(), max_iter=max_iter, tol=_TOL).run(rows.take(seeds))

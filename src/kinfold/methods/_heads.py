@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -29,11 +29,11 @@ from kinfold.heads import (
     count_head_weights,
 )
 from kinfold.heads.objectives import TEMPERATURE
-from kinfold.methods._base import SHARED_CONSTRAINTS, BlockPredictor, own_graph, read_temperature
+from kinfold.methods._base import SHARED_CONSTRAINTS, LogitPredictor, make_graph, own_graph, read_temperature
 from kinfold.methods._criteria import neighbor_agreement, warn_of_collapse, weigh_agreement
-from kinfold.methods._rows import check_rows, column_moments, draw_rows
+from kinfold.methods._rows import check_rows, column_moments, draw_rows, predict_blocks
 from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, Shape
-from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix
 from kinfold.storage import hash_array, hash_json
@@ -88,10 +88,6 @@ HEAD_CHOICES = ("agreement", "loss")
 
 # Samples on whose neighbours heads are compared: the error of a share of 200,000 pairs is about 0.001.
 _JUDGED_ROWS = 20_000
-
-# Size of a block of rows in prediction, and of its logits: large for matrix products, small beside the
-# features.
-PREDICT_BYTES = 8 << 20
 
 # Expected share of the rate of a large matrix product at which heads train: less than a machine at rest
 # reaches (docs/performance.md), since estimates are made on busy ones too.
@@ -239,7 +235,7 @@ def _whole_epochs(wanted: float) -> int:
     return down if up > (1 + _ROUNDING) * wanted and down > (1 - _ROUNDING) * wanted else up
 
 
-class HeadMethod(BlockPredictor):
+class HeadMethod(LogitPredictor):
     """Base of the methods that train heads; a method brings its parameters and its objective.
 
     A subclass has the parameters of :data:`HEAD_CONSTRAINTS`, and ``n_neighbors`` unless it has a
@@ -307,10 +303,7 @@ class HeadMethod(BlockPredictor):
         self._check_fit(rows)
         self.n_clusters_ = int(self.n_clusters)
         if neighbors is None:
-            options = self.needs(n_samples).graphs[self.name]
-            neighbors = knn_graph(
-                rows, **options, zero_rows="isolate", device=runtime.device, progress=runtime.progress
-            )
+            neighbors = make_graph(rows, self.needs(n_samples).graphs[self.name], runtime)
         drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
         # Without a seed every process draws another: the first one's counts.
         seed = int(current_workers().broadcast(drawn))
@@ -318,7 +311,7 @@ class HeadMethod(BlockPredictor):
         logger.info("training plan: %s", self.plan_)
         training = self._train(rows, neighbors, seed, runtime, checkpoint)
         self.history_, self.head_losses_ = training.history, training.head_losses
-        self.head_labels_ = training.predict_labels(_blocks(rows, self.n_clusters_))
+        self.head_labels_ = training.predict_labels(predict_blocks(rows, self.n_clusters_))
         self.head_agreements_ = agreements(neighbors, self.head_labels_, self.n_clusters)
         self.best_head_ = self._choose_head()
         self._network = self._one_head(training.head_tensors(self.best_head_))
@@ -402,12 +395,6 @@ class HeadMethod(BlockPredictor):
     def _conclude(self, X: RowMatrix, graph: NeighborGraph, seed: int, runtime: Runtime) -> None:
         """Set ``labels_``, from the trained heads."""
         self.labels_ = self._labels(X)
-
-    def _probabilities(self, X: RowMatrix) -> Iterator[NDArray[np.float32]]:
-        for block in _blocks(X, self.n_clusters_):
-            rows = torch.from_numpy(np.array(block, dtype=np.float32)).to(self._device)
-            with torch.inference_mode():
-                yield torch.softmax(self._logits(rows), dim=1).cpu().numpy()
 
     def _logits(self, rows: Tensor) -> Tensor:
         """Return the logits (n, K) of what predicts, at the temperature of training."""
@@ -494,9 +481,3 @@ def agreements(
             for labels in labelings
         ]
     )
-
-
-def _blocks(X: RowMatrix, n_clusters: int) -> Iterator[NDArray[Any]]:
-    """Yield blocks of rows of which neither values nor logits take more than some MiB."""
-    size = max(1, PREDICT_BYTES // (4 * max(n_clusters, int(X.shape[1]))))
-    return (np.asarray(X[start : start + size]) for start in range(0, X.shape[0], size))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,6 +29,7 @@ from kinfold.validation import Choice, Constraint, Either, Integer, Number, chec
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+MAX_ITER, TOL = 100, 1e-6  # of a start, by default
 # Seeds are chosen from so many rows per cluster, and at least from so many: with 2 or 4 per cluster, seeds
 # overfit the sample and the objective ends below that of random seeds (docs/methods.md, spherical k-means).
 SAMPLE_PER_CLUSTER = 8
@@ -137,8 +138,8 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
         n_clusters: int = 8,
         *,
         n_init: int | str = "auto",
-        max_iter: int = 100,
-        tol: float = 1e-6,
+        max_iter: int = MAX_ITER,
+        tol: float = TOL,
         temperature: float | str = "auto",
         device: str = "auto",
         precision: str = "auto",
@@ -186,16 +187,21 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
         check_n_clusters(self.n_clusters, matrix.shape[0])
         workers = current_workers()
         rows = UnitBlocks(matrix, runtime.device, workers.share(matrix.shape[0]))
-        assigner = Assigner(rows, self.n_clusters, runtime.dtype)
-        lloyd = Lloyd(rows, assigner, workers, max_iter=self.max_iter, tol=self.tol)
         random = _shared_random(self.random_state, workers)
         best: Start | None = None
         n_init = self._resolve_n_init(rows.n_samples)
         with runtime.progress.task("grouping by k-means", n_init, "tries") as task:
-            for _ in range(n_init):
-                # A generator of its own for every start: how many numbers one draws must not move the next.
-                seeds = choose_seeds(rows, self.n_clusters, np.random.RandomState(random.randint(2**31)))
-                start = lloyd.run(rows.take(workers.broadcast(seeds)))
+            starts = run_starts(
+                rows,
+                self.n_clusters,
+                n_init,
+                random,
+                runtime.dtype,
+                workers,
+                max_iter=self.max_iter,
+                tol=self.tol,
+            )
+            for start in starts:
                 if best is None or start.objective > best.objective:  # the earlier one on ties
                     best = start
                 task.advance(1, similarity=best.objective)
@@ -316,6 +322,41 @@ class SphericalKMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseClu
         if self.n_init == "auto":
             return _MANY_STARTS if n_samples * self.n_clusters <= _MANY_STARTS_PAIRS else _FEW_STARTS
         return int(self.n_init)
+
+
+def run_starts(
+    rows: UnitBlocks,
+    n_clusters: int,
+    n_starts: int,
+    random: np.random.RandomState,
+    dtype: torch.dtype,
+    workers: Workers,
+    *,
+    max_iter: int = MAX_ITER,
+    tol: float = TOL,
+) -> Iterator[Start]:
+    """Yield where k-means ends from so many starts, each of seeds that lie apart (:func:`choose_seeds`).
+
+    Parameters
+    ----------
+    rows : UnitBlocks
+        This process's rows.
+    n_clusters, n_starts : int
+        K, and how often to start.
+    random : RandomState
+        In the same state in every process.
+    dtype : torch.dtype
+        Of the matrix products that propose the closest centroids.
+    workers : Workers
+        The processes that share all rows; the first one's seeds count.
+    max_iter, tol : int, float
+        As :class:`SphericalKMeans` takes them.
+    """
+    lloyd = Lloyd(rows, Assigner(rows, n_clusters, dtype), workers, max_iter=max_iter, tol=tol)
+    for _ in range(n_starts):
+        # A generator of its own for every start: how many numbers one draws must not move the next.
+        seeds = choose_seeds(rows, n_clusters, np.random.RandomState(random.randint(2**31)))
+        yield lloyd.run(rows.take(workers.broadcast(seeds)))
 
 
 def _shared_random(

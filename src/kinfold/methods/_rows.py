@@ -22,6 +22,9 @@ from kinfold.storage import hash_array, hash_json
 logger = logging.getLogger(__name__)
 
 BLOCK_BYTES = 64 << 20  # of float32 rows per block: long enough for fast products, little beside the features
+# Size of a block of rows in prediction, and of its logits: large for matrix products, small beside the
+# features.
+PREDICT_BYTES = 8 << 20
 _READ_BYTES = 8 << 20  # of rows in statistics and scaling, which make float64 copies of them
 # float32 ends at 3.4e38: up to here, differences and small multiples of values stay within it.
 _HUGE = 1e37
@@ -159,6 +162,12 @@ def fingerprint_columns(X: RowMatrix) -> str:
     for _, block in numpy_blocks(X, _READ_BYTES):
         sums += block.sum(axis=0, dtype=np.float64)
     return hash_json([list(X.shape), hash_array(sums)])
+
+
+def predict_blocks(X: RowMatrix, n_clusters: int) -> Iterator[NDArray[Any]]:
+    """Yield blocks of rows of which neither values nor K logits of each take more than some MiB."""
+    size = max(1, PREDICT_BYTES // (4 * max(n_clusters, int(X.shape[1]))))
+    return (np.asarray(X[start : start + size]) for start in range(0, X.shape[0], size))
 
 
 class UnitBlocks:

@@ -25,9 +25,10 @@ from kinfold.distributed import current_workers
 from kinfold.errors import InputError, MissingExtraError
 from kinfold.heads import DualBatches, DualHeads, DualSettings, DualTraining, PairSampler, PlainHead, Trainer
 from kinfold.language.space import retrieve
+from kinfold.methods._base import make_graph
 from kinfold.methods._kmeans import SphericalKMeans
 from kinfold.methods._rows import fingerprint_columns, numpy_blocks
-from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT
 from kinfold.rows import LazyMatrix, RowMatrix
 from kinfold.rows.readers import UnitRows
@@ -320,13 +321,7 @@ class Neighbors:
 
     def of(self, rows: RowMatrix) -> NeighborGraph:
         """Return the neighbour graph of other rows."""
-        return knn_graph(
-            rows,
-            **self._options,
-            zero_rows="isolate",  # check_rows has warned of them: they are no reason to stop a fit
-            device=self._runtime.device,
-            progress=self._runtime.progress,
-        )
+        return make_graph(rows, self._options, self._runtime)
 
 
 @dataclass(frozen=True)

@@ -169,13 +169,13 @@ def as_backbone(
     """
     if isinstance(backbone, Backbone):
         return backbone
-    if backbone == DEFAULT_BACKBONE and store is not None:
-        backbone = _recorded_backbone(store) or backbone
+    begun = _read_begun(store)
+    if backbone == DEFAULT_BACKBONE and begun is not None:
+        backbone = _recorded_backbone(begun) or backbone
     engine = choose_engine(runtime.engine, n_images)
-    begun = _recorded_engine(store) if runtime.engine == "auto" and store is not None else None
-    return load_backbone(
-        backbone, device=runtime.device, precision=runtime.wanted_precision, engine=begun or engine
-    )
+    if runtime.engine == "auto" and begun is not None:
+        engine = _recorded_engine(begun) or engine
+    return load_backbone(backbone, device=runtime.device, precision=runtime.wanted_precision, engine=engine)
 
 
 def choose_engine(engine: str, n_images: int) -> str:
@@ -183,27 +183,29 @@ def choose_engine(engine: str, n_images: int) -> str:
     return "torch" if engine == "auto" and n_images < _WORTH_AN_ENGINE else engine
 
 
-def _recorded_engine(store: Path) -> str | None:
+def _recorded_engine(begun: StoreManifest) -> str | None:
     """Return the engine that an unfinished feature store was begun with, if it is still installed."""
-    if not is_feature_store(store):
+    engine = begun.backbone.get("engine")
+    return engine if not begun.complete and engine in usable_engines() else None
+
+
+def _recorded_backbone(begun: StoreManifest) -> str | None:
+    """Return which of the backbones that "auto" may mean made a feature store; None for any other."""
+    try:
+        name = begun.backbone["card"]["name"]
+    except (KeyError, TypeError):
+        return None
+    return name if name in AUTO_BACKBONES else None
+
+
+def _read_begun(store: Path | None) -> StoreManifest | None:
+    """Return the manifest of a feature store; None where there is none, or none that can be read."""
+    if store is None or not is_feature_store(store):
         return None
     try:
-        manifest = StoreManifest.read(store)
+        return StoreManifest.read(store)
     except (FormatError, InputError):
         return None  # whoever opens it says what is wrong
-    engine = manifest.backbone.get("engine")
-    return engine if not manifest.complete and engine in usable_engines() else None
-
-
-def _recorded_backbone(store: Path) -> str | None:
-    """Return which of the backbones that "auto" may mean made a feature store; None for any other."""
-    if not is_feature_store(store):
-        return None
-    try:
-        name = StoreManifest.read(store).backbone["card"]["name"]
-    except (FormatError, InputError, KeyError, TypeError):
-        return None  # whoever opens it says what is wrong
-    return name if name in AUTO_BACKBONES else None
 
 
 def as_spec(backbone: str | Path | Backbone, loaded: Backbone) -> str | None:
