@@ -43,6 +43,7 @@ ORDER = (
     "methods",
     "probing",
     "run",
+    "levels",
     "benchmark",
     "corrections",
     "gallery",
@@ -159,7 +160,7 @@ def circles_of(graph: dict[str, set[str]]) -> list[list[str]]:
 
 def test_the_package_is_few_files_that_can_be_read_from_top_to_bottom():
     lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
-    assert len(lengths) <= 220
+    assert len(lengths) <= 240
     assert 130 <= statistics.median(lengths.values()) <= 260
     assert [str(path) for path, length in lengths.items() if length > 700] == []
 

@@ -9,9 +9,11 @@ from kinfold.methods._criteria import (
     neighbor_agreement,
 )
 from kinfold.methods._graph import GraphClustering
+from kinfold.methods._graph_labelings import N_NEIGHBORS, local_weights
 from kinfold.methods._heads import Plan, default_n_neighbors, plan_training
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
+from kinfold.methods._merging import MergeTree, contract, join_clusters
 from kinfold.methods._model import (
     METHODS,
     PRESETS,
@@ -23,6 +25,7 @@ from kinfold.methods._model import (
     preset_parameters,
     save_model,
 )
+from kinfold.methods._rows import draw_rows
 from kinfold.methods._tac import TAC
 from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE
@@ -33,6 +36,7 @@ __all__ = [
     "ASSESS_SECONDS",
     "ICCE",
     "METHODS",
+    "N_NEIGHBORS",
     "PRESETS",
     "SCAN",
     "TAC",
@@ -42,16 +46,21 @@ __all__ = [
     "Criteria",
     "Diagnosis",
     "GraphClustering",
+    "MergeTree",
     "Plan",
     "SphericalKMeans",
     "TopClusters",
     "assess",
     "choose",
     "configure",
+    "contract",
     "default_n_neighbors",
     "diagnose",
+    "draw_rows",
     "get_method",
+    "join_clusters",
     "load_model",
+    "local_weights",
     "neighbor_agreement",
     "plan_training",
     "predict_top",

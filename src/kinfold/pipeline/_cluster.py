@@ -17,7 +17,9 @@ from kinfold.compute import Runtime, describe_machine
 from kinfold.distributed import current_workers
 from kinfold.errors import FormatError, InputError
 from kinfold.features import Features, adopt_unchanged, extract_features, open_features
+from kinfold.levels import LEVEL_FILES, build_levels, write_levels
 from kinfold.methods import diagnose, load_model, predict_top, save_model
+from kinfold.neighbors import NeighborGraph
 from kinfold.pipeline._corrected import CorrectedGroups, check_replacing
 from kinfold.pipeline._estimate import Estimate, check_disk, estimate_work
 from kinfold.pipeline._given import kept_source
@@ -201,6 +203,7 @@ def cluster(
                 check_n_samples(prepared.n_clusters, len(features.rows), "usable image", opened.uri)
                 work.fit(features, None if loaded is None else as_spec(backbone, loaded))
                 work.assign(features)
+                work.levels(features)
                 if report:
                     work.report()
         team.finish(place.absolute())
@@ -365,6 +368,34 @@ class Work:
         for message in self.stages.manifest.diagnosis.get("messages", ()):
             logger.warning("%s", message)
 
+    def levels(self, features: Features) -> None:
+        """Write the tree of groups: coarser ones join those of the fit, finer ones lie within them."""
+        manifest = self.stages.manifest
+        inputs = {
+            "features": features.fingerprint(self.variant),
+            "model": manifest.stages["fit"]["outputs"],
+            "random_state": self.method.random_state,
+        }
+
+        def work() -> None:
+            X = features.matrix(self.variant)
+            model = load_model(self.stages.path, device=str(self.runtime.device))
+            clusters = predict_top(model, X, n_top=1).clusters[:, 0]
+            graphs = self._find_graphs(features)
+            levels = build_levels(
+                X,
+                clusters,
+                self.method.n_clusters,
+                NeighborGraph.open(next(iter(graphs.values()))) if graphs else None,
+                seed=self.method.random_state,
+                device=str(self.runtime.device),
+                progress=self.runtime.progress,
+            )
+            keys = features.keys.take(pa.array(features.rows))
+            write_levels(self.stages.path, levels, features.rows, keys, levels.find_parts(X, clusters))
+
+        self.stages.run("levels", inputs, LEVEL_FILES, work)
+
     def report(self) -> None:
         """Write the page."""
         run_report_stage(self.stages, self.runtime.progress)
@@ -404,18 +435,22 @@ class Work:
 
     def _order(self, features: Features, checkpoint: Path) -> FitOrder:
         """Return what the fit needs, its graphs found."""
-        wanted = self.method.graphs(len(features.rows))
-        device, progress = str(self.runtime.device), self.runtime.progress
-        cache = GraphCache(self.stages, features, self.variant, device, progress)
         return FitOrder(
             method=self.method,
             features=Path(features.path).absolute(),
             variant=self.variant,
             checkpoint=checkpoint.absolute(),
-            graphs={name: path.absolute() for name, path in cache.find(wanted).items()} if wanted else {},
+            graphs={name: path.absolute() for name, path in self._find_graphs(features).items()},
             options=dict(self.source.options) if self.source.features is not None else {},
             nouns=self._read_nouns(),
         )
+
+    def _find_graphs(self, features: Features) -> dict[str, Path]:
+        """Return where the graphs of the method are; empty for one that learns from none."""
+        wanted = self.method.graphs(len(features.rows))
+        device, progress = str(self.runtime.device), self.runtime.progress
+        cache = GraphCache(self.stages, features, self.variant, device, progress)
+        return cache.find(wanted) if wanted else {}
 
     def _read_nouns(self) -> Path | None:
         """Read the nouns of a method that needs some, and return where their features are."""

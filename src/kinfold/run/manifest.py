@@ -40,6 +40,7 @@ _KINDS: dict[str, Any] = {
     "replacing?": (list, None),
     "libraries?": {"*": str},
     **dict.fromkeys(("backbone?", "language?", "neighbors?", "naming?"), (dict, None)),
+    "level?": (dict, None),
     **dict.fromkeys(("criteria?", "fit?"), dict),
 }
 _NEXT = ".next"  # folder of staged files; the dot keeps it out of what people and exporters list
@@ -50,6 +51,9 @@ _MEND = "Restore the file from a copy, or remove the folder and cluster again"
 STAGE_FILES = frozenset(
     (
         "assignments.parquet",
+        "levels.json",
+        "levels.parquet",
+        "levels.safetensors",
         "model.json",
         "model.safetensors",
         "names.parquet",
@@ -104,6 +108,9 @@ class Manifest(MutableMapping[str, Any]):
         How good the fit looks without labels, and the tables by which it made its choices.
     naming : dict or None
         How the groups were named.
+    level : dict or None
+        The level that was chosen instead of the fit's own: n_groups with images, n_clusters (numbers of
+        groups, empty ones among them).
     kinfold : str or None
         Version that did the last stage.
     libraries : dict
@@ -131,6 +138,7 @@ class Manifest(MutableMapping[str, Any]):
     criteria: Section = field(default_factory=dict)
     fit: Section = field(default_factory=dict)
     naming: Section | None = None
+    level: Section | None = None
     kinfold: str | None = None
     libraries: dict[str, str] = field(default_factory=dict)
     replacing: list[str] | None = None

@@ -120,8 +120,14 @@ class Run:
 
     @property
     def n_clusters(self) -> int:
-        """Number of groups that was asked for; some may be empty."""
-        return int(self.manifest.parameters["n_clusters"])
+        """Number of groups, at the level that the run shows; some may be empty."""
+        level = self.manifest.level
+        return int(level["n_clusters"] if level else self.manifest.parameters["n_clusters"])
+
+    @property
+    def level(self) -> int | None:
+        """How many groups with images `kinfold level` chose; None where the groups are those of the fit."""
+        return int(self.manifest.level["n_groups"]) if self.manifest.level else None
 
     @property
     def metrics(self) -> dict[str, Any]:
