@@ -11,7 +11,7 @@ from kinfold.compute import sampled_products
 from kinfold.distributed import Workers
 from kinfold.errors import InputError
 from kinfold.methods import predict_top
-from kinfold.methods._kmeans import _choose, _Pool, _similarities_of_many, _Single, choose_seeds
+from kinfold.methods._kmeans_starts import _choose, _Pool, _similarities_of_many, _Single, choose_seeds
 from kinfold.methods._kmeans_lloyd import (
     Assigned,
     Assigner,

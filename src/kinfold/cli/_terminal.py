@@ -201,6 +201,7 @@ def summarize_run(run: Run) -> dict[str, Any]:
         "run": str(run.path),
         "method": run.manifest.parameters.get("method"),
         "n_clusters": run.n_clusters,
+        "choice": run.manifest.choice,
         "criteria": run.manifest.criteria or None,
         "chosen": run.manifest.fit.get("chosen"),
         "n_images": run.assignments.num_rows,

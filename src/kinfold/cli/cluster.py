@@ -27,16 +27,15 @@ from kinfold.cli._terminal import (
 def cluster(
     source: options.Source,
     n_clusters: Annotated[
-        int | None,
+        str,
         typer.Option(
             "-k",
             "--n-clusters",
-            min=1,
             metavar="K",
-            help="How many groups; must be said. If you don't know, try several, and rather more than fewer.",
-            show_default=False,
+            help="How many groups: a number, a range like 5..50 in which to find one, or auto, which finds "
+            "one and says why; where none is clear, it is one on the fine side. Other levels: kinfold level.",
         ),
-    ] = None,
+    ] = "auto",
     method: Annotated[
         str,
         typer.Option(
@@ -155,6 +154,7 @@ def cluster(
     summary = summarize_run(run)
     facts = {
         "images": f"{summary['n_images']:,}",
+        **({"groups": f"{choice['chosen']}: {choice['reason']}"} if (choice := summary["choice"]) else {}),
         "skipped": describe_skipped(run.skipped),
         **explain_skipped(run.skipped),
         "run": summary["run"],

@@ -1,13 +1,16 @@
-"""Groups from coarse to fine: a tree around the groups of a fit, and its files in a run."""
+"""Groups from coarse to fine: a tree around the groups of a fit, its files, and which level is meant."""
 
 from kinfold.levels._files import LEVEL_FILES, RunLevels, has_levels, open_levels, write_levels
 from kinfold.levels._levels import Levels, build_levels
+from kinfold.methods import LevelEstimate, estimate_levels
 
 __all__ = [
     "LEVEL_FILES",
+    "LevelEstimate",
     "Levels",
     "RunLevels",
     "build_levels",
+    "estimate_levels",
     "has_levels",
     "open_levels",
     "write_levels",

@@ -25,6 +25,7 @@ from kinfold.methods._model import (
     preset_parameters,
     save_model,
 )
+from kinfold.methods._number import LevelEstimate, estimate_levels
 from kinfold.methods._rows import draw_rows
 from kinfold.methods._tac import TAC
 from kinfold.methods._temi_scan import SCAN, TEMI
@@ -46,6 +47,7 @@ __all__ = [
     "Criteria",
     "Diagnosis",
     "GraphClustering",
+    "LevelEstimate",
     "MergeTree",
     "Plan",
     "SphericalKMeans",
@@ -57,6 +59,7 @@ __all__ = [
     "default_n_neighbors",
     "diagnose",
     "draw_rows",
+    "estimate_levels",
     "get_method",
     "join_clusters",
     "load_model",

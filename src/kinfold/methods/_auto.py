@@ -45,7 +45,6 @@ from kinfold.validation import (
     Nothing,
     Rule,
     check,
-    check_n_clusters,
     check_parameters,
 )
 
@@ -111,8 +110,8 @@ class Auto(BaseClusterer):
 
     Parameters
     ----------
-    n_clusters : int, default 8
-        K, at most the number of samples.
+    n_clusters : int or "auto", default 8
+        K, at most the number of samples; "auto" estimates it (:func:`kinfold.levels.estimate_levels`).
     candidates : sequence of str, default ("kmeans", "graph", "temi", "icce")
         Names of methods, as ``--method`` takes them.
     parameters : mapping, optional
@@ -168,7 +167,7 @@ class Auto(BaseClusterer):
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | str = 8,
         *,
         candidates: Sequence[str] = ("kmeans", "graph", "temi", "icce"),
         parameters: Mapping[str, Mapping[str, Any]] | None = None,
@@ -223,7 +222,7 @@ class Auto(BaseClusterer):
         runtime = self._resolve_runtime(runtime, progress)
         rows = check_rows(self, X, fitting=True)
         n_samples = int(rows.shape[0])
-        check_n_clusters(self.n_clusters, n_samples)
+        self._settle_n_clusters(rows, runtime)
         self._check_graphs(graph, n_samples)
         seed = self._seed()
         graphs = self._make_graphs(rows, graph, runtime)
@@ -241,7 +240,6 @@ class Auto(BaseClusterer):
             logger.info("%s: %s", name, table[name])
         self.table_, self.method_ = table, choose(table)
         self.chosen_, self.criteria_ = fitted[self.method_], table[self.method_]
-        self.n_clusters_ = int(self.n_clusters)
         self.labels_: NDArray[np.int32] = self.chosen_.labels_
         warn_of_collapse(self.labels_, self.n_clusters_)
         return self
@@ -296,7 +294,7 @@ class Auto(BaseClusterer):
             if method.neighbors_parameter is not None and self.n_neighbors is not None:
                 values[method.neighbors_parameter] = self.n_neighbors
             values |= own
-            built[name] = method(n_clusters=self.n_clusters, random_state=seed, device=self.device, **values)
+            built[name] = method(n_clusters=self._k, random_state=seed, device=self.device, **values)
         return built
 
     def needs(self, n_samples: int) -> Needs:

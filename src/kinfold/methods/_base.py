@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,20 +16,36 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from kinfold.compute import PRECISIONS, Runtime
+from kinfold.distributed import current_workers
 from kinfold.errors import InputError
 from kinfold.methods._calibration import calibrate, temper
+from kinfold.methods._number import estimate_levels
 from kinfold.methods._rows import check_rows, predict_blocks
 from kinfold.methods.protocol import Clusterer, Criteria, Graphs, Needs, Rows
 from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import Progress
 from kinfold.rows import RowMatrix
-from kinfold.validation import SEED, Choice, Constraint, Either, Integer, Nothing, Rule, check_parameters
+from kinfold.validation import (
+    SEED,
+    Choice,
+    Constraint,
+    Either,
+    Integer,
+    Nothing,
+    Rule,
+    check_n_clusters,
+    check_parameters,
+)
+
+logger = logging.getLogger(__name__)
 
 # Parameters that a run tells by themselves, beside the method's own: they are no part of its description.
 RUN_PARAMETERS = ("n_clusters", "random_state", "device")
 
+_EXPECTED_CLUSTERS = 10  # for the cost and the graph of a fit whose number of clusters isn't known yet
+
 SHARED_CONSTRAINTS: Mapping[str, Constraint] = {
-    "n_clusters": Integer(),
+    "n_clusters": Either(Integer(), Choice(("auto",))),
     # Which devices there are is known to PyTorch alone: kinfold.compute.resolve_device answers for the name.
     "device": Rule(lambda value: isinstance(value, str | torch.device), 'the name of a device, like "cpu"'),
     "precision": Choice(PRECISIONS),
@@ -49,6 +67,7 @@ class BaseClusterer(ClusterMixin, BaseEstimator):
     noun_parameters: ClassVar[tuple[str, ...]] = ()
     # On the class, so that a method which compares nothing has an answer before and after its fit.
     criteria_: Criteria | None = None
+    n_clusters: int | str
 
     def check_parameters(self) -> None:
         """Raise :class:`InputError` for a parameter that is impossible whatever the data."""
@@ -73,6 +92,33 @@ class BaseClusterer(ClusterMixin, BaseEstimator):
     def needs(self, n_samples: int) -> Needs:
         """Return what a fit of N samples takes besides the rows."""
         return Needs()
+
+    @property
+    def _k(self) -> int:
+        """K as it is asked for; where it is "auto", as fitted, and before a fit a number to plan with."""
+        if self.n_clusters != "auto":
+            return int(self.n_clusters)
+        return int(getattr(self, "n_clusters_", _EXPECTED_CLUSTERS))
+
+    def _settle_n_clusters(self, X: RowMatrix, runtime: Runtime) -> None:
+        """Set ``n_clusters_`` for a fit of checked rows, and refuse more clusters than samples.
+
+        Of several processes the first one's estimate counts.
+        """
+        n_samples = int(X.shape[0])
+        if self.n_clusters == "auto":
+            seed = self.random_state if isinstance(self.random_state, Integral) else 0
+            workers, found = current_workers(), None
+            if workers.is_first:
+                found = estimate_levels(
+                    X, random_state=int(seed), device=str(runtime.device), progress=runtime.progress
+                )
+                logger.info("%d clusters: %s", found.chosen, found.reason)
+            self.level_estimate_ = workers.broadcast(found)
+            self.n_clusters_ = int(self.level_estimate_.chosen)
+            return
+        check_n_clusters(self.n_clusters, n_samples)
+        self.n_clusters_ = int(self.n_clusters)
 
     def facts(self) -> dict[str, Any]:
         """Return what ``manifest.fit`` says of a fit: the tables by which it chose, JSON-ready."""

@@ -24,7 +24,7 @@ from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, 
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix
-from kinfold.validation import Constraint, Integer, Listed, Number, check_n_clusters
+from kinfold.validation import Constraint, Integer, Listed, Number
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -41,8 +41,8 @@ class GraphClustering(LogitPredictor):
 
     Parameters
     ----------
-    n_clusters : int, default 8
-        K, at most the number of samples.
+    n_clusters : int or "auto", default 8
+        K, at most the number of samples; "auto" estimates it (:func:`kinfold.levels.estimate_levels`).
     n_neighbors : int, default 10
         Nearest neighbours of a sample, at most one less than there are samples.
     restarts : sequence of float, default (0.02, 0.05, 0.1)
@@ -106,7 +106,7 @@ class GraphClustering(LogitPredictor):
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | str = 8,
         *,
         n_neighbors: int = N_NEIGHBORS,
         restarts: Sequence[float] = RESTARTS,
@@ -155,8 +155,7 @@ class GraphClustering(LogitPredictor):
         runtime = self._resolve_runtime(runtime, progress)
         rows = check_rows(self, X, fitting=True)
         n_samples = int(rows.shape[0])
-        check_n_clusters(self.n_clusters, n_samples)
-        self.n_clusters_ = int(self.n_clusters)
+        self._settle_n_clusters(rows, runtime)
         self._device = runtime.device
         neighbors = own_graph(self.name, graph, n_samples)
         if neighbors is None:
@@ -177,11 +176,9 @@ class GraphClustering(LogitPredictor):
 
     def cost(self, shape: Shape, machine: Machine) -> Cost:
         """Return what a fit is expected to take: labelings of diffused features, and the classifier."""
-        operations = count_operations(shape.n_samples, int(self.n_clusters), shape.n_features)
-        operations += count_classifier_operations(shape, int(self.n_clusters))
-        return Cost(
-            seconds=operations / machine.rate, model_bytes=4 * shape.n_features * int(self.n_clusters)
-        )
+        operations = count_operations(shape.n_samples, self._k, shape.n_features)
+        operations += count_classifier_operations(shape, self._k)
+        return Cost(seconds=operations / machine.rate, model_bytes=4 * shape.n_features * self._k)
 
     def facts(self) -> dict[str, Any]:
         """Return what ``manifest.fit`` says of a fit: consensus candidates, settings tried."""

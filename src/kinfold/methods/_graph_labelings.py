@@ -18,7 +18,8 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from kinfold.distributed import Workers
-from kinfold.methods._kmeans import MAX_ITER, run_starts
+from kinfold.methods._kmeans_starts import MAX_ITER, run_starts
+from kinfold.methods._merging import join_by_variance
 from kinfold.methods._rows import UnitBlocks, draw_rows
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
@@ -269,10 +270,7 @@ def count_parts(n_samples: int, n_clusters: int) -> int:
 
 
 def ward(centers: NDArray[Any], sizes: NDArray[np.integer], n_clusters: int) -> NDArray[np.int32]:
-    """Join weighted points by Ward's method until K clusters are left.
-
-    The two clusters are joined whose union adds least to the sum of squares within clusters,
-    |a| |b| / (|a| + |b|) · ‖a − b‖²; of equals, those of lower numbers.
+    """Join weighted points by Ward's method until K clusters are left: see :func:`join_by_variance`.
 
     Parameters
     ----------
@@ -287,39 +285,9 @@ def ward(centers: NDArray[Any], sizes: NDArray[np.integer], n_clusters: int) -> 
     -------
     ndarray (M,) int32
         Cluster of every point, numbered in the order of their first points.
-
-    References
-    ----------
-    Ward (1963), "Hierarchical Grouping to Optimize an Objective Function"; distances after each union by the
-    formula of Lance & Williams (1967).
     """
     own = np.flatnonzero(sizes)
-    weights = sizes[own].astype(np.float64)
-    points = centers[own].astype(np.float64)
-    squares = np.sum(points**2, axis=1)
-    apart = np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0)
-    costs = apart * (weights[:, None] * weights) / (weights[:, None] + weights)
-    np.fill_diagonal(costs, np.inf)
-    cluster = np.arange(len(own))
-    # The nearest of every cluster is kept, so that a union costs one row and not the whole table.
-    nearest, least = costs.argmin(axis=1), costs.min(axis=1)
-    for _ in range(len(own) - n_clusters):
-        found = int(least.argmin())
-        a, b = sorted((found, int(nearest[found])))
-        total = weights[a] + weights[b] + weights
-        joined = (
-            (weights[a] + weights) * costs[a] + (weights[b] + weights) * costs[b] - weights * costs[a, b]
-        ) / total
-        joined[[a, b]] = np.inf
-        joined[np.isinf(costs[a])] = np.inf  # clusters that were joined to others before
-        costs[a], costs[:, a] = joined, joined
-        costs[b], costs[:, b] = np.inf, np.inf
-        weights[a] += weights[b]
-        cluster[cluster == b] = a
-        least[b] = np.inf
-        stale = np.flatnonzero((nearest == a) | (nearest == b) | (joined < least))
-        stale = np.union1d(stale[np.isfinite(least[stale])], a)
-        nearest[stale], least[stale] = costs[stale].argmin(axis=1), costs[stale].min(axis=1)
+    tree = join_by_variance(centers[own], sizes[own])
     labels = np.zeros(len(sizes), dtype=np.int32)
-    labels[own] = np.unique(cluster, return_inverse=True)[1]
+    labels[own] = tree.cut(min(n_clusters, len(own)))
     return labels

@@ -37,7 +37,7 @@ from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix
 from kinfold.storage import hash_array, hash_json
-from kinfold.validation import Choice, Constraint, Either, Integer, Nothing, Number, check_n_clusters
+from kinfold.validation import Choice, Constraint, Either, Integer, Nothing, Number
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -248,7 +248,7 @@ class HeadMethod(LogitPredictor):
     _learned: ClassVar[str] = "best_head_"
     batch_norm: bool = False
 
-    n_clusters: int
+    n_clusters: int | str
     n_heads: int | None
     n_neighbors: int | None
     n_epochs: int | None
@@ -298,10 +298,9 @@ class HeadMethod(LogitPredictor):
         self._device = runtime.device
         rows = check_rows(self, X, fitting=True)
         n_samples = int(rows.shape[0])
-        check_n_clusters(self.n_clusters, n_samples)
+        self._settle_n_clusters(rows, runtime)
         neighbors = own_graph(self.name, graph, n_samples)
         self._check_fit(rows)
-        self.n_clusters_ = int(self.n_clusters)
         if neighbors is None:
             neighbors = make_graph(rows, self.needs(n_samples).graphs[self.name], runtime)
         drawn = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -312,7 +311,7 @@ class HeadMethod(LogitPredictor):
         training = self._train(rows, neighbors, seed, runtime, checkpoint)
         self.history_, self.head_losses_ = training.history, training.head_losses
         self.head_labels_ = training.predict_labels(predict_blocks(rows, self.n_clusters_))
-        self.head_agreements_ = agreements(neighbors, self.head_labels_, self.n_clusters)
+        self.head_agreements_ = agreements(neighbors, self.head_labels_, self._k)
         self.best_head_ = self._choose_head()
         self._network = self._one_head(training.head_tensors(self.best_head_))
         self._conclude(rows, neighbors, seed, runtime)
@@ -322,13 +321,13 @@ class HeadMethod(LogitPredictor):
 
     def needs(self, n_samples: int) -> Needs:
         """Return what a fit of N samples takes besides the rows: a graph of their neighbours."""
-        k = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
+        k = self.n_neighbors or default_n_neighbors(n_samples, self._k)
         return Needs({self.name: {"n_neighbors": k}})
 
     def cost(self, shape: Shape, machine: Machine) -> Cost:
         """Return what a fit is expected to take, by the plan that it will follow to its end."""
         plan = self._plan(shape.n_samples, shape.n_features)
-        weights = plan.n_heads * count_head_weights(shape.n_features, int(self.n_clusters))
+        weights = plan.n_heads * count_head_weights(shape.n_features, self._k)
         n_seen = plan.schedule.n_epochs * plan.steps_per_epoch * plan.batch_size
         # Two views of each sample, two operations for each weight. The student's forward and backward are
         # three products, the teacher's one for every neighbour that a target is the mean of.
@@ -405,7 +404,7 @@ class HeadMethod(LogitPredictor):
         return plan_training(
             n_samples,
             n_features,
-            self.n_clusters,
+            self._k,
             n_heads=self.n_heads,
             n_epochs=self.n_epochs,
             batch_size=self.batch_size,

@@ -55,8 +55,8 @@ class ICCE(HeadMethod):
 
     Parameters
     ----------
-    n_clusters : int, default 8
-        K, at most the number of samples.
+    n_clusters : int or "auto", default 8
+        K, at most the number of samples; "auto" estimates it (:func:`kinfold.levels.estimate_levels`).
     n_heads : int, optional
         H; the paper trains 50. By default 8 beside ``graph_labelings``; without these 12, or up to 50 where
         that takes only minutes, see :func:`~kinfold.methods.plan_training`.
@@ -208,7 +208,7 @@ class ICCE(HeadMethod):
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | str = 8,
         *,
         n_heads: int | None = None,
         similarity_threshold: float | str | None = "auto",
@@ -280,11 +280,11 @@ class ICCE(HeadMethod):
 
     def needs(self, n_samples: int) -> Needs:
         """Return what a fit of N samples takes besides the rows: a graph of their neighbours."""
-        least = self.min_neighbors or default_min_neighbors(n_samples, self.n_clusters)
+        least = self.min_neighbors or default_min_neighbors(n_samples, self._k)
         if self.similarity_threshold is None:
             return Needs({self.name: {"n_neighbors": least, "threshold": None}})
         # Beyond an average cluster, neighbours would have to be of several kinds.
-        most = self.max_neighbors or max(least, min(_NEIGHBORS_CAP * least, n_samples // self.n_clusters))
+        most = self.max_neighbors or max(least, min(_NEIGHBORS_CAP * least, n_samples // self._k))
         options = {
             "n_neighbors": min(least, most),
             "threshold": self.similarity_threshold,
@@ -301,7 +301,7 @@ class ICCE(HeadMethod):
             sizes = {round(share * n_heads) for share in self.consensus_shares}
             if self._joins_graph:
                 sizes = {size + N_LABELINGS for size in sizes}
-                n_clusters = int(self.n_clusters)
+                n_clusters = self._k
                 seconds += count_labeling_operations(n_samples, n_clusters, shape.n_features) / machine.rate
             # A head alone is its own consensus.
             seconds += n_samples * sum(
@@ -309,7 +309,7 @@ class ICCE(HeadMethod):
             )
         if self.self_training:
             iterations, rates = self.self_training_iterations, self.self_training_rates
-            seconds += count_operations(shape, int(self.n_clusters), iterations, rates) / machine.rate
+            seconds += count_operations(shape, self._k, iterations, rates) / machine.rate
         return replace(heads, seconds=seconds)
 
     def facts(self) -> dict[str, Any]:
@@ -356,7 +356,7 @@ class ICCE(HeadMethod):
     def _make_objective(self, n_heads: int) -> Objective:
         return TemiObjective(
             n_heads,
-            self.n_clusters,
+            self._k,
             beta=self.beta,
             weighted=bool(self.weighted),
             cross_entropy_weight=float(self.cross_entropy_weight),
@@ -413,14 +413,14 @@ class ICCE(HeadMethod):
         found = [
             consensus(
                 np.concatenate([self.head_labels_[np.sort(order[:size])], joining]),
-                n_clusters=self.n_clusters,
+                n_clusters=self._k,
                 method=self.consensus if isinstance(self.consensus, str) else "auto",
                 random_state=seed,
                 progress=runtime.progress,
             )
             for size in sorted(sizes, reverse=True)
         ]
-        judged = agreements(graph, [candidate.labels for candidate in found], self.n_clusters)
+        judged = agreements(graph, [candidate.labels for candidate in found], self._k)
         return found[int(judged.argmax())]  # the first on ties: the larger share
 
     @property
@@ -441,7 +441,7 @@ class ICCE(HeadMethod):
         return fit_self_training(
             X,
             labels,
-            self.n_clusters,
+            self._k,
             dims=self.self_training_dims,
             blocks=self.self_training_blocks,
             learning_rates=self.self_training_rates,

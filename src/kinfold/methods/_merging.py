@@ -1,4 +1,4 @@
-"""Trees of groups: small clusters join along the neighbour graph, pair by pair, until one is left."""
+"""Trees of groups: small clusters join pair by pair, along the neighbour graph or by Ward's method."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class MergeTree:
     merges : ndarray (M−1, 2) int32
         The two that join. Leaves are 0 … M−1; what the i-th merge makes is M + i.
     similarities : ndarray (M−1,) float64
-        How similar they were, at least 0; 0 where no edge joined them.
+        How similar they were: of :func:`join_clusters` at least 0, and 0 where no edge joined them; of
+        :func:`join_by_variance` what the union adds to the sum of squares, negative.
     """
 
     merges: NDArray[np.int32]
@@ -133,6 +134,60 @@ def join_clusters(weights: sparse.csr_matrix, directions: NDArray[Any]) -> Merge
     _join_apart(sorted(edges), merges, directions, n_leaves)
     similarities += [0.0] * (len(merges) - len(similarities))
     return MergeTree(np.array(merges, dtype=np.int32).reshape(-1, 2), np.array(similarities))
+
+
+def join_by_variance(centers: NDArray[Any], sizes: NDArray[np.integer]) -> MergeTree:
+    """Join weighted points by Ward's method.
+
+    The two clusters are joined whose union adds least to the sum of squares within clusters,
+    |a| |b| / (|a| + |b|) · ‖a − b‖²; of equals, those of lower numbers.
+
+    Parameters
+    ----------
+    centers : ndarray (M, D)
+        Points.
+    sizes : ndarray (M,)
+        Samples that each stands for, at least 1.
+
+    Returns
+    -------
+    MergeTree
+
+    References
+    ----------
+    Ward (1963), "Hierarchical Grouping to Optimize an Objective Function"; distances after each union by the
+    formula of Lance & Williams (1967).
+    """
+    weights = sizes.astype(np.float64)
+    points = centers.astype(np.float64)
+    squares = np.sum(points**2, axis=1)
+    apart = np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0)
+    costs = apart * (weights[:, None] * weights) / (weights[:, None] + weights)
+    np.fill_diagonal(costs, np.inf)
+    node = np.arange(len(points))  # of the tree, that each row of the table stands for
+    merges: NDArray[np.int32] = np.empty((len(points) - 1, 2), dtype=np.int32)
+    similarities = np.empty(len(merges))
+    # The nearest of every cluster is kept, so that a union costs one row and not the whole table.
+    nearest, least = costs.argmin(axis=1), costs.min(axis=1)
+    for at in range(len(merges)):
+        found = int(least.argmin())
+        a, b = sorted((found, int(nearest[found])))
+        merges[at], similarities[at] = (node[a], node[b]), -least[found]
+        total = weights[a] + weights[b] + weights
+        joined = (
+            (weights[a] + weights) * costs[a] + (weights[b] + weights) * costs[b] - weights * costs[a, b]
+        ) / total
+        joined[[a, b]] = np.inf
+        joined[np.isinf(costs[a])] = np.inf  # clusters that were joined to others before
+        costs[a], costs[:, a] = joined, joined
+        costs[b], costs[:, b] = np.inf, np.inf
+        weights[a] += weights[b]
+        node[a] = len(points) + at
+        least[b] = np.inf
+        stale = np.flatnonzero((nearest == a) | (nearest == b) | (joined < least))
+        stale = np.union1d(stale[np.isfinite(least[stale])], a)
+        nearest[stale], least[stale] = costs[stale].argmin(axis=1), costs[stale].min(axis=1)
+    return MergeTree(merges, similarities)
 
 
 def _read_edges(weights: sparse.csr_matrix, scale: float) -> dict[int, dict[int, float]]:

@@ -41,7 +41,7 @@ from kinfold.methods.protocol import Cost, Graphs, Machine, Model, Needs, Rows, 
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix, as_row_matrix
 from kinfold.rows.readers import UnitRows
-from kinfold.validation import Choice, Constraint, Either, Flag, Integer, Nothing, Number, check_n_clusters
+from kinfold.validation import Choice, Constraint, Either, Flag, Integer, Nothing, Number
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -66,8 +66,8 @@ class TAC(BlockPredictor):
 
     Parameters
     ----------
-    n_clusters : int, default 8
-        K, at most the number of samples.
+    n_clusters : int or "auto", default 8
+        K, at most the number of samples; "auto" estimates it (:func:`kinfold.levels.estimate_levels`).
     noun_features : array-like or row matrix (V, D)
         Features of nouns in the space of X, of any length: :func:`kinfold.language.embed_nouns` makes those
         of WordNet. There is no default: ``fit`` says so where they are missing.
@@ -197,7 +197,7 @@ class TAC(BlockPredictor):
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | str = 8,
         *,
         noun_features: Rows | None = None,
         nouns: Sequence[str] | None = None,
@@ -294,10 +294,9 @@ class TAC(BlockPredictor):
         runtime = self._resolve_runtime(runtime, progress)
         rows = check_rows(self, X, fitting=True)
         n_samples = int(rows.shape[0])
-        check_n_clusters(self.n_clusters, n_samples)
+        self._settle_n_clusters(rows, runtime)
         given = own_graph(self.name, graph, n_samples)
         features = check_nouns(self._read_nouns(), self.nouns, self.n_features_in_)
-        self.n_clusters_ = int(self.n_clusters)
         # Less than 2³¹ − 1, since training derives seeds of its own by adding to it. Of several processes
         # without a seed each would draw another one.
         seed = int(current_workers().broadcast(int(check_random_state(self.random_state).randint(2**31 - 8))))
@@ -367,15 +366,15 @@ class TAC(BlockPredictor):
             plan = self.plan(n_samples)
             n_seen = plan.n_epochs * plan.steps_per_epoch * plan.batch_size
             # Two heads, two views of each sample, forward and twice backward.
-            training = 2.0 * 2 * 2 * 3 * n_seen * (n_features + self.n_clusters) * n_features
+            training = 2.0 * 2 * 2 * 3 * n_seen * (n_features + self._k) * n_features
             neighbors = 4.0 * n_samples * n_samples * n_features  # among texts, which fit finds itself
             seconds = float((products + training / _TRAINING_SHARE + neighbors) / machine.rate)
         else:
-            joint = SphericalKMeans(n_clusters=self.n_clusters)
+            joint = SphericalKMeans(n_clusters=self._k)
             seconds = float(products / machine.rate)
             seconds += joint.cost(Shape(n_samples, 2 * n_features), machine).seconds
         # Of either head a square hidden layer and the last one; and the kept nouns.
-        n_weights = n_features * (2 * (n_features + int(self.n_clusters)) + int(n_kept))
+        n_weights = n_features * (2 * (n_features + self._k) + int(n_kept))
         return Cost(seconds, model_bytes=4 * n_weights)
 
     def facts(self) -> dict[str, Any]:
@@ -389,7 +388,7 @@ class TAC(BlockPredictor):
 
     def _graph_options(self, n_samples: int) -> dict[str, Any]:
         """Return how :func:`~kinfold.neighbors.knn_graph` should find the neighbours of N samples."""
-        wanted = self.n_neighbors or default_n_neighbors(n_samples, self.n_clusters)
+        wanted = self.n_neighbors or default_n_neighbors(n_samples, self._k)
         # A single sample has no neighbour: knn_graph still takes 1, and makes a graph without edges.
         return {"n_neighbors": max(1, min(wanted, n_samples - 1))}
 
@@ -397,7 +396,7 @@ class TAC(BlockPredictor):
         """Return batch size and length of training on N samples."""
         return plan_tac(
             n_samples,
-            self.n_clusters,
+            self._k,
             n_epochs=self.n_epochs,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
@@ -440,7 +439,7 @@ class TAC(BlockPredictor):
         """Return k̂, how many groups of N images nouns are selected for."""
         if self.n_centres is not None:
             return min(int(self.n_centres), n_samples)
-        return count_centres(n_samples, self.n_clusters, samples_per_centre=self.samples_per_centre)
+        return count_centres(n_samples, self._k, samples_per_centre=self.samples_per_centre)
 
     def _train(
         self, X: RowMatrix, neighbors: Neighbors, seed: int, runtime: Runtime, checkpoint: Path | None

@@ -21,8 +21,8 @@ class TEMI(HeadMethod):
 
     Parameters
     ----------
-    n_clusters : int, default 8
-        K, at most the number of samples.
+    n_clusters : int or "auto", default 8
+        K, at most the number of samples; "auto" estimates it (:func:`kinfold.levels.estimate_levels`).
     n_heads : int, optional
         H; the paper trains 50. By default 12, or up to 50 where that takes only minutes, see
         :func:`~kinfold.methods.plan_training`.
@@ -109,7 +109,7 @@ class TEMI(HeadMethod):
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | str = 8,
         *,
         n_heads: int | None = None,
         n_neighbors: int | None = None,
@@ -141,7 +141,7 @@ class TEMI(HeadMethod):
         self.random_state = random_state
 
     def _make_objective(self, n_heads: int) -> Objective:
-        return TemiObjective(n_heads, self.n_clusters, beta=self.beta, weighted=bool(self.weighted))
+        return TemiObjective(n_heads, self._k, beta=self.beta, weighted=bool(self.weighted))
 
     def _describe_objective(self) -> list[Any]:
         # A checkpoint of other values must not be resumed from.
@@ -157,8 +157,8 @@ class SCAN(HeadMethod):
 
     Parameters
     ----------
-    n_clusters : int, default 8
-        K, at most the number of samples.
+    n_clusters : int or "auto", default 8
+        K, at most the number of samples; "auto" estimates it (:func:`kinfold.levels.estimate_levels`).
     n_heads : int, optional
         H; the paper trains 32. By default 12, or up to 50 where that takes only minutes, see
         :func:`~kinfold.methods.plan_training`.
@@ -242,7 +242,7 @@ class SCAN(HeadMethod):
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | str = 8,
         *,
         n_heads: int | None = None,
         n_neighbors: int | None = None,

@@ -38,7 +38,6 @@ from kinfold.validation import (
     Listed,
     Nothing,
     Number,
-    check_n_clusters,
 )
 
 if TYPE_CHECKING:
@@ -60,8 +59,8 @@ class TURTLE(BlockPredictor):
 
     Parameters
     ----------
-    n_clusters : int, default 8
-        K, at most the number of samples.
+    n_clusters : int or "auto", default 8
+        K, at most the number of samples; "auto" estimates it (:func:`kinfold.levels.estimate_levels`).
     space_dims : sequence of int, optional
         Widths of the feature spaces that stand side by side in X, D together: ``(1024, 768)``. By default X
         is one space.
@@ -150,7 +149,7 @@ class TURTLE(BlockPredictor):
 
     def __init__(
         self,
-        n_clusters: int = 8,
+        n_clusters: int | str = 8,
         *,
         space_dims: Sequence[int] | None = None,
         inner_start: str = "cold",
@@ -211,8 +210,7 @@ class TURTLE(BlockPredictor):
         self.check_parameters()
         runtime = self._resolve_runtime(runtime, progress)
         rows = check_rows(self, X, fitting=True)
-        check_n_clusters(self.n_clusters, int(rows.shape[0]))
-        self.n_clusters_ = int(self.n_clusters)
+        self._settle_n_clusters(rows, runtime)
         widths = check_dims(self.space_dims, self.n_features_in_, name="space_dims")
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.plan_ = self._plan(int(rows.shape[0]), widths)
@@ -290,11 +288,11 @@ class TURTLE(BlockPredictor):
         steps = _EXPECTED_STEPS if self.n_steps is None else plan.n_steps
         # An inner step multiplies the batch forward and backward, an outer one by encoder and classifiers.
         products = 2 * plan.n_inner_steps + 4
-        product = 2 * plan.batch_size * n_features * self.n_clusters / machine.rate
+        product = 2 * plan.batch_size * n_features * self._k / machine.rate
         reading = 4 * plan.batch_size * n_features / machine.bandwidth
         return Cost(
             seconds=float(steps * products * (product + reading)),
-            model_bytes=4 * n_features * int(self.n_clusters),
+            model_bytes=4 * n_features * self._k,
         )
 
     def _adopt(self, model: Model, device: torch.device) -> None:
@@ -309,7 +307,7 @@ class TURTLE(BlockPredictor):
     def _plan(self, n_samples: int, widths: Sequence[int]) -> TurtlePlan:
         return plan_turtle(
             n_samples,
-            self.n_clusters,
+            self._k,
             widths,
             n_steps=self.n_steps,
             batch_size=self.batch_size,

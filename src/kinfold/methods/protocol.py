@@ -202,7 +202,7 @@ class Clusterer(Protocol):
     neighbors_parameter: ClassVar[str | None]
     noun_parameters: ClassVar[tuple[str, ...]]
     criteria_: Criteria | None
-    n_clusters: int
+    n_clusters: int | str
     device: str
     precision: str
     labels_: NDArray[np.int32]

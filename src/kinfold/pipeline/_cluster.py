@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from kinfold.compute import Runtime, describe_machine
 from kinfold.distributed import current_workers
 from kinfold.errors import FormatError, InputError
 from kinfold.features import Features, adopt_unchanged, extract_features, open_features
-from kinfold.levels import LEVEL_FILES, build_levels, write_levels
+from kinfold.levels import LEVEL_FILES, build_levels, estimate_levels, write_levels
 from kinfold.methods import diagnose, load_model, predict_top, save_model
 from kinfold.neighbors import NeighborGraph
 from kinfold.pipeline._corrected import CorrectedGroups, check_replacing
@@ -64,7 +64,7 @@ N_TOP = 5  # groups kept per image: what the page offers as a second choice, and
 
 def cluster(
     source: SourceLike,
-    n_clusters: int | None = None,
+    n_clusters: int | str | None = None,
     *,
     method: str = DEFAULT_METHOD,
     out: str | Path | None = None,
@@ -87,7 +87,7 @@ def cluster(
     on_estimate: Callable[[Estimate], None] | None = None,
     progress: Progress = SILENT,
 ) -> Run:
-    """Sort images into ``n_clusters`` groups and write a run directory.
+    """Sort images into groups and write a run directory.
 
     Interrupted work is resumed: call it again with the same arguments. With the same seed
     on the same machine the result is the same to the byte, interrupted or not.
@@ -102,8 +102,11 @@ def cluster(
         or from memory a list of paths or of PIL images, an array or tensor of vectors (N, D) or of images
         (N, height, width, 3), a DataFrame of pandas or polars with a column of paths, images or vectors, or a
         data set of Hugging Face. What was in memory is kept in the run as ``given-….parquet`` or ``.npy``.
-    n_clusters : int
-        Groups to find, at most the number of usable images; there is no default.
+    n_clusters : int or str, default "auto"
+        Groups to find, at most the number of usable images. "auto" estimates their number
+        (:func:`kinfold.levels.estimate_levels`), "5..50" does so within a range; where no number is clear it
+        is one on the fine side. ``run.manifest.choice`` says why. Other levels are one call away:
+        :func:`kinfold.level`.
     method : {"icce", "graph", "temi", "scan", "turtle", "kmeans", "tac", "auto"}, default "icce"
         How to group. "tac" lets nouns guide the groups, and needs the backbone of a vision-language model;
         "auto" fits k-means, TEMI and ICCE and keeps what looks best without labels.
@@ -186,7 +189,7 @@ def cluster(
         )
         with kept_source(source, source_options, None if out is None else Path(out)) as given:
             opened = resolve_source(given.source, given.options)
-            check_n_samples(prepared.n_clusters, opened.n_rows, "image", opened.uri)
+            check_n_samples(prepared.wanted, opened.n_rows, "image", opened.uri)
             place = given.out if given.out is not None else default_out(opened)
             loaded = None
             if opened.images is not None:
@@ -194,13 +197,14 @@ def cluster(
                 loaded.check_variants([variant])
             guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
             with open_stages(place, opened, variant) as stages:
-                work = Work(stages, opened, prepared, variant, runtime, team, guide)
+                work = Work(stages, opened, prepared, variant, runtime, team, guide).settled_before()
                 if stages.knows_groups():
                     check_replacing(place, partial(work.why_replaced, loaded), force=force)
                 _announce(work, loaded, on_estimate)
                 features = opened.features if loaded is None else work.embed(loaded)
                 assert features is not None
-                check_n_samples(prepared.n_clusters, len(features.rows), "usable image", opened.uri)
+                check_n_samples(prepared.wanted, len(features.rows), "usable image", opened.uri)
+                work = work.settle(features)
                 work.fit(features, None if loaded is None else as_spec(backbone, loaded))
                 work.assign(features)
                 work.levels(features)
@@ -334,6 +338,58 @@ class Work:
         self.stages.run("embed", inputs, (), work)
         return open_features(path)
 
+    def settled_before(self) -> Work:
+        """Return the work with the number of groups that an earlier call found on the same features."""
+        if self.method.is_settled:
+            return self
+        manifest = self.stages.manifest
+        features = self.source.features
+        fingerprint = features.fingerprint(self.variant) if features else manifest.features.get("fingerprint")
+        if (
+            fingerprint
+            and manifest.choice
+            and self.stages.was_made_of("choose", self._choice_inputs(fingerprint))
+        ):
+            return self._with_number(int(manifest.choice["chosen"]))
+        return self
+
+    def settle(self, features: Features) -> Work:
+        """Return the work with its number of groups, found on the features where none was asked for."""
+        manifest = self.stages.manifest
+        if self.method.is_settled:
+            self.stages.declare(choice=None)
+            return self
+        inputs = self._choice_inputs(features.fingerprint(self.variant))
+        if not manifest.choice:
+            self.stages.forget("choose")
+
+        def work() -> None:
+            wanted = self.method.wanted
+            found = estimate_levels(
+                features.matrix(self.variant),
+                least=wanted.least,
+                most=wanted.most,
+                random_state=self.method.random_state,
+                device=str(self.runtime.device),
+                progress=self.runtime.progress,
+            )
+            manifest.choice = {**wanted.describe(), **found.as_dict()}
+
+        self.stages.run("choose", inputs, (), work)
+        assert manifest.choice is not None
+        logger.info("%d groups: %s", manifest.choice["chosen"], manifest.choice["reason"])
+        return self._with_number(int(manifest.choice["chosen"]))
+
+    def _choice_inputs(self, fingerprint: str) -> dict[str, Any]:
+        return {
+            "features": fingerprint,
+            **self.method.wanted.describe(),
+            "random_state": self.method.random_state,
+        }
+
+    def _with_number(self, n_clusters: int) -> Work:
+        return replace(self, method=self.method.settle(n_clusters))
+
     def fit(self, features: Features, backbone_spec: str | None) -> None:
         """Fit the method and keep its model; ``backbone_spec`` is what loads the backbone again."""
         inputs = self._fit_inputs_of(features)
@@ -375,6 +431,7 @@ class Work:
             "features": features.fingerprint(self.variant),
             "model": manifest.stages["fit"]["outputs"],
             "random_state": self.method.random_state,
+            "choice": manifest.choice,
         }
 
         def work() -> None:
@@ -392,7 +449,8 @@ class Work:
                 progress=self.runtime.progress,
             )
             keys = features.keys.take(pa.array(features.rows))
-            write_levels(self.stages.path, levels, features.rows, keys, levels.find_parts(X, clusters))
+            parts = levels.find_parts(X, clusters)
+            write_levels(self.stages.path, levels, features.rows, keys, parts, manifest.choice)
 
         self.stages.run("levels", inputs, LEVEL_FILES, work)
 

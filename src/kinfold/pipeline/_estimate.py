@@ -115,7 +115,7 @@ class Estimate:
 
 def estimate(
     source: SourceLike,
-    n_clusters: int,
+    n_clusters: int | str | None = None,
     *,
     method: str = DEFAULT_METHOD,
     backbone: str | Path | Backbone = DEFAULT_BACKBONE,
@@ -151,7 +151,7 @@ def estimate(
     runtime = Runtime.resolve(device, precision, n_workers=n_workers)
     with given_source(source, source_options) as given:
         opened = resolve_source(given.source, given.options)
-        check_n_samples(n_clusters, opened.n_rows, "image", opened.uri)
+        check_n_samples(prepared.wanted, opened.n_rows, "image", opened.uri)
         loaded = as_backbone(backbone, runtime) if opened.images is not None else None
         guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
         return estimate_work(opened, prepared, variant, loaded, runtime, guide=guide)

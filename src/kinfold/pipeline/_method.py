@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +27,61 @@ from kinfold.run import (
     lock_directory,
 )
 from kinfold.storage import check_own, hash_json, remove_partials
+from kinfold.validation import check_integer
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_METHOD = "icce"
 NEIGHBORS_NAME = "neighbors"
 _ZERO_ROWS = "isolate"  # in a graph a row without a direction has no neighbours, rather than ending the run
-HOW_MANY = (
-    "how many groups? Say it with -k (n_clusters=): 10, for example. It is the number of kinds that you "
-    "expect; if you don't know it, try two or three (each with its own --out, out=) and look at the reports, "
-    "and rather take more than fewer: groups that belong together are merged with one click, a mixed one has "
-    "to be taken apart. `kinfold embed` makes the vectors once for all tries"
-)
+AUTO = "auto"
+_RANGE = re.compile(r"(\d+)\s*(?:\.\.|-|–)\s*(\d+)")
+_PLANNED = 10  # groups that a method is planned with until their number is known
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How many groups are asked for: a number, or a range in which it is to be found.
+
+    Attributes
+    ----------
+    number : int or None
+        The number; None where it is to be found.
+    least, most : int, int or None
+        The range; by default from 2 to as many as can be told apart.
+    """
+
+    number: int | None = None
+    least: int = 2
+    most: int | None = None
+
+    @classmethod
+    def read(cls, n_clusters: int | str | None) -> Wanted:
+        """Read ``12``, ``"12"``, ``"5..50"``, ``"auto"`` or None, which is "auto".
+
+        Raises
+        ------
+        InputError
+            It is none of these.
+        """
+        if n_clusters is None or n_clusters == AUTO:
+            return cls()
+        if not isinstance(n_clusters, str):
+            check_integer(n_clusters=n_clusters)
+            return cls(int(n_clusters))
+        text = n_clusters.strip()
+        if text.isdecimal() and int(text) >= 1:
+            return cls(int(text))
+        if (found := _RANGE.fullmatch(text)) and 1 <= int(found[1]) <= int(found[2]):
+            return cls(None, int(found[1]), int(found[2]))
+        raise InputError(
+            f"the number of groups can't be {n_clusters!r}; say a number like 12, a range like 5..50, or "
+            "auto (-k, n_clusters=)"
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the range, JSON-ready."""
+        return {"least": self.least, "most": self.most}
 
 
 @dataclass(frozen=True)
@@ -56,6 +100,8 @@ class Method:
         Seed.
     preset : str or None
         Named parameters that it was built from, where that was asked for.
+    wanted : Wanted
+        What was asked for, the number or how to find it.
     """
 
     name: str
@@ -63,6 +109,18 @@ class Method:
     n_clusters: int
     random_state: int
     preset: str | None = None
+    wanted: Wanted = Wanted()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the number of groups is known; else :attr:`n_clusters` is one to plan with."""
+        return self.wanted.number is not None
+
+    def settle(self, n_clusters: int) -> Method:
+        """Return the method with a number of groups that was found."""
+        values = {**self.estimator.get_params(deep=False), "n_clusters": n_clusters}
+        estimator = type(self.estimator)(**values)
+        return replace(self, estimator=estimator, n_clusters=n_clusters)
 
     @property
     def needs_nouns(self) -> bool:
@@ -154,7 +212,7 @@ class FitOrder:
 
 def prepare_method(
     name: str,
-    n_clusters: int | None,
+    n_clusters: int | str | None,
     random_state: int,
     device: str,
     precision: str,
@@ -167,13 +225,13 @@ def prepare_method(
     Raises
     ------
     InputError
-        The method, the preset or a parameter is unknown, a value is impossible, or K isn't said.
+        The method, the preset or a parameter is unknown, or a value is impossible.
     """
-    if n_clusters is None:
-        raise InputError(HOW_MANY)
+    wanted = Wanted.read(n_clusters)
+    number = wanted.number or max(wanted.least, min(_PLANNED, wanted.most or _PLANNED))
     estimator = configure(
         name,
-        n_clusters=n_clusters,
+        n_clusters=number,
         random_state=random_state,
         device=device,
         precision=precision,
@@ -181,11 +239,12 @@ def prepare_method(
         parameters=parameters,
         preset=preset,
     )
-    return Method(name, estimator, int(n_clusters), int(random_state), preset)
+    return Method(name, estimator, number, int(random_state), preset, wanted)
 
 
-def check_n_samples(n_clusters: int, n_samples: int, noun: str, where: str) -> None:
+def check_n_samples(wanted: Wanted, n_samples: int, noun: str, where: str) -> None:
     """Refuse more groups than samples, and no samples at all; ``noun`` is what one sample is called."""
+    n_clusters = wanted.number or (wanted.least if wanted.most is not None else 1)
     if n_samples == 0:
         raise InputError(f"there are no {noun}s in {where}; give a source that holds some")
     if n_clusters > n_samples:

@@ -33,7 +33,7 @@ from kinfold.storage import PARTIAL_PREFIX, check_folder, hash_file, hash_json, 
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("embed", "nouns", "neighbors", "fit", "assign", "levels", "name", "report")
+STAGES = ("embed", "choose", "nouns", "neighbors", "fit", "assign", "levels", "name", "report")
 # Part of every hash of inputs: raise it when a stage computes something else from the same inputs, and all
 # stages of older runs are repeated.
 STAGE_VERSION = 1

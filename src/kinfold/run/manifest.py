@@ -40,7 +40,7 @@ _KINDS: dict[str, Any] = {
     "replacing?": (list, None),
     "libraries?": {"*": str},
     **dict.fromkeys(("backbone?", "language?", "neighbors?", "naming?"), (dict, None)),
-    "level?": (dict, None),
+    **dict.fromkeys(("level?", "choice?"), (dict, None)),
     **dict.fromkeys(("criteria?", "fit?"), dict),
 }
 _NEXT = ".next"  # folder of staged files; the dot keeps it out of what people and exporters list
@@ -111,6 +111,9 @@ class Manifest(MutableMapping[str, Any]):
     level : dict or None
         The level that was chosen instead of the fit's own: n_groups with images, n_clusters (numbers of
         groups, empty ones among them).
+    choice : dict or None
+        How the number of groups was found where none was asked for: the range, and
+        :meth:`kinfold.levels.LevelEstimate.as_dict`.
     kinfold : str or None
         Version that did the last stage.
     libraries : dict
@@ -139,6 +142,7 @@ class Manifest(MutableMapping[str, Any]):
     fit: Section = field(default_factory=dict)
     naming: Section | None = None
     level: Section | None = None
+    choice: Section | None = None
     kinfold: str | None = None
     libraries: dict[str, str] = field(default_factory=dict)
     replacing: list[str] | None = None

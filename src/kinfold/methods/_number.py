@@ -1,0 +1,326 @@
+"""How many groups there are: a number where the data have one, and levels to choose from where they don't.
+
+Groups that are meant lie apart, and are found again in other samples. Both are measured at every level of a
+tree: how far groups lie apart where features have diffused along the neighbour graph, beside what chance
+would give, and how well two halves of the samples agree, each of which is grouped without the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import pairwise_distances, silhouette_score
+
+from kinfold.distributed import Workers
+from kinfold.errors import InputError
+from kinfold.methods._graph_labelings import (
+    N_NEIGHBORS,
+    diffuse,
+    local_weights,
+    principal_components,
+    random_walk,
+)
+from kinfold.methods._kmeans_starts import run_starts
+from kinfold.methods._merging import MergeTree, join_by_variance
+from kinfold.methods._rows import UnitBlocks, draw_rows
+from kinfold.metrics import adjusted_mutual_info
+from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.progress import SILENT, Progress
+from kinfold.rows import RowMatrix, to_array
+
+# docs/choices.md says what chose these.
+MOST_SAMPLES = 20_000  # that the number is estimated on: it must not drift with the size of a folder
+_RESTART = 0.1  # of the random walk
+_N_TREES, _N_PAIRS = 3, 3
+_SEEN = 2_000  # samples that separation is measured on
+_AGREED = 4_000  # samples that halves are compared on
+_NULL_SAMPLES = 2_000
+_PARTS_PER_ROOT, _FEWEST_PARTS, _ROWS_PER_PART = 4, 40, 5
+_PARTS_PER_GROUP = 2  # at the finest level that is looked at
+_ITERATIONS = 20
+_DENSE = 30  # so many numbers are all looked at; beyond they are log-spaced
+_SPARSE = 24
+_AS_GOOD = 0.96  # of the best score: the coarsest level that has it is meant
+_CLEAR = 0.22  # separation × stability
+_ABOVE_CHANCE = 0.01  # of separation over that of a sample without groups
+_FEWEST_FOR_NUMBER = 50  # samples
+
+
+@dataclass(frozen=True)
+class LevelEstimate:
+    """How many groups there are.
+
+    Attributes
+    ----------
+    n_groups : tuple of int
+        Numbers that were looked at, ascending.
+    separation : tuple of float
+        Mean silhouette of the groups, in [−1, 1], where features have diffused along the neighbour graph.
+    stability : tuple of float
+        Adjusted mutual information between groupings of two halves of the samples, at most 1.
+    null_separation : tuple of float
+        Separation in a Gaussian sample of the same covariance, which has no groups.
+    recommended : int or None
+        The number of groups; None where no number is clear.
+    candidates : tuple of int
+        Numbers that are better than those beside them, the best first.
+    chosen : int
+        The number to group by: the recommended one, else one on the fine side, since groups that belong
+        together are joined more easily than mixed ones are taken apart.
+    reason : str
+        Why, in a sentence.
+    """
+
+    n_groups: tuple[int, ...]
+    separation: tuple[float, ...]
+    stability: tuple[float, ...]
+    null_separation: tuple[float, ...]
+    recommended: int | None
+    candidates: tuple[int, ...]
+    chosen: int
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready data."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()
+        }
+
+
+def estimate_levels(
+    X: ArrayLike | RowMatrix,
+    *,
+    graph: NeighborGraph | None = None,
+    least: int = 2,
+    most: int | None = None,
+    random_state: int = 0,
+    device: str = "auto",
+    progress: Progress = SILENT,
+) -> LevelEstimate:
+    """Estimate how many groups of images there are.
+
+    At most 20,000 samples are looked at. Their features diffuse along the neighbour graph; Ward's method
+    joins small clusters of them, and every number of groups of that tree is judged by separation ×
+    stability, see :class:`LevelEstimate`. The number is the coarsest whose score is at least 0.96 of the
+    best. It is clear if that score is at least 0.22 and the separation 0.01 above chance.
+
+    Parameters
+    ----------
+    X : array-like or row matrix (N, D)
+        Features.
+    graph : NeighborGraph, optional
+        Neighbours of the N samples; used where all of them are looked at, else made here.
+    least, most : int, default 2 and as many as can be told apart
+        Numbers that are looked at.
+    random_state : int, default 0
+        Seed; the same one gives the same estimate on the same machine.
+    device : str, default "auto"
+        Where neighbours are searched.
+    progress : Progress
+        Shows groupings.
+
+    Returns
+    -------
+    LevelEstimate
+
+    Raises
+    ------
+    InputError
+        No number of groups is between ``least`` and ``most``.
+
+    References
+    ----------
+    Rousseeuw (1987), "Silhouettes"; Lange, Roth, Braun & Buhmann (2004), "Stability-Based Validation of
+    Clustering Solutions". What chose the limits is in docs/choices.md.
+    """
+    matrix: Any = X if hasattr(X, "shape") else to_array(X)
+    n_samples = int(matrix.shape[0])
+    if least < 1 or (most is not None and most < least):
+        raise InputError(f"the number of groups can't be from {least} to {most}; give a range like 5..50")
+    drawn = draw_rows(n_samples, MOST_SAMPLES, random_state)
+    n_parts = count_tree_parts(len(drawn))
+    numbers = numbers_between(least, most, n_parts // _PARTS_PER_GROUP)
+    if len(drawn) < _FEWEST_FOR_NUMBER or not numbers:
+        return _too_few(n_samples, least, most)
+    rows = matrix if len(drawn) == n_samples else np.asarray(matrix[drawn])
+    X_ = principal_components(rows, seed=random_state)
+    random = np.random.RandomState(random_state)
+    with progress.task("estimating the number of groups", _N_TREES + 2 * _N_PAIRS + 1, "groupings") as task:
+        if graph is None or len(drawn) < n_samples:
+            graph = _find_graph(rows, device)
+        spread = _diffuse(X_, graph)
+        separation = np.zeros(len(numbers))
+        seen = draw_rows(len(X_), _SEEN, random_state)
+        distances = _distances(spread[seen])
+        for _ in range(_N_TREES):
+            parts, tree = _grow(spread, n_parts, random)
+            separation += _separations(distances, parts[seen], tree, numbers) / _N_TREES
+            task.advance(1)
+        stability = _stabilities(X_, numbers, random, device, task.advance)
+        null = _null_separations(X_, numbers, random, device)
+        task.advance(1)
+    return _choose(numbers, separation, stability, null, n_samples)
+
+
+def count_tree_parts(n_samples: int) -> int:
+    """Return how many small clusters make the leaves of a tree of N samples."""
+    return int(
+        min(max(_PARTS_PER_ROOT * math.sqrt(n_samples), _FEWEST_PARTS), max(1, n_samples // _ROWS_PER_PART))
+    )
+
+
+def numbers_between(least: int, most: int | None, finest: int) -> list[int]:
+    """Return the numbers of groups to look at: all up to 30, then 24 on a logarithmic scale."""
+    top = finest if most is None else min(most, finest)
+    dense = np.arange(max(2, least), min(top, _DENSE) + 1)
+    sparse = np.round(np.geomspace(_DENSE, max(top, _DENSE), _SPARSE + 1)).astype(int)
+    both = np.unique(np.concatenate([dense, sparse[(sparse >= max(2, least)) & (sparse <= top)]]))
+    return [int(number) for number in both]
+
+
+def _find_graph(X: RowMatrix, device: str) -> NeighborGraph:
+    return knn_graph(X, n_neighbors=min(N_NEIGHBORS, X.shape[0] - 1), zero_rows="isolate", device=device)
+
+
+def _diffuse(X: NDArray[np.float32], graph: NeighborGraph) -> NDArray[np.float32]:
+    return diffuse(X, random_walk(local_weights(graph)), _RESTART)
+
+
+def _grow(
+    X: NDArray[np.float32], n_parts: int, random: np.random.RandomState
+) -> tuple[NDArray[np.int64], MergeTree]:
+    """Return the small cluster of every sample, numbered without gaps, and the tree that joins them."""
+    rows = UnitBlocks(X, torch.device("cpu"))
+    start = next(run_starts(rows, n_parts, 1, random, torch.float32, Workers(), max_iter=_ITERATIONS))
+    used, parts = np.unique(start.labels.numpy(), return_inverse=True)
+    return parts, join_by_variance(start.centers.numpy()[used], np.bincount(parts))
+
+
+def _cuts(tree: MergeTree, numbers: Sequence[int]) -> list[NDArray[np.int32]]:
+    return [tree.cut(min(number, tree.n_leaves)) for number in numbers]
+
+
+def _distances(X: NDArray[np.float32]) -> NDArray[np.float32]:
+    distances: NDArray[np.float32] = pairwise_distances(X)
+    np.fill_diagonal(distances, 0)
+    return distances
+
+
+def _separations(
+    distances: NDArray[np.float32], parts: NDArray[np.int64], tree: MergeTree, numbers: Sequence[int]
+) -> NDArray[np.float64]:
+    """Return the mean silhouette at every number of groups; 0 where the samples seen are in one group."""
+    found = []
+    for cut in _cuts(tree, numbers):
+        labels = cut[parts]
+        n_seen = len(np.unique(labels))
+        usable = 1 < n_seen < len(labels)
+        found.append(silhouette_score(distances, labels, metric="precomputed") if usable else 0.0)
+    return np.array(found, dtype=np.float64)
+
+
+def _stabilities(
+    X: NDArray[np.float32],
+    numbers: Sequence[int],
+    random: np.random.RandomState,
+    device: str,
+    advance: Any,
+) -> NDArray[np.float64]:
+    """Return how well halves agree: each groups its own samples, and all others by its closest part."""
+    stability = np.zeros(len(numbers))
+    for _ in range(_N_PAIRS):
+        order = random.permutation(len(X))
+        compared = draw_rows(len(X), _AGREED, int(random.randint(2**31)))
+        sides = []
+        for half in (np.sort(order[: len(X) // 2]), np.sort(order[len(X) // 2 :])):
+            own = X[half]
+            parts, tree = _grow(_diffuse(own, _find_graph(own, device)), count_tree_parts(len(own)), random)
+            closest = _closest_parts(X[compared], own, parts)
+            place = np.searchsorted(half, compared)
+            inside = (place < len(half)) & (half[np.minimum(place, len(half) - 1)] == compared)
+            closest[inside] = parts[place[inside]]
+            sides.append([cut[closest] for cut in _cuts(tree, numbers)])
+            advance(1)
+        stability += [adjusted_mutual_info(a, b) for a, b in zip(*sides, strict=True)]
+    return stability / _N_PAIRS
+
+
+def _closest_parts(
+    X: NDArray[np.float32], samples: NDArray[np.float32], parts: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the part whose mean direction is closest to every row of X."""
+    units = samples / np.maximum(np.linalg.norm(samples, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    means = np.zeros((int(parts.max()) + 1, X.shape[1]))
+    np.add.at(means, parts, units)
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return np.asarray((X.astype(np.float64) @ means.T).argmax(axis=1))
+
+
+def _null_separations(
+    X: NDArray[np.float32], numbers: Sequence[int], random: np.random.RandomState, device: str
+) -> NDArray[np.float64]:
+    """Return the separation in a Gaussian sample of the covariance of X."""
+    n_samples = min(len(X), _NULL_SAMPLES)
+    centred = X - X.mean(axis=0)
+    _, scales, axes = np.linalg.svd(centred, full_matrices=False)
+    drawn = random.standard_normal((n_samples, len(scales))) * (scales / math.sqrt(len(X)))
+    sample = (drawn @ axes).astype(np.float32)
+    spread = _diffuse(sample, _find_graph(sample, device))
+    parts, tree = _grow(spread, count_tree_parts(n_samples), random)
+    return _separations(_distances(spread), parts, tree, numbers)
+
+
+def _choose(
+    numbers: Sequence[int],
+    separation: NDArray[np.float64],
+    stability: NDArray[np.float64],
+    null: NDArray[np.float64],
+    n_samples: int,
+) -> LevelEstimate:
+    score = np.maximum(separation, 0) * np.maximum(stability, 0)
+    found = int(np.flatnonzero(score >= _AS_GOOD * score.max())[0])
+    above = separation - null
+    clear = score[found] >= _CLEAR and above[found] >= _ABOVE_CHANCE
+    padded = np.concatenate([[-np.inf], score, [-np.inf]])
+    peaks = np.flatnonzero((score > padded[:-2]) & (score >= padded[2:]) & (above >= _ABOVE_CHANCE))
+    candidates = [numbers[place] for place in peaks[np.argsort(-score[peaks], kind="stable")]]
+    measured = (
+        f"separation {separation[found]:.2f}, by chance {null[found]:.2f}; agreement of halves "
+        f"{stability[found]:.2f}"
+    )
+    if clear:
+        chosen, reason = numbers[found], f"groups lie apart and are found again in halves ({measured})"
+    else:
+        chosen = _fine_number(n_samples, numbers)
+        reason = (
+            f"no number is clear: of all, {numbers[found]} stand out most, but not enough ({measured}); "
+            f"{chosen} is on the fine side"
+        )
+    return LevelEstimate(
+        tuple(numbers),
+        tuple(round(float(value), 4) for value in separation),
+        tuple(round(float(value), 4) for value in stability),
+        tuple(round(float(value), 4) for value in null),
+        chosen if clear else None,
+        tuple(candidates),
+        chosen,
+        reason,
+    )
+
+
+def _fine_number(n_samples: int, numbers: Sequence[int]) -> int:
+    """Return the number, of those that were looked at, closest to half the square root of N."""
+    wanted = math.sqrt(n_samples) / 2
+    return min(numbers, key=lambda number: (abs(math.log(number / wanted)), number))
+
+
+def _too_few(n_samples: int, least: int, most: int | None) -> LevelEstimate:
+    chosen = max(1, min(max(least, round(math.sqrt(n_samples) / 2)), n_samples, most or n_samples))
+    reason = f"{n_samples} images are too few to tell how many groups there are; {chosen} is a guess"
+    return LevelEstimate((), (), (), (), None, (), chosen, reason)
