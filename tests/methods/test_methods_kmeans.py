@@ -11,7 +11,6 @@ from kinfold.compute import sampled_products
 from kinfold.distributed import Workers
 from kinfold.errors import InputError
 from kinfold.methods import predict_top
-from kinfold.methods._kmeans_starts import _choose, _Pool, _similarities_of_many, _Single, choose_seeds
 from kinfold.methods._kmeans_lloyd import (
     Assigned,
     Assigner,
@@ -23,6 +22,7 @@ from kinfold.methods._kmeans_lloyd import (
     _slack,
     _Sums,
 )
+from kinfold.methods._kmeans_starts import _choose, _Pool, _similarities_of_many, _Single, choose_seeds
 from kinfold.methods._rows import UnitBlocks
 from kinfold.metrics import adjusted_rand_index
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.errors import InputError
 from kinfold.methods import (
@@ -334,7 +336,10 @@ def _cut(
         temperature=1.0,  # nobody asks for probabilities
         random_state=random.randint(2**31),
         device="cpu",
-    ).fit(block)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of equal rows: empty parts are dropped
+        fitted.fit(block)
     return np.asarray(fitted.cluster_centers_, dtype=np.float32)
 
 
