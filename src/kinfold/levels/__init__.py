@@ -1,7 +1,8 @@
 """Groups from coarse to fine: a tree around the groups of a fit, its files, and which level is meant."""
 
+from kinfold.levels._building import build_levels
 from kinfold.levels._files import LEVEL_FILES, RunLevels, has_levels, open_levels, write_levels
-from kinfold.levels._levels import Levels, build_levels
+from kinfold.levels._levels import Levels
 from kinfold.methods import LevelEstimate, estimate_levels
 
 __all__ = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,34 +10,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import sparse
-from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.errors import InputError
 from kinfold.methods import (
-    N_NEIGHBORS,
     MergeTree,
-    SphericalKMeans,
     TopClusters,
-    contract,
-    draw_rows,
-    join_clusters,
-    local_weights,
 )
 from kinfold.methods.protocol import Clusterer
-from kinfold.neighbors import NeighborGraph, knn_graph
-from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix
 from kinfold.rows.readers import UnitRows
 
-# Parts that groups are cut into, in all: enough to look finely, few enough that their tree is small.
-_FEWEST_PARTS, _MOST_PARTS = 40, 4096
-_PARTS_PER_ROOT = 2  # times the square root of the number of samples
-_PARTS_PER_CLUSTER = 8
-_ROWS_PER_PART = 5  # on average at least, so that a part is a set of images and no single one
-_DRAWN_FOR_GRAPH = 50_000
-_DRAWN_PER_PART = 256  # rows that the parts of one group are found on
 _BLOCK_VALUES = 1 << 20  # of rows or probabilities at a time
-_PART_ITERATIONS = 25
 
 
 @dataclass(frozen=True)
@@ -237,141 +219,6 @@ class Levels:
         for a, b in self.tree.merges.tolist():
             sizes.append(sizes[a] + sizes[b])
         return sizes
-
-
-def build_levels(
-    X: RowMatrix,
-    clusters: NDArray[np.integer],
-    n_clusters: int,
-    graph: NeighborGraph | None = None,
-    *,
-    seed: int,
-    device: str = "auto",
-    progress: Progress = SILENT,
-) -> Levels:
-    """Find the parts of fitted clusters, and how parts and clusters join.
-
-    Each cluster is cut into parts by spherical k-means; the neighbour graph between parts, on the local scale
-    of each sample, joins them (:func:`~kinfold.methods.join_clusters`).
-
-    Parameters
-    ----------
-    X : row matrix (N, D)
-        The training samples.
-    clusters : ndarray (N,)
-        Fitted cluster of each.
-    n_clusters : int
-        K of the fit.
-    graph : NeighborGraph, optional
-        Their neighbours; by default found here, of at most 50,000 samples.
-    seed : int
-        Of k-means and of the rows it sees, and of the samples drawn.
-    device : str, default "auto"
-        Where neighbours are searched.
-    progress : Progress
-        Shows clusters that were cut.
-
-    Returns
-    -------
-    Levels
-        About 2 √N parts, at least 40 or 8 of each cluster, at most 4,096 or one of each cluster, and of 5
-        samples on average at least.
-    """
-    n_samples = len(clusters)
-    sizes = np.bincount(clusters, minlength=n_clusters)
-    wanted = max(_PARTS_PER_ROOT * np.sqrt(n_samples), _PARTS_PER_CLUSTER * n_clusters, _FEWEST_PARTS)
-    n_parts = min(wanted, _MOST_PARTS, n_samples / _ROWS_PER_PART)
-    order = np.argsort(clusters, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    random = np.random.RandomState(seed)
-    centers, owners = [], []
-    with progress.task("cutting groups into parts", n_clusters, "groups") as task:
-        for cluster in range(n_clusters):
-            rows = order[starts[cluster] : starts[cluster + 1]]
-            # A generator of its own: how many numbers one cluster draws must not move the next.
-            own = np.random.RandomState(random.randint(2**31))
-            if len(rows):
-                centers.append(_cut(X, rows, max(1, round(n_parts * len(rows) / n_samples)), own))
-                owners += [cluster] * len(centers[-1])
-            task.advance(1)
-    part_clusters, directions = np.array(owners, dtype=np.int32), np.concatenate(centers)
-    unjoined = MergeTree(np.zeros((0, 2), np.int32), np.zeros(0))
-    found = Levels(n_clusters, part_clusters, np.zeros(len(owners), np.int64), directions, unjoined)
-    parts: NDArray[np.intp] = found.find_parts(X, clusters).astype(np.intp)
-    part_sizes = np.bincount(parts, minlength=found.n_parts)
-    used = np.flatnonzero(part_sizes)  # a part that is nobody's closest is none
-    part_clusters, part_sizes, directions = part_clusters[used], part_sizes[used], directions[used]
-    parts = np.searchsorted(used, parts)
-    if graph is None:
-        drawn = draw_rows(n_samples, _DRAWN_FOR_GRAPH, seed)
-        graph, parts = _graph_of(X, drawn, device, progress), parts[drawn]
-    between = contract(local_weights(graph), parts, len(used))
-    tree = _join(between, part_clusters, directions * part_sizes[:, None])
-    return Levels(n_clusters, part_clusters, part_sizes, directions, tree)
-
-
-def _graph_of(X: RowMatrix, rows: NDArray[np.int64], device: str, progress: Progress) -> NeighborGraph:
-    """Return the graph of some rows: which parts touch can be told from these."""
-    block = X if len(rows) == X.shape[0] else np.asarray(X[rows])
-    n_neighbors = max(1, min(N_NEIGHBORS, len(rows) - 1))
-    return knn_graph(block, n_neighbors=n_neighbors, zero_rows="isolate", device=device, progress=progress)
-
-
-def _cut(
-    X: RowMatrix, rows: NDArray[np.int64], n_parts: int, random: np.random.RandomState
-) -> NDArray[np.float32]:
-    """Return the mean directions (m, D) of at most so many parts of some rows."""
-    most = _DRAWN_PER_PART * n_parts
-    if len(rows) > most:
-        rows = np.sort(random.choice(rows, most, replace=False))
-    block = np.asarray(X[rows], dtype=np.float32)
-    if n_parts == 1:
-        units = UnitRows(block, torch.device("cpu")).read(0, len(rows)).numpy()
-        total: NDArray[np.float64] = units.sum(axis=0, dtype=np.float64)
-        return (total / max(np.linalg.norm(total), np.finfo(np.float64).tiny)).astype(np.float32)[None]
-    fitted = SphericalKMeans(
-        n_parts,
-        n_init=1,
-        max_iter=_PART_ITERATIONS,
-        temperature=1.0,  # nobody asks for probabilities
-        random_state=random.randint(2**31),
-        device="cpu",
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of equal rows: empty parts are dropped
-        fitted.fit(block)
-    return np.asarray(fitted.cluster_centers_, dtype=np.float32)
-
-
-def _join(
-    weights: sparse.csr_matrix, part_clusters: NDArray[np.int32], directions: NDArray[np.floating]
-) -> MergeTree:
-    """Return the tree of parts: those of each cluster join first, the most similar of all, then clusters."""
-    n_parts = len(part_clusters)
-    live, which = np.unique(part_clusters, return_inverse=True)
-    unions: list[tuple[float, int, int, int]] = []  # similarity, cluster, and the two nodes of its own tree
-    own_parts = []
-    for place in range(len(live)):
-        own = np.flatnonzero(which == place)
-        own_parts.append(own)
-        tree = join_clusters(weights[own][:, own], directions[own])
-        for similarity, (a, b) in zip(tree.similarities.tolist(), tree.merges.tolist(), strict=True):
-            unions.append((similarity, place, a, b))
-    unions.sort(key=lambda union: -union[0])  # stable: those of one cluster stay in their order
-    nodes = [own.tolist() for own in own_parts]  # the node of the whole tree for each of the cluster's own
-    merges, similarities = [], []
-    for similarity, place, a, b in unions:
-        merges.append((nodes[place][a], nodes[place][b]))
-        similarities.append(similarity)
-        nodes[place].append(n_parts + len(merges) - 1)
-    sums = np.stack([directions[own].sum(axis=0) for own in own_parts])
-    tree = join_clusters(contract(weights, which, len(live)), sums)
-    whole = [own[-1] for own in nodes]
-    for similarity, (a, b) in zip(tree.similarities.tolist(), tree.merges.tolist(), strict=True):
-        whole.append(n_parts + len(merges))
-        merges.append((whole[a], whole[b]))
-        similarities.append(similarity)
-    return MergeTree(np.array(merges, dtype=np.int32).reshape(-1, 2), np.array(similarities))
 
 
 def _predicted(model: Clusterer, X: RowMatrix) -> Iterator[tuple[slice, NDArray[np.float32]]]:

@@ -9,11 +9,11 @@ from kinfold.methods._criteria import (
     neighbor_agreement,
 )
 from kinfold.methods._graph import GraphClustering
-from kinfold.methods._graph_labelings import N_NEIGHBORS, local_weights
+from kinfold.methods._graph_labelings import spread_along_graph
 from kinfold.methods._heads import Plan, default_n_neighbors, plan_training
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
-from kinfold.methods._merging import MergeTree, contract, join_clusters
+from kinfold.methods._merging import MergeTree, join_by_variance
 from kinfold.methods._model import (
     METHODS,
     PRESETS,
@@ -26,7 +26,6 @@ from kinfold.methods._model import (
     save_model,
 )
 from kinfold.methods._number import LevelEstimate, estimate_levels
-from kinfold.methods._rows import draw_rows
 from kinfold.methods._tac import TAC
 from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE
@@ -37,7 +36,6 @@ __all__ = [
     "ASSESS_SECONDS",
     "ICCE",
     "METHODS",
-    "N_NEIGHBORS",
     "PRESETS",
     "SCAN",
     "TAC",
@@ -55,19 +53,17 @@ __all__ = [
     "assess",
     "choose",
     "configure",
-    "contract",
     "default_n_neighbors",
     "diagnose",
-    "draw_rows",
     "estimate_levels",
     "get_method",
-    "join_clusters",
+    "join_by_variance",
     "load_model",
-    "local_weights",
     "neighbor_agreement",
     "plan_training",
     "predict_top",
     "preset_parameters",
     "save_model",
+    "spread_along_graph",
     "turtle_batch_size",
 ]

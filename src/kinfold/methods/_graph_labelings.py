@@ -21,7 +21,7 @@ from kinfold.distributed import Workers
 from kinfold.methods._kmeans_starts import MAX_ITER, run_starts
 from kinfold.methods._merging import join_by_variance
 from kinfold.methods._rows import UnitBlocks, draw_rows
-from kinfold.neighbors import NeighborGraph
+from kinfold.neighbors import NeighborGraph, knn_graph
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix
 from kinfold.rows.ragged import starts_of
@@ -122,6 +122,47 @@ def count_operations(n_samples: int, n_clusters: int, n_features: int) -> float:
     steps = sum(count_steps(restart) for restart in RESTARTS) / len(RESTARTS)
     hops = 16 * steps * 2 * N_NEIGHBORS
     return 2.0 * n_samples * width * (n_features + len(RESTARTS) * (passes + hops))
+
+
+def spread_along_graph(
+    X: RowMatrix,
+    graph: NeighborGraph | None = None,
+    *,
+    restart: float = RESTARTS[-1],
+    seed: int,
+    device: str = "auto",
+) -> NDArray[np.float32]:
+    """Return what the leading principal components of rows become along their neighbour graph.
+
+    Parameters
+    ----------
+    X : array or row matrix (N, D)
+        Checked features.
+    graph : NeighborGraph, optional
+        Of the N samples; by default their 10 nearest neighbours, found here.
+    restart : float, default 0.1
+        As for :func:`diffuse`.
+    seed : int
+        Of :func:`principal_components`.
+    device : str, default "auto"
+        Where neighbours are searched.
+
+    Returns
+    -------
+    ndarray (N, at most 128) float32
+        Of unit length.
+    """
+    return diffuse(principal_components(X, seed=seed), walk_along(X, graph, device=device), restart)
+
+
+def walk_along(
+    X: RowMatrix, graph: NeighborGraph | None = None, *, device: str = "auto"
+) -> sparse.csr_matrix:
+    """Return the random walk along a neighbour graph, by default that of the 10 nearest neighbours."""
+    if graph is None:
+        n_neighbors = max(1, min(N_NEIGHBORS, X.shape[0] - 1))
+        graph = knn_graph(X, n_neighbors=n_neighbors, zero_rows="isolate", device=device)
+    return random_walk(local_weights(graph))
 
 
 def local_weights(graph: NeighborGraph, n_neighbors: int = N_NEIGHBORS) -> sparse.csr_matrix:

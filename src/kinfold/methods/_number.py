@@ -20,23 +20,21 @@ from sklearn.metrics import pairwise_distances, silhouette_score
 from kinfold.distributed import Workers
 from kinfold.errors import InputError
 from kinfold.methods._graph_labelings import (
-    N_NEIGHBORS,
+    RESTARTS,
     diffuse,
-    local_weights,
     principal_components,
-    random_walk,
+    walk_along,
 )
 from kinfold.methods._kmeans_starts import run_starts
 from kinfold.methods._merging import MergeTree, join_by_variance
 from kinfold.methods._rows import UnitBlocks, draw_rows
 from kinfold.metrics import adjusted_mutual_info
-from kinfold.neighbors import NeighborGraph, knn_graph
+from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix, to_array
 
 # docs/choices.md says what chose these.
 MOST_SAMPLES = 20_000  # that the number is estimated on: it must not drift with the size of a folder
-_RESTART = 0.1  # of the random walk
 _N_TREES, _N_PAIRS = 3, 3
 _SEEN = 2_000  # samples that separation is measured on
 _AGREED = 4_000  # samples that halves are compared on
@@ -152,9 +150,8 @@ def estimate_levels(
     X_ = principal_components(rows, seed=random_state)
     random = np.random.RandomState(random_state)
     with progress.task("estimating the number of groups", _N_TREES + 2 * _N_PAIRS + 1, "groupings") as task:
-        if graph is None or len(drawn) < n_samples:
-            graph = _find_graph(rows, device)
-        spread = _diffuse(X_, graph)
+        walk = walk_along(rows, graph if len(drawn) == n_samples else None, device=device)
+        spread = diffuse(X_, walk, RESTARTS[-1])
         separation = np.zeros(len(numbers))
         seen = draw_rows(len(X_), _SEEN, random_state)
         distances = _distances(spread[seen])
@@ -184,12 +181,9 @@ def numbers_between(least: int, most: int | None, finest: int) -> list[int]:
     return [int(number) for number in both]
 
 
-def _find_graph(X: RowMatrix, device: str) -> NeighborGraph:
-    return knn_graph(X, n_neighbors=min(N_NEIGHBORS, X.shape[0] - 1), zero_rows="isolate", device=device)
-
-
-def _diffuse(X: NDArray[np.float32], graph: NeighborGraph) -> NDArray[np.float32]:
-    return diffuse(X, random_walk(local_weights(graph)), _RESTART)
+def _spread(X: NDArray[np.float32], device: str) -> NDArray[np.float32]:
+    """Return principal components as they become along their own neighbour graph."""
+    return diffuse(X, walk_along(X, device=device), RESTARTS[-1])
 
 
 def _grow(
@@ -240,7 +234,7 @@ def _stabilities(
         sides = []
         for half in (np.sort(order[: len(X) // 2]), np.sort(order[len(X) // 2 :])):
             own = X[half]
-            parts, tree = _grow(_diffuse(own, _find_graph(own, device)), count_tree_parts(len(own)), random)
+            parts, tree = _grow(_spread(own, device), count_tree_parts(len(own)), random)
             closest = _closest_parts(X[compared], own, parts)
             place = np.searchsorted(half, compared)
             inside = (place < len(half)) & (half[np.minimum(place, len(half) - 1)] == compared)
@@ -271,7 +265,7 @@ def _null_separations(
     _, scales, axes = np.linalg.svd(centred, full_matrices=False)
     drawn = random.standard_normal((n_samples, len(scales))) * (scales / math.sqrt(len(X)))
     sample = (drawn @ axes).astype(np.float32)
-    spread = _diffuse(sample, _find_graph(sample, device))
+    spread = _spread(sample, device)
     parts, tree = _grow(spread, count_tree_parts(n_samples), random)
     return _separations(_distances(spread), parts, tree, numbers)
 
