@@ -85,7 +85,8 @@ def load_draw(draw: Draw, folder: Path) -> tuple[NDArray[np.float32], NDArray[np
     """Return features and classes of a draw."""
     random = np.random.default_rng([draw.seed, draw.n_classes, draw.n_samples, int(draw.imbalance)])
     if draw.n_classes == _NULL:
-        return _draw_null(draw, folder, random), np.zeros(draw.n_samples, dtype=np.int64)
+        null = _draw_null(draw, folder, random)
+        return null, np.zeros(len(null), dtype=np.int64)
     X, y = _load(draw.source.removesuffix("-drift"), draw.half, folder)
     chosen = random.permutation(np.unique(y))[: draw.n_classes]
     shares = draw.imbalance ** (-np.arange(draw.n_classes) / max(1, draw.n_classes - 1))
