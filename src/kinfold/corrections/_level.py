@@ -164,8 +164,8 @@ def change_level(stages: Stages, n_groups: int | None, *, features: str | Path |
     new = run.at_level(section, assignments)
     restored = has_corrections(run.path, level)
     carried, state = _carry(run, new, levels)
-    _keep(stages, new, carried, state, started)
-    words = _Words.count_left(run, carried.same) if run.names else 0
+    words = _Words.count_left(run, carried.same)
+    _keep(stages, run, new, carried, state, started)
     left = {**carried.left, **({"words": words} if words else {})}
     change = replace_in(change, carried=carried.carried, left=left, restored=restored)
     _tell(change)
@@ -309,11 +309,11 @@ def _read_kept(run: Run) -> tuple[ClusterNames, dict[str, Any]] | None:
         return None
 
 
-def _keep(stages: Stages, new: Run, carried: Carried, state: State, started: float) -> None:
+def _keep(stages: Stages, run: Run, new: Run, carried: Carried, state: State, started: float) -> None:
     """Put a level into the run, all at one moment."""
     from kinfold.methods import diagnose
 
-    run, manifest = Run(stages.path, stages.manifest), stages.manifest
+    manifest = stages.manifest
     words = _Words.of(run, new, carried.same)
     writers: dict[str, Callable[[Path], None]] = {
         ASSIGNMENTS_NAME: partial(write_table, table=new.assignments)
@@ -330,7 +330,11 @@ def _keep(stages: Stages, new: Run, carried: Carried, state: State, started: flo
         nouns = [words.names[heir].noun if heir in words.names else None for heir in heirs]
         writers[ASSIGNMENTS_NAME] = partial(write_named_assignments, assignments=new.assignments, nouns=nouns)
         writers[NAMES_NAME] = partial(write_names, names=words.names)
-        kept["name"] = {**words.record, "outputs": {NAMES_NAME: ""}}
+        kept["name"] = {
+            "inputs": words.record["inputs"],
+            "outputs": {NAMES_NAME: ""},  # until it is written
+            "seconds": words.record["seconds"],
+        }
     if manifest.metrics:
         logger.warning("what the evaluation found is of other groups and is dropped: evaluate again")
     section = new.manifest.level

@@ -12,7 +12,8 @@ from kinfold.errors import FormatError
 from kinfold.paths import arrow_path
 from kinfold.reading import check_fields, parse_json, reading
 from kinfold.run.manifest import LEVEL_NAMES
-from kinfold.run.tables import make_names, read_names, write_table
+from kinfold.run.tables import make_names, read_names
+from kinfold.storage import as_plain, atomic_file
 
 if TYPE_CHECKING:
     from kinfold.language import ClusterNames
@@ -44,8 +45,10 @@ def write_level_names(path: Path, names: ClusterNames, record: dict[str, Any]) -
     record : dict
         ``inputs`` and ``seconds`` of the stage that found them, and the section ``naming``.
     """
-    table = make_names(names)
-    write_table(path, table.replace_schema_metadata({_METADATA: json.dumps(record, sort_keys=True).encode()}))
+    text = json.dumps(record, sort_keys=True, default=as_plain)
+    table = make_names(names).replace_schema_metadata({_METADATA: text.encode()})
+    with atomic_file(path) as partial:
+        pq.write_table(table, arrow_path(partial, "wb"), compression="zstd")
 
 
 def read_level_names(path: Path, n_clusters: int) -> tuple[ClusterNames, dict[str, Any]]:
