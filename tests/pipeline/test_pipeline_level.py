@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import kinfold
-from kinfold.corrections import Lock, Mark, Rename
+from kinfold.corrections import Confirm, Lock, Mark, Rename
 from kinfold.errors import FormatError, InputError
 from kinfold.levels import open_levels
 from kinfold.run import Run
@@ -105,6 +105,24 @@ def test_clustering_again_keeps_the_level_and_another_fit_forgets_it(run, caplog
     assert (fresh.level, fresh.n_clusters, "level" in fresh.manifest.stages) == (None, 5, False)
     assert "those of the fit again" in caplog.text
     assert not list(run.path.glob("names-level-*"))
+
+
+def test_a_check_knows_the_files_of_levels(run):
+    name_groups(run)
+    correct(run, Rename(0, "cats"), Confirm([0, 1, 2]))
+    kinfold.refine(run)
+    kinfold.level(run, FINER)
+    correct(run, Rename(1, "dogs"))
+    found = {file.name: file.state for file in kinfold.check(run.path).files}
+    for name in ("corrections.sqlite", f"corrections-level-{FINER}.sqlite", "proposals.parquet"):
+        assert found[name] == "readable"
+    for name in ("names-level-fit.parquet", "levels.json", "levels.parquet", "levels.safetensors"):
+        assert found[name] == "ok"
+        whole = (run.path / name).read_bytes()
+        (run.path / name).write_bytes(whole[:-1])
+        assert not kinfold.check(run.path).is_whole
+        (run.path / name).write_bytes(whole)
+    assert kinfold.check(run.path).is_whole
 
 
 def test_damaged_assignments_are_those_of_the_fit_again_and_damaged_levels_are_mended(run):

@@ -23,7 +23,7 @@ from kinfold.corrections import (
     corrections_name,
     read_proposals,
 )
-from kinfold.errors import FormatError, InputError, KinfoldError
+from kinfold.errors import FormatError, InputError, KinfoldError, OtherGroupsError
 from kinfold.features import FeatureStore
 from kinfold.features.store import INDEX_NAME, StoreManifest, is_feature_store
 from kinfold.language.cache import FEATURES_NAME as NOUNS_NAME
@@ -150,7 +150,10 @@ def _check_run(path: Path) -> Iterator[CheckedFile]:
     for name, read in ((shown, _read_corrections), (PROPOSALS_NAME, read_proposals)):
         if (path / name).exists():
             unread = CheckedFile(name, READABLE, f"not read, because {ASSIGNMENTS_NAME} is damaged")
-            yield unread if broken else _try(name, read, run)
+            try:
+                yield unread if broken else _try(name, read, run)
+            except OtherGroupsError as error:  # of another level or an earlier fit
+                yield CheckedFile(name, READABLE, str(error))
     for file in sorted(path.glob(f"{Path(CORRECTIONS_NAME).stem}*.sqlite")):  # of other levels, or put aside
         if file.name != shown:
             yield _try(file.name, _read_database, file)
@@ -281,6 +284,8 @@ def _try(name: str, read: Callable[..., object], what: object, state: str = READ
     """Read a file that has its own checks, or nothing to compare with."""
     try:
         read(what)
+    except OtherGroupsError:
+        raise
     except _BROKEN as error:
         return CheckedFile(name, DAMAGED, str(error).splitlines()[0] if str(error) else type(error).__name__)
     return CheckedFile(name, state)
