@@ -190,9 +190,9 @@ def is_right(n_classes: int, found: int | None) -> bool:
 
 def run(half: str, folder: Path, rules: list[str]) -> None:
     """Run the draws of a half that aren't done."""
-    done = {(line["rule"], json.dumps(line["draw"])) for line in _read()}
+    done = {(line["rule"], _key(line["draw"])) for line in _read()}
     for draw in draws(half):
-        open_rules = [rule for rule in rules if (rule, json.dumps(asdict(draw))) not in done]
+        open_rules = [rule for rule in rules if (rule, _key(asdict(draw))) not in done]
         if not open_rules:
             continue
         X, y = load_draw(draw, folder)
@@ -279,6 +279,10 @@ def _right(line: dict[str, Any]) -> bool:
 
 def _share(values: list[bool]) -> str:
     return f"{sum(values)} of {len(values)}" if values else "–"
+
+
+def _key(draw: dict[str, Any]) -> str:
+    return json.dumps(draw, sort_keys=True)
 
 
 def _purity(X: NDArray[np.float32], y: NDArray[np.int64]) -> float:

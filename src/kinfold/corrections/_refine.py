@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kinfold.corrections._edits import MARKS, Accept, Rows
 from kinfold.corrections._state import State, hash_base
-from kinfold.errors import FormatError, InputError
+from kinfold.errors import FormatError, InputError, OtherGroupsError
 from kinfold.paths import arrow_path
 from kinfold.progress import SILENT, Progress
 from kinfold.reading import check_regular, parse_json, reading
@@ -133,7 +133,7 @@ def read_proposals(run: Run) -> Proposals | None:
     Raises
     ------
     FormatError
-        The file is damaged, of a newer format, or of other clusters than the run has.
+        The file is damaged, of a newer format, or of other groups than the run has now.
     """
     path = run.path / PROPOSALS_NAME
     check_regular(path)
@@ -142,7 +142,7 @@ def read_proposals(run: Run) -> Proposals | None:
     table = read_table(path, PROPOSALS_SCHEMA, _MEND)
     head = _read_head(path)
     if head.get("base") != hash_base(run):
-        raise FormatError(f"{path} holds proposals for other groups than this run has; {_MEND}")
+        raise OtherGroupsError(f"{path} holds proposals for other groups than this run has; {_MEND}")
     return Proposals(
         table["row"].to_numpy(),
         table["to_cluster"].to_numpy(),

@@ -2,17 +2,22 @@
 
 from kinfold.levels._building import build_levels
 from kinfold.levels._files import LEVEL_FILES, RunLevels, has_levels, open_levels, write_levels
-from kinfold.levels._levels import Levels
+from kinfold.levels._levels import GroupMatch, Levels, match_groups
+from kinfold.levels._placing import Placing, label_levels
 from kinfold.methods import LevelEstimate, estimate_levels
 
 __all__ = [
     "LEVEL_FILES",
+    "GroupMatch",
     "LevelEstimate",
     "Levels",
+    "Placing",
     "RunLevels",
     "build_levels",
     "estimate_levels",
     "has_levels",
+    "label_levels",
+    "match_groups",
     "open_levels",
     "write_levels",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -156,7 +156,7 @@ class Levels:
     def top(self, model: Clusterer, X: RowMatrix, n_groups: int, n_top: int = 5) -> TopClusters:
         """Return the best groups of every row at a level, by the model of the fit.
 
-        A row's group is that of its closest part within its most probable cluster, so that it lies within
+        A row's group is that of its part (:meth:`predict_parts`), so that it lies within
         its group of every coarser level. Its probability is the sum over all clusters, or closest parts of
         clusters, that the group holds. The others follow in the order of theirs.
 
@@ -179,6 +179,19 @@ class Levels:
         ]
         return TopClusters(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
+    def predict_parts(self, model: Clusterer, X: RowMatrix) -> NDArray[np.int32]:
+        """Return the part of every row (n,), which tells its group at every level.
+
+        It is the closest one within its most probable cluster; one without samples has none, and counts for
+        nothing.
+        """
+        found = [self._parts_of(block, np.asarray(X[rows])) for rows, block in _predicted(model, X)]
+        return np.concatenate(found) if found else np.zeros(0, np.int32)
+
+    def _parts_of(self, probabilities: NDArray[np.float32], X: RowMatrix) -> NDArray[np.int32]:
+        live = np.isin(np.arange(self.n_clusters), self.part_clusters)
+        return self.find_parts(X, np.where(live, probabilities, -1).argmax(axis=1))
+
     def _top_of(
         self,
         probabilities: NDArray[np.float32],
@@ -187,7 +200,7 @@ class Levels:
         n_numbers: int,
         n_top: int,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        own = groups[self.find_parts(X, probabilities.argmax(axis=1))]
+        own = groups[self._parts_of(probabilities, X)]
         # A cluster that lies within one group gives it all of its probability. One that is divided gives it
         # to the group of its closest part, which is looked for in the most probable clusters alone.
         whole, divided = self._held_by(groups, n_numbers)
@@ -219,6 +232,50 @@ class Levels:
         for a, b in self.tree.merges.tolist():
             sizes.append(sizes[a] + sizes[b])
         return sizes
+
+
+@dataclass(frozen=True)
+class GroupMatch:
+    """The groups of one level beside those of another.
+
+    Attributes
+    ----------
+    same : mapping of int to int
+        Group of the first level to that of the second which holds the same samples.
+    within : mapping of int to int
+        Group of the first level to that of the second which holds all of it; those of ``same`` among them.
+    """
+
+    same: Mapping[int, int]
+    within: Mapping[int, int]
+
+
+def match_groups(levels: Levels, first: int, second: int) -> GroupMatch:
+    """Compare the groups of two levels by the parts that they hold.
+
+    Fitted clusters without samples are the same at all levels that have them.
+
+    Parameters
+    ----------
+    levels : Levels
+        The tree.
+    first, second : int
+        Numbers of groups.
+    """
+    ours, theirs = levels.groups(first).astype(np.int64), levels.groups(second).astype(np.int64)
+    pairs, counts = np.unique(np.stack([ours, theirs]), axis=1, return_counts=True)
+    our_sizes, their_sizes = np.bincount(ours), np.bincount(theirs)
+    whole = counts == our_sizes[pairs[0]]
+    equal = whole & (counts == their_sizes[pairs[1]])
+    fewest = min(levels.count(first), levels.count(second))
+    empty = {}
+    if fewest >= levels.n_clusters:  # coarser levels number their groups anew
+        dead = np.setdiff1d(np.arange(levels.n_clusters), levels.part_clusters)
+        empty = {number: number for number in dead.tolist()}
+    return GroupMatch(
+        same={**dict(pairs[:, equal].T.tolist()), **empty},
+        within={**dict(pairs[:, whole].T.tolist()), **empty},
+    )
 
 
 def _predicted(model: Clusterer, X: RowMatrix) -> Iterator[tuple[slice, NDArray[np.float32]]]:

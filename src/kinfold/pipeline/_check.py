@@ -16,8 +16,14 @@ import pyarrow.parquet as pq
 
 from kinfold import exports
 from kinfold.benchmark import Benchmark, is_benchmark
-from kinfold.corrections import CORRECTIONS_NAME, PROPOSALS_NAME, Corrections, read_proposals
-from kinfold.errors import FormatError, InputError, KinfoldError
+from kinfold.corrections import (
+    CORRECTIONS_NAME,
+    PROPOSALS_NAME,
+    Corrections,
+    corrections_name,
+    read_proposals,
+)
+from kinfold.errors import FormatError, InputError, KinfoldError, OtherGroupsError
 from kinfold.features import FeatureStore
 from kinfold.features.store import INDEX_NAME, StoreManifest, is_feature_store
 from kinfold.language.cache import FEATURES_NAME as NOUNS_NAME
@@ -139,12 +145,18 @@ def _check_run(path: Path) -> Iterator[CheckedFile]:
         yield CheckedFile(ASSIGNMENTS_NAME, MISSING, "the run isn't finished; cluster again to go on")
         return
     broken = [file.name for file in compared if file.name == ASSIGNMENTS_NAME and file.state != OK]
-    for name, read in ((CORRECTIONS_NAME, _read_corrections), (PROPOSALS_NAME, read_proposals)):
+    run = Run(path, manifest)
+    shown = corrections_name(run.level)
+    for name, read in ((shown, _read_corrections), (PROPOSALS_NAME, read_proposals)):
         if (path / name).exists():
             unread = CheckedFile(name, READABLE, f"not read, because {ASSIGNMENTS_NAME} is damaged")
-            yield unread if broken else _try(name, read, Run(path, manifest))
-    for file in sorted(path.glob(f"{Path(CORRECTIONS_NAME).stem}-*.sqlite")):  # of groups that are gone
-        yield _try(file.name, _read_database, file)
+            try:
+                yield unread if broken else _try(name, read, run)
+            except OtherGroupsError as error:  # of another level or an earlier fit
+                yield CheckedFile(name, READABLE, str(error))
+    for file in sorted(path.glob(f"{Path(CORRECTIONS_NAME).stem}*.sqlite")):  # of other levels, or put aside
+        if file.name != shown:
+            yield _try(file.name, _read_database, file)
     for file in sorted(path.glob("*.parquet")):
         if file.name not in names and file.name != PROPOSALS_NAME and not _GIVEN.fullmatch(file.name):
             yield _try(file.name, pq.read_table, arrow_path(file))
@@ -272,6 +284,8 @@ def _try(name: str, read: Callable[..., object], what: object, state: str = READ
     """Read a file that has its own checks, or nothing to compare with."""
     try:
         read(what)
+    except OtherGroupsError:
+        raise
     except _BROKEN as error:
         return CheckedFile(name, DAMAGED, str(error).splitlines()[0] if str(error) else type(error).__name__)
     return CheckedFile(name, state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,8 @@ from kinfold.corrections import first_state
 from kinfold.errors import InputError, KinfoldError, count_of
 from kinfold.images import ImageSource
 from kinfold.pipeline._corrected import CorrectedGroups
-from kinfold.pipeline._stages import Stages
 from kinfold.progress import SILENT, Progress
-from kinfold.run import Run, lock_directory, read_manifest, write_manifest
+from kinfold.run import Run, Stages, lock_directory, read_manifest, write_manifest
 from kinfold.storage import hash_file
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def export(
     to: str,
     out: str | Path | None = None,
     *,
+    levels: Sequence[int] = (),
     source: str | Path | None = None,
     link: str = "auto",
     force: bool = False,
@@ -164,6 +165,10 @@ def export(
     out : path, optional
         The file or folder to write, outside the run; by default ``<name of the run>.csv``, or
         ``<name of the run>-folders`` and so on, in the current folder.
+    levels : sequence of int, default none
+        Numbers of groups of further levels, for all formats but ``"html"`` and ``"onnx"``: each image has its
+        group there too, before any correction, as ``level_K``. ``"folders"`` have a folder for each, from
+        coarse to fine, around those of the run's groups.
     source : path, optional
         Where the images are now, if they were moved.
     link : {"auto", "hard", "symlink", "copy"}, default "auto"
@@ -189,10 +194,12 @@ def export(
     MissingExtraError
         ``"onnx"`` without the package onnx.
     """
+    from kinfold.exports import check_takes_levels, find_format
     from kinfold.exports import export as write
-    from kinfold.exports import find_format
+    from kinfold.levels import label_levels
 
     form = find_format(to)
+    check_takes_levels(form, levels)
     run = run if isinstance(run, Run) else Run.open(run)
     if out is None:
         stem = run.path.resolve().name.removesuffix(".kinfold")
@@ -200,4 +207,5 @@ def export(
     images = None
     if form.uses_images:
         images = find_images(run, source, "the export", needed=form.needs_images)
-    return write(run, to, Path(out), images=images, link=link, force=force, progress=progress)
+    further = label_levels(run, levels)
+    return write(run, to, Path(out), images=images, link=link, levels=further, force=force, progress=progress)

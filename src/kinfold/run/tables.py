@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 ASSIGNMENTS_NAME = "assignments.parquet"
 SKIPPED_NAME = "skipped.parquet"
 NAMES_NAME = "names.parquet"
+N_TOP = 5  # groups kept per image: what the page offers as a second choice, and top-5 accuracy needs
 
 ASSIGNMENTS_SCHEMA = pa.schema(
     [
@@ -54,16 +56,20 @@ NAMES_SCHEMA = pa.schema(
 )
 
 _LATER = ("name",)  # columns that files of older versions don't have
+_LEVEL_COLUMN = re.compile(r"level_[1-9][0-9]*")
 _ROW_GROUP_SIZE = 1 << 17  # fixed, since it is part of the bytes; large enough to compress well
 
 
 def write_assignments(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: TopClusters) -> None:
-    """Write which group every usable image is in.
+    """Write which group every usable image is in, see :func:`make_assignments`."""
+    write_table(path, make_assignments(rows, keys, top))
+
+
+def make_assignments(rows: NDArray[np.int64], keys: pa.Array, top: TopClusters) -> pa.Table:
+    """Return the table of the groups of all usable images, ``RUN/assignments.parquet``.
 
     Parameters
     ----------
-    path : Path
-        The file, ``RUN/assignments.parquet``.
     rows : ndarray of int64, shape (n,)
         Row number in the source of every usable image, ascending.
     keys : pyarrow.Array of string, length n
@@ -78,7 +84,7 @@ def write_assignments(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: 
     """
     columns = [*_first_columns(rows, keys, top), _as_lists(top.clusters), _as_lists(top.probabilities)]
     columns.append(pa.nulls(len(rows), pa.string()))
-    write_table(path, pa.Table.from_arrays(columns, schema=ASSIGNMENTS_SCHEMA))
+    return pa.Table.from_arrays(columns, schema=ASSIGNMENTS_SCHEMA)
 
 
 def write_named_assignments(path: Path, assignments: pa.Table, nouns: Sequence[str | None]) -> None:
@@ -117,6 +123,21 @@ def make_predictions(
     return pa.Table.from_arrays(columns, schema=schema)
 
 
+def add_levels(table: pa.Table, levels: Mapping[int, NDArray[np.int32]]) -> pa.Table:
+    """Return a table with a column ``level_K`` behind the others for every level of K groups."""
+    for n_groups, labels in levels.items():
+        table = table.append_column(f"level_{n_groups}", pa.array(labels, pa.int32()))
+    return table
+
+
+def leave_out_levels(names: Sequence[str]) -> list[str]:
+    """Return names of columns without those that :func:`add_levels` may have added at the end."""
+    found = list(names)
+    while found and _LEVEL_COLUMN.fullmatch(found[-1]):
+        found.pop()
+    return found
+
+
 def write_skipped(path: Path, skipped: pa.Table) -> None:
     """Write the images that could not be used: row, key and reason of each."""
     write_table(path, skipped.select(SKIPPED_SCHEMA.names).cast(SKIPPED_SCHEMA).replace_schema_metadata(None))
@@ -141,14 +162,19 @@ def read_table(path: Path, schema: pa.Schema, mend: str) -> pa.Table:
 
 
 def write_names(path: Path, names: ClusterNames) -> None:
-    """Write the names of all groups: a line per name, the best first, or one with the reason for none."""
+    """Write the names of all groups, see :func:`make_names`."""
+    write_table(path, make_names(names))
+
+
+def make_names(names: ClusterNames) -> pa.Table:
+    """Return the names of all groups: a line per name, the best first, or one with the reason for none."""
     lines: list[dict[str, Any]] = []
     for one in names.clusters:
         if not one.names:
             lines.append({"cluster": one.cluster, "reason": one.reason})
         for place, name in enumerate(one.names):
             lines.append({"cluster": one.cluster, "place": place, **vars(name), "path": list(name.path)})
-    write_table(path, pa.Table.from_pylist(lines, schema=NAMES_SCHEMA))
+    return pa.Table.from_pylist(lines, schema=NAMES_SCHEMA)
 
 
 def read_names(path: Path, n_clusters: int, parameters: Mapping[str, Any], mend: str) -> ClusterNames:
@@ -196,7 +222,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def is_predictions(path: Path) -> bool:
-    """Tell whether ``path`` is a file that :func:`write_predictions` may have written, by its columns."""
+    """Tell whether ``path`` is a file of predictions, by its columns."""
     return _has_columns(path, PREDICTIONS_SCHEMA) or _has_columns(path, NAMED_PREDICTIONS_SCHEMA)
 
 
@@ -208,7 +234,7 @@ def is_skipped(path: Path) -> bool:
 def _has_columns(path: Path, schema: pa.Schema) -> bool:
     try:
         with reading(path):
-            return bool(pq.read_schema(arrow_path(path)).names == schema.names)
+            return bool(leave_out_levels(pq.read_schema(arrow_path(path)).names) == schema.names)
     except (FormatError, InputError):
         return False
 
