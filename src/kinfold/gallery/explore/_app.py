@@ -15,10 +15,12 @@ from fastapi import APIRouter, FastAPI, Request, Response
 
 from kinfold.features import Features
 from kinfold.gallery.explore._answers import fail, handle_errors
+from kinfold.gallery.explore._current import Current
 from kinfold.gallery.explore._errors import NotFoundError
 from kinfold.gallery.explore._explorer import Explorer, Options
 from kinfold.gallery.explore._routes_groups import group_routes
 from kinfold.gallery.explore._routes_images import image_routes, map_routes, picture_routes
+from kinfold.gallery.explore._routes_levels import level_routes
 from kinfold.gallery.explore._routes_run import edit_routes, refine_routes, run_routes
 from kinfold.gallery.explore._security import Guard
 from kinfold.images import ImageSource
@@ -146,7 +148,7 @@ def create_app(
     Returns
     -------
     FastAPI
-        Its ``state.explorer`` is closed when it shuts down.
+        Its ``state.current`` is closed when it shuts down.
 
     Raises
     ------
@@ -154,25 +156,34 @@ def create_app(
         The run or its corrections are damaged; :func:`create_trouble_app` makes a page that says so.
     """
     options = Options(images, features, read_only, thumbnail_limit, n_workers, device)
-    explorer = Explorer(run, options)
+    current = Current(run, options, _run_app)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if warm:
-            explorer.warm()
+            current.explorer.warm()
         try:
             yield
         finally:
-            explorer.close()
+            current.close()
 
     app = _bare_app(lifespan)
-    app.state.explorer = explorer
-    for routes in _ROUTES:
-        app.include_router(routes(explorer))
+    app.state.current = current
     app.include_router(web_routes(list_files()))
+    app.mount("", current)
     handle_errors(app)
     # outside all routes: no code of a route runs before its checks
     app.add_middleware(Guard, hosts=hosts, token=token, allowed=allowed, root_path=root_path)
+    return app
+
+
+def _run_app(current: Current, explorer: Explorer) -> FastAPI:
+    """Return the application of the routes of a run as it was opened."""
+    app = _bare_app(None)
+    for routes in _ROUTES:
+        app.include_router(routes(explorer))
+    app.include_router(level_routes(current, explorer))
+    handle_errors(app)
     return app
 
 
