@@ -107,7 +107,7 @@ def test_rows_never_shift_when_files_are_bad(photos, tmp_path):
 
 
 def test_a_second_call_runs_no_stage_again(photos, tmp_path, caplog):
-    caplog.set_level(logging.INFO, "kinfold.pipeline")
+    caplog.set_level(logging.INFO, "kinfold")
     cluster(photos, 3, out=tmp_path / "out", **TEMI)
     assert stages_that_ran(caplog) == ["embed", "neighbors", "fit", "assign", "report"]
     before = snapshot(tmp_path / "out")
@@ -129,7 +129,7 @@ def test_a_second_call_runs_no_stage_again(photos, tmp_path, caplog):
 )
 @pytest.mark.parametrize("run", ["temi"], indirect=True)
 def test_only_stages_whose_inputs_changed_run_again(run, photos, tmp_path, caplog, changes, expected):
-    caplog.set_level(logging.INFO, "kinfold.pipeline")
+    caplog.set_level(logging.INFO, "kinfold")
     arguments = {"n_clusters": 3, **TEMI} | changes
     changed = cluster(photos, out=run.path, **arguments)
     assert stages_that_ran(caplog) == expected
@@ -227,7 +227,7 @@ def test_a_run_goes_on_when_source_and_run_were_moved(photos, tmp_path, caplog):
     cluster(photos, 3, out=tmp_path / "out", **KMEANS)
     moved = photos.rename(tmp_path / "moved")
     (tmp_path / "out").rename(tmp_path / "run")
-    caplog.set_level(logging.INFO, "kinfold.pipeline")
+    caplog.set_level(logging.INFO, "kinfold")
     cluster(moved, 3, out=tmp_path / "run", **KMEANS)
     assert "embed" not in stages_that_ran(caplog)
 

@@ -321,7 +321,7 @@ class TestThePage:
             assert name in text
 
     def test_clustering_again_writes_it_anew_once_it_was_corrected(self, run, photos, caplog):
-        caplog.set_level(logging.INFO, "kinfold.pipeline")
+        caplog.set_level(logging.INFO, "kinfold")
         kinfold.cluster(photos, 6, out=run.path, **KMEANS)
         merge_kinds(run)
         kinfold.cluster(photos, 6, out=run.path, **KMEANS)

@@ -120,7 +120,7 @@ def test_the_figures_are_kept_and_nothing_else_is_touched(run):
 
 def test_evaluation_makes_no_stage_but_the_report_run_again(run, photos, caplog):
     evaluate(run, "folder")
-    caplog.set_level("INFO", "kinfold.pipeline")
+    caplog.set_level("INFO", "kinfold")
     again = cluster(photos, 3, out=run.path, method="kmeans", backbone="pixels", n_workers=0)
     assert [r.args[0] for r in caplog.records if r.msg == "stage %s: starts"] == ["report"]
     assert again.metrics["accuracy"] == 1.0

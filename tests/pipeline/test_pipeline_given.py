@@ -144,7 +144,7 @@ def test_a_run_of_images_in_memory_can_be_moved(files, tmp_path):
 
 
 def test_the_same_content_goes_on_and_other_content_is_refused(tmp_path, caplog):
-    caplog.set_level(logging.INFO, "kinfold.pipeline")
+    caplog.set_level(logging.INFO, "kinfold")
     options = {"out": tmp_path / "run", "method": "kmeans", "report": False}
     kinfold.cluster(vectors(), 3, **options)
     caplog.clear()
@@ -157,7 +157,7 @@ def test_the_same_content_goes_on_and_other_content_is_refused(tmp_path, caplog)
 
 
 def test_images_in_memory_are_not_embedded_again(files, tmp_path, caplog):
-    caplog.set_level(logging.INFO, "kinfold.pipeline")
+    caplog.set_level(logging.INFO, "kinfold")
     for _ in range(2):
         caplog.clear()
         kinfold.cluster([Image.open(file) for file in files], 3, out=tmp_path / "run", **KMEANS)

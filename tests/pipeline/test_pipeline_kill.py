@@ -44,7 +44,7 @@ class Listener(logging.Handler):
         if record.msg == "stage %s: starts":
             say("stage", record.args[0])
 
-logger = logging.getLogger("kinfold.pipeline")
+logger = logging.getLogger("kinfold.run")
 logger.setLevel(logging.INFO)
 logger.addHandler(Listener())
 

@@ -106,7 +106,7 @@ def test_auto_keeps_the_chosen_method_and_the_table(features_file, tmp_path):
 
 
 def test_auto_keeps_one_graph_for_each_way_of_making_it(features_file, tmp_path, caplog):
-    caplog.set_level(logging.INFO, "kinfold.pipeline")
+    caplog.set_level(logging.INFO, "kinfold")
     candidates = {"temi": HEADS, "scan": HEADS, "icce": QUICK["icce"]}
     options = {"method_parameters": {"candidates": list(candidates), "parameters": candidates}}
     run = group(features_file, tmp_path / "out", "auto", **options)

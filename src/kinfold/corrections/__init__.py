@@ -18,6 +18,14 @@ from kinfold.corrections._edits import (
     read_edit,
 )
 from kinfold.corrections._journal import Entry
+from kinfold.corrections._level import LevelChange, change_level, switch_level
+from kinfold.corrections._places import (
+    corrections_name,
+    count_edits,
+    has_corrections,
+    list_corrections,
+    set_aside,
+)
 from kinfold.corrections._refine import (
     PROPOSALS_NAME,
     PROPOSALS_SCHEMA,
@@ -51,6 +59,7 @@ __all__ = [
     "Edit",
     "Entry",
     "Group",
+    "LevelChange",
     "Lock",
     "Mark",
     "Merge",
@@ -59,13 +68,20 @@ __all__ = [
     "Rename",
     "Split",
     "State",
+    "change_level",
     "changed_groups",
     "check_confidence",
     "corrected_table",
+    "corrections_name",
+    "count_edits",
     "first_state",
+    "has_corrections",
+    "list_corrections",
     "names_of",
     "read_edit",
     "read_proposals",
     "refine",
+    "set_aside",
+    "switch_level",
     "write_proposals",
 ]

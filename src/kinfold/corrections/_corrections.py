@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kinfold.corrections._changes import (
     Change,
     RowIndex,
@@ -18,9 +21,9 @@ from kinfold.corrections._changes import (
 )
 from kinfold.corrections._edits import Edit, Split
 from kinfold.corrections._journal import REDO, UNDO, Entry, Journal, Record, describe, describe_turn
+from kinfold.corrections._places import corrections_name
 from kinfold.corrections._state import Draft, RunGroups, State, first_state, names_of
 from kinfold.corrections._store import (
-    CORRECTIONS_NAME,
     EditRow,
     Store,
     Writer,
@@ -50,12 +53,12 @@ class Corrections:
     run : Run
         The run that is corrected.
     path : Path
-        ``RUN/corrections.sqlite``, which the first edit creates.
+        ``RUN/corrections.sqlite``, or the file of the level that is shown; the first edit creates it.
     """
 
     def __init__(self, run: Run, *, write: bool, source: str | Path | None) -> None:
         self.run = run
-        self.path = run.path / CORRECTIONS_NAME
+        self.path = run.path / corrections_name(run.level)
         self._base = RunGroups(run)
         self._store = Store(self.path, self._base.hash)
         self._write = write
@@ -210,6 +213,30 @@ class Corrections:
             records = [record for record in self._journal.records if before is None or record.row.id < before]
             return [describe(record, names) for record in reversed(records[max(0, len(records) - limit) :])]
 
+    def changes(self) -> list[tuple[Change, str, str]]:
+        """Return all edits, undone ones too, each with the time and client of its last row.
+
+        That is the row of the edit itself, or of the undo or redo that came last.
+        """
+        self.sync()
+        with self._guard:
+            latest = {record.row.id: record.row for record in self._journal.records}
+            latest |= {turn.edit: turn.row for _, turn in sorted(self._journal.turns.items())}
+            return [
+                (self._read(record), latest[record.row.id].time, latest[record.row.id].client)
+                for record in self._journal.records
+            ]
+
+    def holding(self) -> list[Change]:
+        """Return the edits that the state includes."""
+        self.sync()
+        with self._guard:
+            return [self._read(record) for record in self._journal.records if record.holds]
+
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return where ascending source rows are in the arrays of a state."""
+        return self._index.places(rows)
+
     def entry(self, version: int) -> Entry:
         """Return the edit, undo or redo that made a version; :class:`InputError` if there is none."""
         names = names_of(self.run, self.sync())
@@ -268,6 +295,12 @@ class Corrections:
         if record is None:
             raise InputError(f"there is nothing to {kind}")
         return record
+
+    def _read(self, record: Record) -> Change:
+        try:
+            return record.change()
+        except ValueError as error:
+            raise FormatError(damaged(self.path, f"edit {record.row.id} can't be read")) from error
 
     def _take_in(self, rows: list[EditRow]) -> State:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -235,6 +235,50 @@ class Levels:
         for a, b in self.tree.merges.tolist():
             sizes.append(sizes[a] + sizes[b])
         return sizes
+
+
+@dataclass(frozen=True)
+class GroupMatch:
+    """The groups of one level beside those of another.
+
+    Attributes
+    ----------
+    same : mapping of int to int
+        Group of the first level to that of the second which holds the same samples.
+    within : mapping of int to int
+        Group of the first level to that of the second which holds all of it; those of ``same`` among them.
+    """
+
+    same: Mapping[int, int]
+    within: Mapping[int, int]
+
+
+def match_groups(levels: Levels, first: int, second: int) -> GroupMatch:
+    """Compare the groups of two levels by the parts that they hold.
+
+    Fitted clusters without samples are the same at all levels that have them.
+
+    Parameters
+    ----------
+    levels : Levels
+        The tree.
+    first, second : int
+        Numbers of groups.
+    """
+    ours, theirs = levels.groups(first).astype(np.int64), levels.groups(second).astype(np.int64)
+    pairs, counts = np.unique(np.stack([ours, theirs]), axis=1, return_counts=True)
+    our_sizes, their_sizes = np.bincount(ours), np.bincount(theirs)
+    whole = counts == our_sizes[pairs[0]]
+    equal = whole & (counts == their_sizes[pairs[1]])
+    fewest = min(levels.count(first), levels.count(second))
+    empty = {}
+    if fewest >= levels.n_clusters:  # coarser levels number their groups anew
+        dead = np.setdiff1d(np.arange(levels.n_clusters), levels.part_clusters)
+        empty = {number: number for number in dead.tolist()}
+    return GroupMatch(
+        same={**dict(pairs[:, equal].T.tolist()), **empty},
+        within={**dict(pairs[:, whole].T.tolist()), **empty},
+    )
 
 
 def build_levels(

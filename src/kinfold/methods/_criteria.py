@@ -208,6 +208,10 @@ class Diagnosis:
     largest_share: float
     messages: tuple[str, ...]
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON has them."""
+        return {**vars(self), "dead": list(self.dead), "messages": list(self.messages)}
+
 
 def warn_of_collapse(labels: NDArray[np.integer], n_clusters: int) -> None:
     """Warn (:class:`~sklearn.exceptions.ConvergenceWarning`) of dead clusters and of a giant one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,16 @@ from kinfold.pipeline._source import (
     describe_backbone,
     resolve_source,
 )
-from kinfold.pipeline._stages import Stages, open_stages
 from kinfold.pipeline._team import Team
 from kinfold.progress import SILENT, Progress
 from kinfold.run import (
     ASSIGNMENTS_NAME,
     GIVEN_PREFIX,
+    N_TOP,
     SKIPPED_NAME,
     Run,
+    Stages,
+    open_stages,
     write_assignments,
     write_skipped,
 )
@@ -59,7 +61,6 @@ logger = logging.getLogger(__name__)
 
 FEATURES_NAME = "features"
 MODEL_FILES = ("model.json", "model.safetensors")
-N_TOP = 5  # groups kept per image: what the page offers as a second choice, and top-5 accuracy needs
 
 
 def cluster(
@@ -193,7 +194,7 @@ def cluster(
                 loaded = as_backbone(backbone, runtime, place / FEATURES_NAME, opened.n_rows)
                 loaded.check_variants([variant])
             guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
-            with open_stages(place, opened, variant) as stages:
+            with open_stages(place, opened.describe(variant)) as stages:
                 work = Work(stages, opened, prepared, variant, runtime, team, guide)
                 if stages.knows_groups():
                     check_replacing(place, partial(work.why_replaced, loaded), force=force)
@@ -362,7 +363,7 @@ class Work:
             write_assignments(path / ASSIGNMENTS_NAME, features.rows, keys, top)
             write_skipped(path / SKIPPED_NAME, features.skipped)
             found = diagnose(top.clusters[:, 0], self.method.n_clusters)
-            self.stages.manifest.diagnosis = _as_json(asdict(found))
+            self.stages.manifest.diagnosis = found.as_dict()
 
         self.stages.run("assign", inputs, (ASSIGNMENTS_NAME, SKIPPED_NAME), work)
         for message in self.stages.manifest.diagnosis.get("messages", ()):
@@ -509,16 +510,3 @@ def _is_sound(features: Features, variant: str) -> bool:
     except FormatError as error:
         logger.warning("embedding again: %s", error)
         return False
-
-
-def _as_json(content: dict[str, Any]) -> dict[str, Any]:
-    """Turn NumPy values and tuples into what JSON knows."""
-    plain: dict[str, Any] = {}
-    for name, value in content.items():
-        if hasattr(value, "tolist"):
-            plain[name] = value.tolist()
-        elif isinstance(value, tuple):
-            plain[name] = [entry.item() if hasattr(entry, "item") else entry for entry in value]
-        else:
-            plain[name] = value
-    return plain

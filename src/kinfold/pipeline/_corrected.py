@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.corrections import CORRECTIONS_NAME, Corrections, State, first_state, names_of
+from kinfold.corrections import (
+    Corrections,
+    State,
+    corrections_name,
+    count_edits,
+    first_state,
+    has_corrections,
+    list_corrections,
+    names_of,
+    set_aside,
+)
 from kinfold.errors import FormatError, InputError, KinfoldError, OtherGroupsError, count_of
-from kinfold.run import Run, read_manifest
+from kinfold.run import Manifest, Run, read_manifest
 
 if TYPE_CHECKING:
     from kinfold.gallery import Shown
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NO_GROUP = -1
-_ENDINGS = ("", "-wal", "-journal")  # of the file, and of the logs that SQLite writes beside it
+_BROKEN = (sqlite3.Error, ValueError, KeyError)
 _BLOCK = 1 << 14  # rows at a time: features may be larger than memory
 
 
@@ -55,7 +63,7 @@ class CorrectedGroups:
         FormatError
             The corrections are damaged.
         """
-        if not has_corrections(run.path):
+        if not has_corrections(run.path, run.level):
             return cls(run, first_state(run), 0)
         try:
             with Corrections.open(run, write=False) as corrections:
@@ -171,11 +179,6 @@ class CorrectedGroups:
         return found
 
 
-def has_corrections(path: Path) -> bool:
-    """Tell whether a run was ever corrected: a log alone is what is left of a file that someone took away."""
-    return any(os.path.lexists(path / name) for name in (CORRECTIONS_NAME, f"{CORRECTIONS_NAME}-wal"))
-
-
 def _unit(rows: NDArray[Any]) -> NDArray[Any]:
     """Return rows scaled to unit length."""
     unit: NDArray[Any] = rows / np.maximum(
@@ -201,16 +204,11 @@ def check_replacing(path: Path, why: Callable[[], str | None], *, force: bool) -
     InputError
         The run is corrected and would get other groups; nothing was changed.
     """
-    if not has_corrections(path):
+    manifest = read_manifest(path)
+    files = list_corrections(path)
+    if not files:
         return
-    try:
-        if "assign" in read_manifest(path).stages:
-            n_corrections = CorrectedGroups.of(Run.open(path)).n_corrections
-            told = count_of(n_corrections, "correction")
-        else:
-            n_corrections, told = 1, "how often can't be told, as the run isn't finished"
-    except FormatError as error:  # of the groups or of the corrections: there may be any number
-        n_corrections, told = 1, f"how often can't be told: {error}"
+    n_corrections, told = _count_corrections(path, manifest, files)
     if not n_corrections or (reason := why()) is None:
         return
     if not force:
@@ -218,25 +216,18 @@ def check_replacing(path: Path, why: Callable[[], str | None], *, force: bool) -
             f"{path} was corrected by hand ({told}), and would get other groups because {reason}; it was "
             "left as it is. Choose another folder (out=, --out), or replace it (force=True, --force)"
         )
-    logger.warning("the corrections of %s are kept as %s", path, set_aside(path).name)
+    for file in files:
+        logger.warning("the corrections of %s are kept as %s", path, set_aside(file).name)
 
 
-def set_aside(path: Path) -> Path:
-    """Rename the corrections of a run that is about to get other groups, and return where they are now."""
-    file, number = path / CORRECTIONS_NAME, 1
-    while any(
-        os.path.lexists(f"{kept}{ending}")
-        for kept in [file.with_name(f"{file.stem}-{number}{file.suffix}")]
-        for ending in _ENDINGS
-    ):
-        number += 1
-    kept = file.with_name(f"{file.stem}-{number}{file.suffix}")
-    # SQLite removes the log of a file that is missing or empty, and with it all edits that stand there.
-    if file.is_file() and file.stat().st_size:
-        with suppress(sqlite3.Error), closing(sqlite3.connect(file)) as connection:
-            # Another program may have the file open, and its latest edits stand in the log.
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    for ending in _ENDINGS:
-        if (found := file.with_name(file.name + ending)).exists() and (not ending or found.stat().st_size):
-            os.replace(found, kept.with_name(kept.name + ending))
-    return kept
+def _count_corrections(path: Path, manifest: Manifest, files: list[Path]) -> tuple[int, str]:
+    """Return how many corrections of all levels hold, and in words."""
+    if "assign" not in manifest.stages:
+        return 1, "how often can't be told, as the run isn't finished"
+    shown = path / corrections_name(Run(path, manifest).level)
+    try:
+        n_corrections = CorrectedGroups.of(Run.open(path)).n_corrections if shown in files else 0
+        n_corrections += sum(count_edits(file) for file in files if file != shown)
+    except (FormatError, *_BROKEN) as error:  # of the groups or of the corrections: there may be any number
+        return 1, f"how often can't be told: {error}"
+    return n_corrections, count_of(n_corrections, "correction")

@@ -35,13 +35,14 @@ from kinfold.pipeline._corrected import CorrectedGroups
 from kinfold.pipeline._method import Method
 from kinfold.pipeline._report import run_report_stage
 from kinfold.pipeline._source import Source, describe_backbone
-from kinfold.pipeline._stages import Stages, open_run_stages
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix
 from kinfold.run import (
     ASSIGNMENTS_NAME,
     NAMES_NAME,
     Run,
+    Stages,
+    open_run_stages,
     write_named_assignments,
     write_names,
 )

@@ -20,11 +20,8 @@ from kinfold.language import NounFeatures, open_nouns
 from kinfold.methods import Criteria, assess, configure
 from kinfold.methods.protocol import Clusterer
 from kinfold.neighbors import NeighborGraph, knn_graph
-from kinfold.pipeline._stages import Stages
 from kinfold.progress import Progress
-from kinfold.run import (
-    lock_directory,
-)
+from kinfold.run import Stages, lock_directory
 from kinfold.storage import check_own, hash_json, remove_partials
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,8 @@ from kinfold.corrections import first_state
 from kinfold.errors import InputError, KinfoldError, count_of
 from kinfold.images import ImageSource
 from kinfold.pipeline._corrected import CorrectedGroups
-from kinfold.pipeline._stages import Stages
 from kinfold.progress import SILENT, Progress
-from kinfold.run import Run, lock_directory, read_manifest, write_manifest
+from kinfold.run import Run, Stages, lock_directory, read_manifest, write_manifest
 from kinfold.storage import hash_file
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kinfold.locks import lock_directory
 from kinfold.run._pictures import join_pictures
+from kinfold.run.level_names import level_names_name, read_level_names, write_level_names
 from kinfold.run.manifest import (
     FORMAT,
     FORMAT_VERSION,
@@ -18,14 +19,17 @@ from kinfold.run.manifest import (
     write_manifest,
 )
 from kinfold.run.run import GIVEN_PREFIX, Run
+from kinfold.run.stages import STAGES, Stages, open_run_stages, open_stages
 from kinfold.run.tables import (
     ASSIGNMENTS_NAME,
+    N_TOP,
     NAMED_PREDICTIONS_SCHEMA,
     NAMES_NAME,
     SKIPPED_NAME,
     SKIPPED_SCHEMA,
     is_predictions,
     is_skipped,
+    make_assignments,
     make_predictions,
     read_table,
     write_assignments,
@@ -44,23 +48,32 @@ __all__ = [
     "MANIFEST_NAME",
     "NAMED_PREDICTIONS_SCHEMA",
     "NAMES_NAME",
+    "N_TOP",
     "SKIPPED_NAME",
     "SKIPPED_SCHEMA",
+    "STAGES",
     "Manifest",
     "Run",
+    "Stages",
     "finish_replacing",
     "is_predictions",
     "is_run",
     "is_skipped",
     "join_pictures",
+    "level_names_name",
     "locate_whole",
     "lock_directory",
+    "make_assignments",
     "make_predictions",
+    "open_run_stages",
+    "open_stages",
+    "read_level_names",
     "read_manifest",
     "read_table",
     "replace_files",
     "stage_files",
     "write_assignments",
+    "write_level_names",
     "write_manifest",
     "write_named_assignments",
     "write_names",

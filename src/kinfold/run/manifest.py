@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from copy import deepcopy
@@ -43,6 +44,7 @@ _KINDS: dict[str, Any] = {
     "level?": (dict, None),
     **dict.fromkeys(("criteria?", "fit?"), dict),
 }
+_LEVEL: dict[str, Any] = {"n_groups": is_count, "n_clusters": is_count}
 _NEXT = ".next"  # folder of staged files; the dot keeps it out of what people and exporters list
 _MEND = "Restore the file from a copy, or remove the folder and cluster again"
 
@@ -61,6 +63,8 @@ STAGE_FILES = frozenset(
         "skipped.parquet",
     )
 )
+# Names of the groups of levels that the run doesn't show.
+LEVEL_NAMES = re.compile(r"names-level-(fit|[1-9][0-9]{0,9})\.parquet")
 _NO_RECORD: dict[str, Any] = {"inputs": "", "outputs": {}, "seconds": 0.0}  # what a record may leave out
 _FOLDERS_BELOW = 4  # levels of a run's folders: features/variants/NAME/00000.npy
 
@@ -242,6 +246,8 @@ def read_manifest(path: Path) -> Manifest:
         )
     check_format_version(file, content.get("format_version"), FORMAT_VERSION)
     check_fields(file, content, _KINDS, _MEND[:1].lower() + _MEND[1:])
+    if content.get("level") is not None:
+        check_fields(file, content["level"], _LEVEL, _MEND[:1].lower() + _MEND[1:], at="level")
     _check_names(file, content)
     content["stages"] = {
         stage: {**deepcopy(_NO_RECORD), **record} for stage, record in content["stages"].items()
@@ -270,7 +276,9 @@ def _is_absolute(path: object) -> bool:
 
 
 def _are_stage_files(names: Iterable[object]) -> bool:
-    return all(isinstance(name, str) and name in STAGE_FILES for name in names)
+    return all(
+        isinstance(name, str) and (name in STAGE_FILES or LEVEL_NAMES.fullmatch(name)) for name in names
+    )
 
 
 def write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:

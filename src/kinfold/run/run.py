@@ -129,6 +129,23 @@ class Run:
         """How many groups with images `kinfold level` chose; None where the groups are those of the fit."""
         return int(self.manifest.level["n_groups"]) if self.manifest.level else None
 
+    def at_level(self, level: dict[str, int] | None, assignments: pa.Table) -> Run:
+        """Return this run as it would be at another level; nothing is written.
+
+        Parameters
+        ----------
+        level : dict or None
+            As :attr:`Manifest.level`.
+        assignments : pyarrow.Table
+            Its groups there.
+        """
+        manifest = Manifest.of(dict(self.manifest))
+        manifest.level = level
+        manifest.stages = {name: record for name, record in manifest.stages.items() if name != "name"}
+        found = Run(self.path, manifest)
+        vars(found)["assignments"] = assignments
+        return found
+
     @property
     def metrics(self) -> dict[str, Any]:
         """Agreement with known labels, as last evaluated; empty if that never happened."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ASSIGNMENTS_NAME = "assignments.parquet"
 SKIPPED_NAME = "skipped.parquet"
 NAMES_NAME = "names.parquet"
+N_TOP = 5  # groups kept per image: what the page offers as a second choice, and top-5 accuracy needs
 
 ASSIGNMENTS_SCHEMA = pa.schema(
     [
@@ -58,12 +59,15 @@ _ROW_GROUP_SIZE = 1 << 17  # fixed, since it is part of the bytes; large enough 
 
 
 def write_assignments(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: TopClusters) -> None:
-    """Write which group every usable image is in.
+    """Write which group every usable image is in, see :func:`make_assignments`."""
+    write_table(path, make_assignments(rows, keys, top))
+
+
+def make_assignments(rows: NDArray[np.int64], keys: pa.Array, top: TopClusters) -> pa.Table:
+    """Return the table of the groups of all usable images, ``RUN/assignments.parquet``.
 
     Parameters
     ----------
-    path : Path
-        The file, ``RUN/assignments.parquet``.
     rows : ndarray of int64, shape (n,)
         Row number in the source of every usable image, ascending.
     keys : pyarrow.Array of string, length n
@@ -78,7 +82,7 @@ def write_assignments(path: Path, rows: NDArray[np.int64], keys: pa.Array, top: 
     """
     columns = [*_first_columns(rows, keys, top), _as_lists(top.clusters), _as_lists(top.probabilities)]
     columns.append(pa.nulls(len(rows), pa.string()))
-    write_table(path, pa.Table.from_arrays(columns, schema=ASSIGNMENTS_SCHEMA))
+    return pa.Table.from_arrays(columns, schema=ASSIGNMENTS_SCHEMA)
 
 
 def write_named_assignments(path: Path, assignments: pa.Table, nouns: Sequence[str | None]) -> None:
@@ -141,14 +145,19 @@ def read_table(path: Path, schema: pa.Schema, mend: str) -> pa.Table:
 
 
 def write_names(path: Path, names: ClusterNames) -> None:
-    """Write the names of all groups: a line per name, the best first, or one with the reason for none."""
+    """Write the names of all groups, see :func:`make_names`."""
+    write_table(path, make_names(names))
+
+
+def make_names(names: ClusterNames) -> pa.Table:
+    """Return the names of all groups: a line per name, the best first, or one with the reason for none."""
     lines: list[dict[str, Any]] = []
     for one in names.clusters:
         if not one.names:
             lines.append({"cluster": one.cluster, "reason": one.reason})
         for place, name in enumerate(one.names):
             lines.append({"cluster": one.cluster, "place": place, **vars(name), "path": list(name.path)})
-    write_table(path, pa.Table.from_pylist(lines, schema=NAMES_SCHEMA))
+    return pa.Table.from_pylist(lines, schema=NAMES_SCHEMA)
 
 
 def read_names(path: Path, n_clusters: int, parameters: Mapping[str, Any], mend: str) -> ClusterNames:

@@ -14,26 +14,25 @@ from typing import Any
 
 from kinfold._version import __version__
 from kinfold.errors import InputError
-from kinfold.locks import LOCK_NAME
-from kinfold.pipeline._source import Source
-from kinfold.run import (
-    GIVEN_PREFIX,
+from kinfold.locks import LOCK_NAME, lock_directory
+from kinfold.run.level_names import list_level_names
+from kinfold.run.manifest import (
     MANIFEST_NAME,
-    NAMES_NAME,
     Manifest,
     finish_replacing,
     is_run,
-    lock_directory,
     read_manifest,
     replace_files,
     stage_files,
     write_manifest,
 )
+from kinfold.run.run import GIVEN_PREFIX
+from kinfold.run.tables import NAMES_NAME
 from kinfold.storage import PARTIAL_PREFIX, check_folder, hash_file, hash_json, remove_partials
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("embed", "nouns", "neighbors", "fit", "assign", "levels", "name", "report")
+STAGES = ("embed", "nouns", "neighbors", "fit", "assign", "levels", "level", "name", "report")
 # Part of every hash of inputs: raise it when a stage computes something else from the same inputs, and all
 # stages of older runs are repeated.
 STAGE_VERSION = 1
@@ -120,6 +119,8 @@ class Stages:
         inputs: Mapping[str, Any],
         writers: Mapping[str, Callable[[Path], None]],
         started: float,
+        *,
+        kept: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
         **sections: Any,
     ) -> None:
         """Record a stage whose work is done, with its files and sections of the manifest, all at one moment.
@@ -132,18 +133,26 @@ class Stages:
             File name to what writes it. A file of an earlier stage stays that stage's: its hash is renewed.
         started : float
             When the work began, by ``time.monotonic``.
+        kept : Mapping
+            Records of later stages that hold: the others are forgotten.
         sections
-            Of the manifest.
+            Of the manifest; None takes one away.
         """
         staged = stage_files(self.path, writers)
-        hashes = {file: hash_file(path) for file, path in staged.items()}
         stages = self.manifest.stages
+        hashes = dict(stages.get(name, {}).get("outputs", {}))  # those of its files that stay as they are
+        hashes |= {file: hash_file(path) for file, path in staged.items()}
         for later in STAGES[STAGES.index(name) :]:
             stages.pop(later, None)
-        # Files of earlier stages that are written anew (assignments get names) stay theirs, with a new hash.
+        stages.update({stage: dict(record) for stage, record in kept.items()})
+        # Files of other stages that are written anew (assignments get names) stay theirs, with a new hash.
         for record in stages.values():
             record["outputs"] |= {file: hashes.pop(file) for file in record["outputs"] if file in hashes}
-        self.manifest.update(sections)
+        for section, content in sections.items():
+            if content is None:
+                self.manifest.pop(section, None)
+            else:
+                self.manifest[section] = content
         self._record(name, inputs, hashes, time.monotonic() - started)
         self._sum_up()
         replace_files(self.path, self.manifest, tuple(writers))
@@ -159,7 +168,7 @@ class Stages:
         first = STAGES.index(name)
         gone = STAGES[first:] if first >= _RESULT else (name,)
         if name == "levels":
-            gone = ("levels", "report")  # names are of the groups, which stay
+            gone = ("levels", "report")  # the groups stay, and with them the level and the names
         if "fit" in gone and (inputs := self._last_inputs("fit")) is not None:
             self.manifest[_FORMER] = inputs  # by which corrected groups are told from others after a kill
         for stage in gone:
@@ -170,11 +179,16 @@ class Stages:
         if "assign" in gone:
             self.manifest.metrics = {}
             self.manifest.diagnosis = {}
+        if "level" in gone and self.manifest.pop("level", None):
+            logger.warning("the groups are those of the fit again; `kinfold level` chooses another level")
         if "name" in gone and self.manifest.pop("naming", None):
             logger.warning("the names of the groups are dropped; `kinfold name` finds new ones")
         self.save()
         if "name" in gone:  # after the manifest: a reader must not be told of a file that isn't there
             (self.path / NAMES_NAME).unlink(missing_ok=True)
+        if "level" in gone:
+            for file in list_level_names(self.path):
+                file.unlink(missing_ok=True)
 
     def save(self) -> None:
         """Write the manifest, with the timings of its stages."""
@@ -198,8 +212,15 @@ class Stages:
 
 
 @contextmanager
-def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
+def open_stages(out: Path, source: Mapping[str, Any]) -> Iterator[Stages]:
     """Open the run directory ``out`` for work, new or to be resumed, and lock it.
+
+    Parameters
+    ----------
+    out : Path
+        The directory.
+    source : mapping
+        What the manifest says of the images or features, among them ``uri`` and ``fingerprint``.
 
     Raises
     ------
@@ -209,13 +230,12 @@ def open_stages(out: Path, source: Source, variant: str) -> Iterator[Stages]:
     _check_free(out)
     with lock_directory(out, create=True):
         _check_free(out)  # again: another process may have written here before the lock was ours
-        described = source.describe(variant)
         if (out / MANIFEST_NAME).exists():
             finish_replacing(out)
             manifest = read_manifest(out)
-            _check_same_source(out, manifest.source, described)
+            _check_same_source(out, manifest.source, source)
         else:
-            manifest = Manifest.of({"source": described, "stages": {}})
+            manifest = Manifest.of({"source": dict(source), "stages": {}})
         remove_partials(out)
         stages = Stages(out, manifest)
         stages.save()
