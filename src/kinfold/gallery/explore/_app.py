@@ -18,9 +18,8 @@ from kinfold.gallery.explore._answers import fail, handle_errors
 from kinfold.gallery.explore._current import Current
 from kinfold.gallery.explore._errors import NotFoundError
 from kinfold.gallery.explore._explorer import Explorer, Options
-from kinfold.gallery.explore._routes_groups import group_routes
+from kinfold.gallery.explore._routes_groups import group_routes, level_routes
 from kinfold.gallery.explore._routes_images import image_routes, map_routes, picture_routes
-from kinfold.gallery.explore._routes_levels import level_routes
 from kinfold.gallery.explore._routes_run import edit_routes, refine_routes, run_routes
 from kinfold.gallery.explore._security import Guard
 from kinfold.images import ImageSource

@@ -24,7 +24,7 @@ export async function levelControl(cards, groups) {
   try {
     facts = await get("api/levels");
   } catch (error) {
-    return { element: h("p", { class: "notice" }, `The levels of this run can't be shown: ${error.message}`), preview: null, destroy() {} };
+    return { element: h("p", { class: "notice" }, `The levels of this run can't be shown: ${error.message}`), preview: null, arrive() {}, destroy() {} };
   }
   return new LevelControl(facts, cards, groups);
 }
@@ -84,7 +84,11 @@ class LevelControl {
       facts.curve && h("details", { class: "about" }, h("summary", {}, facts.curve.chosen ? `Why ${facts.curve.chosen} groups` : "How many groups there are"), curveFigure(facts.curve, (n) => this.look(n))),
     );
     this.#draw();
-    if (returning) queueMicrotask(() => this.slider.focus({ preventScroll: true }));
+  }
+
+  /** The control is in the page. */
+  arrive() {
+    if (returning) this.slider.focus({ preventScroll: true });
     returning = false;
   }
 

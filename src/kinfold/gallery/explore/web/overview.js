@@ -54,6 +54,7 @@ export async function mount(element) {
     ...(levels ? [levels.element, levels.preview].filter(Boolean) : []),
     groups,
   );
+  levels?.arrive();
   const draw = async () => {
     const drawn = await get("api/charts").catch(complain);
     if (!drawn) return;
