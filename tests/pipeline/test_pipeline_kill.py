@@ -15,8 +15,16 @@ import pytest
 from kinfold.run import Run
 from support.image_folders import write_images
 
-STAGES = ("embed", "neighbors", "fit", "assign", "report")
-FILES = ("assignments.parquet", "skipped.parquet", "model.json", "model.safetensors")
+STAGES = ("embed", "neighbors", "fit", "assign", "levels", "report")
+FILES = (
+    "assignments.parquet",
+    "skipped.parquet",
+    "model.json",
+    "model.safetensors",
+    "levels.json",
+    "levels.parquet",
+    "levels.safetensors",
+)
 
 # Loads everything once, then forks a process for each line that it reads: source, out and number of workers.
 # That process clusters, and says which stage starts and when work advances.

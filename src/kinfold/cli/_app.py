@@ -52,6 +52,7 @@ _ORDER = (
     "evaluate",
     "report",
     "check",
+    "level",
     "explore",
     "export",
     "name",
@@ -63,7 +64,18 @@ _ORDER = (
     "info",
     "demo",
 )
-_RESUMABLE = ("cluster", "embed", "predict", "name", "relabel", "zeroshot", "nouns", "benchmark", "demo")
+_RESUMABLE = (
+    "cluster",
+    "embed",
+    "predict",
+    "level",
+    "name",
+    "relabel",
+    "zeroshot",
+    "nouns",
+    "benchmark",
+    "demo",
+)
 _AS_JSON = "kinfold.json"
 _UsageError: type[Any] = typer.BadParameter.__mro__[1]  # click's; Typer may bring its own copy of it
 
@@ -125,6 +137,26 @@ MovedSource = Annotated[
     str | None,
     typer.Option(
         "--source", metavar="SOURCE", help="Where the images are now, if they were moved.", show_default=False
+    ),
+]
+MovedFeatures = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        metavar="PATH",
+        help="Where the run's features are now, if they were moved.",
+        show_default=False,
+    ),
+]
+Levels = Annotated[
+    str | None,
+    typer.Option(
+        "--levels",
+        metavar="K,K",
+        help="Also give the groups of these levels, before any correction: numbers of groups such as 5,20. "
+        "Tables get a column level_K each, folders lie in one another from coarse to fine, those of the "
+        "run's own groups innermost.",
+        show_default=False,
     ),
 ]
 TextModel = Annotated[
@@ -254,6 +286,27 @@ def read_parameters(settings: list[str]) -> dict[str, Any]:
             raise InputError(f"--set {setting!r} is not NAME=VALUE; for example --set n_heads=8")
         found[name] = _read_value(value, setting)
     return found
+
+
+def read_levels(text: str | None) -> tuple[int, ...]:
+    """Read numbers of groups between commas.
+
+    Raises
+    ------
+    InputError
+        One is none.
+
+    Examples
+    --------
+    >>> read_levels("5,20"), read_levels(None)
+    ((5, 20), ())
+    """
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() and int(part) for part in parts):
+        raise InputError(f"--levels {text!r} isn't a list of numbers of groups; write them like 5,20")
+    return tuple(map(int, parts))
 
 
 def _read_value(value: str, setting: str) -> Any:

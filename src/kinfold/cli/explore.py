@@ -77,15 +77,7 @@ def explore(
         bool, typer.Option("--no-browser", help="Print the address, open nothing.")
     ] = False,
     source: options.MovedSource = None,
-    features: Annotated[
-        str | None,
-        typer.Option(
-            "--features",
-            metavar="PATH",
-            help="Where the run's features are now, if they were moved.",
-            show_default=False,
-        ),
-    ] = None,
+    features: options.MovedFeatures = None,
     predictions: Annotated[
         Path | None,
         typer.Option(

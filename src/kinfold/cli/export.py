@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kinfold.cli import _app as options
 from kinfold.cli._app import app
 from kinfold.cli._terminal import Terminal, make_list
-
-if TYPE_CHECKING:
-    pass
 
 FORMATS = ("csv", "parquet", "folders", "imagefolder", "coco", "fiftyone", "html", "onnx", "embedding-atlas")
 _FIRST_MISSING = 5
@@ -58,6 +55,7 @@ def export(
         ),
     ] = "auto",
     copy: Annotated[bool, typer.Option("--copy", help="The same as --link copy.")] = False,
+    levels: options.Levels = None,
     source: options.MovedSource = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -71,6 +69,7 @@ def export(
         run,
         to,
         out,
+        levels=options.read_levels(levels),
         source=source,
         link="copy" if copy else link,
         force=force,

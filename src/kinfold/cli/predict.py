@@ -49,6 +49,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    levels: options.Levels = None,
     link: Annotated[
         str,
         typer.Option(
@@ -84,6 +85,7 @@ def predict(
         source,
         place,
         to=form,
+        levels=options.read_levels(levels),
         backbone=backbone,
         device=device,
         engine=engine,

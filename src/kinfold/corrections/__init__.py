@@ -18,7 +18,7 @@ from kinfold.corrections._edits import (
     read_edit,
 )
 from kinfold.corrections._journal import Entry
-from kinfold.corrections._level import LevelChange, change_level, switch_level
+from kinfold.corrections._level import LevelChange, change_level, switch_level, tell_counts
 from kinfold.corrections._places import (
     corrections_name,
     count_edits,
@@ -83,5 +83,6 @@ __all__ = [
     "refine",
     "set_aside",
     "switch_level",
+    "tell_counts",
     "write_proposals",
 ]

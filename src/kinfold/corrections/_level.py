@@ -355,15 +355,16 @@ def _keep(stages: Stages, new: Run, carried: Carried, state: State, started: flo
 def _tell(change: LevelChange) -> None:
     """Say what was carried and what wasn't."""
     if change.carried:
-        logger.info("carried over: %s", _list(change.carried))
+        logger.info("carried over: %s", tell_counts(change.carried))
     if change.left:
         where = "of the fit" if change.before is None else f"with {count_of(change.before, 'group')}"
         logger.warning(
             "%s can't be carried over and stay with the level %s, where they are again when it is chosen",
-            _list(change.left),
+            tell_counts(change.left),
             where,
         )
 
 
-def _list(counts: Mapping[str, int]) -> str:
+def tell_counts(counts: Mapping[str, int]) -> str:
+    """Return ``carried`` or ``left`` of a :class:`LevelChange` in words."""
     return ", ".join(count_of(n, _WORDS[what][0]) + _WORDS[what][1] for what, n in counts.items())

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from kinfold import storage
 from kinfold._version import __version__
 from kinfold.errors import FormatError, InputError
 from kinfold.exports._job import Job, Missing, check_link
 from kinfold.exports._onnx import is_our_onnx, write_onnx
-from kinfold.exports._takeaway import Takeaway
+from kinfold.exports._takeaway import COLUMNS, Takeaway
 from kinfold.exports._writers import (
-    COLUMNS,
     is_csv_of,
     is_our_atlas,
     is_our_csv,
@@ -51,6 +53,7 @@ __all__ = [
     "Format",
     "check_link",
     "check_predicted_place",
+    "check_takes_levels",
     "export",
     "export_predicted",
     "find_format",
@@ -205,6 +208,8 @@ class Format:
         Function that tells whether a file is an earlier export of this format.
     needs_images, uses_images : bool
         Whether it can't be written without the original images; whether it shows them where it can.
+    takes_levels : bool
+        Whether it can hold the groups of further levels.
     """
 
     name: str
@@ -214,6 +219,7 @@ class Format:
     is_ours: Callable[[Path], bool] = lambda path: False
     needs_images: bool = False
     uses_images: bool = False
+    takes_levels: bool = True
 
 
 FORMATS = {
@@ -225,8 +231,16 @@ FORMATS = {
         Format("imagefolder", "Hugging Face", write_imagefolder, needs_images=True, uses_images=True),
         Format("coco", "COCO", write_coco, needs_images=True, uses_images=True),
         Format("fiftyone", "FiftyOne", write_fiftyone, needs_images=True, uses_images=True),
-        Format("html", "a page", write_html, (".html", ".htm"), is_our_html, uses_images=True),
-        Format("onnx", "the classifier", write_onnx, (".onnx",), is_our_onnx),
+        Format(
+            "html",
+            "a page",
+            write_html,
+            (".html", ".htm"),
+            is_our_html,
+            uses_images=True,
+            takes_levels=False,
+        ),
+        Format("onnx", "the classifier", write_onnx, (".onnx",), is_our_onnx, takes_levels=False),
         Format(
             "embedding-atlas", "Embedding Atlas", write_atlas, (".parquet",), is_our_atlas, uses_images=True
         ),
@@ -273,6 +287,7 @@ def export(
     *,
     images: ImageSource | None = None,
     link: str = "auto",
+    levels: Mapping[int, NDArray[np.int32]] = MappingProxyType({}),
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Exported:
@@ -290,6 +305,8 @@ def export(
         The original images; required by formats with ``needs_images``.
     link : {"auto", "hard", "symlink", "copy"}, default "auto"
         How image files get into a folder. ``"auto"``: hard links where possible, else copies.
+    levels : mapping of int to ndarray (N,), default none
+        Groups of further levels by their number of groups, from coarse to fine.
     force : bool, default False
         Replace an earlier export of the same format; anything else is never replaced.
     progress : Progress, default silent
@@ -311,6 +328,7 @@ def export(
     # all checks come before the run is read, which takes a while for millions of images
     form = find_format(to)
     check_link(link)
+    check_takes_levels(form, levels)
     _check_out(form, out, run.path, force)
     if form.needs_images and images is None:
         raise InputError(
@@ -319,7 +337,7 @@ def export(
         )
     with hold_output(out):
         _check_out(form, out, run.path, force)  # again: another export may have ended here meanwhile
-        takeaway = Takeaway.of(run)
+        takeaway = Takeaway.of(run, levels)
         job = Job(takeaway, out, images, link, progress)
         if form.endings:
             with atomic_file(out) as job.target:
@@ -336,6 +354,15 @@ def export(
         n_unsorted=int((takeaway.clusters < 0).sum()),
         missing=tuple(job.missing),
     )
+
+
+def check_takes_levels(form: Format, levels: Collection[int]) -> None:
+    """Raise :class:`InputError` where levels are asked for that a format has no place for."""
+    if levels and not form.takes_levels:
+        raise InputError(
+            f"format {form.name!r} has the groups that the run shows alone; leave the levels out (levels=, "
+            "--levels), or let the run show another one: kinfold level"
+        )
 
 
 def _check_out(form: Format, out: Path, home: Path, force: bool) -> None:
@@ -371,7 +398,7 @@ def export_predicted(
     run : Run
         The run that predicted them.
     table : pyarrow.Table
-        The predictions: row, key, cluster, confidence, name.
+        The predictions: row, key, cluster, confidence, name, and columns ``level_K``.
     names : Mapping of int to str
         Name of every group, empty for one without.
     images : ImageSource
@@ -396,7 +423,11 @@ def export_predicted(
         "mark": pa.nulls(n, pa.string()),
         "by_hand": pa.array([False], pa.bool_()).take(pa.array([0] * n, pa.int8())),
     }
-    takeaway = Takeaway(run, pa.table({name: columns[name] for name in COLUMNS}), names, version)
+    levels = tuple(
+        int(name.removeprefix("level_")) for name in table.column_names if name.startswith("level_")
+    )
+    ordered = {name: columns[name] for name in (*COLUMNS, *(f"level_{n}" for n in levels))}
+    takeaway = Takeaway(run, pa.table(ordered), names, version, levels)
     job = Job(takeaway, out, images, link, progress)
     with atomic_directory(out, replace=force) as job.target:
         write_folders(job)
@@ -424,5 +455,6 @@ def _describe(job: Job, to: str) -> dict[str, Any]:
         "link": job.link,
         "n_images": takeaway.table.num_rows,
         "n_missing": len(job.missing),
+        **({"levels": list(takeaway.levels)} if takeaway.levels else {}),
         "groups": [vars(group) for group in takeaway.groups],
     }

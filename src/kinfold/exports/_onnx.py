@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold._version import __version__
-from kinfold.errors import FormatError, MissingExtraError
+from kinfold.errors import FormatError, InputError, MissingExtraError
 from kinfold.exports._job import Job
 from kinfold.exports._takeaway import Takeaway
 from kinfold.storage import as_plain, read_json
 
 if TYPE_CHECKING:
     from kinfold.methods.protocol import Clusterer
+    from kinfold.run import Run
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -228,7 +229,7 @@ def write_onnx(job: Job) -> None:
     run = job.takeaway.run
     # the method that predicts: model.json of ``auto`` names the chosen one
     estimator, method = run.model, str(read_json(run.path / "model.json")["method"])
-    outputs = map_clusters(job.takeaway, int(estimator.n_clusters_))
+    outputs = map_clusters(job.takeaway, groups_of_clusters(run, int(estimator.n_clusters_)))
     if outputs.unpredicted:
         logger.warning(
             "the model can't predict the groups %s: they were made by corrections",
@@ -255,7 +256,8 @@ def build_model(method: str, estimator: Clusterer, outputs: Outputs) -> Any:
         graph("Identity", own, out="probabilities")
     else:
         table = np.zeros((k, len(outputs.groups)), np.float32)
-        table[np.arange(k), outputs.column] = 1
+        told = np.flatnonzero(outputs.column >= 0)
+        table[told, outputs.column[told]] = 1
         graph("MatMul", own, graph.constant(table), out="probabilities")
     best = graph("ArgMax", "probabilities", axis=1, keepdims=0)
     graph("Gather", graph.constant(outputs.groups, np.int64), best, out="group")
@@ -279,13 +281,37 @@ def build_model(method: str, estimator: Clusterer, outputs: Outputs) -> Any:
     )
 
 
-def map_clusters(takeaway: Takeaway, n_clusters: int) -> Outputs:
+def groups_of_clusters(run: Run, n_clusters: int) -> NDArray[np.int64]:
+    """Return the group (K,) that holds each cluster of the model at the level that a run shows, −1 for none.
+
+    Raises
+    ------
+    InputError
+        A group of that level is a part of a cluster: the file gives probabilities of whole ones.
+    """
+    if run.level is None:
+        return np.arange(n_clusters)
+    from kinfold.levels import open_levels
+
+    levels = open_levels(run).levels
+    if run.level > levels.n_live:
+        raise InputError(
+            f"the {run.level} groups that {run.path} shows lie within those of the fit, which ONNX can't "
+            f"tell apart; show {levels.n_live} or fewer first: kinfold level -k {levels.n_live}"
+        )
+    held = np.full(n_clusters, -1, np.int64)
+    held[levels.part_clusters] = levels.groups(run.level)
+    return held
+
+
+def map_clusters(takeaway: Takeaway, held: NDArray[np.int64]) -> Outputs:
     """Return which group each cluster of the model adds to: its own, or the one it was merged into.
 
-    A cluster that was merged adds to the group of most of its images that no person moved; one without images
-    stays its own.
+    A group that was merged adds to the group of most of its images that no person moved; one without images
+    stays its own. ``held`` has the group (K,) of each cluster before any correction, −1 for none.
     """
-    alive, target = set(takeaway.names), np.arange(n_clusters)
+    alive, target = set(takeaway.names), held.copy()
+    n_clusters = takeaway.run.n_clusters
     table = takeaway.table
     original = table["original_cluster"].to_numpy()
     moved = table["by_hand"].to_numpy() | (takeaway.clusters < 0)
@@ -293,11 +319,12 @@ def map_clusters(takeaway: Takeaway, n_clusters: int) -> Outputs:
         mine = original == cluster
         for members in (takeaway.clusters[mine & ~moved], takeaway.clusters[mine & (takeaway.clusters >= 0)]):
             if len(members):
-                target[cluster] = np.bincount(members).argmax()
+                target[held == cluster] = np.bincount(members).argmax()
                 break
-    groups = np.unique(np.concatenate([target, [group for group in alive if group < n_clusters]]))
+    groups = np.unique(np.concatenate([target[target >= 0], [one for one in alive if one < n_clusters]]))
     unpredicted = tuple(sorted(group for group in alive if group not in set(groups.tolist())))
-    return Outputs(groups.astype(np.int64), np.searchsorted(groups, target).astype(np.int64), unpredicted)
+    column = np.where(target >= 0, np.searchsorted(groups, target), -1)
+    return Outputs(groups.astype(np.int64), column.astype(np.int64), unpredicted)
 
 
 def is_our_onnx(path: Path) -> bool:
@@ -321,7 +348,7 @@ def _metadata(takeaway: Takeaway, method: str, outputs: Outputs) -> dict[str, st
             {"id": group, "label": labels.get(group, f"group {group}"), "name": takeaway.names.get(group, "")}
             for group in told
         ],
-        "clusters": [told[column] for column in outputs.column],
+        "clusters": [told[column] if column >= 0 else -1 for column in outputs.column],
         "groups_not_told": list(outputs.unpredicted),
         "corrections": takeaway.version,
         "method": method,

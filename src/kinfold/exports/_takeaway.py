@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinfold.corrections import Corrections, corrected_table, names_of
+from kinfold.run import add_levels
 
 if TYPE_CHECKING:
     from kinfold.run import Run
@@ -30,6 +32,7 @@ _DEVICES = frozenset(
 )
 _STAND_IN = "_"  # for characters that some file system refuses
 
+COLUMNS = ("row", "key", "cluster", "name", "confidence", "original_cluster", "mark", "by_hand")
 UNSORTED = "unsorted"
 NO_GROUP = -1
 _BLOCK = 1 << 16  # rows at a time: a million rows as dictionaries would take gigabytes
@@ -156,21 +159,35 @@ class Takeaway:
         Name of every group, without groups that were merged into another.
     version : int
         Version of the corrections; 0 where there are none.
+    levels : tuple of int
+        Numbers of groups of further levels, from coarse to fine: the table has a column ``level_K`` of each.
     """
 
     run: Run
     table: pa.Table
     names: Mapping[int, str]
     version: int
+    levels: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, run: Run) -> Takeaway:
-        """Read the run and its current corrections."""
+    def of(cls, run: Run, levels: Mapping[int, NDArray[np.int32]] = MappingProxyType({})) -> Takeaway:
+        """Read the run and its current corrections; ``levels`` has the groups of further levels."""
         with Corrections.open(run, write=False) as corrections:
             state = corrections.state
         names = names_of(run, state)
         alive = {group: names.get(group) or "" for group in sorted(state.groups) if state.groups[group].alive}
-        return cls(run, corrected_table(run, state), alive, state.version)
+        table = add_levels(corrected_table(run, state), levels)
+        return cls(run, table, alive, state.version, tuple(levels))
+
+    @property
+    def level_columns(self) -> tuple[str, ...]:
+        """Names of the columns of further levels."""
+        return tuple(f"level_{n_groups}" for n_groups in self.levels)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns of an exported table."""
+        return (*COLUMNS, *self.level_columns)
 
     @cached_property
     def groups(self) -> tuple[ExportedGroup, ...]:

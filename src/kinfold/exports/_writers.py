@@ -23,9 +23,10 @@ from kinfold._version import __version__
 from kinfold.compute import cpu_count
 from kinfold.errors import KinfoldError
 from kinfold.exports._job import Job, Missing, Original
-from kinfold.exports._takeaway import NO_GROUP, UNSORTED, FreeNames, Takeaway, safe_name, tell_apart
+from kinfold.exports._takeaway import COLUMNS, NO_GROUP, UNSORTED, FreeNames, Takeaway, safe_name, tell_apart
 from kinfold.images import SkipReason, UnusableImage, make_thumbnail, read_size
 from kinfold.paths import arrow_path
+from kinfold.run import leave_out_levels
 from kinfold.storage import atomic_file
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("row", "key", "cluster", "name", "confidence", "original_cluster", "mark", "by_hand")
 PARQUET_KEY = b"kinfold-export"
 _ROW_GROUP_SIZE = 1 << 17  # rows; readers such as DuckDB work on row groups in parallel
+_LONGEST_HEADER = 10_000  # characters
 _FORMULA = r"^[=+\-@\t\r]"  # what spreadsheets take for the start of a formula
 
 
@@ -51,7 +52,7 @@ _BLOCK = 256  # originals in memory at a time
 
 def write_csv(job: Job) -> None:
     """Write the table as CSV: UTF-8, commas, quotes where needed, missing values empty."""
-    table = job.takeaway.table.select(COLUMNS)
+    table = job.takeaway.table.select(job.takeaway.columns)
     warn_of_formulas(table)
     write_csv_table(table, job.target)
 
@@ -64,7 +65,7 @@ def write_csv_table(table: pa.Table, path: Path) -> None:
 
 def write_parquet(job: Job) -> None:
     """Write the table as Parquet."""
-    write_parquet_table(job.takeaway.table.select(COLUMNS), job.target, "parquet")
+    write_parquet_table(job.takeaway.table.select(job.takeaway.columns), job.target, "parquet")
 
 
 def write_parquet_table(table: pa.Table, path: Path, to: str) -> None:
@@ -87,12 +88,13 @@ def is_our_csv(path: Path) -> bool:
 
 
 def is_csv_of(path: Path, columns: Sequence[str]) -> bool:
-    """Tell whether a file is a CSV with just these columns."""
+    """Tell whether a file is a CSV with just these columns, and perhaps some of levels behind them."""
     if not path.is_file():  # reading from a pipe would wait for ever
         return False
     try:
         with path.open(encoding="utf-8", newline="") as stream:
-            return next(csv.reader([stream.readline(1000)]), None) == list(columns)
+            header = next(csv.reader([stream.readline(_LONGEST_HEADER)]), None)
+            return header is not None and leave_out_levels(header) == list(columns)
     except (OSError, UnicodeDecodeError, csv.Error):
         return False
 
@@ -135,7 +137,7 @@ def write_atlas(job: Job) -> None:
     takeaway = job.takeaway
     labels = pa.array([takeaway.labels[int(cluster)] for cluster in takeaway.clusters], pa.string())
     columns = {"label": labels, **_map_columns(takeaway), **_image_columns(job)}
-    table = takeaway.table.select(COLUMNS)
+    table = takeaway.table.select(takeaway.columns)
     for name, column in columns.items():
         table = table.append_column(name, column)
     write_parquet_table(table, job.target, ATLAS)
@@ -265,18 +267,22 @@ _FIFTYONE_ATTRIBUTES = ("row", "key", "cluster", "name", "original_cluster", "ma
 def write_folders(job: Job) -> None:
     """Write a folder for each group that has images, ``unsorted`` for marked images, and ``labels.csv``.
 
+    With levels, there is a folder around it for each of their groups, ``level-5-group-3/level-20-group-7/``.
     The table has a row for every image and a first column ``file``, empty where the original is missing.
     """
     takeaway = job.takeaway
     labels = {group.id: safe_name(group.label) for group in takeaway.groups}
     folders = {**tell_apart(labels, reserved=_RESERVED), NO_GROUP: UNSORTED}
     clusters = takeaway.clusters
-    free: dict[int, FreeNames] = {}
+    around = [(n, takeaway.table[f"level_{n}"].to_numpy()) for n in takeaway.levels]
+    free: dict[Path, FreeNames] = {}
 
     def name(line: int, key: str, suffix: str) -> Path:
         cluster = int(clusters[line])
         stem = safe_name(stem_of(key, suffix))
-        return Path(folders[cluster]) / free.setdefault(cluster, FreeNames()).take(stem, suffix)
+        levels = [] if cluster == NO_GROUP else [f"level-{n}-group-{groups[line]}" for n, groups in around]
+        folder = Path(*levels, folders[cluster])
+        return folder / free.setdefault(folder, FreeNames()).take(stem, suffix)
 
     files: list[str | None] = [None] * len(clusters)
     # group by group, in the order of rows, so that files of one name get the same numbers at every export
@@ -293,7 +299,7 @@ def stem_of(key: str, suffix: str) -> str:
 
 def write_labels(job: Job, files: Sequence[str | None]) -> None:
     """Write ``labels.csv``: the table with the file of every image as first column."""
-    table = job.takeaway.table.select(COLUMNS)
+    table = job.takeaway.table.select(job.takeaway.columns)
     warn_of_formulas(table)
     write_csv_table(table.add_column(0, "file", pa.array(files, pa.string())), job.target / LABELS_NAME)
 
@@ -350,7 +356,8 @@ def _write_coco_images(job: Job, images: IO[str], annotations: IO[str]) -> None:
         images.write(between + json.dumps({**line, "key": record["key"], "mark": record["mark"]}))
         between = ",\n"
         if record["cluster"] >= 0:
-            annotations.write(between_annotations + json.dumps(_annotate(record, size)))
+            levels = {name: record[name] for name in job.takeaway.level_columns}
+            annotations.write(between_annotations + json.dumps({**_annotate(record, size), **levels}))
             between_annotations = ",\n"
 
 
@@ -397,14 +404,17 @@ def write_fiftyone(job: Job) -> None:
         stream.write(f'{{"classes": {json.dumps([group.label for group in groups])},\n"labels": {{')
         for record, file, _ in job.number_images("data"):
             name = file.with_suffix("").as_posix()
-            stream.write(f"{between}{json.dumps(name)}: {json.dumps(_fiftyone_label(record, numbers))}")
+            label = _fiftyone_label(record, numbers, job.takeaway.level_columns)
+            stream.write(f"{between}{json.dumps(name)}: {json.dumps(label)}")
             between = ",\n"
         stream.write("}}\n")
 
 
-def _fiftyone_label(record: dict[str, Any], numbers: dict[int, int]) -> dict[str, Any]:
+def _fiftyone_label(
+    record: dict[str, Any], numbers: dict[int, int], levels: tuple[str, ...]
+) -> dict[str, Any]:
     return {
         "label": numbers.get(record["cluster"], UNSORTED),
         "confidence": record["confidence"],
-        "attributes": {name: record[name] for name in _FIFTYONE_ATTRIBUTES},
+        "attributes": {name: record[name] for name in (*_FIFTYONE_ATTRIBUTES, *levels)},
     }

@@ -172,7 +172,7 @@ class Levels:
     def top(self, model: Clusterer, X: RowMatrix, n_groups: int, n_top: int = 5) -> TopClusters:
         """Return the best groups of every row at a level, by the model of the fit.
 
-        A row's group is that of its closest part within its most probable cluster, so that it lies within
+        A row's group is that of its part (:meth:`predict_parts`), so that it lies within
         its group of every coarser level. Its probability is the sum over all clusters, or closest parts of
         clusters, that the group holds. The others follow in the order of theirs.
 
@@ -195,6 +195,19 @@ class Levels:
         ]
         return TopClusters(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
+    def predict_parts(self, model: Clusterer, X: RowMatrix) -> NDArray[np.int32]:
+        """Return the part of every row (n,), which tells its group at every level.
+
+        It is the closest one within its most probable cluster; one without samples has none, and counts for
+        nothing.
+        """
+        found = [self._parts_of(block, np.asarray(X[rows])) for rows, block in _predicted(model, X)]
+        return np.concatenate(found) if found else np.zeros(0, np.int32)
+
+    def _parts_of(self, probabilities: NDArray[np.float32], X: RowMatrix) -> NDArray[np.int32]:
+        live = np.isin(np.arange(self.n_clusters), self.part_clusters)
+        return self.find_parts(X, np.where(live, probabilities, -1).argmax(axis=1))
+
     def _top_of(
         self,
         probabilities: NDArray[np.float32],
@@ -203,7 +216,7 @@ class Levels:
         n_numbers: int,
         n_top: int,
     ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        own = groups[self.find_parts(X, probabilities.argmax(axis=1))]
+        own = groups[self._parts_of(probabilities, X)]
         # A cluster that lies within one group gives it all of its probability. One that is divided gives it
         # to the group of its closest part, which is looked for in the most probable clusters alone.
         whole, divided = self._held_by(groups, n_numbers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kinfold.corrections import LevelChange, tell_counts
 from kinfold.pipeline._check import Checked, CheckedFile, check
 from kinfold.pipeline._cluster import cluster
 from kinfold.pipeline._corrected import CorrectedGroups
@@ -9,6 +10,7 @@ from kinfold.pipeline._embed import embed
 from kinfold.pipeline._estimate import Estimate, StageEstimate, estimate
 from kinfold.pipeline._evaluate import DepthAccuracy, Evaluation, SeveralLabels, evaluate
 from kinfold.pipeline._language import name
+from kinfold.pipeline._level import level
 from kinfold.pipeline._predict import PREDICTED_FORMS, find_predictions_place, predict
 from kinfold.pipeline._refine import Refinement, refine
 from kinfold.pipeline._relabel import RelabelResult, relabel
@@ -26,6 +28,7 @@ __all__ = [
     "DepthAccuracy",
     "Estimate",
     "Evaluation",
+    "LevelChange",
     "Refinement",
     "RelabelResult",
     "SeveralLabels",
@@ -38,12 +41,14 @@ __all__ = [
     "evaluate",
     "export",
     "find_predictions_place",
+    "level",
     "name",
     "predict",
     "refine",
     "relabel",
     "report",
     "run_demo",
+    "tell_counts",
     "view_run",
     "zero_shot",
 ]

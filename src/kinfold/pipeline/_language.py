@@ -424,6 +424,7 @@ def name(
             "nouns": prepared.fingerprint,
             "n_names": n_names,
             "min_separation": min_separation,
+            **({} if opened.level is None else {"level": opened.level}),
             **corrected.describe(),
         }
         if not stages.is_current("name", inputs):  # the same call again changes nothing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,8 @@ from kinfold.errors import InputError, count_of
 from kinfold.exports import check_link, check_predicted_place, export_predicted, is_csv_of, write_csv_file
 from kinfold.features import Features, FeatureStore, extract_features
 from kinfold.images import ImageSource, open_source
-from kinfold.methods import TopClusters, predict_top
+from kinfold.levels import Placing
+from kinfold.methods import TopClusters
 from kinfold.pipeline._corrected import CorrectedGroups
 from kinfold.pipeline._given import given_source
 from kinfold.pipeline._source import SourceLike, choose_engine, resolve_source
@@ -28,6 +29,7 @@ from kinfold.run import (
     NAMED_PREDICTIONS_SCHEMA,
     SKIPPED_SCHEMA,
     Run,
+    add_levels,
     is_predictions,
     is_skipped,
     join_pictures,
@@ -51,6 +53,7 @@ def predict(
     out: str | Path | None = None,
     *,
     to: str | None = None,
+    levels: Sequence[int] = (),
     backbone: str | Path | Backbone | None = None,
     device: str = "auto",
     engine: str = "auto",
@@ -61,7 +64,7 @@ def predict(
     verbose: bool = False,
     progress: Progress = SILENT,
 ) -> pa.Table:
-    """Put new images into the groups of a finished run, as people corrected them.
+    """Put new images into the groups of a finished run, at the level that it shows, as people corrected them.
 
     Neither the features nor the images of the run are needed, unless groups were split: then the features
     tell the parts apart. Images are embedded as those of the run were: same backbone, preprocessing, variant
@@ -82,6 +85,10 @@ def predict(
     to : {"parquet", "csv", "folders"}, optional
         What to write: a table, or a folder for each group with the images in it. By default what the suffix
         of ``out`` says, else Parquet.
+    levels : sequence of int, default none
+        Numbers of groups of further levels: the table gets a column ``level_K`` (int32) for each, from coarse
+        to fine, with the groups there before any correction. Folders get one for each around those of the
+        run's groups.
     backbone : str, path or Backbone, optional
         Where the run's backbone is now, if it was moved; by default it is loaded from where it was.
     device : str, default "auto"
@@ -115,6 +122,7 @@ def predict(
         The model or the corrections of the run are damaged.
     """
     run = run if isinstance(run, Run) else Run.open(run)
+    placing = Placing.of(run, levels)
     form, out = find_predictions_place(out, to)
     if form == "folders":
         check_link(link)
@@ -133,7 +141,7 @@ def predict(
         if form == "folders" and pictures is None:
             assert opened.features is not None
             pictures = find_pictures(opened.features)
-        writing = _Writing(groups, out, form, pictures, link, force, runtime.progress)
+        writing = _Writing(groups, placing, out, form, pictures, link, force, runtime.progress)
         if opened.features is not None:
             _check_features(run, opened.features)
             opened.features.verify(run.manifest.features["variant"])
@@ -198,6 +206,7 @@ class _Writing:
     """What is made of predictions."""
 
     groups: CorrectedGroups
+    placing: Placing
     out: Path
     form: str
     images: ImageSource | None
@@ -208,13 +217,14 @@ class _Writing:
     def write(self, model: Any, features: Features) -> pa.Table:
         """Predict, and write the predictions."""
         matrix = features.matrix(self.groups.run.manifest.features["variant"])
-        top = predict_top(model, matrix, n_top=1)
+        top = self.placing.place(model, matrix)
         clusters = self.groups.assign(top.clusters[:, 0], matrix)
         top = TopClusters(clusters[:, None], top.probabilities)
         names = self.groups.names
         listed = [names.get(group) or None for group in range(max(names, default=-1) + 1)]
         keys = features.keys.take(pa.array(features.rows))
         table = make_predictions(features.rows, keys, top, listed)
+        table = add_levels(table, self.placing.columns(model, matrix))
         with hold_output(self.out):
             if self.form != "folders":  # an export looks again by itself
                 check_predictions_place(self.groups.run, self.out, self.form)

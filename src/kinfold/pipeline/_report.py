@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,6 +146,7 @@ def export(
     to: str,
     out: str | Path | None = None,
     *,
+    levels: Sequence[int] = (),
     source: str | Path | None = None,
     link: str = "auto",
     force: bool = False,
@@ -163,6 +165,10 @@ def export(
     out : path, optional
         The file or folder to write, outside the run; by default ``<name of the run>.csv``, or
         ``<name of the run>-folders`` and so on, in the current folder.
+    levels : sequence of int, default none
+        Numbers of groups of further levels, for all formats but ``"html"`` and ``"onnx"``: each image has its
+        group there too, before any correction, as ``level_K``. ``"folders"`` have a folder for each, from
+        coarse to fine, around those of the run's groups.
     source : path, optional
         Where the images are now, if they were moved.
     link : {"auto", "hard", "symlink", "copy"}, default "auto"
@@ -188,10 +194,12 @@ def export(
     MissingExtraError
         ``"onnx"`` without the package onnx.
     """
+    from kinfold.exports import check_takes_levels, find_format
     from kinfold.exports import export as write
-    from kinfold.exports import find_format
+    from kinfold.levels import label_levels
 
     form = find_format(to)
+    check_takes_levels(form, levels)
     run = run if isinstance(run, Run) else Run.open(run)
     if out is None:
         stem = run.path.resolve().name.removesuffix(".kinfold")
@@ -199,4 +207,5 @@ def export(
     images = None
     if form.uses_images:
         images = find_images(run, source, "the export", needed=form.needs_images)
-    return write(run, to, Path(out), images=images, link=link, force=force, progress=progress)
+    further = label_levels(run, levels)
+    return write(run, to, Path(out), images=images, link=link, levels=further, force=force, progress=progress)

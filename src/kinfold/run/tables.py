@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,7 @@ NAMES_SCHEMA = pa.schema(
 )
 
 _LATER = ("name",)  # columns that files of older versions don't have
+_LEVEL_COLUMN = re.compile(r"level_[1-9][0-9]*")
 _ROW_GROUP_SIZE = 1 << 17  # fixed, since it is part of the bytes; large enough to compress well
 
 
@@ -119,6 +121,21 @@ def make_predictions(
         columns.append(_names_of(top.clusters[:, 0], nouns))
         schema = NAMED_PREDICTIONS_SCHEMA
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def add_levels(table: pa.Table, levels: Mapping[int, NDArray[np.int32]]) -> pa.Table:
+    """Return a table with a column ``level_K`` behind the others for every level of K groups."""
+    for n_groups, labels in levels.items():
+        table = table.append_column(f"level_{n_groups}", pa.array(labels, pa.int32()))
+    return table
+
+
+def leave_out_levels(names: Sequence[str]) -> list[str]:
+    """Return names of columns without those that :func:`add_levels` may have added at the end."""
+    found = list(names)
+    while found and _LEVEL_COLUMN.fullmatch(found[-1]):
+        found.pop()
+    return found
 
 
 def write_skipped(path: Path, skipped: pa.Table) -> None:
@@ -205,7 +222,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def is_predictions(path: Path) -> bool:
-    """Tell whether ``path`` is a file that :func:`write_predictions` may have written, by its columns."""
+    """Tell whether ``path`` is a file of predictions, by its columns."""
     return _has_columns(path, PREDICTIONS_SCHEMA) or _has_columns(path, NAMED_PREDICTIONS_SCHEMA)
 
 
@@ -217,7 +234,7 @@ def is_skipped(path: Path) -> bool:
 def _has_columns(path: Path, schema: pa.Schema) -> bool:
     try:
         with reading(path):
-            return bool(pq.read_schema(arrow_path(path)).names == schema.names)
+            return bool(leave_out_levels(pq.read_schema(arrow_path(path)).names) == schema.names)
     except (FormatError, InputError):
         return False
 
