@@ -171,6 +171,19 @@ def test_a_level_that_another_process_took_is_shown_at_the_next_request(tab, run
         assert corrections.state.groups[0].name == "after"
 
 
+def test_who_serves_the_page_says_how_a_level_is_taken(run):
+    asked = []
+
+    def take_level(path, n_groups, *, features):
+        asked.append((path, n_groups, features))
+        return switch_level(path, n_groups, features=features)
+
+    with opened(run, take_level=take_level) as tab:
+        take(tab, 4)
+        take(tab, 6)
+    assert asked == [(run.path, 4, None), (run.path, None, None)]  # six are those of the fit
+
+
 @pytest.mark.parametrize("content", [None, {}, [], {"n_groups": "4"}, {"n_groups": True}, {"n_groups": 1.5}])
 def test_what_is_no_number_of_groups_is_refused(tab, content):
     assert tab.send("/api/levels", content).status_code == 400

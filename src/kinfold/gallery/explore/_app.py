@@ -13,9 +13,10 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
+from kinfold.corrections import switch_level
 from kinfold.features import Features
 from kinfold.gallery.explore._answers import fail, handle_errors
-from kinfold.gallery.explore._current import Current
+from kinfold.gallery.explore._current import Current, TakeLevel
 from kinfold.gallery.explore._errors import NotFoundError
 from kinfold.gallery.explore._explorer import Explorer, Options
 from kinfold.gallery.explore._routes_groups import group_routes, level_routes
@@ -111,6 +112,7 @@ def create_app(
     thumbnail_limit: int = DEFAULT_LIMIT,
     n_workers: int | None = None,
     device: str = "auto",
+    take_level: TakeLevel = switch_level,
     warm: bool = False,
 ) -> FastAPI:
     """Return the ASGI application that shows a run and takes corrections.
@@ -141,6 +143,9 @@ def create_app(
         Processes that make thumbnails; one for each core by default.
     device : str
         Device that embeds dropped images.
+    take_level : callable
+        Makes another level the run's groups; called with the run's path, the number of groups (None for those
+        of the fit), and ``features``.
     warm : bool
         Start a thread that prepares what later requests would wait for.
 
@@ -155,7 +160,7 @@ def create_app(
         The run or its corrections are damaged; :func:`create_trouble_app` makes a page that says so.
     """
     options = Options(images, features, read_only, thumbnail_limit, n_workers, device)
-    current = Current(run, options, _run_app)
+    current = Current(run, options, _run_app, take_level)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

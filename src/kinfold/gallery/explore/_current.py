@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from starlette.concurrency import run_in_threadpool
 
@@ -20,6 +20,13 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 _log = logging.getLogger(__name__)
+
+
+class TakeLevel(Protocol):
+    """What makes another level the groups of a run, as :func:`kinfold.corrections.switch_level` does."""
+
+    def __call__(self, run: Path, n_groups: int | None, /, *, features: str | None) -> LevelChange:
+        """Change the run at a path; its features are at ``features``, if they were moved."""
 
 
 class _Shown:
@@ -72,6 +79,8 @@ class Current:
         Options of the server.
     make_app : callable
         Makes the application of the routes.
+    take_level : callable
+        Makes another level the run's groups.
 
     Attributes
     ----------
@@ -80,8 +89,15 @@ class Current:
         number of its groups.
     """
 
-    def __init__(self, run: Run, options: Options, make_app: Callable[[Current, Explorer], ASGIApp]) -> None:
+    def __init__(
+        self,
+        run: Run,
+        options: Options,
+        make_app: Callable[[Current, Explorer], ASGIApp],
+        take_level: TakeLevel = switch_level,
+    ) -> None:
         self._options = options
+        self._take_level = take_level
         self._make_app = make_app
         self._switching = threading.Lock()
         self.before: int | None = None
@@ -127,7 +143,7 @@ class Current:
                 raise ForbiddenError(explorer.corrections.refusal)
             before = explorer.levels.shown
             try:
-                change = switch_level(explorer.run.path, n_groups, features=explorer.moved_features)
+                change = self._take_level(explorer.run.path, n_groups, features=explorer.moved_features)
             except UnwritableError:
                 raise
             except InputError as error:
