@@ -60,12 +60,12 @@ def test_a_page_of_two_hundred_is_answered_side_by_side(tab):
 
 def test_what_was_made_is_kept_for_the_next_server(run, tab):
     first = {row: tab.client.get(f"/thumb/{row}").content for row in (0, 1, 2)}
-    tab.client.app.state.explorer.close()
+    tab.client.app.state.current.explorer.close()
     images = Path(run.manifest["source"]["images"])
     images.rename(images.with_name("away"))
     try:
         with opened(run, images=images.with_name("away")) as again:
-            maker = again.client.app.state.explorer.thumbnails
+            maker = again.client.app.state.current.explorer.thumbnails
             maker._make = None  # nothing may be made any more
             assert {row: again.client.get(f"/thumb/{row}").content for row in first} == first
     finally:

@@ -193,7 +193,7 @@ def test_a_page_that_goes_away_while_it_sends_is_no_bug(run, caplog):
     own = [(b"origin", HOST.encode()), (b"content-type", b"application/json")]
     app = create_app(run)
     status, _ = ask_raw(app, b"/api/edits", method="POST", headers=own, goes=True)
-    app.state.explorer.close()
+    app.state.current.explorer.close()
     assert status == 499
     assert not [record for record in caplog.records if record.levelname == "ERROR"]
 

@@ -11,8 +11,10 @@ import pytest
 
 from kinfold.gallery import write_report
 from kinfold.language import ClusterName, ClusterNames, Name
+from kinfold.levels import open_levels
 from kinfold.run import Run, read_manifest, write_manifest, write_names
 from kinfold.storage import hash_file
+from support.galleries import ESTIMATE, make_level_run, set_estimate
 
 NASTY = [
     "<script>alert(1)</script>.jpg",
@@ -295,3 +297,18 @@ def test_a_run_without_names_has_the_page_it_had(make_run, tmp_path):
     assert "no name fits" not in page
     assert 'class="naming"' not in page
     assert "named groups" not in page
+
+
+def test_levels_are_told_and_the_estimate_is_drawn_as_text_and_lines(tmp_path, make_run):
+    run = make_level_run(tmp_path / "levels")
+    plain = read(write_report(run, None, tmp_path / "plain.html"))
+    n_parts = open_levels(run).levels.n_parts
+    assert f"from 1 to {n_parts} groups" in " ".join(plain.text)
+    assert "kinfold level RUN -k 40" in " ".join(plain.text)
+    assert not plain.find("polyline")
+    drawn = read(write_report(set_estimate(run, ESTIMATE), None, tmp_path / "drawn.html"))
+    assert len(drawn.find("polyline")) == 2
+    assert [one["class"] for one in drawn.find("circle")] == ["candidate", "chosen", "candidate"]
+    assert ESTIMATE["reason"] in drawn.text  # its brackets are text
+    older = read(write_report(make_run(), None, tmp_path / "older.html"))
+    assert "kinfold level" not in " ".join(older.text)

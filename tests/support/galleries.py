@@ -18,13 +18,16 @@ import pyarrow as pa
 from PIL import Image
 from starlette.testclient import TestClient
 
+import kinfold
 from kinfold.backbones import load_backbone
 from kinfold.features import open_features
 from kinfold.gallery.explore import create_app
 from kinfold.images import open_source
+from kinfold.levels import open_levels, write_levels
 from kinfold.methods import SphericalKMeans, predict_top, save_model
 from kinfold.neighbors import knn_graph
-from kinfold.run import Run, write_assignments, write_manifest, write_skipped
+from kinfold.run import Run, read_manifest, write_assignments, write_manifest, write_skipped
+from kinfold.storage import hash_file
 
 HOST = "http://127.0.0.1"
 BROKEN = (4, 9, 21)
@@ -144,3 +147,41 @@ def served(*arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
+
+
+ESTIMATE = {
+    "n_groups": [2, 3, 4, 6, 8, 12, 16],
+    "separation": [0.4, 0.5, 0.6, 0.9, 0.8, 0.7, 0.5],
+    "null_separation": [0.1, 0.1, 0.1, 0.2, 0.2, 0.2, 0.2],
+    "stability": [0.9, 0.8, 0.8, 0.95, 0.8, 0.7, 0.6],
+    "recommended": 6,
+    "candidates": [3, 6, 12],
+    "reason": "6 groups: the most separate number <of groups>.",
+    "chosen": 6,
+}
+"""How a number of groups was estimated, as ``levels.json`` has it."""
+
+
+def make_level_run(home: Path, n: int = 160, k: int = 6) -> Run:
+    """Cluster images of ``k`` colours, so that ``home/run`` has levels."""
+    rng = np.random.default_rng(0)
+    colours = rng.integers(30, 220, (k, 3))
+    (home / "images").mkdir(parents=True)
+    for number in range(n):
+        pixels = rng.normal(colours[number % k], 25, (16, 16, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(home / "images" / f"{number:03d}.png")
+    options: dict[str, Any] = {"method": "kmeans", "backbone": "pixels", "random_state": 0, "n_workers": 0}
+    kinfold.cluster(home / "images", k, out=home / "run", report=False, **options)
+    return Run.open(home / "run")
+
+
+def set_estimate(run: Run, estimate: dict[str, Any] | None) -> Run:
+    """Put an estimate into the levels of a run, and open it again."""
+    found = open_levels(run)
+    rows, keys = run.assignments["row"].to_numpy(), run.assignments["key"]
+    write_levels(run.path, found.levels, rows, keys, found.parts, estimate)
+    manifest = read_manifest(run.path)
+    outputs = manifest.stages["levels"]["outputs"]
+    outputs.update({name: hash_file(run.path / name) for name in outputs})
+    write_manifest(run.path, manifest)
+    return Run.open(run.path)

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinfold._version import __version__
+from kinfold.gallery._curve import Curve, read_curve
 from kinfold.gallery._groups import (
     MAX_SHEETS,
     Bar,
@@ -199,6 +200,8 @@ class Page:
     left_out: str
     outside: str
     empty: str
+    levels: str
+    curve: Curve | None
     skipped: SkippedView
     facts: list[FactSet]
     corrected: bool
@@ -230,6 +233,7 @@ def build_page(
     manifest = run.manifest
     n_rows = run.assignments.num_rows
     images_known = thumbnails is not None or _look(manifest, "source", "images") is not None
+    levels, curve = _levels(run)
     noun, noun_one = ("images", "image") if images_known else ("samples", "sample")
     n_groups = len(grouping.sizes)
     sizes = grouping.sizes
@@ -255,9 +259,31 @@ def build_page(
         left_out=_left_out(grouping.n_left_out),
         outside=_outside(grouping.n_outside, noun, noun_one),
         empty=_empty(grouping.empty),
+        levels=levels,
+        curve=curve,
         skipped=_skipped(run.skipped),
         facts=collect_facts(manifest),
         corrected=corrected,
+    )
+
+
+def _levels(run: Run) -> tuple[str, Curve | None]:
+    """Return how many levels a run has, as the sentence before its commands, and how K was estimated."""
+    if "levels" not in run.manifest.stages:  # made before Kinfold knew levels
+        return "", None
+    from kinfold.levels import open_levels  # loads PyTorch
+
+    found = open_levels(run)
+    levels = found.levels
+    shown = (
+        f"Shown here are {show_count(run.level)}; the fit has {show_count(levels.n_live)}. "
+        if run.level
+        else ""
+    )
+    return (
+        f"These groups are one level of a tree: finer ones lie within them, coarser ones join them, from 1 "
+        f"to {show_count(levels.n_parts)} groups. {shown}",
+        read_curve(found.estimate),
     )
 
 

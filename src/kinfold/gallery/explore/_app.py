@@ -13,11 +13,13 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
+from kinfold.corrections import switch_level
 from kinfold.features import Features
 from kinfold.gallery.explore._answers import fail, handle_errors
+from kinfold.gallery.explore._current import Current, TakeLevel
 from kinfold.gallery.explore._errors import NotFoundError
 from kinfold.gallery.explore._explorer import Explorer, Options
-from kinfold.gallery.explore._routes_groups import group_routes
+from kinfold.gallery.explore._routes_groups import group_routes, level_routes
 from kinfold.gallery.explore._routes_images import image_routes, map_routes, picture_routes
 from kinfold.gallery.explore._routes_run import edit_routes, refine_routes, run_routes
 from kinfold.gallery.explore._security import Guard
@@ -110,6 +112,7 @@ def create_app(
     thumbnail_limit: int = DEFAULT_LIMIT,
     n_workers: int | None = None,
     device: str = "auto",
+    take_level: TakeLevel = switch_level,
     warm: bool = False,
 ) -> FastAPI:
     """Return the ASGI application that shows a run and takes corrections.
@@ -140,13 +143,16 @@ def create_app(
         Processes that make thumbnails; one for each core by default.
     device : str
         Device that embeds dropped images.
+    take_level : callable
+        Makes another level the run's groups; called with the run's path, the number of groups (None for those
+        of the fit), and ``features``.
     warm : bool
         Start a thread that prepares what later requests would wait for.
 
     Returns
     -------
     FastAPI
-        Its ``state.explorer`` is closed when it shuts down.
+        Its ``state.current`` is closed when it shuts down.
 
     Raises
     ------
@@ -154,25 +160,34 @@ def create_app(
         The run or its corrections are damaged; :func:`create_trouble_app` makes a page that says so.
     """
     options = Options(images, features, read_only, thumbnail_limit, n_workers, device)
-    explorer = Explorer(run, options)
+    current = Current(run, options, _run_app, take_level)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if warm:
-            explorer.warm()
+            current.explorer.warm()
         try:
             yield
         finally:
-            explorer.close()
+            current.close()
 
     app = _bare_app(lifespan)
-    app.state.explorer = explorer
-    for routes in _ROUTES:
-        app.include_router(routes(explorer))
+    app.state.current = current
     app.include_router(web_routes(list_files()))
+    app.mount("", current)
     handle_errors(app)
     # outside all routes: no code of a route runs before its checks
     app.add_middleware(Guard, hosts=hosts, token=token, allowed=allowed, root_path=root_path)
+    return app
+
+
+def _run_app(current: Current, explorer: Explorer) -> FastAPI:
+    """Return the application of the routes of a run as it was opened."""
+    app = _bare_app(None)
+    for routes in _ROUTES:
+        app.include_router(routes(explorer))
+    app.include_router(level_routes(current, explorer))
+    handle_errors(app)
     return app
 
 

@@ -30,6 +30,7 @@ from kinfold.errors import FormatError, InputError, KinfoldError, UnwritableErro
 from kinfold.features import Features
 from kinfold.gallery.explore._columns import Choices, Columns
 from kinfold.gallery.explore._errors import ConflictError, ForbiddenError, NotFoundError
+from kinfold.gallery.explore._levels import LevelViews
 from kinfold.gallery.explore._lists import GroupSummaries, ImageLists
 from kinfold.gallery.explore._map_job import MapJob
 from kinfold.gallery.explore._pictures import Originals, Thumbnails
@@ -199,6 +200,8 @@ class Explorer:
         The run.
     options : Options
         Options of the server.
+    before : Explorer, optional
+        The same run as it was opened before, with other groups; its pictures are taken over.
 
     Raises
     ------
@@ -206,7 +209,7 @@ class Explorer:
         The run's files, or its corrections, are damaged.
     """
 
-    def __init__(self, run: Run, options: Options) -> None:
+    def __init__(self, run: Run, options: Options, before: Explorer | None = None) -> None:
         self.run = run
         self.columns = Columns.read(run)
         self.skipped = run.skipped  # read now, so that damage is reported before anything is shown
@@ -218,7 +221,10 @@ class Explorer:
         self.corrections = Corrections.open(run, write=not options.read_only, source=path)
         self.read_only = options.read_only
         self.vectors = Vectors(run, options.features)
-        self.originals = Originals(run, options.images)
+        self.levels = LevelViews(run, self.columns)
+        self.opening: int = (
+            0 if before is None else before.opening + 1
+        )  # how often the groups changed as a whole
         self.summaries = GroupSummaries(self.columns)
         self.choices = Choices(self.columns, run.labels)
         self.listing = ImageLists(
@@ -229,13 +235,14 @@ class Explorer:
         self.map_job = MapJob(run, features=path, writable=not options.read_only)
         source = run.manifest.source
         self.base = hash_json([source.get(name) for name in ("fingerprint", "images", "n_rows")])[:16]
-        self.thumbnails = Thumbnails(
-            self.originals,
-            None if options.read_only else run.path,
-            self.base,
-            options.thumbnail_limit,
-            options.n_workers,
-        )
+        if before is None:
+            self.originals = Originals(run, options.images)
+            folder = None if options.read_only else run.path
+            self.thumbnails = Thumbnails(
+                self.originals, folder, self.base, options.thumbnail_limit, options.n_workers
+            )
+        else:
+            self.originals, self.thumbnails = before.originals, before.thumbnails
         self._names: tuple[int, dict[int, str]] = (-1, {})
         self._guard = threading.Lock()
 
@@ -295,8 +302,12 @@ class Explorer:
 
     def close(self) -> None:
         """Stop the processes and close the files."""
-        self.map_job.stop()
         self.thumbnails.close()
+        self.close_groups()
+
+    def close_groups(self) -> None:
+        """Close what depends on the groups; the pictures stay open."""
+        self.map_job.stop()
         # an edit that goes on holds the file; it ends with the process, and leaves nothing
         closing = threading.Thread(target=self.corrections.close, name="kinfold-closing", daemon=True)
         closing.start()

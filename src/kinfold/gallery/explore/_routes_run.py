@@ -42,7 +42,7 @@ def run_routes(explorer: Explorer) -> APIRouter:
 
     @routes.get("/version")
     def version() -> Response:
-        return answer({"version": explorer.state.version})
+        return answer({"version": explorer.state.version, "opening": explorer.opening})
 
     @routes.get("/charts")
     def charts() -> Response:
@@ -95,6 +95,8 @@ def describe_run(explorer: Explorer) -> dict[str, Any]:
         "facts": facts,
         "metrics": {name: value for name, value in run.metrics.items() if _is_number(value)},
         "version": state.version,
+        "opening": explorer.opening,
+        "has_levels": explorer.levels.are_there,
         "has_images": explorer.originals.are_there,
         "images_trouble": explorer.originals.trouble,
         "has_features": explorer.vectors.are_there,

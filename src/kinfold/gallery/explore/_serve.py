@@ -24,6 +24,8 @@ from kinfold.run import Run, is_run
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from kinfold.gallery.explore._current import TakeLevel
+
 _log = logging.getLogger(__name__)
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -67,6 +69,7 @@ def serve(
     read_only: bool = False,
     thumbnail_limit: int = 1 << 30,
     device: str = "auto",
+    take_level: TakeLevel | None = None,
     on_ready: Callable[[Address], None] | None = None,
 ) -> None:
     """Show a run in the browser until Ctrl-C or SIGTERM.
@@ -99,6 +102,8 @@ def serve(
         Largest size of the cache of thumbnails in bytes.
     device : str
         Device that embeds dropped images.
+    take_level : callable, optional
+        Makes another level the run's groups, as for :func:`create_app`.
     on_ready : callable, optional
         Called with the address once the server listens.
 
@@ -119,7 +124,12 @@ def serve(
         "root_path": root_path,
     }
     places: dict[str, Any] = {"images": source, "features": features}
-    options = {"read_only": read_only, "thumbnail_limit": thumbnail_limit, "device": device}
+    options: dict[str, Any] = {
+        "read_only": read_only,
+        "thumbnail_limit": thumbnail_limit,
+        "device": device,
+        **({} if take_level is None else {"take_level": take_level}),
+    }
     with contextlib.ExitStack() as stack:
         if predictions is not None:
             from kinfold.gallery.explore._predictions import predictions_as_run

@@ -354,7 +354,13 @@ class Nearest:
         from kinfold.methods import predict_top
 
         with self._guard:
-            top = predict_top(self._run.model, vector, n_top=N_TOP)
+            if self._run.level is None:
+                top = predict_top(self._run.model, vector, n_top=N_TOP)
+            else:
+                from kinfold.levels import open_levels
+
+                levels = open_levels(self._run).levels
+                top = levels.top(self._run.model, vector, self._run.level, n_top=N_TOP)
         return [(int(g), float(p)) for g, p in zip(top.clusters[0], top.probabilities[0], strict=True)]
 
 

@@ -20,6 +20,7 @@ const VIEWS = {
   refine: "./refine.js",
   history: "./history.js",
   skipped: "./skipped.js",
+  tree: "./tree.js",
 };
 
 const view = document.getElementById("view");
@@ -80,6 +81,13 @@ function listen() {
   store.addEventListener("reach", ({ detail }) => {
     if (detail.reached) toast("Kinfold answers again.");
     else toast(detail.text, { kind: "error" });
+  });
+  store.addEventListener("reopen", () => {
+    const { name } = parse(location.hash);
+    if (current) places.set(current.hash, window.scrollY);
+    // Numbers of groups mean others now.
+    if (name === "group" || name === "compare") location.hash = "#/";
+    else show();
   });
   acceptFiles();
 }

@@ -38,7 +38,7 @@ export function drawBar() {
 }
 
 drawBar.current = (name) => {
-  const here = { group: "", compare: "", search: "", similar: "" }[name] ?? name;
+  const here = { group: "", compare: "", search: "", similar: "", tree: "" }[name] ?? name;
   for (const [way, link] of links) {
     if (way === here) link.setAttribute("aria-current", way === name ? "page" : "true");
     else link.removeAttribute("aria-current");
@@ -64,6 +64,7 @@ function undoButtons() {
     forth.disabled = !can_redo;
   };
   store.onChange(look);
+  store.addEventListener("reopen", look);
   look();
   return [back, forth];
 }

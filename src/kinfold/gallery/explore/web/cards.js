@@ -10,8 +10,8 @@ import { release, sharpen } from "./tile.js";
 import { complain } from "./toasts.js";
 import { VirtualGrid } from "./virtual.js";
 
-const TEXT = 74;
-const WORDS = 56; // the height of what stands for images where there are none
+export const TEXT = 74;
+export const WORDS = 56; // the height of what stands for images where there are none
 const NARROW = 200; // below it, three images in a row instead of four
 
 /** How many of `n` images are shown, across and down: all cells are filled. */
@@ -22,18 +22,23 @@ function shapeOf(n, most) {
   return [Math.max(1, n), 1];
 }
 
-/** A group's card: a link with its most representative images, name, size and confidence, and a box to select it. */
-function groupCard(group, width, { selectable, selected }) {
+/** The most representative images of a group, or words where there are none, for a card `width` wide. */
+export function mosaicOf(group, width) {
   const narrow = width < NARROW;
   const rows = group.representatives;
   const [across, down] = shapeOf(rows.length, narrow ? 3 : 4);
   const side = Math.max(width / across, width / (narrow ? 1.5 : 2) / down);
   const shown = store.run.has_images && rows.length > 0;
-  const mosaic = h(
+  return h(
     "span",
     { class: `mosaic${narrow ? " three" : ""}${store.run.has_images ? "" : " none"}`, css: { "--across": shown ? across : 1, "--down": shown ? down : 1 }, "aria-hidden": "true" },
-    shown ? rows.slice(0, across * down).map((row) => cell(row, side)) : h("span", { class: "wordless" }, rows.length ? group.words?.join(" · ") || `${group.id}` : "empty"),
+    shown ? rows.slice(0, across * down).map((row) => cell(row, side)) : h("span", { class: "wordless" }, rows.length ? group.words?.join(" · ") || `${group.id ?? ""}` : "empty"),
   );
+}
+
+/** A group's card: a link with its most representative images, name, size and confidence, and a box to select it. */
+function groupCard(group, width, { selectable, selected }) {
+  const mosaic = mosaicOf(group, width);
   const flags = [group.locked && flag("lock", "locked"), group.n_wrong > 0 && flag("wrong", `${count(group.n_wrong)} marked wrong`), group.n_noise > 0 && flag("noise", `${count(group.n_noise)} marked as noise`)];
   const name = group.name || `Group ${group.id}`;
   return h(
@@ -113,6 +118,11 @@ export class CardGrid {
 
   #card(group) {
     return groupCard(group, this.grid.itemWidth, { selectable: Boolean(this.selection), selected: Boolean(this.selection?.has(group.id)) });
+  }
+
+  /** The cards in the page by the number of their group. */
+  cards() {
+    return new Map([...this.grid.elements.values()].map((element) => [Number(element.querySelector(".card[href]")?.dataset.group ?? -1), element]));
   }
 
   #paint() {

@@ -6,6 +6,7 @@ import { CardGrid } from "./cards.js";
 import { confidenceChart, sizesChart } from "./charts.js";
 import { chooseButton } from "./drop.js";
 import { groupBar } from "./groupbar.js";
+import { levelControl } from "./levels.js";
 import { Selection } from "./selection.js";
 import { freshId, h, paused, replace } from "./dom.js";
 import { count, images, plural, sure } from "./format.js";
@@ -44,12 +45,16 @@ export async function mount(element) {
   const empty = h("p", { class: "rest" });
   const title = h("h1");
   const figures = h("dl", { class: "figures" });
+  const groups = h("section", { "aria-label": "All groups" }, toolbar(cards, total), cards.element, empty);
+  const levels = await levelControl(cards, groups);
   element.append(
     h("div", { class: "hero" }, h("div", { class: "hero-text" }, title, lede(), figures), charts),
     ...(store.run.images_trouble ? [h("p", { class: "notice" }, `The images can't be shown: ${store.run.images_trouble}`)] : []),
     ...about(),
-    h("section", { "aria-label": "All groups" }, toolbar(cards, total), cards.element, empty),
+    ...(levels ? [levels.element, levels.preview].filter(Boolean) : []),
+    groups,
   );
+  levels?.arrive();
   const draw = async () => {
     const drawn = await get("api/charts").catch(complain);
     if (!drawn) return;
@@ -69,6 +74,7 @@ export async function mount(element) {
     unmount() {
       forget();
       bar?.remove();
+      levels?.destroy();
       cards.destroy();
     },
   };

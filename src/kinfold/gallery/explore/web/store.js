@@ -68,6 +68,17 @@ class Store extends EventTarget {
     this.groups = all;
   }
 
+  /** The run was opened again with other groups: read all of it, and tell "reopen". */
+  async reopen() {
+    const run = await get("api/run");
+    if (run.opening === this.run.opening) return;
+    this.run = run;
+    this.version = run.version;
+    this.#loading = null; // what is being read is of the groups before
+    await this.loadGroups();
+    this.dispatchEvent(new Event("reopen"));
+  }
+
   /** Take note of a version: of an own edit's answer, or seen by asking. Views are told when it is new. */
   async note(version, { own = false, groups = null } = {}) {
     if (version === this.version) return;
@@ -100,9 +111,10 @@ class Store extends EventTarget {
   /** Ask once whether anybody changed anything. */
   async look() {
     try {
-      const { version } = await get("api/version");
+      const { version, opening } = await get("api/version");
       this.#say(true);
-      await this.note(version);
+      if (opening === this.run.opening) await this.note(version);
+      else await this.reopen();
     } catch (error) {
       this.#say(false, error.message);
     }
