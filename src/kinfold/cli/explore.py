@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,6 +115,7 @@ def explore(
     """Look through the groups of a run in the browser, and correct them."""
     terminal = Terminal(as_json=False, quiet=quiet, verbose=verbose)
     limit = read_size(thumbnail_limit, "--thumbnail-limit")
+    from kinfold import pipeline
     from kinfold.gallery.explore import compute_map, serve
     from kinfold.run import Run
 
@@ -146,6 +148,7 @@ def explore(
         thumbnail_limit=limit,
         device=device,
         on_ready=tell,
+        take_level=partial(pipeline.level, source=source),  # which writes the report anew as well
     )
     _leave()
 
