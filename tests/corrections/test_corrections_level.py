@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from kinfold.corrections import (
@@ -23,7 +25,8 @@ from kinfold.corrections import (
 )
 from kinfold.errors import FormatError, InputError
 from kinfold.levels import match_groups, open_levels
-from kinfold.run import Run
+from kinfold.run import Run, read_manifest, write_manifest, write_table
+from kinfold.storage import hash_file
 from support.leveled import K, correct, make_run, state_of
 
 FINER = 12
@@ -219,6 +222,24 @@ def test_a_page_that_has_the_run_open_cannot_correct_the_new_groups(run):
         with pytest.raises(FormatError, match="Open the run again"):
             opened.apply(Rename(0, "cats"))
     assert state_of(run).version == 0
+
+
+@pytest.mark.parametrize("level", [None, FINER])
+def test_the_recorded_group_wins_over_what_this_machine_computes(run, level):
+    table = pq.read_table(run.path / "levels.parquet")
+    parts = table["part"].to_numpy().copy()
+    groups = open_levels(run).labels(FINER)
+    strangers = [0, int(np.flatnonzero(groups != groups[0])[0])]
+    parts[strangers] = parts[strangers[::-1]]
+    write_table(run.path / "levels.parquet", table.set_column(2, "part", pa.array(parts)))
+    manifest = read_manifest(run.path)
+    manifest.stages["levels"]["outputs"]["levels.parquet"] = hash_file(run.path / "levels.parquet")
+    write_manifest(run.path, manifest)
+    switch_level(run.path, 1)
+    switch_level(run.path, level)
+    shown = Run.open(run.path)
+    np.testing.assert_array_equal(shown.labels, open_levels(run).labels(level or K))
+    assert {len(set(top)) for top in shown.assignments["top_clusters"].to_pylist()} == {5}
 
 
 @pytest.mark.parametrize("n_groups", [0, -1, 10_000])

@@ -31,3 +31,20 @@ def test_empty_clusters_of_the_fit_are_the_same_where_levels_have_them():
     assert 1 not in match_groups(LEVELS, 3, 1).same
     # Of the coarser level, number 0 is all there is.
     assert match_groups(LEVELS, 1, 3).same == {}
+
+
+class Predicting:
+    """A model of three clusters that takes rows for probabilities."""
+
+    n_clusters_ = 3
+
+    def predict_proba(self, X):
+        return np.asarray(X[:, :3], np.float32)
+
+
+def test_images_closest_to_an_empty_cluster_go_to_the_next_that_has_parts():
+    X = np.array([[0.1, 0.7, 0.2, 0.0, 0.5], [0.3, 0.6, 0.1, 0.0, 0.0]], np.float32)
+    parts = LEVELS.predict_parts(Predicting(), X)
+    assert LEVELS.part_clusters[parts].tolist() == [2, 0]
+    assert LEVELS.groups(5)[parts].tolist() == LEVELS.top(Predicting(), X, 5).clusters[:, 0].tolist()
+    assert LEVELS.predict_parts(Predicting(), X[:0]).shape == (0,)
