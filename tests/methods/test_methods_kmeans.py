@@ -346,7 +346,7 @@ def test_a_pool_of_equal_rows_still_gives_as_many_seeds_as_asked():
 
 
 def test_seeding_some_clusters_computes_few_of_all_similarities(monkeypatch):
-    from kinfold.methods import _kmeans as module
+    from kinfold.methods import _kmeans_starts as module
 
     computed = []
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 
 from kinfold.levels._levels import Levels
-from kinfold.methods import MergeTree, SphericalKMeans, join_by_variance, spread_along_graph
+from kinfold.methods import MergeTree, join_by_variance, small_clusters, spread_along_graph
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
 from kinfold.rows import RowMatrix
@@ -108,18 +105,7 @@ def _cut(
         units = UnitRows(block, torch.device("cpu")).read(0, len(rows)).numpy()
         total: NDArray[np.float64] = units.sum(axis=0, dtype=np.float64)
         return (total / max(np.linalg.norm(total), np.finfo(np.float64).tiny)).astype(np.float32)[None]
-    fitted = SphericalKMeans(
-        n_parts,
-        n_init=1,
-        max_iter=_PART_ITERATIONS,
-        temperature=1.0,  # nobody asks for probabilities
-        random_state=random.randint(2**31),
-        device="cpu",
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of equal rows: empty parts are dropped
-        fitted.fit(block)
-    return np.asarray(fitted.cluster_centers_, dtype=np.float32)
+    return small_clusters(block, n_parts, random, max_iter=_PART_ITERATIONS)[0]
 
 
 def _means_along_graph(

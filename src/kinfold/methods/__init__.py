@@ -13,6 +13,7 @@ from kinfold.methods._graph_labelings import spread_along_graph
 from kinfold.methods._heads import Plan, default_n_neighbors, plan_training
 from kinfold.methods._icce import ICCE
 from kinfold.methods._kmeans import SphericalKMeans
+from kinfold.methods._kmeans_starts import small_clusters
 from kinfold.methods._merging import MergeTree, join_by_variance
 from kinfold.methods._model import (
     METHODS,
@@ -64,6 +65,7 @@ __all__ = [
     "predict_top",
     "preset_parameters",
     "save_model",
+    "small_clusters",
     "spread_along_graph",
     "turtle_batch_size",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 from kinfold.distributed import Workers
 from kinfold.methods._kmeans_lloyd import Assigner, Lloyd, Start
 from kinfold.methods._rows import UnitBlocks
+from kinfold.rows import RowMatrix
 
 MAX_ITER, TOL = 100, 1e-6  # of a start, by default
 # Seeds are chosen from so many rows per cluster, and at least from so many: with 2 or 4 per cluster, seeds
@@ -64,6 +65,27 @@ def run_starts(
         # A generator of its own for every start: how many numbers one draws must not move the next.
         seeds = choose_seeds(rows, n_clusters, np.random.RandomState(random.randint(2**31)))
         yield lloyd.run(rows.take(workers.broadcast(seeds)))
+
+
+def small_clusters(
+    X: RowMatrix, n_clusters: int, random: np.random.RandomState, *, max_iter: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return unit-length centroids (K, D) and labels (N,) of one start, in this process alone.
+
+    Parameters
+    ----------
+    X : array (N, D)
+        Checked features.
+    n_clusters : int
+        K, at most N; some may stay empty.
+    random : RandomState
+        Of the seeds.
+    max_iter : int
+        Iterations at most.
+    """
+    rows = UnitBlocks(X, torch.device("cpu"))
+    start = next(run_starts(rows, n_clusters, 1, random, torch.float32, Workers(), max_iter=max_iter))
+    return start.centers.numpy(), start.labels.numpy()
 
 
 def choose_seeds(rows: UnitBlocks, n_clusters: int, random: np.random.RandomState) -> NDArray[np.int64]:

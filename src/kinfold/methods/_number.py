@@ -13,11 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import pairwise_distances, silhouette_score
 
-from kinfold.distributed import Workers
 from kinfold.errors import InputError
 from kinfold.methods._graph_labelings import (
     RESTARTS,
@@ -25,9 +23,9 @@ from kinfold.methods._graph_labelings import (
     principal_components,
     walk_along,
 )
-from kinfold.methods._kmeans_starts import run_starts
+from kinfold.methods._kmeans_starts import small_clusters
 from kinfold.methods._merging import MergeTree, join_by_variance
-from kinfold.methods._rows import UnitBlocks, draw_rows
+from kinfold.methods._rows import draw_rows
 from kinfold.metrics import adjusted_mutual_info
 from kinfold.neighbors import NeighborGraph
 from kinfold.progress import SILENT, Progress
@@ -190,10 +188,9 @@ def _grow(
     X: NDArray[np.float32], n_parts: int, random: np.random.RandomState
 ) -> tuple[NDArray[np.int64], MergeTree]:
     """Return the small cluster of every sample, numbered without gaps, and the tree that joins them."""
-    rows = UnitBlocks(X, torch.device("cpu"))
-    start = next(run_starts(rows, n_parts, 1, random, torch.float32, Workers(), max_iter=_ITERATIONS))
-    used, parts = np.unique(start.labels.numpy(), return_inverse=True)
-    return parts, join_by_variance(start.centers.numpy()[used], np.bincount(parts))
+    centers, labels = small_clusters(X, n_parts, random, max_iter=_ITERATIONS)
+    used, parts = np.unique(labels, return_inverse=True)
+    return parts, join_by_variance(centers[used], np.bincount(parts))
 
 
 def _cuts(tree: MergeTree, numbers: Sequence[int]) -> list[NDArray[np.int32]]:
