@@ -27,6 +27,7 @@ MEASUREMENTS = (
     "benchmark",
     "explore",
     "map",
+    "levels",
 )
 
 

@@ -26,7 +26,7 @@ from kinfold.methods._model import (
     preset_parameters,
     save_model,
 )
-from kinfold.methods._number import LevelEstimate, estimate_levels
+from kinfold.methods._number import LevelEstimate, count_estimate_operations, estimate_levels
 from kinfold.methods._tac import TAC
 from kinfold.methods._temi_scan import SCAN, TEMI
 from kinfold.methods._turtle import TURTLE
@@ -54,6 +54,7 @@ __all__ = [
     "assess",
     "choose",
     "configure",
+    "count_estimate_operations",
     "default_n_neighbors",
     "diagnose",
     "estimate_levels",

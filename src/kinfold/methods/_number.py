@@ -18,6 +18,7 @@ from sklearn.metrics import pairwise_distances, silhouette_score
 
 from kinfold.errors import InputError
 from kinfold.methods._graph_labelings import (
+    N_COMPONENTS,
     RESTARTS,
     diffuse,
     principal_components,
@@ -168,6 +169,15 @@ def count_tree_parts(n_samples: int) -> int:
     return int(
         min(max(_PARTS_PER_ROOT * math.sqrt(n_samples), _FEWEST_PARTS), max(1, n_samples // _ROWS_PER_PART))
     )
+
+
+def count_estimate_operations(n_samples: int, n_features: int) -> float:
+    """Return the floating-point operations that :func:`estimate_levels` is expected to make."""
+    n_seen = min(n_samples, MOST_SAMPLES)
+    width = min(N_COMPONENTS, n_features)
+    searches = n_seen * n_features + _N_PAIRS * n_seen * width / 2
+    passes = (_N_TREES + _N_PAIRS) * count_tree_parts(n_seen) * width * _ITERATIONS
+    return 2.0 * n_seen * (searches + passes)
 
 
 def numbers_between(least: int, most: int | None, finest: int) -> list[int]:

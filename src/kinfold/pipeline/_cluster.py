@@ -267,7 +267,7 @@ class Work:
     def find_done(self, backbone: Backbone | None) -> frozenset[str]:
         """Return the stages that need not run again, as far as that can be told before any runs."""
         features = self.source.features
-        done = set()
+        done = {"choose"} if self.stages.manifest.choice else set()
         if backbone is not None and (features := self._find_embedded(backbone)) is not None:
             done.add("embed")
         if features is not None and self.stages.is_current("fit", self._fit_inputs_of(features)):

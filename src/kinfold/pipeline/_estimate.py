@@ -18,7 +18,7 @@ from kinfold.backbones import DEFAULT_BACKBONE, Backbone
 from kinfold.compute import Runtime, cpu_count, resolve_precision
 from kinfold.errors import InputError
 from kinfold.images import ImageSource, UnusableImage, count_workers, decode_image
-from kinfold.methods import ASSESS_SECONDS
+from kinfold.methods import ASSESS_SECONDS, count_estimate_operations
 from kinfold.methods.protocol import Machine, Shape
 from kinfold.neighbors.search import TARGET_DEGREE
 from kinfold.pipeline._given import given_source
@@ -181,6 +181,10 @@ def estimate_work(
     if guide is not None and (seconds := guide.estimate_seconds()):
         n_bytes = 4 * len(guide.nouns.words) * guide.encoder.dim
         stages.append(StageEstimate("nouns", seconds, _BASE_MEMORY + _TEXT_MEMORY, 2 * n_bytes))
+    if not method.is_settled and "choose" not in done:
+        operations = count_estimate_operations(n, dim)
+        seconds = operations / _measure_rate(runtime.device, "float32")
+        stages.append(StageEstimate("choose", seconds, _BASE_MEMORY + 4 * n * dim, 0))
     stages += estimate_grouping(method, n, dim, runtime.device)
     return Estimate(tuple(stages))
 
