@@ -40,16 +40,6 @@ def cluster_words(photos, out, *more, k=3):
     ]
 
 
-def test_without_k_the_command_explains_what_it_is(kinfold, photos, tmp_path):
-    result = kinfold(*cluster_words(photos, tmp_path / "out", k=None))
-    assert result.exit_code == 2
-    for words in ("how many groups? Say it with -k", "try two or three", "kinfold embed"):
-        assert words in " ".join(result.stderr.split())
-    assert not (tmp_path / "out").exists()
-    result = kinfold(*cluster_words(photos, tmp_path / "out", "--json", k=None))
-    assert "how many groups?" in json.loads(result.stdout)["error"]
-
-
 def test_a_corrected_run_is_replaced_by_force_alone(kinfold, photos, corrected):
     before = (corrected / "assignments.parquet").read_bytes()
     result = kinfold(*cluster_words(photos, corrected, k=4))
