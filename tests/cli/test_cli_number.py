@@ -25,7 +25,6 @@ def arguments(tmp_path_factory):
         "--no-report",
         "--out",
         str(home / "run"),
-        "-q",
     ]
 
 
