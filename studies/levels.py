@@ -31,6 +31,7 @@ STRONG = 0.75  # purity of 10 neighbours from which a number is expected to be f
 _NULL = 1  # classes of a draw without groups
 _TASNIF_DIMENSIONS, _TASNIF_MOST = 16, 30
 _SILHOUETTE_SAMPLES = 3_000
+_MOST_SAMPLES = {"HDBSCAN": 4_000, "silhouette": 10_000}  # beyond, a peer takes many minutes
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,12 @@ def run(half: str, folder: Path, rules: list[str]) -> None:
     """Run the draws of a half that aren't done."""
     done = {(line["rule"], _key(line["draw"])) for line in _read()}
     for draw in draws(half):
-        open_rules = [rule for rule in rules if (rule, _key(asdict(draw))) not in done]
+        open_rules = [
+            rule
+            for rule in rules
+            if (rule, _key(asdict(draw))) not in done
+            and draw.n_samples <= _MOST_SAMPLES.get(rule, draw.n_samples)
+        ]
         if not open_rules:
             continue
         X, y = load_draw(draw, folder)
