@@ -69,7 +69,8 @@ class LevelEstimate:
         Numbers that are better than those beside them, the best first.
     chosen : int
         The number to group by: the recommended one, else one on the fine side, since groups that belong
-        together are joined more easily than mixed ones are taken apart.
+        together are joined more easily than mixed ones are taken apart: half the square root of N, or the
+        number that stands out most, where that is larger and its groups lie further apart than by chance.
     reason : str
         Why, in a sentence.
     """
@@ -299,6 +300,8 @@ def _choose(
         chosen, reason = numbers[found], f"groups lie apart and are found again in halves ({measured})"
     else:
         chosen = _fine_number(n_samples, numbers)
+        if above[found] >= _ABOVE_CHANCE:  # what stands out is there, if not clearly: nothing coarser
+            chosen = max(chosen, numbers[found])
         reason = (
             f"no number is clear: of all, {numbers[found]} stand out most, but not enough ({measured}); "
             f"{chosen} is on the fine side"
