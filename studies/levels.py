@@ -76,7 +76,7 @@ def draws(half: str) -> Iterator[Draw]:
         for source, n_samples in (("gaussian", 2000), ("sphere", 2000), ("one class", 2000), ("copies", 500)):
             yield Draw(source, _NULL, n_samples, 1, seed, half)
     if half == "judged":
-        for n_samples in (500, 2_000, 8_000, 32_000):
+        for n_samples in (500, 2_000, 8_000, 10_000):
             yield Draw("cifar-drift", 10, n_samples, 1, 10, half)
         for n_samples in (450, 900, 1797):
             yield Draw("digits-drift", 10, n_samples, 1, 10, half)
