@@ -30,13 +30,17 @@ def odd(tmp_path) -> Path:
     return folder
 
 
-def test_a_folder_that_is_not_utf8_may_lie_above_everything(odd, monkeypatch):
+@pytest.mark.parametrize("everything", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_folder_that_is_not_utf8_may_lie_above_everything(odd, monkeypatch, everything):
     write_images(odd / "photos")
     monkeypatch.chdir(odd)
-    for arguments in (
+    first = (
         ("cluster", "photos", *FAST),
         ("cluster", odd / "photos", *FAST, "--out", odd / "run"),
         ("predict", odd / "run", odd / "photos", "--out", odd / "new.parquet"),
+        ("export", odd / "run", "--to", "csv", "--out", odd / "short.csv"),
+    )
+    others = (
         ("embed", odd / "photos", "-b", "pixels", "--workers", "1", "--out", odd / "features"),
         ("cluster", odd / "features", "-k", "3", "-m", "kmeans", "--out", odd / "again", "--json"),
         ("report", odd / "run"),
@@ -46,7 +50,8 @@ def test_a_folder_that_is_not_utf8_may_lie_above_everything(odd, monkeypatch):
             for to, ending in (("csv", "csv"), ("parquet", "parquet"), ("html", "html"), ("coco", "coco"))
         ),
         ("export", odd / "run", "--to", "embedding-atlas", "--out", odd / "atlas.parquet"),
-    ):
+    )
+    for arguments in (*first, *(others if everything else ())):
         # Each in a process of its own: only there is the terminal's encoding what it is for people.
         done = subprocess.run([sys.executable, "-m", "kinfold", *arguments], capture_output=True)
         assert done.returncode == 0, (arguments, done.stderr)
