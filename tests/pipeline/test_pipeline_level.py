@@ -138,6 +138,22 @@ def test_damaged_assignments_are_those_of_the_fit_again_and_damaged_levels_are_m
     assert contents(run, "assignments.parquet", "levels.json") == before
 
 
+def test_groups_of_a_tree_that_is_gone_are_not_shown_with_another_tree(run, monkeypatch, caplog):
+    from kinfold.pipeline import _cluster
+
+    before, build = contents(run, "assignments.parquet"), _cluster.build_levels
+    kinfold.level(run, FINER)
+    correct(run, Rename(0, "cats"))
+    (run.path / "levels.json").unlink()
+    monkeypatch.setattr(_cluster, "build_levels", lambda *given, **more: build(*given, **{**more, "seed": 9}))
+    assert again(run).level is None
+    assert "isn't the one" in caplog.text
+    assert contents(run, "assignments.parquet") == before
+    kinfold.level(run, FINER)
+    assert "are kept as" in caplog.text
+    assert (run.path / f"corrections-level-{FINER}-1.sqlite").exists()
+
+
 def test_the_page_is_written_anew_and_figures_of_other_groups_are_dropped(run, caplog):
     labels = {str(row): str(row % 3) for row in range(len(run.labels))}
     kinfold.evaluate(run, labels)
