@@ -84,6 +84,24 @@ def test_equal_and_zero_rows_are_no_error():
     assert estimate_levels(np.zeros((80, 8), dtype=np.float32)).recommended is None
 
 
+def test_no_more_groups_are_counted_than_images_differ():
+    same = estimate_levels(np.full((80, 8), 0.3, dtype=np.float32))
+    assert (same.chosen, same.recommended) == (1, None)
+    assert "look the same" in same.reason
+    two = np.repeat(np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32), 60, axis=0)
+    assert estimate_levels(two).chosen == 2
+    asked = estimate_levels(two, least=5, most=50)
+    assert (asked.chosen, asked.recommended) == (5, None)
+    assert "only 2 different images" in asked.reason
+
+
+def test_a_range_that_cannot_be_judged_is_said(blobs):
+    found = estimate_levels(blobs[0], least=200, most=300)
+    assert (found.chosen, found.recommended) == (200, None)
+    assert "2 to 44 groups, not 200 to 300" in found.reason
+    assert "not 1;" in estimate_levels(blobs[0], least=1, most=1).reason
+
+
 @pytest.mark.parametrize(("least", "most"), [(5, 3), (0, 4)])
 def test_an_impossible_range_is_refused(least, most):
     with pytest.raises(InputError, match="range"):
@@ -96,6 +114,9 @@ def test_numbers_are_dense_at_first_and_log_spaced_then():
     assert numbers[-1] == 300
     assert max(b / a for a, b in itertools.pairwise(numbers[30:])) < 1.2
     assert numbers_between(40, 35, 300) == []
+    assert numbers_between(100, 110, 300) == list(range(100, 111))
+    assert numbers_between(100, 100, 300) == [100]
+    assert len(numbers_between(100, 300, 300)) == 25
 
 
 @pytest.mark.parametrize("method", [SphericalKMeans, GraphClustering])

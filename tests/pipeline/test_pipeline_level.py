@@ -138,6 +138,22 @@ def test_damaged_assignments_are_those_of_the_fit_again_and_damaged_levels_are_m
     assert contents(run, "assignments.parquet", "levels.json") == before
 
 
+def test_groups_of_a_tree_that_is_gone_are_not_shown_with_another_tree(run, monkeypatch, caplog):
+    from kinfold.pipeline import _cluster
+
+    before, build = contents(run, "assignments.parquet"), _cluster.build_levels
+    kinfold.level(run, FINER)
+    correct(run, Rename(0, "cats"))
+    (run.path / "levels.json").unlink()
+    monkeypatch.setattr(_cluster, "build_levels", lambda *given, **more: build(*given, **{**more, "seed": 9}))
+    assert again(run).level is None
+    assert "isn't the one" in caplog.text
+    assert contents(run, "assignments.parquet") == before
+    kinfold.level(run, FINER)
+    assert "are kept as" in caplog.text
+    assert (run.path / f"corrections-level-{FINER}-1.sqlite").exists()
+
+
 def test_the_page_is_written_anew_and_figures_of_other_groups_are_dropped(run, caplog):
     labels = {str(row): str(row % 3) for row in range(len(run.labels))}
     kinfold.evaluate(run, labels)
@@ -189,6 +205,38 @@ def test_words_are_carried_where_groups_are_the_same_and_return_with_their_level
     names = Run.open(run.path).names
     assert {one.noun.split(" of ")[1] for one in names.values()} == {str(K), str(FINER)}
     assert kinfold.check(run.path).is_whole
+
+
+def test_an_opened_run_stays_what_it_was_and_commands_take_it_as_it_is_now(run, tmp_path):
+    unread, labels = Run.open(run.path), {str(row): str(row % 3) for row in range(len(run.labels))}
+    kinfold.level(run, COARSER)
+    assert (run.labels.max(), run.n_clusters) == (K - 1, K)
+    with pytest.raises(InputError, match="open it again"):
+        _ = unread.labels
+    for one in (run, unread):
+        assert kinfold.export(one, "csv", tmp_path / "groups.csv", force=True).n_groups == COARSER
+        assert kinfold.evaluate(one, labels).n_groups == COARSER
+        table = kinfold.predict(one, run.path.parent / "digits.npy", tmp_path / "p.parquet")
+        assert len(set(table["cluster"].to_pylist())) == COARSER
+        assert f"in {COARSER} groups" in kinfold.report(one).read_text()
+        assert one.metrics == Run.open(run.path).metrics
+    now = Run.open(run.path)
+    assert Run.latest(now) is now
+
+
+def test_figures_of_groups_that_were_replaced_meanwhile_are_not_kept(run, monkeypatch):
+    from kinfold.pipeline import _evaluate
+
+    judge = _evaluate._judge
+
+    def switch(*arguments):
+        kinfold.level(run.path, COARSER)
+        return judge(*arguments)
+
+    monkeypatch.setattr(_evaluate, "_judge", switch)
+    with pytest.raises(InputError, match="evaluate again"):
+        kinfold.evaluate(run, {str(row): str(row % 3) for row in range(len(run.labels))})
+    assert Run.open(run.path).metrics == {}
 
 
 def read_inputs(run):

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.metrics import pairwise_distances, silhouette_score
 
-from kinfold.errors import InputError
+from kinfold.errors import InputError, count_of
 from kinfold.methods._graph_labelings import (
     N_COMPONENTS,
     RESTARTS,
@@ -143,22 +143,43 @@ def estimate_levels(
         raise InputError(f"the number of groups can't be from {least} to {most}; give a range like 5..50")
     drawn = draw_rows(n_samples, MOST_SAMPLES, random_state)
     n_parts = count_tree_parts(len(drawn))
-    numbers = numbers_between(least, most, n_parts // _PARTS_PER_GROUP)
-    if len(drawn) < _FEWEST_FOR_NUMBER or not numbers:
-        return _too_few(n_samples, least, most)
+    finest = n_parts // _PARTS_PER_GROUP
+    numbers = numbers_between(least, most, finest)
+    if len(drawn) < _FEWEST_FOR_NUMBER:
+        verb = "is" if n_samples == 1 else "are"
+        return _guess(
+            n_samples,
+            least,
+            most,
+            f"{count_of(n_samples, 'image')} {verb} too few to tell how many groups there are",
+        )
+    if not numbers:
+        looked = f"{least}" if least == most else f"{least} to {most}"
+        return _guess(
+            n_samples,
+            least,
+            most,
+            f"{count_of(len(drawn), 'image')} can tell whether there are 2 to {finest} groups, not {looked}",
+        )
     rows = matrix if len(drawn) == n_samples else np.asarray(matrix[drawn])
     X_ = principal_components(rows, seed=random_state)
     random = np.random.RandomState(random_state)
     with progress.task("estimating the number of groups", _N_TREES + 2 * _N_PAIRS + 1, "groupings") as task:
         walk = walk_along(rows, graph if len(drawn) == n_samples else None, device=device)
         spread = diffuse(X_, walk, RESTARTS[-1])
-        separation = np.zeros(len(numbers))
+        grown = []
+        for _ in range(_N_TREES):
+            grown.append(_grow(spread, n_parts, random))
+            task.advance(1)
+        n_apart = max(tree.n_leaves for _, tree in grown)
+        numbers = [number for number in numbers if number <= n_apart]
+        if len(numbers) == 0:
+            return _alike(n_samples, least, most, n_apart)
         seen = draw_rows(len(X_), _SEEN, random_state)
         distances = _distances(spread[seen])
-        for _ in range(_N_TREES):
-            parts, tree = _grow(spread, n_parts, random)
+        separation = np.zeros(len(numbers))
+        for parts, tree in grown:
             separation += _separations(distances, parts[seen], tree, numbers) / _N_TREES
-            task.advance(1)
         stability = _stabilities(X_, numbers, random, device, task.advance)
         null = _null_separations(X_, numbers, random, device)
         task.advance(1)
@@ -182,10 +203,11 @@ def count_estimate_operations(n_samples: int, n_features: int) -> float:
 
 
 def numbers_between(least: int, most: int | None, finest: int) -> list[int]:
-    """Return the numbers of groups to look at: all up to 30, then 24 on a logarithmic scale."""
+    """Return the numbers of groups to look at: all up to 30, then 24 on a logarithmic scale of the rest."""
     top = finest if most is None else min(most, finest)
     dense = np.arange(max(2, least), min(top, _DENSE) + 1)
-    sparse = np.round(np.geomspace(_DENSE, max(top, _DENSE), _SPARSE + 1)).astype(int)
+    coarsest = max(_DENSE, min(least, top))
+    sparse = np.round(np.geomspace(coarsest, max(top, coarsest), _SPARSE + 1)).astype(int)
     both = np.unique(np.concatenate([dense, sparse[(sparse >= max(2, least)) & (sparse <= top)]]))
     return [int(number) for number in both]
 
@@ -324,7 +346,19 @@ def _fine_number(n_samples: int, numbers: Sequence[int]) -> int:
     return min(numbers, key=lambda number: (abs(math.log(number / wanted)), number))
 
 
-def _too_few(n_samples: int, least: int, most: int | None) -> LevelEstimate:
+def _guess(n_samples: int, least: int, most: int | None, why: str) -> LevelEstimate:
+    """Return half the square root of N, within the range: nothing could be measured."""
     chosen = max(1, min(max(least, round(math.sqrt(n_samples) / 2)), n_samples, most or n_samples))
-    reason = f"{n_samples} images are too few to tell how many groups there are; {chosen} is a guess"
+    return LevelEstimate((), (), (), (), None, (), chosen, f"{why}; {chosen} is a guess")
+
+
+def _alike(n_samples: int, least: int, most: int | None, n_apart: int) -> LevelEstimate:
+    """Return what is closest, within the range, to the number of images that differ at all."""
+    asked = most is not None or least > 2
+    chosen = min(least, n_samples) if asked else n_apart
+    reason = (
+        f"all images look the same; {count_of(chosen, 'group')}"
+        if n_apart == 1
+        else f"only {n_apart} different images can be told apart, fewer than the {least} that were asked for"
+    )
     return LevelEstimate((), (), (), (), None, (), chosen, reason)

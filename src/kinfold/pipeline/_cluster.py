@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from kinfold.backbones import DEFAULT_BACKBONE, Backbone
@@ -17,7 +18,7 @@ from kinfold.compute import Runtime, describe_machine
 from kinfold.distributed import current_workers
 from kinfold.errors import FormatError, InputError
 from kinfold.features import Features, adopt_unchanged, extract_features, open_features
-from kinfold.levels import LEVEL_FILES, build_levels, estimate_levels, write_levels
+from kinfold.levels import LEVEL_FILES, build_levels, estimate_levels, open_levels, write_levels
 from kinfold.methods import diagnose, load_model, predict_top, save_model
 from kinfold.neighbors import NeighborGraph
 from kinfold.pipeline._corrected import CorrectedGroups, check_replacing
@@ -454,6 +455,25 @@ class Work:
             write_levels(self.stages.path, levels, features.rows, keys, parts, manifest.choice)
 
         self.stages.run("levels", inputs, LEVEL_FILES, work)
+        if not self._shows_a_level():
+            logger.warning("the tree of groups isn't the one that the level shown was taken from")
+            self.stages.forget("assign")
+            self.assign(features)
+            self.levels(features)
+
+    def _shows_a_level(self) -> bool:
+        """Tell whether the groups of a run that shows another level are those of the tree.
+
+        A tree that was damaged and made anew may be another one, by other versions of the libraries say.
+        """
+        manifest = self.stages.manifest
+        if manifest.level is None or self.stages.was_made_of(
+            "level", {"level": manifest.level, "levels": manifest.stages["levels"]["outputs"]}
+        ):
+            return True
+        run = Run(self.stages.path, manifest)
+        tree, n_groups = open_levels(run), int(manifest.level["n_groups"])
+        return n_groups <= tree.levels.n_parts and np.array_equal(tree.labels(n_groups), run.labels)
 
     def report(self) -> None:
         """Write the page."""

@@ -28,7 +28,7 @@ from kinfold.metrics import (
 )
 from kinfold.pipeline._classes import TreeLike, open_class_tree
 from kinfold.pipeline._corrected import CorrectedGroups
-from kinfold.run import Run, lock_directory, read_manifest, write_manifest
+from kinfold.run import Run, have_same_groups, lock_directory, read_manifest, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ def evaluate(
         The labels or the tree can't be read, one key has two labels, no key is one of the run's, a label
         isn't in the tree, or a tree is given where labels say themselves what is right.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    given, run = run, Run.latest(run)
     truth = join_truth(labels, _keys(run), several=multi_label, where=str(run.path))
     if tree is not None and truth.sets is not None:
         raise InputError("images with several labels and a tree (tree=, --tree) don't go together; give one")
@@ -253,6 +253,8 @@ def evaluate(
     for message in evaluation.warnings:
         logger.warning("%s", message)
     _record(run, evaluation)
+    if isinstance(given, Run):
+        given.manifest.metrics = evaluation.as_dict()
     return evaluation
 
 
@@ -449,6 +451,7 @@ def _ranks(top: NDArray[np.int32]) -> tuple[int, ...]:
 def _record(run: Run, evaluation: Evaluation) -> None:
     with lock_directory(run.path):
         manifest = read_manifest(run.path)
+        if not have_same_groups(run.manifest, manifest):  # another process showed another level meanwhile
+            raise InputError(f"the groups of {run.path} have changed while they were judged; evaluate again")
         manifest.metrics = evaluation.as_dict()
         write_manifest(run.path, manifest)
-    run.manifest.metrics = evaluation.as_dict()

@@ -29,8 +29,8 @@ def level(
     Parameters
     ----------
     run : Run or path
-        A finished run. Open it again afterwards: a :class:`~kinfold.Run` that was opened before has the
-        groups of then.
+        A finished run. Open it again afterwards to read its groups: a :class:`~kinfold.Run` that was opened
+        before is of the groups of then. Commands that are given it take those of now.
     n_groups : int or None
         How many groups with images, 1 to as many as the tree has leaves; the number of the fit, or None, goes
         back to the groups of the fit.

@@ -121,7 +121,7 @@ def predict(
     FormatError
         The model or the corrections of the run are damaged.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.latest(run)
     placing = Placing.of(run, levels)
     form, out = find_predictions_place(out, to)
     if form == "folders":

@@ -79,7 +79,7 @@ def refine(
     FormatError
         ``corrections.sqlite`` is damaged or of other groups.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.latest(run)
     with Corrections.open(run) as corrections:
         corrections.check_writable()
         check_confidence(min_confidence)

@@ -48,10 +48,10 @@ def report(run: Run | str | Path, *, source: str | Path | None = None, progress:
     InputError
         ``source`` holds other images than the run was made from.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.latest(run)
     images = find_images(run, source, "the report")
     with lock_directory(run.path):
-        page = _render(run, images, progress)
+        page = _render(Run.latest(run), images, progress)
         _record_page(run.path)
         return page
 
@@ -200,7 +200,7 @@ def export(
 
     form = find_format(to)
     check_takes_levels(form, levels)
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.latest(run)
     if out is None:
         stem = run.path.resolve().name.removesuffix(".kinfold")
         out = f"{stem}{form.endings[0]}" if form.endings else f"{stem}-{to}"

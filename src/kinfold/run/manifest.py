@@ -373,6 +373,12 @@ def locate_whole(path: Path, manifest: Manifest, name: str, mend: str) -> Path:
     return file
 
 
+def have_same_groups(first: Manifest, second: Manifest) -> bool:
+    """Tell whether two manifests of a run are of the same fit and level."""
+    fits = [one.stages.get("assign", {}).get("inputs") for one in (first, second)]
+    return fits[0] == fits[1] and first.level == second.level
+
+
 def _find_run_near(path: Path) -> str:
     """Return a hint at a run inside ``path``, or at the one made from it."""
     inside = sorted(file.parent for file in path.glob(f"*/{MANIFEST_NAME}"))

@@ -11,7 +11,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, KinfoldError
-from kinfold.run.manifest import MANIFEST_NAME, Manifest, locate_file, locate_whole, read_manifest
+from kinfold.run.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    have_same_groups,
+    locate_file,
+    locate_whole,
+    read_manifest,
+)
 from kinfold.run.tables import (
     ASSIGNMENTS_NAME,
     ASSIGNMENTS_SCHEMA,
@@ -40,7 +47,9 @@ _IF_MOVED = "if they were moved, say where they are now (source=, --source)"
 class Run:
     """A finished run: groups, model and facts, read from its directory when they are asked for.
 
-    Open one with :meth:`open`.
+    Open one with :meth:`open`. It stays what the run was then: when another level or another fit gave the run
+    other groups, what was read before is of the old ones, and reading more is refused. Commands that take a
+    run, like :func:`kinfold.export`, take it as it is now (:meth:`latest`).
 
     Attributes
     ----------
@@ -86,10 +95,31 @@ class Run:
             ) from error
         return cls(path, manifest)
 
+    @classmethod
+    def latest(cls, run: Run | str | Path) -> Run:
+        """Return a run as it is now: the one given, or opened again where groups or names have changed.
+
+        Parameters
+        ----------
+        run : Run or path
+            A finished run.
+
+        Raises
+        ------
+        InputError, FormatError
+            As :meth:`open`.
+        """
+        found = cls.open(run.path if isinstance(run, Run) else run)
+        if not isinstance(run, Run):
+            return found
+        named = [one.manifest.stages.get("name") for one in (run, found)]
+        same = named[0] == named[1] and have_same_groups(run.manifest, found.manifest)
+        return run if same else found
+
     @cached_property
     def assignments(self) -> pa.Table:
         """The usable images in row order; docs/formats.md has the columns. ``name`` is null before naming."""
-        path = locate_whole(self.path, self.manifest, ASSIGNMENTS_NAME, _MEND)
+        path = self._locate(ASSIGNMENTS_NAME, _MEND)
         return read_table(path, ASSIGNMENTS_SCHEMA, _MEND)
 
     @cached_property
@@ -101,7 +131,7 @@ class Run:
         """
         if "name" not in self.manifest.stages:
             return {}
-        path = locate_whole(self.path, self.manifest, NAMES_NAME, _RENAME)
+        path = self._locate(NAMES_NAME, _RENAME)
         parameters = (self.manifest.naming or {}).get("parameters", {})
         return read_names(path, self.n_clusters, parameters, _RENAME)
 
@@ -310,6 +340,18 @@ class Run:
                     f"{self.path} needs the model that was at {place}, where nothing is now; if it was "
                     f"moved, say where it is (backbone=, --backbone {option})"
                 )
+
+    def _locate(self, name: str, mend: str) -> Path:
+        """Return where a file about the groups is; :class:`InputError` if it is of later ones than these."""
+        found, latest = locate_whole(self.path, self.manifest, name, mend), read_manifest(self.path)
+        if latest.hash_of(name) != self.manifest.hash_of(name) and not have_same_groups(
+            self.manifest, latest
+        ):
+            raise InputError(
+                f"{self.path} has other groups than when it was opened (another level, or clustered again); "
+                "open it again: Run.open"
+            )
+        return found
 
     def _keys(self) -> pa.Array:
         """Return the key of every row of the source."""
