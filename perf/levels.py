@@ -1,7 +1,7 @@
 """What levels cost beside the fit of a given number of groups, and how it grows.
 
 Rows are made: groups of uneven size around directions. Each size is measured in a process of its own, whose
-peak memory is told; processor seconds of the parts stand beside those of the neighbour search and of k-means
+peak memory is told; processor seconds of the parts stand beside those of the neighbour search and of fits
 with a given number of groups on the same rows.
 """
 
@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kinfold.levels import build_levels, estimate_levels
-from kinfold.methods import GraphClustering, SphericalKMeans
+from kinfold.methods import ICCE, GraphClustering, SphericalKMeans
 from kinfold.neighbors import knn_graph
 from perf.table import Table
 
 SIZES = (10_000, 40_000, 160_000, 320_000)
 N_FEATURES, N_GROUPS, N_NEIGHBORS = 384, 50, 10
 _WITH_GRAPH_METHOD = 40_000  # rows up to which graph clustering is fitted beside
+_WITH_DEFAULT_METHOD = 10_000  # rows up to which ICCE is
 
 
 def main(arguments: Sequence[str] = ()) -> Table:
@@ -46,9 +47,11 @@ def main(arguments: Sequence[str] = ()) -> Table:
             "neighbours",
             "k-means",
             "graph clustering",
+            "ICCE",
             "estimate",
             "tree",
-            "(estimate + tree) / k-means",
+            "with levels: × graph clustering",
+            "× ICCE",
             "peak GiB",
         ),
     )
@@ -59,10 +62,10 @@ def main(arguments: Sequence[str] = ()) -> Table:
         line = json.loads(done.stdout.splitlines()[-1])
         found.append(line)
         extra = line["estimate"] + line["tree"]
-        graph = f"{line['graph']:.1f}" if line["graph"] else "–"
-        cells = [f"{line[name]:.1f}" for name in ("neighbours", "kmeans")]
-        rest = [f"{line[name]:.1f}" for name in ("estimate", "tree")]
-        table.add(f"{size:,}", *cells, graph, *rest, f"{extra / line['kmeans']:.2f}", f"{line['peak']:.2f}")
+        parts = ("neighbours", "kmeans", "graph", "icce", "estimate", "tree")
+        cells = [f"{line[name]:.1f}" if line[name] else "–" for name in parts]
+        ratios = [f"{1 + extra / line[fit]:.2f}" if line[fit] else "–" for fit in ("graph", "icce")]
+        table.add(f"{size:,}", *cells, *ratios, f"{line['peak']:.2f}")
     first, last = found[0], found[-1]
     if last["n"] > first["n"]:
         grown = {name: _exponent(first, last, name) for name in ("neighbours", "kmeans", "estimate", "tree")}
@@ -76,11 +79,13 @@ def main(arguments: Sequence[str] = ()) -> Table:
 def measure(n_samples: int) -> dict[str, Any]:
     """Return processor seconds and the peak memory of one size."""
     X = make_rows(n_samples)
-    found: dict[str, Any] = {"n": n_samples, "graph": 0.0}
+    found: dict[str, Any] = {"n": n_samples, "graph": 0.0, "icce": 0.0}
     found["neighbours"], graph = _timed(lambda: knn_graph(X, N_NEIGHBORS))
     found["kmeans"], fitted = _timed(lambda: SphericalKMeans(N_GROUPS, random_state=0).fit(X))
     if n_samples <= _WITH_GRAPH_METHOD:
         found["graph"], _ = _timed(lambda: GraphClustering(N_GROUPS, random_state=0).fit(X, graph=graph))
+    if n_samples <= _WITH_DEFAULT_METHOD:
+        found["icce"], _ = _timed(lambda: ICCE(N_GROUPS, random_state=0).fit(X))
     found["estimate"], _ = _timed(lambda: estimate_levels(X, random_state=0))
     found["tree"], _ = _timed(lambda: build_levels(X, fitted.labels_, N_GROUPS, seed=0))
     found["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -65,8 +67,7 @@ def build_levels(
     """
     n_samples = len(clusters)
     sizes = np.bincount(clusters, minlength=n_clusters)
-    wanted = max(_PARTS_PER_ROOT * np.sqrt(n_samples), _PARTS_PER_CLUSTER * n_clusters, _FEWEST_PARTS)
-    n_parts = min(wanted, _MOST_PARTS, n_samples / _ROWS_PER_PART)
+    n_parts = count_level_parts(n_samples, n_clusters)
     order = np.argsort(clusters, kind="stable")
     starts = np.concatenate([[0], np.cumsum(sizes)])
     random = np.random.RandomState(seed)
@@ -91,6 +92,12 @@ def build_levels(
     means = _means_along_graph(X, parts, part_sizes, graph, seed, device)
     tree = _join(means, part_sizes, part_clusters)
     return Levels(n_clusters, part_clusters, part_sizes, directions[used], tree)
+
+
+def count_level_parts(n_samples: int, n_clusters: int) -> float:
+    """Return about how many groups the finest level has; one per cluster at least, whatever comes out."""
+    wanted = max(_PARTS_PER_ROOT * math.sqrt(n_samples), _PARTS_PER_CLUSTER * n_clusters, _FEWEST_PARTS)
+    return min(wanted, _MOST_PARTS, n_samples / _ROWS_PER_PART)
 
 
 def _cut(

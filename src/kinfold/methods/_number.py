@@ -1,8 +1,8 @@
 """How many groups there are: a number where the data have one, and levels to choose from where they don't.
 
-Groups that are meant lie apart, and are found again in other samples. Both are measured at every level of a
-tree: how far groups lie apart where features have diffused along the neighbour graph, beside what chance
-would give, and how well two halves of the samples agree, each of which is grouped without the other.
+Groups that are meant lie apart, and are found again in other samples. How far they lie apart is measured at
+every level of a tree, where features have diffused along the neighbour graph, beside what chance would give;
+and so is how well two halves of the samples agree, each of which is grouped without the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import pairwise_distances, silhouette_score
+from sklearn.metrics import pairwise_distances
 
 from kinfold.errors import InputError, count_of
 from kinfold.methods._graph_labelings import (
@@ -34,7 +34,7 @@ from kinfold.rows import RowMatrix, to_array
 
 # docs/choices.md says what chose these.
 MOST_SAMPLES = 20_000  # that the number is estimated on: it must not drift with the size of a folder
-_N_TREES, _N_PAIRS = 3, 3
+_N_TREES, _N_PAIRS, _N_NULLS = 3, 2, 5
 _SEEN = 2_000  # samples that separation is measured on
 _AGREED = 4_000  # samples that halves are compared on
 _NULL_SAMPLES = 2_000
@@ -43,9 +43,10 @@ _PARTS_PER_GROUP = 2  # at the finest level that is looked at
 _ITERATIONS = 20
 _DENSE = 30  # so many numbers are all looked at; beyond they are log-spaced
 _SPARSE = 24
-_AS_GOOD = 0.96  # of the best score: the coarsest level that has it is meant
-_CLEAR = 0.22  # separation × stability
-_ABOVE_CHANCE = 0.01  # of separation over that of a sample without groups
+_AS_GOOD = 0.96  # of the best separation: the coarsest level that has it is meant
+_CLEAR = 0.32  # separation
+_FOUND_AGAIN = 0.5  # stability
+_DEVIATIONS = 3  # that separation lies above its mean in samples without groups
 _FEWEST_FOR_NUMBER = 50  # samples
 
 
@@ -62,7 +63,8 @@ class LevelEstimate:
     stability : tuple of float
         Adjusted mutual information between groupings of two halves of the samples, at most 1.
     null_separation : tuple of float
-        Separation in a Gaussian sample of the same covariance, which has no groups.
+        What separation reaches by chance: mean plus three standard deviations of five Gaussian samples of the
+        same covariance, which have no groups.
     recommended : int or None
         The number of groups; None where no number is clear.
     candidates : tuple of int
@@ -104,9 +106,9 @@ def estimate_levels(
     """Estimate how many groups of images there are.
 
     At most 20,000 samples are looked at. Their features diffuse along the neighbour graph; Ward's method
-    joins small clusters of them, and every number of groups of that tree is judged by separation ×
-    stability, see :class:`LevelEstimate`. The number is the coarsest whose score is at least 0.96 of the
-    best. It is clear if that score is at least 0.22 and the separation 0.01 above chance.
+    joins small clusters of them, and every number of groups of that tree is judged by its separation, see
+    :class:`LevelEstimate`. The number is the coarsest whose separation is at least 0.96 of the best. It is
+    clear if that is at least 0.32 and above chance, and halves of the samples agree by at least 0.5.
 
     Parameters
     ----------
@@ -164,7 +166,9 @@ def estimate_levels(
     rows = matrix if len(drawn) == n_samples else np.asarray(matrix[drawn])
     X_ = principal_components(rows, seed=random_state)
     random = np.random.RandomState(random_state)
-    with progress.task("estimating the number of groups", _N_TREES + 2 * _N_PAIRS + 1, "groupings") as task:
+    with progress.task(
+        "estimating the number of groups", _N_TREES + 2 * _N_PAIRS + _N_NULLS, "groupings"
+    ) as task:
         walk = walk_along(rows, graph if len(drawn) == n_samples else None, device=device)
         spread = diffuse(X_, walk, RESTARTS[-1])
         grown = []
@@ -182,7 +186,7 @@ def estimate_levels(
             separation += _separations(distances, parts[seen], tree, numbers) / _N_TREES
         stability = _stabilities(X_, numbers, random, device, task.advance)
         null = _null_separations(X_, numbers, random, device)
-        task.advance(1)
+        task.advance(_N_NULLS)
     return _choose(numbers, separation, stability, null, n_samples)
 
 
@@ -239,14 +243,50 @@ def _distances(X: NDArray[np.float32]) -> NDArray[np.float32]:
 def _separations(
     distances: NDArray[np.float32], parts: NDArray[np.int64], tree: MergeTree, numbers: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Return the mean silhouette at every number of groups; 0 where the samples seen are in one group."""
-    found = []
-    for cut in _cuts(tree, numbers):
-        labels = cut[parts]
-        n_seen = len(np.unique(labels))
-        usable = 1 < n_seen < len(labels)
-        found.append(silhouette_score(distances, labels, metric="precomputed") if usable else 0.0)
-    return np.array(found, dtype=np.float64)
+    """Return the mean silhouette at every number of groups; 0 where the samples seen are in one group.
+
+    Distances are summed once, over small clusters: every level adds these sums up.
+    """
+    used, own = np.unique(parts, return_inverse=True)
+    members = np.zeros((len(parts), len(used)), dtype=np.float32)
+    members[np.arange(len(parts)), own] = 1
+    sums, sizes = (distances @ members).astype(np.float64), members.sum(axis=0)
+    return np.array(
+        [_mean_silhouette(sums, sizes, own, cut[used]) for cut in _cuts(tree, numbers)], dtype=np.float64
+    )
+
+
+def _mean_silhouette(
+    sums: NDArray[np.float64],
+    sizes: NDArray[np.float32],
+    own: NDArray[np.int64],
+    groups_of_parts: NDArray[np.int32],
+) -> float:
+    """Return the mean silhouette of groups of small clusters.
+
+    Parameters
+    ----------
+    sums : NDArray of float (n, P)
+        Distances of each sample to all members of each small cluster, added.
+    sizes : NDArray of float (P,)
+        How many members these have.
+    own : NDArray of int (n,)
+        The small cluster of each sample.
+    groups_of_parts : NDArray of int (P,)
+        The group of each small cluster.
+    """
+    used, groups = np.unique(groups_of_parts, return_inverse=True)
+    if not 1 < len(used) < len(own):
+        return 0.0
+    member = np.eye(len(used))[groups]
+    totals, counts, mine = sums @ member, sizes @ member, groups[own]
+    here = np.arange(len(own)), mine
+    inside = totals[here] / np.maximum(counts[mine] - 1, 1)
+    totals /= counts
+    totals[here] = np.inf
+    outside = totals.min(axis=1)
+    silhouettes = (outside - inside) / np.maximum(np.maximum(inside, outside), np.finfo(np.float64).tiny)
+    return float(np.where(counts[mine] > 1, silhouettes, 0).mean())
 
 
 def _stabilities(
@@ -289,15 +329,18 @@ def _closest_parts(
 def _null_separations(
     X: NDArray[np.float32], numbers: Sequence[int], random: np.random.RandomState, device: str
 ) -> NDArray[np.float64]:
-    """Return the separation in a Gaussian sample of the covariance of X."""
+    """Return what separation reaches in Gaussian samples of the covariance of X: mean + 3 deviations."""
     n_samples = min(len(X), _NULL_SAMPLES)
     centred = X - X.mean(axis=0)
     _, scales, axes = np.linalg.svd(centred, full_matrices=False)
-    drawn = random.standard_normal((n_samples, len(scales))) * (scales / math.sqrt(len(X)))
-    sample = (drawn @ axes).astype(np.float32)
-    spread = _spread(sample, device)
-    parts, tree = _grow(spread, count_tree_parts(n_samples), random)
-    return _separations(_distances(spread), parts, tree, numbers)
+    found = []
+    for _ in range(_N_NULLS):
+        drawn = random.standard_normal((n_samples, len(scales))) * (scales / math.sqrt(len(X)))
+        spread = _spread((drawn @ axes).astype(np.float32), device)
+        parts, tree = _grow(spread, count_tree_parts(n_samples), random)
+        found.append(_separations(_distances(spread), parts, tree, numbers))
+    reached: NDArray[np.float64] = np.mean(found, axis=0) + _DEVIATIONS * np.std(found, axis=0, ddof=1)
+    return reached
 
 
 def _choose(
@@ -307,13 +350,13 @@ def _choose(
     null: NDArray[np.float64],
     n_samples: int,
 ) -> LevelEstimate:
-    score = np.maximum(separation, 0) * np.maximum(stability, 0)
-    found = int(np.flatnonzero(score >= _AS_GOOD * score.max())[0])
+    best = max(0.0, float(separation.max()))
+    found = int(np.flatnonzero(separation >= _AS_GOOD * best)[0]) if best else int(separation.argmax())
     above = separation - null
-    clear = score[found] >= _CLEAR and above[found] >= _ABOVE_CHANCE
-    padded = np.concatenate([[-np.inf], score, [-np.inf]])
-    peaks = np.flatnonzero((score > padded[:-2]) & (score >= padded[2:]) & (above >= _ABOVE_CHANCE))
-    candidates = [numbers[place] for place in peaks[np.argsort(-score[peaks], kind="stable")]]
+    clear = separation[found] >= _CLEAR and above[found] > 0 and stability[found] >= _FOUND_AGAIN
+    padded = np.concatenate([[-np.inf], separation, [-np.inf]])
+    peaks = np.flatnonzero((separation > padded[:-2]) & (separation >= padded[2:]) & (above > 0))
+    candidates = [numbers[place] for place in peaks[np.argsort(-separation[peaks], kind="stable")]]
     measured = (
         f"separation {separation[found]:.2f}, by chance {null[found]:.2f}; agreement of halves "
         f"{stability[found]:.2f}"
@@ -322,7 +365,7 @@ def _choose(
         chosen, reason = numbers[found], f"groups lie apart and are found again in halves ({measured})"
     else:
         chosen = _fine_number(n_samples, numbers)
-        if above[found] >= _ABOVE_CHANCE:  # what stands out is there, if not clearly: nothing coarser
+        if above[found] > 0:  # what stands out is there, if not clearly: nothing coarser
             chosen = max(chosen, numbers[found])
         reason = (
             f"no number is clear: of all, {numbers[found]} stand out most, but not enough ({measured}); "

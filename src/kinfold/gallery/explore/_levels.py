@@ -111,7 +111,7 @@ class LevelViews:
     def suggested(self) -> list[int]:
         """Return the numbers of groups that the buttons go to, ascending."""
         curve = self.curve
-        found = {*_spaced(2, self.n_parts, SUGGESTED_FACTOR), self.fitted, self.shown}
+        found = {*space_numbers(2, self.n_parts, SUGGESTED_FACTOR), self.fitted, self.shown}
         if curve is not None:
             found.update((*curve.candidates, *(n for n in (curve.chosen, curve.recommended) if n)))
         return sorted(n for n in found if self._has(n))
@@ -119,7 +119,7 @@ class LevelViews:
     def steps(self) -> list[int]:
         """Return the numbers of groups that the slider goes through, ascending, about evenly by ratio."""
         factor = self.n_parts ** (1 / _N_STEPS)
-        return sorted(n for n in {*_spaced(2, self.n_parts, factor), *self.suggested()} if self._has(n))
+        return sorted(n for n in {*space_numbers(2, self.n_parts, factor), *self.suggested()} if self._has(n))
 
     def _has(self, n_groups: int) -> bool:
         """Tell whether there is a level of so many groups with images; the fit's may have empty ones."""
@@ -261,7 +261,7 @@ class LevelTree:
         self._now = views.groups(views.shown)
         self._whole = np.bincount(self._now)
         self._sizes = views.part_sizes(state)
-        found = {*_spaced(2, views.n_parts, TREE_FACTOR), views.n_parts, views.shown}
+        found = {*space_numbers(2, views.n_parts, TREE_FACTOR), views.n_parts, views.shown}
         self.layers = sorted(n for n in found if n >= min(2, views.n_parts))
 
     def children(self, layer: int | None, group: int, offset: int, limit: int) -> dict[str, Any]:
@@ -363,7 +363,7 @@ def _some(values: NDArray[np.integer], most: int) -> list[int]:
     return found
 
 
-def _spaced(first: int, last: int, factor: float) -> Sequence[int]:
+def space_numbers(first: int, last: int, factor: float) -> Sequence[int]:
     """Return whole numbers from ``first`` to ``last``, each about ``factor`` times the one before."""
     if last < first:
         return [last]
