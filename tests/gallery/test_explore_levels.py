@@ -92,6 +92,23 @@ def test_marked_images_are_in_no_preview(tab):
     assert sum(one["size"] for one in tab.get("/api/levels/3")["groups"]) == 158
 
 
+def test_a_preview_counts_images_where_they_will_be(tab):
+    rows = {group: tab.get("/api/rows", group=group)["rows"] for group in range(6)}
+    tab.edit("move", rows=rows[0][:5] + rows[1][:3], group=2)
+    tab.edit("mark", rows=rows[3][:2] + rows[2][:1], mark="wrong")
+    tab.edit("mark", rows=rows[3][4:6], mark="noise")
+    tab.edit("merge", groups=[5], into=4)
+    tab.edit("move", rows=rows[1][5:8], group=4)  # stays with this level, as the merge does
+    expected = {
+        n_groups: {one["group"]: one["size"] for one in tab.get(f"/api/levels/{n_groups}")["groups"]}
+        for n_groups in (2, 3, 4, 5, 9, 20)
+    }
+    for n_groups, sizes in expected.items():
+        take(tab, n_groups)
+        assert {one["id"]: one["size"] for one in tab.get("/api/groups")["groups"]} == sizes
+        take(tab, 6)
+
+
 def walk(tab, **node):
     """Return the sizes of the leaves below a node, and those of the groups of now."""
     leaves, now = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kinfold.corrections._carry import reshaped
 from kinfold.corrections._corrections import Corrections
 from kinfold.corrections._edits import (
     EDITS,
@@ -81,6 +82,7 @@ __all__ = [
     "read_edit",
     "read_proposals",
     "refine",
+    "reshaped",
     "set_aside",
     "switch_level",
     "tell_counts",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kinfold.corrections import State
+from kinfold.corrections import MARKS, State, reshaped
 from kinfold.errors import InputError
 from kinfold.gallery._curve import Curve, read_curve
 from kinfold.gallery.explore._columns import Columns
@@ -33,6 +33,8 @@ _KEPT = 48  # levels whose parts are kept: 16 kB each at most
 
 SAME, PART, JOIN = "same", "part", "join"
 
+_WRONG, _NOISE = (1 + MARKS.index(mark) for mark in ("wrong", "noise"))  # codes of State.marks
+
 
 @dataclass(frozen=True, eq=False)
 class _Parts:
@@ -42,6 +44,36 @@ class _Parts:
     of_image: NDArray[np.int32]
     best: NDArray[np.int32]
     curve: Curve | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Edited:
+    """Images of every part (M,) but noise, and some of them apart: columns of part, group of now, and number.
+
+    ``moved`` are in another group than that of their part, ``wrong`` are marked so. Groups whose images are
+    other ones since they were merged, split or made by hand are left out: no level has them.
+    """
+
+    sizes: NDArray[np.int64]
+    moved: NDArray[np.int64]
+    wrong: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, state: State, of_image: NDArray[np.int32], now: NDArray[np.int32]) -> _Edited:
+        counts = np.isin(np.arange(max(state.groups) + 1), now)
+        counts[sorted(reshaped(state))] = False
+        known = counts[state.labels]
+
+        def table(which: NDArray[np.bool_]) -> NDArray[np.int64]:
+            pairs = np.stack([of_image[which], state.labels[which]]).astype(np.int64)
+            unique, n = np.unique(pairs, axis=1, return_counts=True)
+            return np.vstack([unique, n[None]])
+
+        return cls(
+            np.bincount(of_image[state.marks != _NOISE], minlength=len(now)),
+            table(known & (state.marks == 0) & (state.labels != now[of_image])),
+            table(known & (state.marks == _WRONG)),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +113,7 @@ class LevelViews:
         self._columns = columns
         self._guard = threading.Lock()
         self._kept: OrderedDict[int, NDArray[np.int32]] = OrderedDict()
-        self._sizes: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, np.int64))
+        self._edited: tuple[int, _Edited] | None = None
 
     @property
     def are_there(self) -> bool:
@@ -161,14 +193,36 @@ class LevelViews:
                 self._kept.popitem(last=False)
         return found
 
-    def part_sizes(self, state: State) -> NDArray[np.int64]:
-        """Return the number of unmarked images of every part."""
+    def sizes(self, state: State, n_groups: int) -> NDArray[np.int64]:
+        """Return how many images of every part count at a level: in sums over its groups.
+
+        Images that were put into a group of now count with the first part of that group, where one group of
+        the level holds all of it; a level that divides it takes no notice of them, as ``kinfold level`` does.
+        Images that are of no group count nowhere, those that aren't of their group count where it isn't that.
+        """
+        edited, now, groups = self._count(state), self.groups(self.shown), self.groups(n_groups)
+        pairs = np.unique(np.stack([now, groups]), axis=1)
+        first = np.full(int(now.max()) + 1, -1)
+        parts = np.arange(len(now))[::-1]
+        first[now[parts]] = parts  # the last assignment stays: the lowest part
+        whole = np.bincount(pairs[0], minlength=len(first)) == 1
+        alone = np.bincount(pairs[1])[groups] == 1
+        found = edited.sizes.copy()
+        part, group, count = edited.moved[:, whole[edited.moved[1]]]
+        np.subtract.at(found, part, count)
+        np.add.at(found, first[group], count)
+        part, group, count = edited.wrong
+        out = whole[group] & alone[first[group]] & (groups[part] == groups[first[group]])
+        np.subtract.at(found, part[out], count[out])
+        return found
+
+    def _count(self, state: State) -> _Edited:
         with self._guard:
-            if self._sizes[0] == state.version:
-                return self._sizes[1]
-        found = np.bincount(self._parts.of_image[state.marks == 0], minlength=self.n_parts)
+            if self._edited is not None and self._edited[0] == state.version:
+                return self._edited[1]
+        found = _Edited.of(state, self._parts.of_image, self.groups(self.shown))
         with self._guard:
-            self._sizes = (state.version, found)
+            self._edited = state.version, found
         return found
 
     def pictures(self, parts: NDArray[np.integer], groups: NDArray[np.int32], n: int) -> list[int]:
@@ -202,7 +256,7 @@ class LevelPreview:
         self._now = views.groups(views.shown)
         self._groups = views.groups(n_groups)
         self._was = None if was is None else views.groups(was)
-        self._sizes = views.part_sizes(state)
+        self._sizes = views.sizes(state, n_groups)
         self._whole = np.bincount(self._now)  # parts of every group of now
         self._level = _arrange(self._groups, self._now, self._sizes)
 
@@ -260,7 +314,7 @@ class LevelTree:
         self._views = views
         self._now = views.groups(views.shown)
         self._whole = np.bincount(self._now)
-        self._sizes = views.part_sizes(state)
+        self._state = state
         found = {*space_numbers(2, views.n_parts, TREE_FACTOR), views.n_parts, views.shown}
         self.layers = sorted(n for n in found if n >= min(2, views.n_parts))
 
@@ -284,9 +338,10 @@ class LevelTree:
             at, groups = self._divided(layer, parts)
         if layer is not None and at == layer:  # one part
             return {"total": 0, "nodes": []}
-        found = _arrange(groups[parts], self._now[parts], self._sizes[parts])
+        sizes = self._views.sizes(self._state, at)
+        found = _arrange(groups[parts], self._now[parts], sizes[parts])
         nodes = [
-            self._describe(at, child, parts[found.members[child]])
+            self._describe(at, child, parts[found.members[child]], sizes)
             for child in found.ids[offset : offset + limit].tolist()
         ]
         return {"total": len(found.ids), "nodes": nodes}
@@ -300,14 +355,16 @@ class LevelTree:
                     return finer, groups
         return layer, self._views.groups(layer)
 
-    def _describe(self, layer: int, group: int, parts: NDArray[np.int64]) -> dict[str, Any]:
+    def _describe(
+        self, layer: int, group: int, parts: NDArray[np.int64], sizes: NDArray[np.int64]
+    ) -> dict[str, Any]:
         at, finer = self._divided(layer, parts)
         return {
             "layer": layer,
             "group": group,
             "n_children": 0 if at == layer else len(np.unique(finer[parts])),
             "n_groups": len(np.unique(self._now[parts])),
-            **describe_parts(self._views, parts, self._now, self._whole, self._sizes, N_TREE_PICTURES),
+            **describe_parts(self._views, parts, self._now, self._whole, sizes, N_TREE_PICTURES),
         }
 
 
