@@ -13,6 +13,8 @@ from kinfold.cli._terminal import MOST_ROWS, Terminal, make_list, make_table
 from kinfold.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from kinfold.pipeline import Updated
     from kinfold.run import Run
 
@@ -121,22 +123,20 @@ def _show(terminal: Terminal, done: Updated, facts: Mapping[str, str]) -> None:
     if len(touched) > MOST_ROWS:
         rows.append((f"{len(touched) - MOST_ROWS:,} more", "", "", "", ""))
     groups = make_table(("group", "came", "went", "size now", "name"), rows)
-    tables = [*([what, ""] if counts else []), *([groups, ""] if rows else [])]
+    tables: list[RenderableType] = [*([what, ""] if counts else []), *([groups, ""] if rows else [])]
     terminal.show(done.as_dict(), *tables, make_list(facts))
 
 
 def _show_history(terminal: Terminal, run: Run) -> None:
     entries: list[dict[str, Any]] = (run.manifest.updates or {}).get("history", [])
-    rows = [
-        (
-            str(entry["number"]),
-            entry["time"],
-            *(f"{entry['counts'].get(what, 0):,}" for what in _WORDS),
-            "taken back" if entry["undone"] else "",
-        )
-        for entry in entries
-    ]
+    rows = []
+    for entry in entries:
+        told = ", ".join(f"{what} {entry['counts'][what]:,}" for what in _WORDS if entry["counts"].get(what))
+        undone = "" if entry["undone"] is None else "; taken back"
+        rows.append((str(entry["number"]), entry["time"].removesuffix("+00:00"), f"{told}{undone}"))
     if rows:
-        terminal.show(entries, make_table(("update", "time (UTC)", *_WORDS, ""), rows))
+        table = make_table(("update", "time (UTC)", "images"), rows)
+        table.columns[2].justify = "left"
+        terminal.show(entries, table)
     else:
         terminal.show(entries, make_list({"history": "this run was never updated"}))

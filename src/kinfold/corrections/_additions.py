@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinfold.corrections._changes import Change
+from kinfold.corrections._state import State
 from kinfold.corrections._store import EditRow
 from kinfold.run import SPLITS_NAME, SPLITS_SCHEMA, locate_whole, read_table
 
 if TYPE_CHECKING:
-    from kinfold.corrections._corrections import Corrections
     from kinfold.run import Run
 
 _MEND = "restore the file from a copy, or take the update back: `kinfold update RUN --undo`"
@@ -78,27 +78,36 @@ def read_additions(run: Run) -> pa.Table:
     return read_table(locate_whole(run.path, run.manifest, SPLITS_NAME, _MEND), SPLITS_SCHEMA, _MEND)
 
 
-def add_to_splits(corrections: Corrections, rows: NDArray[np.int64], groups: NDArray[np.int32]) -> pa.Table:
+def add_to_splits(
+    name: str,
+    state: State,
+    splits: Iterable[tuple[EditRow, Change]],
+    rows: NDArray[np.int64],
+    groups: NDArray[np.int32],
+) -> pa.Table:
     """Return the lines of ``splits.parquet`` that put new images into the parts of groups that were split.
 
     Parameters
     ----------
-    corrections : Corrections
-        Those of the groups before.
+    name : str
+        The file of the corrections.
+    state : State
+        The groups before.
+    splits : iterable of EditRow and Change
+        The splits that it includes, see :meth:`Corrections.splits`.
     rows : ndarray (n,) int64
-        New images of groups that were split.
+        New images.
     groups : ndarray (n,) int32
         The group that each belongs into, one that the group of the model became.
     """
-    state = corrections.state
     tables = [SPLITS_SCHEMA.empty_table()]
-    for row, change in corrections.splits():
+    for row, change in splits:
         parts = np.zeros(len(rows), np.int32)
         for part, number in enumerate(change.new_groups, start=1):
             parts[np.isin(groups, state.heirs(number))] = part
         some = np.flatnonzero(parts)
         columns = [
-            [corrections.path.name] * len(some),
+            [name] * len(some),
             [row.id] * len(some),
             [row.time] * len(some),
             rows[some],

@@ -112,7 +112,8 @@ class UpdatedTables:
                 with Corrections.open(shown, write=False) as corrections:
                     if corrections.splits() and len(own):
                         groups = CorrectedGroups.of(shown).assign(own, matrix)
-                        tables.append(add_to_splits(corrections, self.fresh, groups))
+                        name, splits = corrections.path.name, corrections.splits()
+                        tables.append(add_to_splits(name, corrections.state, splits, self.fresh, groups))
             except OtherGroupsError as error:  # of an earlier fit
                 logger.warning("%s", error)
         return pa.concat_tables(tables)
