@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 import kinfold
-from kinfold.corrections import Confirm, Lock, Mark, Merge, Move, Rename, Split
+from kinfold.corrections import Confirm, Corrections, Lock, Mark, Merge, Move, Rename, Split
 from kinfold.errors import FormatError, InputError
 from kinfold.features import FeatureStore
 from kinfold.images import EXTENSIONS
-from kinfold.run import Run, lock_directory
+from kinfold.run import Run, Stages, lock_directory
 from support.leveled import correct, name_groups, state_of
 from support.updating import (
     N_IMAGES,
@@ -150,8 +150,6 @@ def test_corrections_stay_with_their_images(run, photos):
     assert not any(hand for row, (_, _, hand) in after.items() if row >= N_IMAGES)
     assert state_of(run).groups == names
     # Undoing and redoing them still works, also what is about images that are gone.
-    from kinfold.corrections import Corrections
-
     with Corrections.open(opened(run)) as corrections:
         for _ in range(6):
             corrections.undo()
@@ -196,8 +194,6 @@ def test_new_images_get_the_groups_that_predict_gives_through_merges_and_splits(
     assert len({found[key] for key in keys}) > 2
     assert not state.by_hand.any()
     # An undone split takes its new images along, and brings them back.
-    from kinfold.corrections import Corrections
-
     with Corrections.open(opened(run)) as corrections:
         for _ in range(4):
             corrections.undo()
@@ -376,6 +372,26 @@ def test_a_run_of_a_feature_store_of_a_folder_is_updated_too(photos, tmp_path):
     kinfold.undo_update(run)
     assert opened(run).manifest.features["path"] == str(store.path.absolute())
     assert store.path.is_dir()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_correction_that_is_made_meanwhile_is_kept(run, photos, monkeypatch, first):
+    if not first:
+        correct(run, Rename(1, "one"))
+    add_images(photos, 3, seed=1)
+    replace = Stages.replace
+    with Corrections.open(opened(run)) as corrections:
+
+        def correcting(*arguments, **options):
+            corrections.apply(Rename(0, "just now"))
+            replace(*arguments, **options)
+
+        monkeypatch.setattr(Stages, "replace", correcting)
+        kinfold.update(run, n_workers=1)
+        with pytest.raises(FormatError, match="updated"):
+            corrections.apply(Rename(2, "too late"))
+    names = {number: group.name for number, group in state_of(run).groups.items()}
+    assert names == {0: "just now", 1: None if first else "one", 2: None}
 
 
 def test_a_second_writer_is_told(run, photos):

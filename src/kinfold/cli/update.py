@@ -110,7 +110,7 @@ def _show(terminal: Terminal, done: Updated, facts: Mapping[str, str]) -> None:
         (group for group in done.groups if group["came"] or group["went"]),
         key=lambda group: (-group["came"], -group["went"], group["cluster"]),
     )
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (
             str(group["cluster"]),
             f"{group['came']:,}",
@@ -123,7 +123,9 @@ def _show(terminal: Terminal, done: Updated, facts: Mapping[str, str]) -> None:
     if len(touched) > MOST_ROWS:
         rows.append((f"{len(touched) - MOST_ROWS:,} more", "", "", "", ""))
     groups = make_table(("group", "came", "went", "size now", "name"), rows)
-    tables: list[RenderableType] = [*([what, ""] if counts else []), *([groups, ""] if rows else [])]
+    tables: list[RenderableType] = []
+    for table, lines in ((what, counts), (groups, rows)):
+        tables += [table, ""] if lines else []
     terminal.show(done.as_dict(), *tables, make_list(facts))
 
 

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinfold.features._writing import write_contents
-from kinfold.features.store import CONTENTS_NAME, FeatureStore, StoreManifest
+from kinfold.features.store import CONTENTS_NAME, FeatureStore, ShardRecord, StoreManifest, shard_path
 from kinfold.images import ImageSource, UnusableImage
 
 logger = logging.getLogger(__name__)
@@ -120,6 +121,18 @@ class Known:
         """Whether each row must be embedded."""
         found = self.lines < 0
         found[list(self.reasons)] = False
+        return found
+
+    def find_shard(self, number: int, lines: NDArray[np.int64]) -> dict[str, tuple[Path, ShardRecord]]:
+        """Return the files of a shard of the store, where it holds just these lines."""
+        found = {}
+        for name, variant in self.store.manifest.variants.items():
+            start = sum(shard.rows for shard in variant.shards[:number])
+            shard = variant.shards[number] if number < len(variant.shards) else None
+            if shard is None or not len(lines) or variant.dtype != "float32":
+                continue
+            if np.array_equal(lines, np.arange(start, start + shard.rows)):
+                found[name] = (shard_path(self.store.path, name, number), shard)
         return found
 
     @classmethod

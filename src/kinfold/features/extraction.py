@@ -434,7 +434,9 @@ def _write_renewed(
                 buffer.start + np.flatnonzero(lines >= 0),
                 {name: np.asarray(matrix[kept], np.float32) for name, matrix in matrices.items()},
             )
-            writer.write_shard(number, buffer, source.keys, known.contents[buffer.start : buffer.stop])
+            same = {} if new else known.find_shard(number, kept)
+            contents = known.contents[buffer.start : buffer.stop]
+            writer.write_shard(number, buffer, source.keys, contents, same)
 
 
 def _finish_renewal(out: Path) -> None:

@@ -471,6 +471,7 @@ class _Update:
             "source": dict(manifest.source),
             "features": dict(manifest.features),
             "diagnosis": dict(manifest.diagnosis),
+            "neighbors": manifest.neighbors,
             "level": self.run.level,
             "files": {name: manifest.hash_of(name) for name in _FORMER_FILES},
         }
@@ -521,6 +522,7 @@ class _Update:
                 "fingerprint": fingerprint,
             },
             diagnosis=diagnosis,
+            neighbors=None,  # the graph is one of other rows
             updates=updates,
         )
 
@@ -613,6 +615,7 @@ def _take_back(stages: Stages, run: Run, updates: dict[str, Any], former: dict[s
         source=former["source"],
         features=former["features"],
         diagnosis=former["diagnosis"],
+        neighbors=former.get("neighbors"),
         updates={
             **updates,
             "source": source,
