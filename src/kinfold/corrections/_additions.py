@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kinfold.corrections._changes import Change
@@ -46,18 +47,13 @@ class SplitAdditions:
     def of(cls, run: Run, name: str) -> SplitAdditions:
         """Read what a run has for the corrections in the file ``name``."""
         table = read_additions(run)
-        found: dict[tuple[int, str], tuple[list[int], list[int]]] = {}
-        for line in table.to_pylist():
-            if line["corrections"] == name:
-                rows, parts = found.setdefault((line["edit"], line["time"]), ([], []))
-                rows.append(line["row"])
-                parts.append(line["part"])
-        return cls(
-            {
-                edit: (np.array(rows, np.int64), np.array(parts, np.int32))
-                for edit, (rows, parts) in found.items()
-            }
-        )
+        table = table.filter(pc.equal(table["corrections"], name))
+        found = {}
+        for one in table.group_by(["edit", "time"]).aggregate([]).to_pylist():
+            same = pc.and_(pc.equal(table["edit"], one["edit"]), pc.equal(table["time"], one["time"]))
+            lines = table.filter(same)
+            found[one["edit"], one["time"]] = (lines["row"].to_numpy(), lines["part"].to_numpy())
+        return cls(found)
 
     def extend(self, row: EditRow, change: Change) -> Change:
         """Return a split with the images that came since."""

@@ -1,4 +1,4 @@
-"""What the commands do, a function each: cluster, embed, predict, update, evaluate, level, name, export and more."""
+"""What the commands do, a function each: cluster, embed, predict, update, evaluate, name, export and more."""
 
 from __future__ import annotations
 

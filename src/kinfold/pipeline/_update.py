@@ -306,7 +306,15 @@ class _RowsBefore:
                 f"{run.path} was made from ready features, so how to embed its images isn't known, and it "
                 "can't be updated; `kinfold predict` puts features of new images into its groups"
             )
-        store = run.features()
+        try:
+            store = run.features()
+        except InputError as error:
+            mend = (
+                "" if run.manifest.updates else ", or repeat the `kinfold cluster` command, which embeds anew"
+            )
+            raise InputError(
+                f"an update keeps the vectors that there are, but {error}. Put them back from a copy{mend}"
+            ) from error
         contents = store.contents() if isinstance(store, FeatureStore) else None
         if not isinstance(store, FeatureStore) or contents is None:
             raise InputError(
@@ -319,7 +327,8 @@ class _RowsBefore:
         earlier = _read_updates(run)
         n_rows = max(len(keys), 1 + (pc.max(earlier["row"]).as_py() if len(earlier) else -1))
         # Rows of an update that was taken back: no other image may have them.
-        later = {line["row"]: line for line in earlier.to_pylist() if line["row"] >= len(keys)}
+        others = earlier.filter(pc.greater_equal(earlier["row"], len(keys)))
+        later = {line["row"]: line for line in others.to_pylist()}
         for row in range(len(keys), n_rows):
             line = later.get(row, {"key": "", "content": None})
             keys.append(line["key"])
