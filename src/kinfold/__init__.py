@@ -29,6 +29,8 @@ if TYPE_CHECKING:
         refine,
         relabel,
         report,
+        undo_update,
+        update,
         zero_shot,
     )
     from kinfold.run import Run
@@ -59,6 +61,8 @@ __all__ = [
     "refine",
     "relabel",
     "report",
+    "undo_update",
+    "update",
     "zero_shot",
 ]
 
@@ -80,6 +84,8 @@ _HOME = {
     "refine": "kinfold.pipeline",
     "relabel": "kinfold.pipeline",
     "zero_shot": "kinfold.pipeline",
+    "update": "kinfold.pipeline",
+    "undo_update": "kinfold.pipeline",
     "report": "kinfold.pipeline",
     "predict": "kinfold.pipeline",
     "evaluate": "kinfold.pipeline",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 
 import kinfold
 from kinfold.backbones import load_backbone
-from kinfold.features import FeatureStore
+from kinfold.features import FeatureStore, Known, continue_store, extract_features, hash_files
 from kinfold.features.store import StoreManifest
+from kinfold.images import open_source
 from support.image_folders import write_images
 
 
@@ -122,3 +124,32 @@ def test_an_unfinished_renewal_is_removed_once_the_folder_is_as_it_was(photos, t
     before = place_of_shard(store)
     assert place_of_shard(embed(photos, store.path)) == before
     assert not (store.path / "renewed").exists()
+
+
+def test_shards_that_stay_the_same_are_linked_and_the_store_is_what_it_would_be_without(
+    photos, tmp_path, monkeypatch
+):
+    backbone = load_backbone("pixels")
+    source = open_source(photos)
+    given = {"batch_size": 2, "shard_rows": 4, "n_workers": 0}
+    store = extract_features(source, backbone, tmp_path / "store", **given)
+    file = next(iter(sorted((photos / "red").glob("*.png"))))
+    file.write_bytes(file.read_bytes() + b"more")
+    source = open_source(photos)
+    row = list(source.keys).index(f"red/{file.name}")
+    contents, kept = hash_files(source), np.arange(len(source))
+    kept[row] = -1
+    known = Known.of_rows(store, kept, contents, {})
+    assert known.new.tolist() == [place == row for place in range(len(source))]
+    linked = continue_store(source, backbone, tmp_path / "linked", known, "cls", n_workers=0)
+    shards = [place / "variants" / "cls" / "00000.npy" for place in (store.path, linked.path)]
+    assert shards[0].stat().st_ino == shards[1].stat().st_ino
+    monkeypatch.setattr(os, "link", refuse)
+    copied = continue_store(source, backbone, tmp_path / "copied", known, "cls", n_workers=0)
+    assert copied.fingerprint() == linked.fingerprint()
+    linked.verify()
+    copied.verify()
+
+
+def refuse(*_):
+    raise OSError

@@ -19,6 +19,7 @@ from kinfold.cli import (
     refine,
     relabel,
     report,
+    update,
     zeroshot,
 )
 from kinfold.cli._app import app, main
@@ -42,5 +43,6 @@ __all__ = [
     "refine",
     "relabel",
     "report",
+    "update",
     "zeroshot",
 ]

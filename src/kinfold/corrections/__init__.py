@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kinfold.corrections._additions import add_to_splits, read_additions
 from kinfold.corrections._carry import reshaped
 from kinfold.corrections._corrections import Corrections
 from kinfold.corrections._edits import (
@@ -24,6 +25,7 @@ from kinfold.corrections._places import (
     corrections_name,
     count_edits,
     has_corrections,
+    list_corrected_levels,
     list_corrections,
     set_aside,
 )
@@ -43,6 +45,7 @@ from kinfold.corrections._state import (
     changed_groups,
     corrected_table,
     first_state,
+    hash_base,
     names_of,
 )
 from kinfold.corrections._store import CORRECTIONS_NAME
@@ -69,6 +72,7 @@ __all__ = [
     "Rename",
     "Split",
     "State",
+    "add_to_splits",
     "change_level",
     "changed_groups",
     "check_confidence",
@@ -77,8 +81,11 @@ __all__ = [
     "count_edits",
     "first_state",
     "has_corrections",
+    "hash_base",
+    "list_corrected_levels",
     "list_corrections",
     "names_of",
+    "read_additions",
     "read_edit",
     "read_proposals",
     "refine",

@@ -82,6 +82,17 @@ class RowIndex:
         self._places = np.full(int(rows[-1]) + 1 if len(rows) else 0, -1, np.int32)
         self._places[rows] = np.arange(len(rows), dtype=np.int32)
 
+    def keep(self, change: Change) -> Change:
+        """Return a change without the rows whose images are gone, see `kinfold update`."""
+        if change.rows is None:
+            return change
+        inside = (change.rows >= 0) & (change.rows < len(self._places))
+        inside[inside] = self._places[change.rows[inside]] >= 0
+        if inside.all():
+            return change
+        labels = None if change.labels is None else change.labels[inside]
+        return replace(change, rows=change.rows[inside], labels=labels)
+
     def places(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return the positions of ascending rows; :class:`InputError` names one that the run doesn't have."""
         if len(rows) and not 0 <= rows[0] <= rows[-1] < len(self._places):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kinfold.corrections._additions import SplitAdditions, former_bases
 from kinfold.corrections._changes import (
     Change,
     RowIndex,
@@ -60,11 +61,11 @@ class Corrections:
         self.run = run
         self.path = run.path / corrections_name(run.level)
         self._base = RunGroups(run)
-        self._store = Store(self.path, self._base.hash)
+        self._store = Store(self.path, self._base.hash, former_bases(run, self.path.name))
         self._write = write
         self._source = source
         self._index = RowIndex(run.assignments["row"].to_numpy())
-        self._journal = Journal(first_state(run), self._index)
+        self._journal = Journal(first_state(run), self._index, SplitAdditions.of(run, self.path.name))
         self._guard = threading.RLock()
         self._writers = (
             threading.Lock()
@@ -233,6 +234,16 @@ class Corrections:
         with self._guard:
             return [self._read(record) for record in self._journal.records if record.holds]
 
+    def splits(self) -> list[tuple[EditRow, Change]]:
+        """Return the splits that the state includes, each with its row of the file."""
+        self.sync()
+        with self._guard:
+            return [
+                (record.row, self._read(record))
+                for record in self._journal.records
+                if record.holds and record.row.kind == "split"
+            ]
+
     def places(self, rows: NDArray[np.int64]) -> NDArray[np.int32]:
         """Return where ascending source rows are in the arrays of a state."""
         return self._index.places(rows)
@@ -298,7 +309,7 @@ class Corrections:
 
     def _read(self, record: Record) -> Change:
         try:
-            return record.change()
+            return self._index.keep(record.change())
         except ValueError as error:
             raise FormatError(damaged(self.path, f"edit {record.row.id} can't be read")) from error
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kinfold.corrections._additions import SplitAdditions
 from kinfold.corrections._changes import Change, RowIndex, apply_change
 from kinfold.corrections._edits import EDITS
 from kinfold.corrections._state import Draft, State
@@ -71,10 +72,13 @@ class Journal:
     first : State
         The state before any edit.
     index : RowIndex
-        Positions of the rows.
+        Positions of the rows. Edits hold for those of their rows that are still there.
+    additions : SplitAdditions, optional
+        Images that came after a group was split, and the parts that they are in.
     """
 
-    def __init__(self, first: State, index: RowIndex) -> None:
+    def __init__(self, first: State, index: RowIndex, additions: SplitAdditions | None = None) -> None:
+        self._additions = additions or SplitAdditions()
         self.records: list[Record] = []
         self.turns: dict[int, Turn] = {}
         self.last_id = 0
@@ -169,7 +173,8 @@ class Journal:
         if record.undone_by is not None:
             return
         try:
-            apply_change(draft, record.change(), self._index)
+            change = self._index.keep(self._additions.extend(record.row, record.change()))
+            apply_change(draft, change, self._index)
         except InputError as error:  # no longer possible without an edit that was undone
             record.problem = str(error)
         except Exception as error:  # whatever a payload holds that no edit has

@@ -40,6 +40,12 @@ def list_corrections(path: Path) -> list[Path]:
     return [path / name for name in sorted(found)]
 
 
+def list_corrected_levels(path: Path) -> list[int | None]:
+    """Return the levels of the run at ``path`` that were ever corrected; None is that of the fit."""
+    names = [file.stem.removeprefix(_STEM).removeprefix("-level-") for file in list_corrections(path)]
+    return [int(name) if name else None for name in names]
+
+
 def count_edits(file: Path) -> int:
     """Return how many edits of a file hold, whatever groups they are of.
 

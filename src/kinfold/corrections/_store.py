@@ -11,7 +11,7 @@ import stat
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -255,11 +255,13 @@ class Store:
         Where the file is, or will be created by :meth:`prepare`.
     base : str
         Hash of the clusters that are corrected; see :func:`~kinfold.corrections._state.hash_base`.
+    former : collection of str
+        Hashes of earlier clusters, before updates of the run, whose corrections still hold.
     """
 
-    def __init__(self, path: Path, base: str) -> None:
+    def __init__(self, path: Path, base: str, former: Collection[str] = ()) -> None:
         self.path = path
-        self._base = base
+        self._base, self._former = base, frozenset(former)
         self._reader: sqlite3.Connection | None = None
         self._writer: sqlite3.Connection | None = None
         self._is_copy = False  # whether the reader has a copy in memory
@@ -407,7 +409,7 @@ class Store:
             )
         version = meta.get("format_version", "")
         check_format_version(self.path, int(version) if version.isdecimal() else version, FORMAT_VERSION)
-        if meta.get("base") != self._base:
+        if meta.get("base") not in {self._base, *self._former}:
             raise OtherGroupsError(
                 f"{self.path} holds corrections of other groups: the run was clustered again after they "
                 "were made. It was left as it is; move it away to start without corrections, or cluster "

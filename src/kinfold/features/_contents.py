@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from weakref import WeakKeyDictionary
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from kinfold.features._writing import write_contents
-from kinfold.features.store import CONTENTS_NAME, FeatureStore, StoreManifest
+from kinfold.features.store import CONTENTS_NAME, FeatureStore, ShardRecord, StoreManifest, shard_path
 from kinfold.images import ImageSource, UnusableImage
 
 logger = logging.getLogger(__name__)
@@ -105,12 +106,79 @@ class Known:
         For every row of the source its line in the store's matrices; −1 where it must be embedded.
     unchanged : bool
         Whether all rows, keys and contents are those of the store.
+    reasons : mapping of int to str
+        Rows without a line that can't be used, as is known already.
     """
 
     store: FeatureStore
     contents: list[bytes | None]
     lines: NDArray[np.int64]
     unchanged: bool
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def new(self) -> NDArray[np.bool_]:
+        """Whether each row must be embedded."""
+        found = self.lines < 0
+        found[list(self.reasons)] = False
+        return found
+
+    def find_shard(self, number: int, lines: NDArray[np.int64]) -> dict[str, tuple[Path, ShardRecord]]:
+        """Return the files of a shard of the store, where it holds just these lines."""
+        found = {}
+        for name, variant in self.store.manifest.variants.items():
+            start = sum(shard.rows for shard in variant.shards[:number])
+            shard = variant.shards[number] if number < len(variant.shards) else None
+            if shard is None or not len(lines) or variant.dtype != "float32":
+                continue
+            if np.array_equal(lines, np.arange(start, start + shard.rows)):
+                found[name] = (shard_path(self.store.path, name, number), shard)
+        return found
+
+    @classmethod
+    def of_rows(
+        cls,
+        store: FeatureStore,
+        kept: NDArray[np.int64],
+        contents: list[bytes | None],
+        gone: Mapping[int, str],
+    ) -> Known:
+        """Return what a store knows of rows that continue its own.
+
+        Parameters
+        ----------
+        store : FeatureStore
+            The store.
+        kept : ndarray (N,) int64
+            For every row the row of the store that it continues; −1 for a new one, which gets the vector of a
+            file of the same content where there is one.
+        contents : list of bytes or None
+            Hash of every row's file.
+        gone : mapping of int to str
+            Rows that have no vector any more, each with the reason.
+        """
+        own = np.full(store.n_rows, -1, np.int64)
+        own[store.rows] = np.arange(len(store.rows))
+        ready = store.contents()
+        before = [] if ready is None else ready.to_pylist()
+        line_of: dict[bytes | None, int] = {}
+        for line, row in enumerate(store.rows.tolist()):
+            if before:
+                line_of.setdefault(before[row], line)
+        lines = np.where(kept >= 0, own[kept], -1)
+        skipped = store.skipped
+        known = dict(zip(skipped["row"].to_pylist(), skipped["reason"].to_pylist(), strict=True))
+        reasons = dict(gone)
+        for row in np.flatnonzero(lines < 0).tolist():
+            former = int(kept[row])
+            if row in reasons:
+                continue
+            if former in known:
+                reasons[row] = known[former]
+            elif contents[row] is not None:
+                lines[row] = line_of.get(contents[row], -1)
+        lines[list(gone)] = -1
+        return cls(store, contents, lines, unchanged=False, reasons=reasons)
 
 
 def find_known(store: FeatureStore, wanted: StoreManifest, source: ImageSource) -> Known | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -34,7 +36,7 @@ from kinfold.features.store import (
 )
 from kinfold.paths import arrow_path
 from kinfold.rows import unusable_in_block
-from kinfold.storage import atomic_file, hash_file, remove_partials, write_array
+from kinfold.storage import atomic_file, hash_file, remove_partials, sync_folder, write_array
 
 _SHARDS_FIELD = b"shards"  # in the metadata of a part of the index: the part then proves its shards
 _PART_SCHEMA = pa.schema([*INDEX_SCHEMA, *CONTENTS_SCHEMA])
@@ -128,13 +130,24 @@ class StoreWriter:
         return next((number for number in range(n_shards) if not self._is_done(number)), n_shards)
 
     def write_shard(
-        self, number: int, buffer: ShardBuffer, keys: Sequence[str], contents: Sequence[bytes | None]
+        self,
+        number: int,
+        buffer: ShardBuffer,
+        keys: Sequence[str],
+        contents: Sequence[bytes | None],
+        same: Mapping[str, tuple[Path, ShardRecord]] = MappingProxyType({}),
     ) -> None:
-        """Write a shard's matrices, then its part of the index."""
+        """Write a shard's matrices, then its part of the index.
+
+        ``same`` has files of another store that hold just these vectors: they are linked where that goes.
+        """
         records = {}
         for name, variant in self.manifest.variants.items():
-            matrix = buffer.matrix(name, variant.dim)
             file = shard_path(self.path, name, number)
+            if name in same and _link(same[name][0], file):
+                records[name] = asdict(same[name][1])
+                continue
+            matrix = buffer.matrix(name, variant.dim)
             with atomic_file(file) as partial, partial.open("wb") as stream:
                 write_array(stream, matrix)
             records[name] = asdict(ShardRecord(len(matrix), file.stat().st_size, hash_file(file)))
@@ -230,6 +243,18 @@ class StoreWriter:
             return found
         except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{file} is damaged: {error}") from error
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Make a file known under a second name; tell whether the file system can."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        return False
+    sync_folder(target.parent)
+    return True
 
 
 def write_contents(path: Path, contents: Any) -> str:

@@ -337,10 +337,68 @@ def _renew(
     return FeatureStore.open(out)
 
 
+def continue_store(
+    source: ImageSource,
+    backbone: Backbone | None,
+    out: Path,
+    known: Known,
+    variant: str,
+    *,
+    n_workers: int | None = None,
+    progress: Progress = SILENT,
+) -> FeatureStore:
+    """Write the store of rows that continue those of another one, which stays as it is, or finish it.
+
+    Parameters
+    ----------
+    source : ImageSource
+        The rows: a row whose image is gone is among them.
+    backbone : Backbone or None
+        What embeds new images; None where there are none.
+    out : Path
+        The new store.
+    known : Known
+        What the other store knows of the rows, see :meth:`Known.of_rows`.
+    variant : str
+        The vectors to keep.
+    n_workers : int, optional
+        Processes that decode.
+    progress : Progress
+        Shows images done.
+
+    Raises
+    ------
+    InputError
+        No row can be used, or ``out`` can't be written to.
+    """
+    there = known.store.manifest
+    wanted = StoreManifest(
+        source={"kind": source.kind, "uri": source.uri, "fingerprint": source.fingerprint()},
+        backbone=there.backbone,
+        backbone_fingerprint=there.backbone_fingerprint,
+        n_rows=len(source),
+        batch_size=there.batch_size,
+        shard_rows=there.shard_rows,
+        variants={variant: VariantRecord(there.variants[variant].dim)},
+    )
+    with lock_store(out), clear_write_errors(out):
+        found = _find_store(out, wanted, there.batch_size, there.shard_rows, source)
+        if isinstance(found, FeatureStore):
+            return found
+        writer = found or StoreWriter(out, wanted)
+        if found is None:
+            writer.begin()
+        writer.remove_partials()
+        _write_renewed(writer, source, backbone, known, n_workers, progress)
+        _refuse_nothing(writer, source)
+        writer.finish()
+    return FeatureStore.open(out)
+
+
 def _write_renewed(
     writer: StoreWriter,
     source: ImageSource,
-    backbone: Backbone,
+    backbone: Backbone | None,
     known: Known,
     n_workers: int | None,
     progress: Progress,
@@ -349,27 +407,36 @@ def _write_renewed(
     manifest = writer.manifest
     matrices = {name: known.store.matrix(name) for name in manifest.variants}
     first = writer.first_missing() * manifest.shard_rows
-    n_new = int((known.lines[first:] < 0).sum())
-    with (
-        progress.task("embedding", total=n_new, unit="images") as task,
-        ImageLoader(source, backbone.transform, min_side=backbone.min_side, n_workers=n_workers) as loader,
-    ):
+    is_new = known.new
+    n_new = int(is_new[first:].sum())
+    with ExitStack() as opened:
+        task = opened.enter_context(progress.task("embedding", total=n_new, unit="images"))
+        loader = None
+        if backbone is not None:
+            loader = opened.enter_context(
+                ImageLoader(source, backbone.transform, min_side=backbone.min_side, n_workers=n_workers)
+            )
         speed = _Speed(task)
         for number in range(writer.first_missing(), manifest.n_shards()):
             start = number * manifest.shard_rows
             buffer = ShardBuffer(start, min(manifest.n_rows, start + manifest.shard_rows), tuple(matrices))
             lines = known.lines[buffer.start : buffer.stop]
-            new = (buffer.start + np.flatnonzero(lines < 0)).tolist()
-            with closing(_batches(loader, new, manifest.batch_size)) as batches:
-                for batch in batches:
-                    _embed_batch(batch, backbone, buffer)
-                    speed.advance(len(batch.rows) + len(batch.skipped))
+            new = (buffer.start + np.flatnonzero(is_new[buffer.start : buffer.stop])).tolist()
+            places = range(buffer.start, buffer.stop)
+            buffer.skip([(row, known.reasons[row]) for row in places if row in known.reasons])
+            if loader is not None and backbone is not None and new:
+                with closing(_batches(loader, new, manifest.batch_size)) as batches:
+                    for batch in batches:
+                        _embed_batch(batch, backbone, buffer)
+                        speed.advance(len(batch.rows) + len(batch.skipped))
             kept = lines[lines >= 0]
             buffer.insert(
                 buffer.start + np.flatnonzero(lines >= 0),
                 {name: np.asarray(matrix[kept], np.float32) for name, matrix in matrices.items()},
             )
-            writer.write_shard(number, buffer, source.keys, known.contents[buffer.start : buffer.stop])
+            same = {} if new else known.find_shard(number, kept)
+            contents = known.contents[buffer.start : buffer.stop]
+            writer.write_shard(number, buffer, source.keys, contents, same)
 
 
 def _finish_renewal(out: Path) -> None:

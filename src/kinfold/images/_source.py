@@ -36,6 +36,7 @@ class SkipReason(str, Enum):
     BROKEN_LINK = "broken link"
     DIRECTORY_LOOP = "directory loop"
     NOT_A_FILE = "not a regular file"
+    GONE = "gone"
 
 
 class UnusableImage(KinfoldError):  # noqa: N818 - it is a finding about an image, not a failure

@@ -1,13 +1,22 @@
 """Groups from coarse to fine: a tree around the groups of a fit, its files, and which level is meant."""
 
 from kinfold.levels._building import build_levels, count_level_parts
-from kinfold.levels._files import LEVEL_FILES, RunLevels, has_levels, open_levels, write_levels
+from kinfold.levels._files import (
+    LEVEL_FILES,
+    PARTS_NAME,
+    RunLevels,
+    has_levels,
+    open_levels,
+    write_levels,
+    write_parts,
+)
 from kinfold.levels._levels import GroupMatch, Levels, match_groups
 from kinfold.levels._placing import Placing, label_levels
 from kinfold.methods import LevelEstimate, estimate_levels
 
 __all__ = [
     "LEVEL_FILES",
+    "PARTS_NAME",
     "GroupMatch",
     "LevelEstimate",
     "Levels",
@@ -21,4 +30,5 @@ __all__ = [
     "match_groups",
     "open_levels",
     "write_levels",
+    "write_parts",
 ]

@@ -82,10 +82,7 @@ def write_levels(
     estimate : dict, optional
         How the number of groups was estimated.
     """
-    if isinstance(keys, pa.ChunkedArray):
-        keys = keys.combine_chunks()
-    columns = [pa.array(rows, pa.int64()), keys.cast(pa.string()), pa.array(parts, pa.int32())]
-    write_table(directory / PARTS_NAME, pa.Table.from_arrays(columns, schema=PARTS_SCHEMA))
+    write_parts(directory / PARTS_NAME, rows, keys, parts)
     with atomic_file(directory / CENTERS_NAME) as partial:
         partial.write_bytes(save({"centers": np.ascontiguousarray(levels.centers, np.float32)}))
     content = {
@@ -99,6 +96,14 @@ def write_levels(
         "estimate": estimate,
     }
     write_json(directory / LEVELS_NAME, content)
+
+
+def write_parts(path: Path, rows: NDArray[np.int64], keys: pa.Array, parts: NDArray[np.int32]) -> None:
+    """Write the part of every usable image, as ``levels.parquet`` has it."""
+    if isinstance(keys, pa.ChunkedArray):
+        keys = keys.combine_chunks()
+    columns = [pa.array(rows, pa.int64()), keys.cast(pa.string()), pa.array(parts, pa.int32())]
+    write_table(path, pa.Table.from_arrays(columns, schema=PARTS_SCHEMA))
 
 
 def has_levels(run: Run) -> bool:

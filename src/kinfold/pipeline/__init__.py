@@ -1,4 +1,4 @@
-"""What the commands do, a function each: cluster, embed, predict, evaluate, name, refine, relabel, export."""
+"""What the commands do, a function each: cluster, embed, predict, update, evaluate, name, export and more."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from kinfold.pipeline._predict import PREDICTED_FORMS, find_predictions_place, p
 from kinfold.pipeline._refine import Refinement, refine
 from kinfold.pipeline._relabel import RelabelResult, relabel
 from kinfold.pipeline._report import export, report, view_run
+from kinfold.pipeline._update import Updated, undo_update, update
 from kinfold.pipeline._zero_shot import ZeroShot, zero_shot
 from kinfold.pipeline.demo import Demo, DemoRow, run_demo
 
@@ -33,6 +34,7 @@ __all__ = [
     "RelabelResult",
     "SeveralLabels",
     "StageEstimate",
+    "Updated",
     "ZeroShot",
     "check",
     "cluster",
@@ -49,6 +51,8 @@ __all__ = [
     "report",
     "run_demo",
     "tell_counts",
+    "undo_update",
+    "update",
     "view_run",
     "zero_shot",
 ]

@@ -138,9 +138,9 @@ def _check_run(path: Path) -> Iterator[CheckedFile]:
     yield from _check_given(path, manifest)
     yield from _check_features(path, manifest)
     yield from _check_graphs(path, "neighbors")
-    for folder in ("features", "language-features"):
-        if folder != manifest.features.get("path") and is_feature_store(path / folder):
-            yield from _check_store(path / folder, f"{folder}/")
+    for place in sorted([*path.glob("features*"), path / "language-features"]):
+        if place.name != manifest.features.get("path") and is_feature_store(place):
+            yield from _check_store(place, f"{place.name}/")
     if "assign" not in manifest.stages:
         yield CheckedFile(ASSIGNMENTS_NAME, MISSING, "the run isn't finished; cluster again to go on")
         return

@@ -44,6 +44,7 @@ from kinfold.pipeline._source import (
     resolve_source,
 )
 from kinfold.pipeline._team import Team
+from kinfold.pipeline._update import why_other_images
 from kinfold.progress import SILENT, Progress
 from kinfold.run import (
     ASSIGNMENTS_NAME,
@@ -52,11 +53,13 @@ from kinfold.run import (
     SKIPPED_NAME,
     Run,
     Stages,
+    is_run,
     open_stages,
+    read_manifest,
     write_assignments,
     write_skipped,
 )
-from kinfold.storage import hash_json
+from kinfold.storage import hash_file, hash_json
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +118,8 @@ def cluster(
     out : path, optional
         The run directory; by default ``<source name>.kinfold`` in the current folder, and for what is in
         memory ``images-….kinfold`` or ``vectors-….kinfold``, named after the content. It must be new,
-        empty, or a run of the same source. A run that was corrected is never replaced by other groups, unless
-        by ``force``.
+        empty, or a run of the same source. A run that was corrected, or updated by :func:`kinfold.update`, is
+        never replaced by other groups, unless by ``force``.
     backbone : str, path or Backbone, default "dinov2-small"
         What embeds the images; not used if ``source`` is features.
     variant : str, default "cls"
@@ -149,7 +152,7 @@ def cluster(
     report : bool, default True
         Write ``report.html``.
     force : bool, default False
-        Replace the groups of a corrected run; its corrections are kept beside them, under another name.
+        Replace the groups of a corrected or updated run; its corrections are kept, under another name.
     on_estimate : callable, optional
         Called once, before long work starts, with what the work is expected to take.
     verbose : bool, default False
@@ -195,12 +198,21 @@ def cluster(
             place = given.out if given.out is not None else default_out(opened)
             loaded = None
             if opened.images is not None:
-                loaded = as_backbone(backbone, runtime, place / FEATURES_NAME, opened.n_rows)
+                loaded = as_backbone(backbone, runtime, _own_features(place), opened.n_rows)
                 loaded.check_variants([variant])
             guide = prepare_guide(prepared, nouns, text_model, opened, loaded, variant, runtime)
             with open_stages(place, opened.describe(variant)) as stages:
                 work = Work(stages, opened, prepared, variant, runtime, team, guide).settled_before()
-                if stages.knows_groups():
+                if stages.manifest.updates and stages.knows_groups():
+                    outdated = work.why_outdated(loaded)
+                    if outdated is None:
+                        logger.info("%s is up to date", place)
+                        if report:
+                            work.report()
+                        team.finish(place.absolute())
+                        return Run.open(place)
+                    _check_restart(place, outdated, force=force)
+                elif stages.knows_groups():
                     check_replacing(place, partial(work.why_replaced, loaded), force=force)
                 _announce(work, loaded, on_estimate)
                 features = opened.features if loaded is None else work.embed(loaded)
@@ -216,6 +228,24 @@ def cluster(
     run = Run.open(place)
     CorrectedGroups.of(run)  # warns where corrections of groups that are gone lie in the run
     return run
+
+
+def _own_features(place: Path) -> Path:
+    """Return where the features of a run are, if they are its own: updates give them another name."""
+    recorded = read_manifest(place).features.get("path") if is_run(place) else None
+    own = isinstance(recorded, str) and recorded.startswith(f"{FEATURES_NAME}-")
+    return place / (recorded if own and recorded is not None else FEATURES_NAME)
+
+
+def _check_restart(place: Path, why: str, *, force: bool) -> None:
+    """Refuse to replace the groups of an updated run; with ``force``, put its corrections aside."""
+    if not force:
+        raise InputError(
+            f"{place} was updated since it was clustered, and {why}; it was left as it is. `kinfold update "
+            f"{place}` takes in what became of its images and keeps the groups; for others choose another "
+            "folder (out=, --out), or replace them (force=True, --force)"
+        )
+    check_replacing(place, lambda: why, force=True)
 
 
 def _announce(work: Work, backbone: Backbone | None, on_estimate: Callable[[Estimate], None] | None) -> None:
@@ -283,6 +313,29 @@ class Work:
         assert self.source.images is not None
         return adopt_unchanged(self.source.images, backbone, path, (self.variant,))
 
+    def why_outdated(self, backbone: Backbone | None) -> str | None:
+        """Return how an updated run differs from what is asked for; None if it doesn't."""
+        manifest, recorded = self.stages.manifest, self.stages.manifest.backbone or {}
+        updates = manifest.updates or {}
+        fitted = updates["fitted"]
+        if not self.stages.was_made_of("fit", self._fit_inputs(fitted["features"], int(fitted["n_rows"]))):
+            return "its parameters, its seed or the device are other ones"
+        if backbone is not None and backbone.fingerprint() != recorded.get("fingerprint"):
+            return "what embeds the images is another one"
+        if self.source.features is not None:
+            same = self.source.features.fingerprint(self.variant) == fitted["features"]
+            return None if same else "the features have changed"
+        assert self.source.images is not None
+        for stage in ("fit", "assign", "levels"):
+            for name, sha256 in manifest.stages.get(stage, {}).get("outputs", {}).items():
+                file = self.stages.path / name
+                if not file.is_file() or hash_file(file) != sha256:
+                    return (
+                        f"{name} is damaged or missing: put it back from a copy, or take the last update "
+                        "back (`kinfold update --undo`)"
+                    )
+        return why_other_images(Run(self.stages.path, manifest), self.source.images)
+
     def why_replaced(self, backbone: Backbone | None) -> str | None:
         """Return why the run would get other groups; None if it would get the same."""
         manifest, features = self.stages.manifest, self.source.features
@@ -347,6 +400,8 @@ class Work:
         manifest = self.stages.manifest
         features = self.source.features
         fingerprint = features.fingerprint(self.variant) if features else manifest.features.get("fingerprint")
+        if manifest.updates:
+            fingerprint = manifest.updates["fitted"]["features"]
         if (
             fingerprint
             and manifest.choice

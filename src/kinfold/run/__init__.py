@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kinfold.locks import lock_directory
-from kinfold.run._pictures import join_pictures
+from kinfold.run._pictures import GONE_DETAIL, JoinedPictures, join_pictures
 from kinfold.run.level_names import level_names_name, read_level_names, write_level_names
 from kinfold.run.manifest import (
     FORMAT,
@@ -15,6 +15,7 @@ from kinfold.run.manifest import (
     is_run,
     locate_whole,
     read_manifest,
+    remove_unnamed,
     replace_files,
     stage_files,
     write_manifest,
@@ -42,20 +43,37 @@ from kinfold.run.tables import (
     write_skipped,
     write_table,
 )
+from kinfold.run.updates import (
+    SPLITS_NAME,
+    SPLITS_SCHEMA,
+    UPDATES_NAME,
+    UPDATES_SCHEMA,
+    KnownRows,
+    Matching,
+    match_rows,
+)
 
 __all__ = [
     "ASSIGNMENTS_NAME",
     "FORMAT",
     "FORMAT_VERSION",
     "GIVEN_PREFIX",
+    "GONE_DETAIL",
     "MANIFEST_NAME",
     "NAMED_PREDICTIONS_SCHEMA",
     "NAMES_NAME",
     "N_TOP",
     "SKIPPED_NAME",
     "SKIPPED_SCHEMA",
+    "SPLITS_NAME",
+    "SPLITS_SCHEMA",
     "STAGES",
+    "UPDATES_NAME",
+    "UPDATES_SCHEMA",
+    "JoinedPictures",
+    "KnownRows",
     "Manifest",
+    "Matching",
     "Run",
     "Stages",
     "add_levels",
@@ -71,11 +89,13 @@ __all__ = [
     "lock_directory",
     "make_assignments",
     "make_predictions",
+    "match_rows",
     "open_run_stages",
     "open_stages",
     "read_level_names",
     "read_manifest",
     "read_table",
+    "remove_unnamed",
     "replace_files",
     "stage_files",
     "write_assignments",

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from kinfold.errors import InputError, count_of
 from kinfold.images import EXTENSIONS, ImageSource, KeyList, SkipReason, UnusableImage
 from kinfold.paths import normalize_name
+from kinfold.storage import hash_array, hash_json
 
 logger = logging.getLogger(__name__)
 
 _FEWEST = 0.5  # share of a run's own pictures that must be there
 _NAMED = 3  # keys that a message shows
+GONE_DETAIL = "it was no longer among the images when the run was updated"
 
 
 class JoinedPictures(ImageSource):
@@ -33,10 +35,19 @@ class JoinedPictures(ImageSource):
         Key of every row of the run.
     places : NDArray of int64
         For every row of the run its row in ``images``, −1 for none.
+    gone : NDArray of bool, optional
+        Rows whose image an update found gone.
     """
 
-    def __init__(self, images: ImageSource, keys: Sequence[str], places: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        images: ImageSource,
+        keys: Sequence[str],
+        places: NDArray[np.int64],
+        gone: NDArray[np.bool_] | None = None,
+    ) -> None:
         self.kind, self.uri = images.kind, images.uri
+        self._gone = np.zeros(len(places), bool) if gone is None else gone
         self.keys = keys if isinstance(keys, KeyList) else KeyList(keys)
         self._images, self._places = images, places
 
@@ -45,8 +56,8 @@ class JoinedPictures(ImageSource):
         return self._images.read(self._place(row))
 
     def fingerprint(self) -> str:
-        """Return the fingerprint of the pictures."""
-        return self._images.fingerprint()
+        """Return a hash of the fingerprint of the pictures and of which row has which."""
+        return hash_json([self._images.fingerprint(), hash_array(self._places)])
 
     def path(self, row: int) -> Path | None:
         """Return the image's own file, or None where there is none."""
@@ -63,13 +74,20 @@ class JoinedPictures(ImageSource):
 
     def _place(self, row: int) -> int:
         place = int(self._places[row])
+        if self._gone[row]:
+            raise UnusableImage(SkipReason.GONE, GONE_DETAIL)
         if place < 0:
             raise UnusableImage(SkipReason.MISSING, f"there is no picture of this key in {self.uri}")
         return place
 
 
 def join_pictures(
-    images: ImageSource, keys: pa.Array | pa.ChunkedArray, where: str, *, moved: bool = False
+    images: ImageSource,
+    keys: pa.Array | pa.ChunkedArray,
+    where: str,
+    *,
+    moved: bool = False,
+    gone: NDArray[np.bool_] | None = None,
 ) -> ImageSource:
     """Return pictures in the order of the rows of features, joined by key.
 
@@ -89,6 +107,8 @@ def join_pictures(
     moved : bool, default False
         Whether the rows were made from these pictures, so that keys are the same to the letter, and half of
         them at least must be there: else other photographs with some names in common would pass.
+    gone : NDArray of bool, optional
+        Rows whose image was gone at an update: they have no picture, whatever bears their key now.
 
     Raises
     ------
@@ -97,30 +117,34 @@ def join_pictures(
     """
     ours = [str(key) for key in keys.to_pylist()]
     theirs = list(images.keys)
-    if ours == theirs:
+    left = np.zeros(len(ours), bool) if gone is None else gone
+    n_ours = len(ours) - int(left.sum())
+    if ours == theirs and n_ours == len(ours):
         return images
     if not moved and ours == [str(row) for row in range(len(ours))]:
         return _join_by_order(images, ours, where)
-    places = _match(ours, theirs, by_end=not moved)
+    places = np.full(len(ours), -1, np.int64)
+    rows = np.flatnonzero(~left)
+    places[rows] = _match([ours[row] for row in rows.tolist()], theirs, by_end=not moved)
     n_found = int((places >= 0).sum())
-    if not n_found or (moved and n_found < _FEWEST * len(ours)):
+    if not n_found or (moved and n_found < _FEWEST * n_ours):
         raise InputError(
             f"the images at {images.uri} aren't those that {where} was made from: {n_found:,} of its "
-            f"{count_of(len(ours), 'key')} (like {_some(ours)}) {'is' if n_found == 1 else 'are'} among the "
+            f"{count_of(n_ours, 'key')} (like {_some(ours)}) {'is' if n_found == 1 else 'are'} among the "
             f"{len(theirs):,} there (like {_some(theirs)}); say where its own images are (source=, --source)"
         )
     n_left = len(theirs) - n_found
-    if n_found < len(ours) or n_left:
+    if n_found < n_ours or n_left:
         logger.warning(
             "%s and %s were joined by key: %s found, %s of the first without a picture, %s of the second in "
             "no row",
             where,
             images.uri,
             f"{n_found:,}",
-            f"{len(ours) - n_found:,}",
+            f"{n_ours - n_found:,}",
             f"{n_left:,}",
         )
-    return JoinedPictures(images, ours, places)
+    return JoinedPictures(images, ours, places, left)
 
 
 def _join_by_order(images: ImageSource, ours: list[str], where: str) -> ImageSource:

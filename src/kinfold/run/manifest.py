@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, TypeAlias
 
 from kinfold.errors import FormatError, InputError
-from kinfold.reading import check_fields, is_count
+from kinfold.reading import check_fields, is_count, list_of
 from kinfold.storage import (
     check_format_version,
     check_own,
@@ -43,7 +43,17 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("backbone?", "language?", "neighbors?", "naming?"), (dict, None)),
     **dict.fromkeys(("level?", "choice?"), (dict, None)),
     **dict.fromkeys(("criteria?", "fit?"), dict),
+    "updates?": (dict, None),
 }
+_UPDATES: dict[str, Any] = {
+    "number": is_count,
+    "fitted": {"features": str, "n_rows": is_count},
+    "source": {"fingerprint": str},
+    "bases": {"*": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value)},
+    "history": list_of({"number": is_count, "time": str, "counts": {"*": is_count}, "undone": _TEXT}),
+    "former?": (dict, None),
+}
+_FORMER: dict[str, Any] = {"folder": str, "source": dict, "features": {"path": str}, "diagnosis": dict}
 _LEVEL: dict[str, Any] = {"n_groups": is_count, "n_clusters": is_count}
 _NEXT = ".next"  # folder of staged files; the dot keeps it out of what people and exporters list
 _MEND = "Restore the file from a copy, or remove the folder and cluster again"
@@ -61,10 +71,15 @@ STAGE_FILES = frozenset(
         "names.parquet",
         "report.html",
         "skipped.parquet",
+        "splits.parquet",
+        "updates.parquet",
     )
 )
 # Names of the groups of levels that the run doesn't show.
 LEVEL_NAMES = re.compile(r"names-level-(fit|[1-9][0-9]{0,9})\.parquet")
+# What an update leaves of the groups before it, and where features of the run may be.
+FORMER_FOLDER = re.compile(r"former-[1-9][0-9]{0,9}")
+OWN_FEATURES = re.compile(r"features(-[1-9][0-9]{0,9})?")
 _NO_RECORD: dict[str, Any] = {"inputs": "", "outputs": {}, "seconds": 0.0}  # what a record may leave out
 _FOLDERS_BELOW = 4  # levels of a run's folders: features/variants/NAME/00000.npy
 
@@ -115,6 +130,9 @@ class Manifest(MutableMapping[str, Any]):
     level : dict or None
         The level that was chosen instead of the fit's own: n_groups with images, n_clusters (numbers of
         groups, empty ones among them).
+    updates : dict or None
+        What `kinfold update` did since the fit: the last number, what the fit was made from, hashes of
+        earlier groups whose corrections hold, history, and where the groups before the last one are.
     choice : dict or None
         How the number of groups was found where none was asked for: the range, and
         :meth:`kinfold.levels.LevelEstimate.as_dict`.
@@ -147,6 +165,7 @@ class Manifest(MutableMapping[str, Any]):
     naming: Section | None = None
     level: Section | None = None
     choice: Section | None = None
+    updates: Section | None = None
     kinfold: str | None = None
     libraries: dict[str, str] = field(default_factory=dict)
     replacing: list[str] | None = None
@@ -252,6 +271,10 @@ def read_manifest(path: Path) -> Manifest:
     check_fields(file, content, _KINDS, _MEND[:1].lower() + _MEND[1:])
     if content.get("level") is not None:
         check_fields(file, content["level"], _LEVEL, _MEND[:1].lower() + _MEND[1:], at="level")
+    if (updates := content.get("updates")) is not None:
+        check_fields(file, updates, _UPDATES, _MEND[:1].lower() + _MEND[1:], at="updates")
+        if updates.get("former") is not None:
+            check_fields(file, updates["former"], _FORMER, _MEND[:1].lower() + _MEND[1:], at="updates.former")
     _check_names(file, content)
     content["stages"] = {
         stage: {**deepcopy(_NO_RECORD), **record} for stage, record in content["stages"].items()
@@ -267,10 +290,13 @@ def _check_names(file: Path, content: Mapping[str, Any]) -> None:
     for stage, record in content["stages"].items():
         if not _are_stage_files(record.get("outputs", {})):
             raise FormatError(f"{file} is damaged: the record of stage {stage!r} isn't one. {_MEND}")
-    # Features in the run are in its folder "features"; elsewhere they were recorded by their full path.
-    path = content["features"].get("path")
-    if path is not None and not (is_plain_name(path) or _is_absolute(path)):
-        raise FormatError(f"{file} is damaged: {path!r} is no place of features. {_MEND}")
+    # Features in the run are in a folder of its own; elsewhere they were recorded by their full path.
+    former = (content.get("updates") or {}).get("former") or {}
+    for path in (content["features"].get("path"), former.get("features", {}).get("path")):
+        if path is not None and not (is_plain_name(path) or _is_absolute(path)):
+            raise FormatError(f"{file} is damaged: {path!r} is no place of features. {_MEND}")
+    if former and not FORMER_FOLDER.fullmatch(former["folder"]):
+        raise FormatError(f"{file} is damaged: {former['folder']!r} holds no former groups. {_MEND}")
 
 
 def _is_absolute(path: object) -> bool:
@@ -345,6 +371,27 @@ def finish_replacing(path: Path) -> None:
     if names is not None:
         write_manifest(path, manifest)
     shutil.rmtree(path / _NEXT, ignore_errors=True)
+
+
+def remove_unnamed(path: Path, manifest: Manifest) -> None:
+    """Remove features and groups from before earlier updates, which nothing needs any more.
+
+    The features of the update that comes next stay: it may have been interrupted, and goes on with them.
+    """
+    updates = manifest.updates
+    if updates is None:
+        return
+    former = updates.get("former") or {}
+    named = {
+        manifest.features.get("path"),
+        former.get("folder"),
+        former.get("features", {}).get("path"),
+        f"features-{updates['number'] + 1}",
+    }
+    for pattern in (OWN_FEATURES, FORMER_FOLDER):
+        for entry in path.iterdir():
+            if pattern.fullmatch(entry.name) and entry.name not in named and entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def locate_file(path: Path, manifest: Manifest, name: str) -> Path:

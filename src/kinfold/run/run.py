@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kinfold.errors import FormatError, InputError, KinfoldError
@@ -135,11 +136,26 @@ class Run:
         parameters = (self.manifest.naming or {}).get("parameters", {})
         return read_names(path, self.n_clusters, parameters, _RENAME)
 
-    @cached_property
+    @property
     def skipped(self) -> pa.Table:
         """The images that could not be used: row, key, reason."""
+        return self._without_group.filter(pc.invert(self._is_gone))
+
+    @property
+    def gone(self) -> pa.Table:
+        """The images that `kinfold update` no longer found: row, last key, reason."""
+        return self._without_group.filter(self._is_gone)
+
+    @cached_property
+    def _without_group(self) -> pa.Table:
         path = locate_whole(self.path, self.manifest, SKIPPED_NAME, _MEND)
         return read_table(path, SKIPPED_SCHEMA, _MEND)
+
+    @property
+    def _is_gone(self) -> pa.ChunkedArray:
+        from kinfold.images import SkipReason
+
+        return pc.starts_with(self._without_group["reason"], SkipReason.GONE.value)
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:
@@ -284,7 +300,10 @@ class Run:
                 f"the images of this run can't be opened at {where} ({error}); {_IF_MOVED}"
             ) from error
         apart = recorded.get("kind") == "features"
-        return join_pictures(images, self._keys(), str(self.path), moved=not apart)
+        keys = self._keys()
+        gone = np.zeros(len(keys), bool)
+        gone[self.gone["row"].to_numpy()] = True
+        return join_pictures(images, keys, str(self.path), moved=not apart, gone=gone)
 
     def backbone(
         self, backbone: str | Path | Backbone | None = None, *, device: str = "auto", engine: str = "torch"
@@ -355,7 +374,8 @@ class Run:
 
     def _keys(self) -> pa.Array:
         """Return the key of every row of the source."""
-        both = pa.concat_tables([table.select(["row", "key"]) for table in (self.assignments, self.skipped)])
+        tables = (self.assignments, self._without_group)
+        both = pa.concat_tables([table.select(["row", "key"]) for table in tables])
         return both.sort_by("row")["key"]
 
     def _repr_html_(self) -> str:

@@ -22,6 +22,7 @@ from kinfold.run.manifest import (
     finish_replacing,
     is_run,
     read_manifest,
+    remove_unnamed,
     replace_files,
     stage_files,
     write_manifest,
@@ -176,6 +177,7 @@ class Stages:
         if "fit" in gone:
             self.manifest.criteria = {}
             self.manifest.fit = {}
+            self.manifest.pop("updates", None)  # rows and groups are those of the source again
         if "assign" in gone:
             self.manifest.metrics = {}
             self.manifest.diagnosis = {}
@@ -260,7 +262,9 @@ def open_run_stages(path: Path) -> Iterator[Stages]:
     with lock_directory(path):
         finish_replacing(path)
         remove_partials(path)
-        yield Stages(path, read_manifest(path))
+        manifest = read_manifest(path)
+        remove_unnamed(path, manifest)
+        yield Stages(path, manifest)
 
 
 def _check_free(out: Path) -> None:
