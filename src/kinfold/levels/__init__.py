@@ -3,7 +3,7 @@
 from kinfold.levels._building import build_levels
 from kinfold.levels._files import LEVEL_FILES, RunLevels, has_levels, open_levels, write_levels
 from kinfold.levels._levels import GroupMatch, Levels, match_groups
-from kinfold.levels._placing import Placing, label_levels
+from kinfold.levels._placing import Placing, check_levels, label_levels, open_tree
 from kinfold.methods import LevelEstimate, estimate_levels
 
 __all__ = [
@@ -14,10 +14,12 @@ __all__ = [
     "Placing",
     "RunLevels",
     "build_levels",
+    "check_levels",
     "estimate_levels",
     "has_levels",
     "label_levels",
     "match_groups",
     "open_levels",
+    "open_tree",
     "write_levels",
 ]
