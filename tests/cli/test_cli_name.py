@@ -53,6 +53,10 @@ def test_a_folder_is_grouped_by_a_model_and_named_by_its_words(photos, tmp_path,
     assert "separation" in shown.stdout
     assert "3 of 3 groups" in shown.stdout
     assert "<b>dog" not in (out / "report.html").read_text()
+    found = kinfold(*command, "--levels", "2,3", "--json", "--quiet")
+    assert json.loads(found.stdout)["levels"] == [2, 3]
+    assert (out / "names-level-2.parquet").exists()
+    assert kinfold(*command, "--levels", "two").exit_code == 2
 
 
 def test_a_run_without_words_says_which_option_helps(run, photos, words, clip, tmp_path, kinfold):

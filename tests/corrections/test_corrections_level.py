@@ -119,9 +119,10 @@ def test_marks_locks_and_images_placed_by_hand_are_carried(run, groups):
 
 def test_images_placed_into_a_part_are_in_the_whole_at_a_coarser_level(run, groups):
     _, _, divided, same = groups
+    whole = run.labels == divided
     switch_level(run.path, FINER)
     fine = Run.open(run.path)
-    parts = sorted(set(fine.labels[run.labels == divided].tolist()))
+    parts = sorted(set(fine.labels[whole].tolist()))
     strangers = members(fine, same[groups[0]])[:2]
     correct(fine, Move(strangers, parts[0]))
     assert switch_level(run.path, None).carried == {"moves": 2}
@@ -183,10 +184,10 @@ def test_groups_that_are_locked_at_one_level_alone_are_not_touched(run, groups):
 def test_three_levels_agree_on_the_latest_name(run, groups):
     one, _, _, same = groups
     correct(run, Rename(one, "first"))
+    levels = open_levels(run).levels
     switch_level(run.path, FINER)
-    finest = open_levels(run).levels.n_parts
-    matched = match_groups(open_levels(run).levels, K, FINER + 1).same
-    assert finest > FINER
+    matched = match_groups(levels, K, FINER + 1).same
+    assert levels.n_parts > FINER
     switch_level(run.path, None)
     correct(run, Rename(one, "second"))
     switch_level(run.path, FINER + 1)  # carried there

@@ -201,6 +201,10 @@ def test_words_are_carried_where_groups_are_the_same_and_return_with_their_level
     assert second == first
     kinfold.level(run, FINER)
     name_groups(run)
+    assert kinfold.level(run, K).left == {}  # of both levels all groups were named, by the same rule
+    assert Run.open(run.path).names == first
+    kinfold.level(run, FINER)
+    name_groups(run, n_names=2)
     kinfold.level(run, K)
     names = Run.open(run.path).names
     assert {one.noun.split(" of ")[1] for one in names.values()} == {str(K), str(FINER)}

@@ -18,6 +18,7 @@ from kinfold.backbones import load_backbone
 from kinfold.corrections import Corrections, Merge, Move, Rename
 from kinfold.errors import FormatError, InputError
 from kinfold.language import TextEncoder, embed_nouns, embed_words, load_text_encoder, name_clusters
+from kinfold.levels import open_levels
 from kinfold.pipeline import cluster, evaluate, name, predict, report
 from kinfold.run import Run, read_manifest, write_manifest
 from kinfold.storage import hash_file
@@ -360,3 +361,52 @@ def test_corrected_groups_are_named_and_those_merged_away_are_not(run, clip):
         for _ in range(3):
             corrections.undo()
     assert "in 4 groups" in report(again).read_text()
+
+
+def test_further_levels_are_named_too_and_show_their_names_at_once(run, clip, monkeypatch):
+    from kinfold.pipeline import _language
+
+    finest = open_levels(run).levels.n_parts
+    found = name_it(run, clip, levels=[2, 4, finest])
+    assert Run.open(run.path).names == found == name_it(run, clip)
+    before = state(run.path)
+    assert {"names-level-2.parquet", f"names-level-{finest}.parquet"} <= before.keys()
+    assert "names-level-fit.parquet" not in before
+
+    def refuse(*arguments, **options):
+        raise AssertionError("was named before")
+
+    monkeypatch.setattr(_language, "name_clusters", refuse)
+    name_it(run, clip, levels=(finest, 2))  # the same again changes nothing
+    assert state(run.path) == before
+    for level in (2, finest):
+        with Corrections.open(Run.open(run.path)) as corrections:
+            corrections.apply(Rename(0, f"mine before {level}"))
+        change = kinfold.level(run.path, level)
+        assert "words" not in change.left
+        there = Run.open(run.path)
+        assert len(there.names) == level
+        nouns = [one.noun for one in there.names.values() if one.noun]
+        assert len(set(nouns)) == len(nouns) == there.manifest.naming["n_named"] > 0
+        assert there.assignments["name"].to_pylist() == [there.names[c].noun for c in there.labels.tolist()]
+        assert kinfold.check(run.path).is_whole
+        kinfold.level(run.path, None)
+        again = Run.open(run.path)
+        assert again.names == found
+        with Corrections.open(again, write=False) as corrections:
+            assert corrections.state.groups[0].name == f"mine before {level}"
+
+
+def test_names_of_a_level_are_those_that_it_gets_when_it_is_shown(run, clip):
+    name_it(run, clip, levels=[2])
+    kinfold.level(run.path, 2)
+    ahead = Run.open(run.path)
+    before = state(run.path)
+    assert name_it(run.path, clip) == ahead.names
+    assert state(run.path) == before
+    name_it(run.path, clip, levels=[4])  # the groups of the fit, as long as they aren't shown
+    (run.path / "names-level-fit.parquet").write_bytes(b"")
+    name_it(run.path, clip, levels=[4])
+    assert kinfold.check(run.path).is_whole
+    with pytest.raises(InputError, match="none of 999"):
+        name_it(run.path, clip, levels=[999])

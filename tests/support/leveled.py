@@ -39,7 +39,7 @@ def state_of(run: Run) -> State:
         return corrections.state
 
 
-def name_groups(run: Run) -> ClusterNames:
+def name_groups(run: Run, n_names: int = 1) -> ClusterNames:
     """Name every group by its number and the level, as ``kinfold name`` would."""
     run = Run.open(run.path)
     names = ClusterNames(
@@ -47,7 +47,7 @@ def name_groups(run: Run) -> ClusterNames:
             ClusterName(group, (Name(f"noun {group} of {run.n_clusters}", -1.0, 0.5, 0.75),))
             for group in range(run.n_clusters)
         ),
-        {"n_names": 1},
+        {"n_names": n_names},
     )
     with open_run_stages(run.path) as stages:
         writers = {
@@ -56,6 +56,6 @@ def name_groups(run: Run) -> ClusterNames:
             ),
             "names.parquet": partial(write_names, names=names),
         }
-        naming = {"n_named": run.n_clusters, "parameters": {"n_names": 1}}
+        naming = {"n_named": run.n_clusters, "parameters": {"n_names": n_names}}
         stages.replace("name", {"level": run.level}, writers, time.monotonic(), naming=naming)
     return names

@@ -38,6 +38,16 @@ def name(
             "it; 0.5 is chance, 0 asks for nothing.",
         ),
     ] = 0.6,
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            "--levels",
+            metavar="K,K",
+            help="Also name the groups of these levels, numbers of groups such as 5,20: kinfold level shows "
+            "them with their names at once.",
+            show_default=False,
+        ),
+    ] = None,
     source: options.MovedSource = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -51,6 +61,7 @@ def name(
     Killed or stopped, the same command goes on where it was.
     """
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    further = sorted(set(options.read_levels(levels)))
     from kinfold import pipeline
     from kinfold.run import Run
 
@@ -60,6 +71,7 @@ def name(
         nouns=nouns,
         n_names=top,
         min_separation=min_separation,
+        levels=further,
         source=source,
         device=device,
         precision=precision,
@@ -70,9 +82,16 @@ def name(
     groups = _summarize(opened)
     n_named = sum(group["name"] is not None for group in groups)
     page = str(opened.report_path) if opened.report_path.exists() else None
-    summary = {"run": str(opened.path), "n_named": n_named, "groups": groups, "report": page}
+    summary = {
+        "run": str(opened.path),
+        "n_named": n_named,
+        "groups": groups,
+        "report": page,
+        "levels": further,
+    }
     facts = {
         "named": f"{n_named:,} of {len(groups):,} groups",
+        **({"further levels": ", ".join(map(str, further))} if further else {}),
         "names": str(opened.path / "names.parquet"),
         "report": page or "none",
     }

@@ -148,25 +148,25 @@ def change_level(stages: Stages, n_groups: int | None, *, features: str | Path |
     if n_groups is None:
         n_groups = levels.n_clusters
     levels.check(n_groups)
-    level = None if n_groups in (levels.n_clusters, levels.n_live) else int(n_groups)
+    section = levels.describe(n_groups)
+    level = section["n_groups"] if section else None
     change = LevelChange(
         path=run.path,
         before=run.level,
         level=level,
-        n_groups=levels.n_live if level is None else level,
-        n_clusters=levels.n_clusters if level is None else levels.count(level),
+        n_groups=section["n_groups"] if section else levels.n_live,
+        n_clusters=section["n_clusters"] if section else levels.n_clusters,
     )
     if level == run.level:
         logger.info("%s shows these groups already", run.path)
         return replace_in(change, changed=False)
     assignments = _assign(run, tree, level, features)
-    section = None if level is None else {"n_groups": change.n_groups, "n_clusters": change.n_clusters}
     new = run.at_level(section, assignments)
     restored = has_corrections(run.path, level)
     carried, state = _carry(run, new, levels)
-    words = _Words.count_left(run, carried.same)
-    _keep(stages, run, new, carried, state, started)
-    left = {**carried.left, **({"words": words} if words else {})}
+    words, n_left = _find_words(run, new, carried.same)
+    _keep(stages, run, new, words, state, started)
+    left = {**carried.left, **({"words": n_left} if n_left else {})}
     change = replace_in(change, carried=carried.carried, left=left, restored=restored)
     _tell(change)
     return change
@@ -258,43 +258,52 @@ class _Words:
     naming : dict
         Section of the manifest.
     record : dict
-        Of the stage.
+        Of the stage: inputs, seconds.
     """
 
     names: ClusterNames
     naming: dict[str, Any]
     record: dict[str, Any]
 
-    @staticmethod
-    def count_left(run: Run, same: Mapping[int, int]) -> int:
-        """Return how many groups with a name have none of the same images at the new level."""
-        return sum(one.noun is not None and group not in same for group, one in run.names.items())
 
-    @classmethod
-    def of(cls, run: Run, new: Run, same: Mapping[int, int]) -> _Words | None:
-        """Return what the new level had, with what was found of the same groups at the old one."""
-        kept = _read_kept(new)
-        naming = run.manifest.naming
-        named = dict(run.names) if naming is not None else {}
-        words = {target: named[group] for group, target in same.items() if group in named}
-        if kept is None and not words:
-            return None
-        from kinfold.language import ClusterName, ClusterNames
+def _find_words(run: Run, new: Run, same: Mapping[int, int]) -> tuple[_Words | None, int]:
+    """Return the words of the new level, and how many groups' words stay with the old one.
 
-        before: Mapping[int, ClusterName] = kept[0] if kept is not None else {}
-        groups = range(max([new.n_clusters, *(group + 1 for group in before)]))
-        clusters = []
-        for group in groups:
-            found = words.get(group) or before.get(group) or ClusterName(group, reason=_NOT_NAMED)
-            clusters.append(replace_in(found, cluster=group))
-        if kept is not None and tuple(clusters) == kept[0].clusters:
-            names, record = kept
-            return cls(names, record["naming"], {"inputs": record["inputs"], "seconds": record["seconds"]})
-        facts = dict(naming or {})
-        facts["n_named"] = sum(one.noun is not None for one in clusters)
-        # No call of `kinfold name` would find just these, so its stage isn't current.
-        record = {"inputs": "", "seconds": 0.0}
-        return cls(ClusterNames(tuple(clusters), dict(facts.get("parameters", {}))), facts, record)
+    Words are what the new level had, with what was found of the same groups at the old one; where ``kinfold
+    name`` named all of the new level, by the same rule, they are its own.
+    """
+    from kinfold.language import ClusterName, ClusterNames
+
+    kept, naming = _read_kept(new), run.manifest.naming
+    if (
+        kept is not None
+        and kept[1]["inputs"]
+        and (naming is None or _rule(kept[1]["naming"]) == _rule(naming))
+    ):
+        return _Words(kept[0], kept[1]["naming"], kept[1]), 0
+    n_left = sum(one.noun is not None and group not in same for group, one in run.names.items())
+    named = dict(run.names) if naming is not None else {}
+    words = {target: named[group] for group, target in same.items() if group in named}
+    if kept is None and not words:
+        return None, n_left
+    before: Mapping[int, ClusterName] = kept[0] if kept is not None else {}
+    groups = range(max([new.n_clusters, *(group + 1 for group in before)]))
+    clusters = []
+    for group in groups:
+        found = words.get(group) or before.get(group) or ClusterName(group, reason=_NOT_NAMED)
+        clusters.append(replace_in(found, cluster=group))
+    if kept is not None and tuple(clusters) == kept[0].clusters:
+        return _Words(kept[0], kept[1]["naming"], kept[1]), n_left
+    facts = dict(naming or {})
+    facts["n_named"] = sum(one.noun is not None for one in clusters)
+    # No call of `kinfold name` would find just these, so its stage isn't current.
+    names = ClusterNames(tuple(clusters), dict(facts.get("parameters", {})))
+    return _Words(names, facts, {"inputs": "", "seconds": 0.0}), n_left
+
+
+def _rule(naming: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how groups were named, without what was found."""
+    return {fact: value for fact, value in naming.items() if fact != "n_named"}
 
 
 def _read_kept(run: Run) -> tuple[ClusterNames, dict[str, Any]] | None:
@@ -309,12 +318,11 @@ def _read_kept(run: Run) -> tuple[ClusterNames, dict[str, Any]] | None:
         return None
 
 
-def _keep(stages: Stages, run: Run, new: Run, carried: Carried, state: State, started: float) -> None:
+def _keep(stages: Stages, run: Run, new: Run, words: _Words | None, state: State, started: float) -> None:
     """Put a level into the run, all at one moment."""
     from kinfold.methods import diagnose
 
     manifest = stages.manifest
-    words = _Words.of(run, new, carried.same)
     writers: dict[str, Callable[[Path], None]] = {
         ASSIGNMENTS_NAME: partial(write_table, table=new.assignments)
     }

@@ -271,7 +271,7 @@ class RunGroups:
             raise FormatError(f"{self._run.path} is being changed, or was damaged: {error}") from error
         if changed:
             raise FormatError(
-                f"{self._run.path} was clustered again while it was open, updated, or shows another level now. "
+                f"{self._run.path} was clustered again while it was open, updated, or shows another level. "
                 "Open the run again to correct the new ones"
             )
         self._seen = found

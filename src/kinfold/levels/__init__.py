@@ -11,7 +11,7 @@ from kinfold.levels._files import (
     write_parts,
 )
 from kinfold.levels._levels import GroupMatch, Levels, match_groups
-from kinfold.levels._placing import Placing, label_levels
+from kinfold.levels._placing import Placing, check_levels, label_levels, open_tree
 from kinfold.methods import LevelEstimate, estimate_levels
 
 __all__ = [
@@ -23,12 +23,14 @@ __all__ = [
     "Placing",
     "RunLevels",
     "build_levels",
+    "check_levels",
     "count_level_parts",
     "estimate_levels",
     "has_levels",
     "label_levels",
     "match_groups",
     "open_levels",
+    "open_tree",
     "write_levels",
     "write_parts",
 ]

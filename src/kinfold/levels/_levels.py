@@ -122,6 +122,12 @@ class Levels:
             return n_groups
         return self.n_clusters + max(0, n_groups - self.n_live) if n_groups != self.n_clusters else n_groups
 
+    def describe(self, n_groups: int) -> dict[str, int] | None:
+        """Return what the manifest of a run says of a level that it shows; None for that of the fit."""
+        if n_groups in (self.n_clusters, self.n_live):
+            return None
+        return {"n_groups": int(n_groups), "n_clusters": self.count(n_groups)}
+
     def find_parts(self, X: RowMatrix, clusters: NDArray[np.integer]) -> NDArray[np.int32]:
         """Return the closest part of each row's cluster.
 

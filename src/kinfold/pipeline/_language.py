@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from kinfold.language import (
     read_words,
 )
 from kinfold.language.naming import MIN_SEPARATION, N_NAMES
+from kinfold.levels import check_levels, open_tree
 from kinfold.pipeline._corrected import CorrectedGroups
 from kinfold.pipeline._method import Method
 from kinfold.pipeline._report import run_report_stage
@@ -42,10 +43,15 @@ from kinfold.run import (
     NAMES_NAME,
     Run,
     Stages,
+    hash_inputs,
+    level_names_name,
     open_run_stages,
+    read_level_names,
+    write_level_names,
     write_named_assignments,
     write_names,
 )
+from kinfold.storage import hash_file
 
 NounsLike: TypeAlias = "str | Path | Sequence[str] | None"
 WORDNET = "WordNet 3.0"
@@ -58,6 +64,9 @@ _SAMPLE_WORDS = 64  # timed before all are read: about a batch, spread over the 
 _ADVICE = (
     "Groups of any run of images can be named: give a vision-language model, for instance "
     "--text-model clip-vit-b32 or a model's directory, and the images are embedded with it beside the run"
+)
+_Keep: TypeAlias = (
+    "Callable[[Stages, CorrectedGroups, Mapping[str, Any], ClusterNames, Mapping[str, Any], float], None]"
 )
 _compute: Any = pc  # its functions have no types
 
@@ -249,10 +258,8 @@ class JointSpace:
         """Where the images are, if they were moved."""
         return None if _is_features(self.run, self.source) else self.source
 
-    def read(self, runtime: Runtime, labels: NDArray[np.int32]) -> tuple[RowMatrix, NDArray[np.int64], str]:
-        """Return the images' features, the group of each (−1 for none), and the features' fingerprint.
-
-        ``labels`` are the groups of the run's images.
+    def read(self, runtime: Runtime) -> tuple[RowMatrix, NDArray[np.int64], str]:
+        """Return features of images, the place of each among the run's (−1 for none), and their fingerprint.
 
         Images are embedded into RUN/language-features, from where an earlier call was interrupted.
         """
@@ -271,7 +278,7 @@ class JointSpace:
                 n_workers=runtime.n_workers,
                 progress=runtime.progress,
             )
-        return features.matrix(variant), _labels_of(self.run, labels, features), features.fingerprint(variant)
+        return features.matrix(variant), _places_of(self.run, features), features.fingerprint(variant)
 
 
 def find_joint_space(
@@ -327,12 +334,12 @@ def _is_features(run: Run, source: str | Path | None) -> bool:
     return source is not None and run.manifest.source.get("images") is None
 
 
-def _labels_of(run: Run, labels: NDArray[np.int32], features: Features) -> NDArray[np.int64]:
-    """Return the group of every line of the features, matched by key; −1 where the run has no such image."""
+def _places_of(run: Run, features: Features) -> NDArray[np.int64]:
+    """Return the place among the run's images of every line of the features, by key; −1 where it has none."""
     keys = features.keys.take(pa.array(features.rows))
     ours = run.assignments["key"].combine_chunks()
     if len(keys) == len(ours) and keys.equals(ours):
-        return labels.astype(np.int64)
+        return np.arange(len(ours))
     places = _compute.fill_null(_compute.index_in(keys, value_set=ours), -1)
     places = np.asarray(places.to_numpy(zero_copy_only=False), np.int64)
     n_missing = len(ours) - len(np.unique(places[places >= 0]))
@@ -340,7 +347,7 @@ def _labels_of(run: Run, labels: NDArray[np.int32], features: Features) -> NDArr
         raise InputError(f"none of the images of {run.path} is at {features.path}: the keys are other ones")
     if n_missing:
         logger.warning("%s of the run can't be read here and don't count", count_of(n_missing, "image"))
-    return np.where(places >= 0, labels[places], -1).astype(np.int64)
+    return places
 
 
 _VERSION = 1  # of the rule; a new number makes naming run again
@@ -353,6 +360,7 @@ def name(
     nouns: NounsLike = None,
     n_names: int = N_NAMES,
     min_separation: float = MIN_SEPARATION,
+    levels: Sequence[int] = (),
     source: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -363,7 +371,7 @@ def name(
 
     The names go into ``names.parquet``, into the column ``name`` of ``assignments.parquet``, and onto the
     report page if the run has one. Interrupted anywhere, the run is as before or named; the same call goes
-    on. A call that would find the same changes nothing.
+    on. A call that would find the same changes nothing. Names that a person gave stay, and are shown instead.
 
     Parameters
     ----------
@@ -380,6 +388,9 @@ def name(
         Words per group at most.
     min_separation : float, default 0.6
         How well a word must tell a group from those beside it; see :func:`~kinfold.language.name_clusters`.
+    levels : sequence of int, default none
+        Numbers of groups of further levels to name too, from the same features: :func:`kinfold.level` shows
+        them with their names at once.
     source : path, optional
         Where the images are now (or the ready features), if they were moved.
     device, precision : str, default "auto"
@@ -397,8 +408,8 @@ def name(
     Raises
     ------
     InputError
-        The run's features don't lie in a space with words and ``text_model`` doesn't mend that, or its images
-        or features are gone.
+        The run's features don't lie in a space with words and ``text_model`` doesn't mend that, its images or
+        features are gone, or there is no such level.
     HubUnavailableError
         The model's files are neither cached nor to be had.
 
@@ -411,27 +422,33 @@ def name(
     runtime = Runtime.resolve(device, precision, n_workers=n_workers, progress=progress)
     Run.open(path)  # refuses what isn't finished
     with open_run_stages(path) as stages:
-        opened, started = Run(path, stages.manifest), time.monotonic()
+        opened = Run(path, stages.manifest)
+        further = _view_levels(opened, levels)
         space = find_joint_space(opened, text_model, source, runtime)
         words, origin = read_nouns(nouns)
         prepared = prepare_nouns(space.encoder, words)
-        corrected = CorrectedGroups.of(opened)
-        X, labels, fingerprint = space.read(runtime, corrected.labels)
-        inputs = {
-            "version": _VERSION,
-            "assign": stages.manifest.stages["assign"]["inputs"],
-            "features": fingerprint,
-            "nouns": prepared.fingerprint,
-            "n_names": n_names,
-            "min_separation": min_separation,
-            **({} if opened.level is None else {"level": opened.level}),
-            **corrected.describe(),
-        }
-        if not stages.is_current("name", inputs):  # the same call again changes nothing
+        X, places, fingerprint = space.read(runtime)
+
+        def find(
+            corrected: CorrectedGroups, is_current: Callable[[dict[str, Any]], bool], keep: _Keep
+        ) -> None:
+            started, level = time.monotonic(), corrected.run.level
+            inputs = {
+                "version": _VERSION,
+                "assign": stages.manifest.stages["assign"]["inputs"],
+                "features": fingerprint,
+                "nouns": prepared.fingerprint,
+                "n_names": n_names,
+                "min_separation": min_separation,
+                **({} if level is None else {"level": level}),
+                **corrected.describe(),
+            }
+            if is_current(inputs):  # the same call again changes nothing
+                return
             read = prepared.embed(progress)
             found = name_clusters(
                 X,
-                labels,
+                np.where(places >= 0, corrected.labels[places], -1),
                 max(corrected.state.groups) + 1,
                 read.features,
                 read.nouns,
@@ -441,13 +458,69 @@ def name(
                 device=str(runtime.device),
                 progress=progress,
             )
-            naming = {**space.describe(), "nouns": {"source": origin, "n_words": len(read)}}
-            _keep(stages, corrected, inputs, found, naming, started)
+            naming = {
+                **space.describe(),
+                "nouns": {"source": origin, "n_words": len(read)},
+                "n_named": sum(noun is not None for noun in found.nouns),
+                "parameters": dict(found.parameters),
+            }
+            keep(stages, corrected, inputs, found, naming, started)
+
+        find(CorrectedGroups.of(opened), partial(stages.is_current, "name"), _keep)
+        for run_there in further:
+            find(CorrectedGroups.of(run_there), partial(_has_names, run_there), _keep_for_later)
         if opened.report_path.exists():
             run_report_stage(stages, progress, space.images_at)
     names = Run.open(path).names
     assert isinstance(names, ClusterNames)
     return names
+
+
+def _view_levels(run: Run, levels: Sequence[int]) -> list[Run]:
+    """Return the run as it would be at further levels than the one that it shows."""
+    tree = open_tree(run, levels)
+    if tree is None:
+        return []
+    table = run.assignments
+    found = []
+    for n_groups in check_levels(levels):
+        section = tree.levels.describe(n_groups)
+        if section != run.manifest.level:
+            column = pa.array(tree.labels(n_groups), pa.int32())
+            place = table.schema.get_field_index("cluster")
+            found.append(run.at_level(section, table.set_column(place, table.schema.field(place), column)))
+    return found
+
+
+def _has_names(run: Run, inputs: Mapping[str, Any]) -> bool:
+    """Tell whether a level that isn't shown was named from these inputs, and its file is whole."""
+    file = level_names_name(run.level)
+    recorded = run.manifest.hash_of(file)
+    if recorded is None or not (run.path / file).is_file() or hash_file(run.path / file) != recorded:
+        return False
+    record = read_level_names(run.path / file, run.n_clusters)[1]
+    return bool(record["inputs"] == hash_inputs("name", inputs))
+
+
+def _keep_for_later(
+    stages: Stages,
+    corrected: CorrectedGroups,
+    inputs: Mapping[str, Any],
+    names: ClusterNames,
+    naming: Mapping[str, Any],
+    started: float,
+) -> None:
+    """Put names of a level that isn't shown into the run."""
+    seconds = round(time.monotonic() - started, 3)
+    record = {"inputs": hash_inputs("name", inputs), "seconds": seconds, "naming": dict(naming)}
+    recorded = stages.manifest.stages
+    stages.replace(
+        "level",
+        {"level": stages.manifest.level, "levels": recorded["levels"]["outputs"]},
+        {level_names_name(corrected.run.level): partial(write_level_names, names=names, record=record)},
+        started,
+        kept={stage: recorded[stage] for stage in ("name", "report") if stage in recorded},
+    )
 
 
 def _keep(
@@ -466,6 +539,4 @@ def _keep(
         ASSIGNMENTS_NAME: partial(write_named_assignments, assignments=assignments, nouns=nouns),
         NAMES_NAME: partial(write_names, names=names),
     }
-    n_named = sum(noun is not None for noun in names.nouns)
-    facts = {**naming, "n_named": n_named, "parameters": dict(names.parameters)}
-    stages.replace("name", inputs, writers, started, naming=facts)
+    stages.replace("name", inputs, writers, started, naming=dict(naming))

@@ -21,7 +21,7 @@ from kinfold.run.manifest import (
     write_manifest,
 )
 from kinfold.run.run import GIVEN_PREFIX, Run
-from kinfold.run.stages import STAGES, Stages, open_run_stages, open_stages
+from kinfold.run.stages import STAGES, Stages, hash_inputs, open_run_stages, open_stages
 from kinfold.run.tables import (
     ASSIGNMENTS_NAME,
     N_TOP,
@@ -78,6 +78,7 @@ __all__ = [
     "Stages",
     "add_levels",
     "finish_replacing",
+    "hash_inputs",
     "have_same_groups",
     "is_predictions",
     "is_run",

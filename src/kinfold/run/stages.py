@@ -60,14 +60,14 @@ class Stages:
     def is_current(self, name: str, inputs: Mapping[str, Any]) -> bool:
         """Tell whether a stage has run on these inputs and its files are whole."""
         record = self.manifest.stages.get(name)
-        if not record or record["inputs"] != _hash_inputs(name, inputs):
+        if not record or record["inputs"] != hash_inputs(name, inputs):
             return False
         files = ((self.path / file, sha256) for file, sha256 in record["outputs"].items())
         return all(file.is_file() and hash_file(file) == sha256 for file, sha256 in files)
 
     def was_made_of(self, name: str, inputs: Mapping[str, Any]) -> bool:
         """Tell whether a stage has run on these inputs, be its files whole or not: it would make the same."""
-        return self._last_inputs(name) == _hash_inputs(name, inputs)
+        return self._last_inputs(name) == hash_inputs(name, inputs)
 
     def knows_groups(self) -> bool:
         """Tell whether the run has groups, or had them when they began to be made anew."""
@@ -198,7 +198,7 @@ class Stages:
         write_manifest(self.path, self.manifest)
 
     def _record(self, name: str, inputs: Mapping[str, Any], outputs: dict[str, str], seconds: float) -> None:
-        inputs_hash = _hash_inputs(name, inputs)
+        inputs_hash = hash_inputs(name, inputs)
         recorded = self.manifest.stages
         if name == "assign":
             self.manifest.pop(_FORMER, None)
@@ -307,5 +307,6 @@ def _library_versions() -> Mapping[str, str]:
     return MappingProxyType(found)
 
 
-def _hash_inputs(name: str, inputs: Mapping[str, Any]) -> str:
+def hash_inputs(name: str, inputs: Mapping[str, Any]) -> str:
+    """Return the hash of the inputs of a stage, as its record has it."""
     return hash_json({"stage": name, "version": STAGE_VERSION, **inputs})
