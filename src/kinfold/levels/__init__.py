@@ -1,6 +1,6 @@
 """Groups from coarse to fine: a tree around the groups of a fit, its files, and which level is meant."""
 
-from kinfold.levels._building import build_levels
+from kinfold.levels._building import build_levels, draw_of_each
 from kinfold.levels._files import LEVEL_FILES, RunLevels, has_levels, open_levels, write_levels
 from kinfold.levels._levels import GroupMatch, Levels, match_groups
 from kinfold.levels._placing import Placing, label_levels
@@ -14,6 +14,7 @@ __all__ = [
     "Placing",
     "RunLevels",
     "build_levels",
+    "draw_of_each",
     "estimate_levels",
     "has_levels",
     "label_levels",

@@ -17,7 +17,7 @@ from kinfold.compute import Runtime, describe_machine
 from kinfold.distributed import current_workers
 from kinfold.errors import FormatError, InputError
 from kinfold.features import Features, adopt_unchanged, extract_features, open_features
-from kinfold.levels import LEVEL_FILES, build_levels, estimate_levels, write_levels
+from kinfold.levels import LEVEL_FILES, build_levels, estimate_levels, open_levels, write_levels
 from kinfold.methods import diagnose, load_model, predict_top, save_model
 from kinfold.neighbors import NeighborGraph
 from kinfold.pipeline._corrected import CorrectedGroups, check_replacing
@@ -56,6 +56,7 @@ from kinfold.run import (
     write_skipped,
 )
 from kinfold.storage import hash_json
+from kinfold.typicality import TYPICALITY_FILES, Reference, write_typicality
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +210,7 @@ def cluster(
                 work.fit(features, None if loaded is None else as_spec(backbone, loaded))
                 work.assign(features)
                 work.levels(features)
+                work.typicality(features)
                 if report:
                     work.report()
         team.finish(place.absolute())
@@ -454,6 +456,25 @@ class Work:
             write_levels(self.stages.path, levels, features.rows, keys, parts, manifest.choice)
 
         self.stages.run("levels", inputs, LEVEL_FILES, work)
+
+    def typicality(self, features: Features) -> None:
+        """Write how typical every image is of its group, and what new images are compared with."""
+        stages = self.stages
+        inputs = {
+            "features": features.fingerprint(self.variant),
+            "levels": stages.manifest.stages["levels"]["outputs"],
+        }
+
+        def work() -> None:
+            X = features.matrix(self.variant)
+            tree = open_levels(Run.open(stages.path))
+            reference = Reference.draw(X, features.rows, tree.parts)
+            closeness = reference.closeness(X, device=str(self.runtime.device))
+            keys = features.keys.take(pa.array(features.rows))
+            labels = tree.levels.part_clusters[tree.parts]  # of the fit, whatever level the run shows
+            write_typicality(stages.path, reference, features.rows, keys, closeness, labels)
+
+        stages.run("typicality", inputs, TYPICALITY_FILES, work)
 
     def report(self) -> None:
         """Write the page."""

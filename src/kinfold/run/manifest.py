@@ -61,6 +61,8 @@ STAGE_FILES = frozenset(
         "names.parquet",
         "report.html",
         "skipped.parquet",
+        "typicality.parquet",
+        "typicality.safetensors",
     )
 )
 # Names of the groups of levels that the run doesn't show.
