@@ -1,8 +1,8 @@
 """Images that fit no group, and new kinds among new images: ours beside what others do.
 
-``python -m studies.strays --half developed`` prints the tables that chose the measure, ``--half judged`` those
-of other data. Classes that are held out play what belongs nowhere; ``efficientnet-lite0`` embeds digits among
-photographs. Labels hold classes out and judge; no measure sees them.
+``python -m studies.strays --half developed`` prints the tables that chose the measure, ``--half judged``
+those of other data. Classes that are held out play what belongs nowhere; ``efficientnet-lite0`` embeds digits
+among photographs. Labels hold classes out and judge; no measure sees them.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ _RANKED = ("max softmax, ranked in its group", "typicality")  # below RATE means
 
 
 def compare_measures(name: str, folder: Path, seeds: range) -> list[list[str]]:
-    """Return a line for each measure: AUROC of held-out classes and of digits, and what a share of 1 % finds."""
+    """Return a line for each measure: AUROC of held-out classes and of digits, and what 1 % finds."""
     X, y = load(name, folder)
     digits = embed_digits() if "classes" in name else None
     found: dict[str, list[list[float]]] = {measure: [] for measure in MEASURES}

@@ -341,7 +341,7 @@ def find_new_kinds(
     X : row matrix (n, D)
         Features of the new images.
     groups : ndarray (n,) of int
-        The group of the run that each was put into.
+        The group of the run that each was put into, strays too.
     false_alarms : float, default 0.01
         Share of new images of the run's own kinds that may be suspected, between 0 and 1.
     min_size : int, default 10
@@ -364,6 +364,8 @@ def find_new_kinds(
     """
     check(_KIND_RULES, false_alarms=false_alarms, min_size=min_size)
     n_rows = int(X.shape[0])
+    if n_rows < min_size:
+        return NewKinds(np.full(n_rows, -1, np.int32), (), np.ones(n_rows, np.float32))
     typicality = known.shares(X, groups, device=device)
     units = UnitRows(X, torch.device("cpu")).read(0, n_rows).numpy()
     p_values = _rehearse(known, units, groups, min_size, random_state, device)
