@@ -44,6 +44,7 @@ ORDER = (
     "probing",
     "run",
     "levels",
+    "typicality",
     "benchmark",
     "corrections",
     "gallery",

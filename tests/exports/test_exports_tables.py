@@ -37,11 +37,14 @@ def test_csv_is_read_back_by_the_csv_module(run, tmp_path):
         lines = list(reader)
     wanted = expected(run)
     columns = ["row", "key", "cluster", "name", "confidence", "original_cluster", "mark", "by_hand"]
+    columns.append("typicality")
     assert reader.fieldnames == columns
     assert len(lines) == len(wanted)
     for line, record in zip(lines, wanted, strict=True):
         confidence = np.float32(line.pop("confidence"))
         assert confidence == np.float32(record.pop("confidence"))
+        share, typicality = line.pop("typicality"), record.pop("typicality")
+        assert share == "" if typicality is None else np.float32(share) == np.float32(typicality)
         assert line == as_text(record)
     assert {line["mark"] for line in lines} == {"", "wrong", "noise"}
     assert {line["cluster"] for line in lines if line["mark"]} == {"-1"}

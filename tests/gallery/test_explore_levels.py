@@ -256,3 +256,32 @@ def test_damaged_levels_are_said_and_the_groups_are_shown(run):
         assert answer.status_code == 503
         assert "levels.json" in answer.json()["error"]
         assert len(tab.get("/api/groups")["groups"]) == 6
+
+
+def test_images_are_listed_by_typicality_and_its_groups_are_those_of_now(tab, run):
+    assert tab.get("/api/run")["has_typicality"]
+    rows = run.assignments["row"].to_numpy()
+    own = np.flatnonzero(run.labels == 0)
+    found = tab.get("/api/images", group=0, sort="typicality")["images"]
+    typicality = run.typicality.copy()
+    assert [one["typicality"] for one in found] == [
+        round(float(value), 4) for value in np.sort(typicality[own], kind="stable")
+    ]
+    lone = int(rows[own[np.argmin(typicality[own])]])
+    assert found[0]["row"] == lone
+    assert tab.get(f"/api/images/{lone}")["typicality"] == found[0]["typicality"]
+    tab.edit("mark", rows=[lone], mark="noise")
+    assert tab.get(f"/api/images/{lone}")["typicality"] is None
+    groups = np.where(rows == lone, -1, run.labels)
+    expected = np.sort(run.typicality_in(groups)[groups == 0])
+    found = tab.get("/api/images", group=0, sort="typicality", mark="none")["images"]
+    np.testing.assert_allclose([one["typicality"] for one in found], expected, atol=1e-4)
+    strays = tab.get("/api/images", mark="stray")["images"]
+    assert all(one["typicality"] < 0.01 for one in strays)
+
+
+def test_a_run_of_before_shows_no_typicality(tmp_path):
+    with opened(make_gallery_run(tmp_path)) as tab:
+        assert not tab.get("/api/run")["has_typicality"]
+        assert tab.get("/api/images", sort="typicality")["images"][0]["typicality"] is None
+        assert tab.get("/api/images", mark="stray")["total"] == 0

@@ -249,3 +249,19 @@ def test_a_read_only_run_and_one_without_levels(browser, made, tmp_path):
         page = make()
         page.wait_for_selector(".card[href]")
         assert page.locator(LEVEL).count() == 0
+
+
+def test_the_least_typical_images_come_first_and_alone_where_asked(open_page, gallery):
+    page = open_page()
+    go(page, "group/0")
+    page.get_by_label("Sort by").select_option("typicality")
+    settle(page)
+    run = Run.open(gallery.path)
+    own = run.typicality[run.labels == 0]
+    shown = page.locator(".tile .caption b").all_inner_texts()
+    assert shown[0] == f"{own.min():.2f}"
+    assert [float(one) for one in shown] == sorted(float(one) for one in shown)
+    page.get_by_label("Show").select_option("stray")
+    page.wait_for_function(
+        "n => document.querySelectorAll('.tile').length === n", arg=int((own < 0.01).sum())
+    )

@@ -27,11 +27,18 @@ def tab(run):
     (run.path / "corrections.sqlite").unlink(missing_ok=True)
 
 
+def made_typicality(state, places):
+    """A typicality that isn't the order of rows; none of marked images."""
+    return np.where(state.marks[places] == 0, (places * 37 % 80 + 0.5) / 80, np.nan).astype(np.float32)
+
+
 def lists_of(run):
     columns = Columns.read(run)
     choices = Choices(columns, run.labels)
     vectors = Vectors(run)
-    listing = ImageLists(columns, lambda state, places: choices.second(state, places)[0], vectors.distances)
+    listing = ImageLists(
+        columns, lambda state, places: choices.second(state, places)[0], vectors.distances, made_typicality
+    )
     return columns, choices, listing
 
 
@@ -51,13 +58,14 @@ def corrected(run):
     (run.path / "corrections.sqlite").unlink()
 
 
-@pytest.mark.parametrize("sort", ["confidence", "doubt", "key", "row", "group", "distance"])
+@pytest.mark.parametrize("sort", ["confidence", "doubt", "key", "row", "group", "distance", "typicality"])
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_every_sort_is_that_of_plain_python(run, corrected, sort, order):
     columns, _, listing = lists_of(run)
     state = corrected[1]
     margin = columns.probabilities[:, 0] - columns.probabilities[:, 1]
     distance = plain_distances(run, state)
+    typicality = made_typicality(state, np.arange(len(columns)))
     value = {
         "confidence": lambda p: float(columns.confidence[p]),
         "doubt": lambda p: -float(margin[p]),
@@ -65,11 +73,15 @@ def test_every_sort_is_that_of_plain_python(run, corrected, sort, order):
         "row": lambda p: p,
         "group": lambda p: int(state.labels[p]),
         "distance": lambda p: float(distance[p]),
+        "typicality": lambda p: float(typicality[p]),
     }[sort]
     for group in (None, 0, 2):
         places = listing.places(state, ImageQuery(group=group, sort=sort, order=order)).tolist()
         assert sorted(places) == [p for p in range(len(columns)) if group is None or state.labels[p] == group]
         values = [value(p) for p in places]
+        if sort == "typicality":  # those of none come last
+            values = [one for one in values if one == one]
+            assert all(state.marks[places[len(values) :]])
         if sort == "distance":
             assert np.all(np.diff(values) * (1 if order == "asc" else -1) > -1e-5)
         else:
@@ -108,6 +120,9 @@ def test_filters_take_what_they_say(run, corrected):
     second = choices.second(state, everything)[0]
     assert found(second=1) == set(np.flatnonzero(second == 1).tolist())
     assert found(text="nothing is called this") == set()
+    assert found(mark="stray") == set(
+        np.flatnonzero((made_typicality(state, everything) < 0.01) & ~state.by_hand).tolist()
+    )
 
 
 def test_words_that_mean_nothing_are_refused(run, corrected):

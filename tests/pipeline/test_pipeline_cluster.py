@@ -55,6 +55,10 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file()}
 
 
+AFTER = ["fit", "assign", "levels", "typicality", "report"]  # the features and the graph
+ALL_STAGES = ["embed", "neighbors", *AFTER]
+
+
 def stages_that_ran(caplog) -> list[str]:
     return [record.args[0] for record in caplog.records if record.msg == "stage %s: starts" and record.args]
 
@@ -67,6 +71,7 @@ def test_a_folder_of_images_becomes_groups_on_disk(photos, tmp_path):
     assert run.skipped.num_rows == 0
     expected = {"manifest.json", "assignments.parquet", "skipped.parquet", "model.json", "model.safetensors"}
     expected |= {"levels.json", "levels.parquet", "levels.safetensors"}
+    expected |= {"typicality.parquet", "typicality.safetensors"}
     assert {f.name for f in run.path.iterdir()} == expected | {"report.html", "features"}
 
 
@@ -110,7 +115,15 @@ def test_rows_never_shift_when_files_are_bad(photos, tmp_path):
 def test_a_second_call_runs_no_stage_again(photos, tmp_path, caplog):
     caplog.set_level(logging.INFO, "kinfold")
     cluster(photos, 3, out=tmp_path / "out", **TEMI)
-    assert stages_that_ran(caplog) == ["embed", "neighbors", "fit", "assign", "levels", "report"]
+    assert stages_that_ran(caplog) == [
+        "embed",
+        "neighbors",
+        "fit",
+        "assign",
+        "levels",
+        "typicality",
+        "report",
+    ]
     before = snapshot(tmp_path / "out")
     caplog.clear()
     cluster(photos, 3, out=tmp_path / "out", **TEMI)
@@ -121,11 +134,14 @@ def test_a_second_call_runs_no_stage_again(photos, tmp_path, caplog):
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"n_clusters": 4}, ["fit", "assign", "levels", "report"]),
-        ({"random_state": 1}, ["fit", "assign", "levels", "report"]),
-        ({"n_neighbors": 5}, ["neighbors", "fit", "assign", "levels", "report"]),
-        ({"method": "kmeans", "method_parameters": None}, ["fit", "assign", "levels", "report"]),
-        ({"backbone": "hog"}, ["embed", "neighbors", "fit", "assign", "levels", "report"]),
+        ({"n_clusters": 4}, AFTER),
+        ({"random_state": 1}, AFTER),
+        ({"n_neighbors": 5}, ["neighbors", *AFTER]),
+        (
+            {"method": "kmeans", "method_parameters": None},
+            AFTER,
+        ),
+        ({"backbone": "hog"}, ALL_STAGES),
     ],
 )
 @pytest.mark.parametrize("run", ["temi"], indirect=True)
@@ -257,7 +273,15 @@ def test_the_manifest_tells_what_was_done(photos, tmp_path):
         "fingerprint": "",
     }
     assert manifest["backbone"]["card"]["name"] == "pixels"
-    assert list(manifest["stages"]) == ["embed", "neighbors", "fit", "assign", "levels", "report"]
+    assert list(manifest["stages"]) == [
+        "embed",
+        "neighbors",
+        "fit",
+        "assign",
+        "levels",
+        "typicality",
+        "report",
+    ]
     assert manifest["timings"]["total_seconds"] > 0
     assert manifest["neighbors"].items() >= {"n_neighbors": 10, "backend": "exact", "n_samples": 45}.items()
     assert "torch" in manifest["libraries"]

@@ -15,7 +15,7 @@ import pytest
 from kinfold.run import Run
 from support.image_folders import write_images
 
-STAGES = ("embed", "neighbors", "fit", "assign", "levels", "report")
+STAGES = ("embed", "neighbors", "fit", "assign", "levels", "typicality", "report")
 FILES = (
     "assignments.parquet",
     "skipped.parquet",
@@ -24,6 +24,8 @@ FILES = (
     "levels.json",
     "levels.parquet",
     "levels.safetensors",
+    "typicality.parquet",
+    "typicality.safetensors",
 )
 
 # Loads everything once, then forks a process for each line that it reads: source, out and number of workers.

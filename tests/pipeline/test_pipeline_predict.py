@@ -46,7 +46,10 @@ both_methods = pytest.mark.parametrize("run", ["kmeans", "temi"], indirect=True)
 @both_methods
 def test_training_images_get_their_training_groups(run, photos, tmp_path):
     table = predict(run, photos, tmp_path / "p.parquet", n_workers=0)
-    assert table.equals(run.assignments.select(["row", "key", "cluster", "confidence", "name"]))
+    columns = ["row", "key", "cluster", "confidence", "name"]
+    assert table.select(columns).equals(run.assignments.select(columns))
+    # As if each had joined its group once more, which moves it by less than a place.
+    np.testing.assert_allclose(table["typicality"].to_numpy(), run.typicality, atol=1 / 15)
     assert pq.read_table(tmp_path / "p.parquet").equals(table)
 
 
@@ -60,7 +63,7 @@ def test_new_images_need_neither_features_nor_images_of_the_run(run, photos, tmp
     shutil.rmtree(photos)
     shutil.rmtree(run.path / "features")
     table = predict(Run.open(run.path), new, tmp_path / "p.parquet", n_workers=0)
-    assert table.column_names == ["row", "key", "cluster", "confidence", "name"]
+    assert table.column_names == ["row", "key", "cluster", "confidence", "name", "typicality"]
     assert table["row"].to_pylist() == list(range(12))
     for key, group in zip(table["key"].to_pylist(), table["cluster"].to_pylist(), strict=True):
         assert group in expected[key.split("/")[0]]

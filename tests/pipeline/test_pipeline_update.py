@@ -20,6 +20,7 @@ from kinfold.features import FeatureStore
 from kinfold.features.store import StoreManifest, is_feature_store
 from kinfold.images import EXTENSIONS
 from kinfold.run import Run, Stages, lock_directory
+from kinfold.typicality import read_reference
 from support.leveled import correct, name_groups, state_of
 from support.updating import (
     N_IMAGES,
@@ -502,3 +503,22 @@ def test_a_kill_at_any_moment_leaves_the_old_run_or_the_new(run, photos, tmp_pat
     assert seen == sorted(seen)
     assert {False, True} == set(seen)
     assert len(seen) * stride >= 30
+
+
+def test_typicality_covers_new_images_and_follows_the_undo(run, photos):
+    before = opened(run)
+    old = dict(zip(before.assignments["row"].to_pylist(), before.closeness.tolist(), strict=True))
+    add_images(photos, 6, seed=3)
+    kinfold.update(run)
+    after = opened(run)
+    closeness = dict(zip(after.assignments["row"].to_pylist(), after.closeness.tolist(), strict=True))
+    assert {row: closeness[row] for row in old} == old
+    features, fresh = after.features(), sorted(set(closeness) - set(old))
+    X = features.matrix(after.manifest.features["variant"])[np.searchsorted(features.rows, fresh)]
+    assert len(fresh) == 6
+    np.testing.assert_array_equal(
+        np.float32([closeness[row] for row in fresh]), read_reference(after).closeness(X)
+    )
+    assert not np.isnan(after.typicality).any()
+    kinfold.undo_update(run)
+    np.testing.assert_array_equal(opened(run).closeness, before.closeness)

@@ -161,6 +161,16 @@ Levels = Annotated[
         show_default=False,
     ),
 ]
+Strays = Annotated[
+    float | None,
+    typer.Option(
+        "--strays",
+        metavar="SHARE",
+        help="Leave images in no group that belong nowhere: those less typical than this share of their "
+        "group's images, such as 0.01. Of images of the run's own kinds about so many are taken for strays.",
+        show_default=False,
+    ),
+]
 TextModel = Annotated[
     str | None,
     typer.Option(

@@ -118,12 +118,16 @@ def count_reasons(skipped: pa.Table) -> dict[str, int]:
 def count_groups(
     table: pa.Table, n_clusters: int, names: Mapping[int, str] | None = None
 ) -> list[dict[str, Any]]:
-    """Return size and mean confidence of every group, or of those that have ``names``, empty ones too."""
+    """Return size and mean confidence of every group, or of those that have ``names``, empty ones too.
+
+    Images of group −1 are in none, and aren't counted.
+    """
     import numpy as np
 
-    labels = table.column("cluster").to_numpy()
-    sizes = np.bincount(labels, minlength=n_clusters)
-    sums = np.bincount(labels, weights=table.column("confidence").to_numpy(), minlength=n_clusters)
+    labels, confidence = (table.column(name).to_numpy() for name in ("cluster", "confidence"))
+    inside = labels >= 0
+    sizes = np.bincount(labels[inside], minlength=n_clusters)
+    sums = np.bincount(labels[inside], weights=confidence[inside], minlength=n_clusters)
     return [
         {
             "cluster": group,

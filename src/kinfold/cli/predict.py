@@ -32,8 +32,8 @@ def predict(
             "--out",
             "-o",
             metavar="PATH",
-            help="What to write: a table (.parquet or .csv: row, key, cluster, confidence, name), or a "
-            "folder; predictions.parquet in the current folder, if not given.",
+            help="What to write: a table (.parquet or .csv: row, key, cluster, confidence, name, "
+            "typicality), or a folder; predictions.parquet in the current folder, if not given.",
             show_default=False,
         ),
     ] = None,
@@ -50,6 +50,7 @@ def predict(
         ),
     ] = None,
     levels: options.Levels = None,
+    strays: options.Strays = None,
     link: Annotated[
         str,
         typer.Option(
@@ -86,6 +87,7 @@ def predict(
         place,
         to=form,
         levels=options.read_levels(levels),
+        strays=strays,
         backbone=backbone,
         device=device,
         engine=engine,
@@ -103,5 +105,9 @@ def predict(
     names = pipeline.CorrectedGroups.of(opened).names
     groups = count_groups(table, max(names, default=-1) + 1, names)
     summary = {"predictions": str(place), "to": form, "n_images": table.num_rows, "groups": groups}
+    if strays is not None:
+        summary["n_strays"] = table.num_rows - sum(group["size"] for group in groups)
     facts = {"images": f"{table.num_rows:,}", "predictions": str(place if out else place.absolute())}
+    if strays is not None:
+        facts["belong nowhere"] = f"{summary['n_strays']:,}"
     terminal.show(summary, show_groups(groups), "", make_list(facts))

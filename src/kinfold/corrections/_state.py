@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kinfold.corrections._edits import MARKS
 from kinfold.errors import FormatError, InputError, KinfoldError
+from kinfold.run import add_typicality
 from kinfold.storage import hash_array, hash_json
 from kinfold.validation import check_integer
 
@@ -31,6 +32,7 @@ CORRECTED_SCHEMA = pa.schema(
         ("original_cluster", pa.int32()),
         ("mark", pa.string()),
         ("by_hand", pa.bool_()),
+        ("typicality", pa.float32()),
     ]
 )
 
@@ -212,10 +214,13 @@ def corrected_table(run: Run, state: State) -> pa.Table:
 
     Columns: ``row``, ``key``; ``cluster`` (−1 where the image is marked), ``name`` (null where there is
     none), ``confidence`` (of the model in its own first choice, ``original_cluster``), ``mark`` ("wrong",
-    "noise" or null) and ``by_hand``.
+    "noise" or null), ``by_hand``, and ``typicality`` in the group (null where the image is in none, and
+    in runs that don't know it).
     """
     assignments = run.assignments
     marked = state.marks != 0
+    clusters = np.where(marked, -1, state.labels).astype(np.int32)
+    typicality = run.typicality_in(clusters)
     # Names as a dictionary: one string for each group, not one for each of a million images.
     names = names_of(run, state)
     numbers = np.arange(max(names, default=-1) + 1)
@@ -225,14 +230,14 @@ def corrected_table(run: Run, state: State) -> pa.Table:
     columns = {
         "row": assignments["row"],
         "key": assignments["key"],
-        "cluster": pa.array(np.where(marked, -1, state.labels), pa.int32()),
+        "cluster": pa.array(clusters),
         "name": dictionary.take(shown),
         "confidence": assignments["confidence"],
         "original_cluster": assignments["cluster"],
         "mark": pa.array(MARKS, pa.string()).take(marks),
         "by_hand": pa.array(state.by_hand),
     }
-    return pa.table(columns, schema=CORRECTED_SCHEMA)
+    return add_typicality(pa.table(columns), typicality).cast(CORRECTED_SCHEMA)
 
 
 def hash_base(run: Run) -> str:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kinfold import storage
@@ -23,7 +24,7 @@ from kinfold._version import __version__
 from kinfold.errors import FormatError, InputError
 from kinfold.exports._job import Job, Missing, check_link
 from kinfold.exports._onnx import is_our_onnx, write_onnx
-from kinfold.exports._takeaway import COLUMNS, Takeaway
+from kinfold.exports._takeaway import COLUMNS, NO_GROUP, STRAY, Takeaway, take_out
 from kinfold.exports._writers import (
     is_csv_of,
     is_our_atlas,
@@ -41,6 +42,7 @@ from kinfold.exports._writers import (
 )
 from kinfold.progress import SILENT, Progress
 from kinfold.storage import atomic_directory, atomic_file, hold_output, read_json, write_json
+from kinfold.typicality import check_strays
 from kinfold.validation import check_choice
 
 if TYPE_CHECKING:
@@ -53,11 +55,12 @@ __all__ = [
     "Format",
     "check_link",
     "check_predicted_place",
-    "check_takes_levels",
+    "check_takes",
     "export",
     "export_predicted",
     "find_format",
     "is_csv_of",
+    "take_out",
     "write_csv_file",
 ]
 
@@ -208,8 +211,8 @@ class Format:
         Function that tells whether a file is an earlier export of this format.
     needs_images, uses_images : bool
         Whether it can't be written without the original images; whether it shows them where it can.
-    takes_levels : bool
-        Whether it can hold the groups of further levels.
+    takes_levels, takes_strays : bool
+        Whether it can hold the groups of further levels, and images in no group.
     """
 
     name: str
@@ -220,6 +223,7 @@ class Format:
     needs_images: bool = False
     uses_images: bool = False
     takes_levels: bool = True
+    takes_strays: bool = True
 
 
 FORMATS = {
@@ -240,7 +244,15 @@ FORMATS = {
             uses_images=True,
             takes_levels=False,
         ),
-        Format("onnx", "the classifier", write_onnx, (".onnx",), is_our_onnx, takes_levels=False),
+        Format(
+            "onnx",
+            "the classifier",
+            write_onnx,
+            (".onnx",),
+            is_our_onnx,
+            takes_levels=False,
+            takes_strays=False,
+        ),
         Format(
             "embedding-atlas", "Embedding Atlas", write_atlas, (".parquet",), is_our_atlas, uses_images=True
         ),
@@ -261,7 +273,7 @@ class Exported:
     n_images, n_groups : int
         Number of all images of the run, and of its groups as corrected.
     n_unsorted : int
-        Number of images that are marked as wrong or noise, and so are in no group.
+        Number of images that are marked as wrong or noise, or fit no group, and so are in none.
     missing : tuple of Missing
         Images whose originals could not be exported; in a folder ``missing.csv`` lists them too.
     """
@@ -288,6 +300,7 @@ def export(
     images: ImageSource | None = None,
     link: str = "auto",
     levels: Mapping[int, NDArray[np.int32]] = MappingProxyType({}),
+    strays: float | None = None,
     force: bool = False,
     progress: Progress = SILENT,
 ) -> Exported:
@@ -307,6 +320,8 @@ def export(
         How image files get into a folder. ``"auto"``: hard links where possible, else copies.
     levels : mapping of int to ndarray (N,), default none
         Groups of further levels by their number of groups, from coarse to fine.
+    strays : float, optional
+        Images less typical than this share of their group are in none, but for those that people placed.
     force : bool, default False
         Replace an earlier export of the same format; anything else is never replaced.
     progress : Progress, default silent
@@ -328,7 +343,8 @@ def export(
     # all checks come before the run is read, which takes a while for millions of images
     form = find_format(to)
     check_link(link)
-    check_takes_levels(form, levels)
+    check_takes(form, levels, strays)
+    check_strays(run, strays)
     _check_out(form, out, run.path, force)
     if form.needs_images and images is None:
         raise InputError(
@@ -337,7 +353,7 @@ def export(
         )
     with hold_output(out):
         _check_out(form, out, run.path, force)  # again: another export may have ended here meanwhile
-        takeaway = Takeaway.of(run, levels)
+        takeaway = Takeaway.of(run, levels, strays)
         job = Job(takeaway, out, images, link, progress)
         if form.endings:
             with atomic_file(out) as job.target:
@@ -356,8 +372,12 @@ def export(
     )
 
 
-def check_takes_levels(form: Format, levels: Collection[int]) -> None:
-    """Raise :class:`InputError` where levels are asked for that a format has no place for."""
+def check_takes(form: Format, levels: Collection[int], strays: float | None) -> None:
+    """Raise :class:`InputError` where levels or strays are asked for that a format has no place for."""
+    if strays is not None and not form.takes_strays:
+        raise InputError(
+            f"format {form.name!r} has a group for every image; leave strays out (strays=, --strays)"
+        )
     if levels and not form.takes_levels:
         raise InputError(
             f"format {form.name!r} has the groups that the run shows alone; leave the levels out (levels=, "
@@ -398,7 +418,8 @@ def export_predicted(
     run : Run
         The run that predicted them.
     table : pyarrow.Table
-        The predictions: row, key, cluster, confidence, name, and columns ``level_K``.
+        The predictions: row, key, cluster (−1: fits no group), confidence, name, typicality, and columns
+        ``level_K``.
     names : Mapping of int to str
         Name of every group, empty for one without.
     images : ImageSource
@@ -420,7 +441,7 @@ def export_predicted(
     columns = {
         **{name: table[name] for name in table.column_names},
         "original_cluster": table["cluster"],
-        "mark": pa.nulls(n, pa.string()),
+        "mark": pc.if_else(pc.equal(table["cluster"], NO_GROUP), STRAY, pa.scalar(None, pa.string())),
         "by_hand": pa.array([False], pa.bool_()).take(pa.array([0] * n, pa.int8())),
     }
     levels = tuple(

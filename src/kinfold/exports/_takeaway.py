@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from kinfold.corrections import Corrections, corrected_table, names_of
 from kinfold.run import add_levels
+from kinfold.typicality import find_strays
 
 if TYPE_CHECKING:
     from kinfold.run import Run
@@ -32,9 +34,11 @@ _DEVICES = frozenset(
 )
 _STAND_IN = "_"  # for characters that some file system refuses
 
-COLUMNS = ("row", "key", "cluster", "name", "confidence", "original_cluster", "mark", "by_hand")
+FIRST_COLUMNS = ("row", "key", "cluster", "name", "confidence", "original_cluster", "mark", "by_hand")
+COLUMNS = (*FIRST_COLUMNS, "typicality")  # earlier versions wrote none
 UNSORTED = "unsorted"
 NO_GROUP = -1
+STRAY = "stray"  # mark of an image that fits no group
 _BLOCK = 1 << 16  # rows at a time: a million rows as dictionaries would take gigabytes
 
 
@@ -144,6 +148,18 @@ class ExportedGroup:
     size: int
 
 
+def take_out(table: pa.Table, strays: NDArray[np.bool_]) -> pa.Table:
+    """Return a table with some images in no group: cluster −1, no name, mark "stray" where it has marks."""
+    mask = pa.array(strays)
+    instead: dict[str, object] = {"cluster": NO_GROUP, "name": None, "mark": STRAY}
+    for name, value in instead.items():
+        if name in table.column_names:
+            place, kind = table.column_names.index(name), table.schema.field(name)
+            column = pc.if_else(mask, pa.scalar(value, kind.type), table[name])
+            table = table.set_column(place, kind, column)
+    return table
+
+
 @dataclass(frozen=True)
 class Takeaway:
     """A run as it is exported: a snapshot with its corrections.
@@ -154,7 +170,7 @@ class Takeaway:
         The run.
     table : pa.Table
         Of :func:`~kinfold.corrections.corrected_table`: row, key, cluster (−1: in no group), name,
-        confidence, original_cluster, mark, by_hand.
+        confidence, original_cluster, mark ("stray" too, where asked for), by_hand, typicality.
     names : Mapping of int to str
         Name of every group, without groups that were merged into another.
     version : int
@@ -170,13 +186,28 @@ class Takeaway:
     levels: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, run: Run, levels: Mapping[int, NDArray[np.int32]] = MappingProxyType({})) -> Takeaway:
-        """Read the run and its current corrections; ``levels`` has the groups of further levels."""
+    def of(
+        cls,
+        run: Run,
+        levels: Mapping[int, NDArray[np.int32]] = MappingProxyType({}),
+        strays: float | None = None,
+    ) -> Takeaway:
+        """Read the run and its current corrections.
+
+        ``levels`` has the groups of further levels; images less typical than a share ``strays`` of their
+        group are in none.
+        """
         with Corrections.open(run, write=False) as corrections:
             state = corrections.state
         names = names_of(run, state)
         alive = {group: names.get(group) or "" for group in sorted(state.groups) if state.groups[group].alive}
-        table = add_levels(corrected_table(run, state), levels)
+        table = corrected_table(run, state)
+        if strays is not None:
+            typicality = table["typicality"].to_numpy()
+            table = take_out(
+                table, find_strays(typicality, table["cluster"].to_numpy(), strays, kept=state.by_hand)
+            )
+        table = add_levels(table, levels)
         return cls(run, table, alive, state.version, tuple(levels))
 
     @property

@@ -23,10 +23,18 @@ from kinfold._version import __version__
 from kinfold.compute import cpu_count
 from kinfold.errors import KinfoldError
 from kinfold.exports._job import Job, Missing, Original
-from kinfold.exports._takeaway import COLUMNS, NO_GROUP, UNSORTED, FreeNames, Takeaway, safe_name, tell_apart
+from kinfold.exports._takeaway import (
+    FIRST_COLUMNS,
+    NO_GROUP,
+    UNSORTED,
+    FreeNames,
+    Takeaway,
+    safe_name,
+    tell_apart,
+)
 from kinfold.images import SkipReason, UnusableImage, make_thumbnail, read_size
 from kinfold.paths import arrow_path
-from kinfold.run import leave_out_levels
+from kinfold.run import leave_out_further
 from kinfold.storage import atomic_file
 
 if TYPE_CHECKING:
@@ -84,17 +92,17 @@ def write_csv_file(table: pa.Table, path: Path) -> None:
 
 def is_our_csv(path: Path) -> bool:
     """Tell whether a file has the header of :func:`write_csv`."""
-    return is_csv_of(path, COLUMNS)
+    return is_csv_of(path, FIRST_COLUMNS)
 
 
 def is_csv_of(path: Path, columns: Sequence[str]) -> bool:
-    """Tell whether a file is a CSV with just these columns, and perhaps some of levels behind them."""
+    """Tell whether a file is a CSV with just these columns, and perhaps typicality and levels behind them."""
     if not path.is_file():  # reading from a pipe would wait for ever
         return False
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             header = next(csv.reader([stream.readline(_LONGEST_HEADER)]), None)
-            return header is not None and leave_out_levels(header) == list(columns)
+            return header is not None and leave_out_further(header) == list(columns)
     except (OSError, UnicodeDecodeError, csv.Error):
         return False
 
@@ -261,7 +269,7 @@ _IMAGES = "images"
 ANNOTATIONS_NAME = "annotations.json"
 
 FIFTYONE_LABELS_NAME = "labels.json"
-_FIFTYONE_ATTRIBUTES = ("row", "key", "cluster", "name", "original_cluster", "mark", "by_hand")
+_FIFTYONE_ATTRIBUTES = ("row", "key", "cluster", "name", "original_cluster", "mark", "by_hand", "typicality")
 
 
 def write_folders(job: Job) -> None:
@@ -379,6 +387,7 @@ def _annotate(record: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
         "score": record["confidence"],
         "original_cluster": record["original_cluster"],
         "by_hand": record["by_hand"],
+        "typicality": record["typicality"],
     }
 
 

@@ -1,6 +1,6 @@
 """Groups from coarse to fine: a tree around the groups of a fit, its files, and which level is meant."""
 
-from kinfold.levels._building import build_levels, count_level_parts
+from kinfold.levels._building import build_levels, count_level_parts, draw_of_each
 from kinfold.levels._files import (
     LEVEL_FILES,
     PARTS_NAME,
@@ -25,6 +25,7 @@ __all__ = [
     "build_levels",
     "check_levels",
     "count_level_parts",
+    "draw_of_each",
     "estimate_levels",
     "has_levels",
     "label_levels",

@@ -22,6 +22,7 @@ from kinfold.metrics.accuracy import (
 from kinfold.metrics.calibration import (
     CalibrationCurve,
     ConfidenceHistogram,
+    GroupRanks,
     calibration_curve,
     confidence_histogram,
     expected_calibration_error,
@@ -49,6 +50,7 @@ __all__ = [
     "ClusterMatch",
     "ConfidenceHistogram",
     "DrawnAccuracy",
+    "GroupRanks",
     "HeadAgreement",
     "LabelSets",
     "NeighborPurity",

@@ -1,4 +1,8 @@
-"""Calibration: whether a classifier is right as often as its confidence says."""
+"""Calibration: whether a classifier is right as often as its confidence says, and ranks of values in groups.
+
+By ranks among held-out values conformal prediction calibrates: whatever the values mean, a new one of the
+same kind lies below a share α of them with probability α.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from kinfold.errors import InputError
 from kinfold.validation import check_integer
 
 DEFAULT_BINS = 15  # as in Guo et al. 2017, so that errors can be compared with published ones
+ENOUGH = 100  # members by which a group is judged alone; fewer are filled up with those of all groups
 _ROUNDING = 1e-5  # of a softmax in float32: its largest entry may lie a little above 1
 
 
@@ -146,6 +151,106 @@ def confidence_histogram(confidences: ArrayLike, *, n_bins: int = 20) -> Confide
     sure = np.asarray(confidences, dtype=np.float64)
     curve = calibration_curve(sure, np.zeros(sure.shape, dtype=bool), n_bins=n_bins)
     return ConfidenceHistogram(curve.edges, curve.counts, float(np.mean(sure)))
+
+
+@dataclass(frozen=True)
+class GroupRanks:
+    """Values of the members of groups, among which values are ranked; made by :meth:`of`.
+
+    Attributes
+    ----------
+    ordered : ndarray (n,) float32
+        The values of all members, ascending within each group, group by group.
+    starts : ndarray (G + 1,) int64
+        Where each group begins.
+    whole : ndarray (n,) float32
+        The values of all members, ascending.
+    """
+
+    ordered: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    whole: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls,
+        values: NDArray[np.floating],
+        groups: NDArray[np.integer],
+        *,
+        order: NDArray[np.integer] | None = None,
+    ) -> GroupRanks:
+        """Take the values of all members.
+
+        Parameters
+        ----------
+        values : ndarray (N,)
+            Values; members of NaN are left out.
+        groups : ndarray (N,) of int
+            The group of each; those of −1 are left out.
+        order : ndarray (N,) of int, optional
+            ``argsort(values)``, where it is known from other groups of the same values: it takes the longest.
+        """
+        order = np.argsort(values, kind="stable") if order is None else order
+        inside = (groups >= 0) & ~np.isnan(values)
+        order = order[inside[order]]
+        groups, whole = groups[order], np.asarray(values[order], np.float32)
+        # In 16 bits where they fit: NumPy sorts those in linear time.
+        narrow = groups.astype(np.uint16) if groups.max(initial=0) < 1 << 16 else groups
+        starts = np.concatenate([[0], np.cumsum(np.bincount(groups, minlength=1))]).astype(np.int64)
+        return cls(whole[np.argsort(narrow, kind="stable")], starts, whole)
+
+    def shares(
+        self, values: NDArray[np.floating], groups: NDArray[np.integer], *, members: bool
+    ) -> NDArray[np.float32]:
+        """Return the share of each value's group that lies below it, in (0, 1); equals count half.
+
+        The value itself is one of its group, so it counts half too: a member, or a new one as if it had
+        joined. For a new value of the same distribution P(share < α) is α, but for steps of one in the size
+        of the group. In groups of fewer than 100 the members of all groups fill up what is missing.
+
+        Parameters
+        ----------
+        values : ndarray (m,)
+            Values.
+        groups : ndarray (m,) of int
+            The group of each; one without members is ranked among all, −1 gives NaN.
+        members : bool
+            Whether these are members, which stand in their group already.
+
+        References
+        ----------
+        Vovk, Gammerman, Shafer, "Algorithmic Learning in a Random World", 2005: smoothed p-values, with the
+        mean in place of the random number.
+        """
+        values = np.asarray(values, np.float32)
+        found = np.full(len(values), np.nan, dtype=np.float32)
+        joins = 0 if members else 1
+        order = np.argsort(groups, kind="stable")
+        numbers, firsts = np.unique(groups[order], return_index=True)
+        ends = [*firsts[1:].tolist(), len(order)]
+        for number, first, end in zip(numbers.tolist(), firsts.tolist(), ends[: len(numbers)], strict=True):
+            if number < 0:
+                continue
+            rows = order[first:end]
+            known = number + 1 < len(self.starts)
+            own = self.ordered[slice(*self.starts[number : number + 2])] if known else self.ordered[:0]
+            size = len(own) + joins
+            missing = max(0, ENOUGH - size)
+            below = _count_below(own, values[rows], joins)
+            if missing:
+                below += missing * _count_below(self.whole, values[rows], joins) / (len(self.whole) + joins)
+            found[rows] = below / (size + missing)
+        found[np.isnan(values)] = np.nan
+        return found
+
+
+def _count_below(
+    ascending: NDArray[np.float32], values: NDArray[np.float32], joins: int
+) -> NDArray[np.float64]:
+    """Return how many lie below each value, equals and the value itself counted half."""
+    below = np.searchsorted(ascending, values, side="left")
+    up_to = np.searchsorted(ascending, values, side="right")
+    return np.asarray((below + up_to + joins) / 2)
 
 
 def _check(confidences: ArrayLike, correct: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -60,6 +60,7 @@ from kinfold.run import (
     write_skipped,
 )
 from kinfold.storage import hash_file, hash_json
+from kinfold.typicality import TYPICALITY_FILES, Reference, write_typicality
 
 logger = logging.getLogger(__name__)
 
@@ -222,6 +223,7 @@ def cluster(
                 work.fit(features, None if loaded is None else as_spec(backbone, loaded))
                 work.assign(features)
                 work.levels(features)
+                work.typicality(features)
                 if report:
                     work.report()
         team.finish(place.absolute())
@@ -529,6 +531,25 @@ class Work:
         run = Run(self.stages.path, manifest)
         tree, n_groups = open_levels(run), int(manifest.level["n_groups"])
         return n_groups <= tree.levels.n_parts and np.array_equal(tree.labels(n_groups), run.labels)
+
+    def typicality(self, features: Features) -> None:
+        """Write how typical every image is of its group, and what new images are compared with."""
+        stages = self.stages
+        inputs = {
+            "features": features.fingerprint(self.variant),
+            "levels": stages.manifest.stages["levels"]["outputs"],
+        }
+
+        def work() -> None:
+            X = features.matrix(self.variant)
+            tree = open_levels(Run.open(stages.path))
+            reference = Reference.draw(X, features.rows, tree.parts)
+            closeness = reference.closeness(X, device=str(self.runtime.device))
+            keys = features.keys.take(pa.array(features.rows))
+            labels = tree.levels.part_clusters[tree.parts]  # of the fit, whatever level the run shows
+            write_typicality(stages.path, reference, features.rows, keys, closeness, labels)
+
+        stages.run("typicality", inputs, TYPICALITY_FILES, work)
 
     def report(self) -> None:
         """Write the page."""

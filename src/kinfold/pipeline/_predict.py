@@ -16,7 +16,14 @@ from kinfold.backbones import Backbone
 from kinfold.bars import choose_progress
 from kinfold.compute import Runtime
 from kinfold.errors import InputError, count_of
-from kinfold.exports import check_link, check_predicted_place, export_predicted, is_csv_of, write_csv_file
+from kinfold.exports import (
+    check_link,
+    check_predicted_place,
+    export_predicted,
+    is_csv_of,
+    take_out,
+    write_csv_file,
+)
 from kinfold.features import Features, FeatureStore, extract_features
 from kinfold.images import ImageSource, open_source
 from kinfold.levels import Placing
@@ -30,6 +37,7 @@ from kinfold.run import (
     SKIPPED_SCHEMA,
     Run,
     add_levels,
+    add_typicality,
     is_predictions,
     is_skipped,
     join_pictures,
@@ -39,6 +47,7 @@ from kinfold.run import (
     write_table,
 )
 from kinfold.storage import PARTIAL_PREFIX, check_own, check_place, hash_json, hold_output
+from kinfold.typicality import Typicality, check_strays
 from kinfold.validation import check_choice
 
 logger = logging.getLogger(__name__)
@@ -54,6 +63,7 @@ def predict(
     *,
     to: str | None = None,
     levels: Sequence[int] = (),
+    strays: float | None = None,
     backbone: str | Path | Backbone | None = None,
     device: str = "auto",
     engine: str = "auto",
@@ -78,10 +88,11 @@ def predict(
         New images, or their features made with the same backbone and variant; see :func:`~kinfold.cluster`.
     out : path, optional
         What to write, outside the run; by default ``predictions.parquet``, ``predictions.csv`` or the folder
-        ``predictions`` in the current folder. A table has the columns row, key, cluster, confidence and name
-        (null for a group without). Earlier predictions are replaced, any other file is left alone. Images
-        that could not be used are listed in ``<out stem>.skipped.parquet`` (or ``.csv``) beside it, if there
-        are any.
+        ``predictions`` in the current folder. A table has the columns row, key, cluster, confidence, name
+        (null for a group without) and typicality: the share of the group's images that are less typical, in
+        (0, 1), null in runs that don't know it. Earlier predictions are replaced, any other file is left
+        alone. Images that could not be used are listed in ``<out stem>.skipped.parquet`` (or ``.csv``) beside
+        it, if there are any.
     to : {"parquet", "csv", "folders"}, optional
         What to write: a table, or a folder for each group with the images in it. By default what the suffix
         of ``out`` says, else Parquet.
@@ -89,6 +100,9 @@ def predict(
         Numbers of groups of further levels: the table gets a column ``level_K`` (int32) for each, from coarse
         to fine, with the groups there before any correction. Folders get one for each around those of the
         run's groups.
+    strays : float, optional
+        Images less typical than this share of their group fit none: their cluster is −1. It is the rate of
+        false alarms: of new images of the run's own kinds about so many are taken for strays.
     backbone : str, path or Backbone, optional
         Where the run's backbone is now, if it was moved; by default it is loaded from where it was.
     device : str, default "auto"
@@ -123,6 +137,7 @@ def predict(
     """
     run = Run.latest(run)
     placing = Placing.of(run, levels)
+    check_strays(run, strays)
     form, out = find_predictions_place(out, to)
     if form == "folders":
         check_link(link)
@@ -141,7 +156,7 @@ def predict(
         if form == "folders" and pictures is None:
             assert opened.features is not None
             pictures = find_pictures(opened.features)
-        writing = _Writing(groups, placing, out, form, pictures, link, force, runtime.progress)
+        writing = _Writing(groups, placing, out, form, pictures, link, force, strays, runtime)
         if opened.features is not None:
             _check_features(run, opened.features)
             opened.features.verify(run.manifest.features["variant"])
@@ -212,7 +227,8 @@ class _Writing:
     images: ImageSource | None
     link: str
     force: bool
-    progress: Progress
+    strays: float | None
+    runtime: Runtime
 
     def write(self, model: Any, features: Features) -> pa.Table:
         """Predict, and write the predictions."""
@@ -224,6 +240,12 @@ class _Writing:
         listed = [names.get(group) or None for group in range(max(names, default=-1) + 1)]
         keys = features.keys.take(pa.array(features.rows))
         table = make_predictions(features.rows, keys, top, listed)
+        known = Typicality.of(self.groups.run, self.groups.labels)
+        device = str(self.runtime.device)
+        typicality = None if known is None else known.shares(matrix, clusters, device=device)
+        if typicality is not None and self.strays is not None:
+            table = take_out(table, typicality < self.strays)
+        table = add_typicality(table, typicality)
         table = add_levels(table, self.placing.columns(model, matrix))
         with hold_output(self.out):
             if self.form != "folders":  # an export looks again by itself
@@ -250,7 +272,7 @@ class _Writing:
             version=self.groups.state.version,
             link=self.link,
             force=self.force,
-            progress=self.progress,
+            progress=self.runtime.progress,
         )
         if missing:
             logger.warning(

@@ -147,6 +147,7 @@ def export(
     out: str | Path | None = None,
     *,
     levels: Sequence[int] = (),
+    strays: float | None = None,
     source: str | Path | None = None,
     link: str = "auto",
     force: bool = False,
@@ -169,6 +170,11 @@ def export(
         Numbers of groups of further levels, for all formats but ``"html"`` and ``"onnx"``: each image has its
         group there too, before any correction, as ``level_K``. ``"folders"`` have a folder for each, from
         coarse to fine, around those of the run's groups.
+    strays : float, optional
+        Images less typical than this share of their group belong nowhere: they are in no group (−1), with
+        the mark ``stray``. 0.01 takes out about 1 % of each group, and as many of new images of the same
+        kinds: it is the rate of false alarms. No group is emptied, and what people placed stays. Not for
+        ``"onnx"``.
     source : path, optional
         Where the images are now, if they were moved.
     link : {"auto", "hard", "symlink", "copy"}, default "auto"
@@ -194,12 +200,12 @@ def export(
     MissingExtraError
         ``"onnx"`` without the package onnx.
     """
-    from kinfold.exports import check_takes_levels, find_format
+    from kinfold.exports import check_takes, find_format
     from kinfold.exports import export as write
     from kinfold.levels import label_levels
 
     form = find_format(to)
-    check_takes_levels(form, levels)
+    check_takes(form, levels, strays)
     run = Run.latest(run)
     if out is None:
         stem = run.path.resolve().name.removesuffix(".kinfold")
@@ -208,4 +214,14 @@ def export(
     if form.uses_images:
         images = find_images(run, source, "the export", needed=form.needs_images)
     further = label_levels(run, levels)
-    return write(run, to, Path(out), images=images, link=link, levels=further, force=force, progress=progress)
+    return write(
+        run,
+        to,
+        Path(out),
+        images=images,
+        link=link,
+        levels=further,
+        strays=strays,
+        force=force,
+        progress=progress,
+    )

@@ -39,6 +39,7 @@ from kinfold.run import (
     GONE_DETAIL,
     SKIPPED_NAME,
     SPLITS_NAME,
+    TYPICALITY_NAME,
     UPDATES_NAME,
     UPDATES_SCHEMA,
     JoinedPictures,
@@ -56,14 +57,15 @@ from kinfold.run import (
     write_table,
 )
 from kinfold.storage import hash_file
+from kinfold.typicality import write_closeness
 
 logger = logging.getLogger(__name__)
 
 _FEWEST = 0.5  # share of a run's images that must be there: else it is rather another folder, or half a disk
 _GONE = str(UnusableImage(SkipReason.GONE, GONE_DETAIL))
 _MEND = "restore the file from a copy"
-_KEPT_STAGES = ("levels", "level", "name")
-_FORMER_FILES = (ASSIGNMENTS_NAME, SKIPPED_NAME, PARTS_NAME)
+_KEPT_STAGES = ("levels", "typicality", "level", "name")
+_FORMER_FILES = (ASSIGNMENTS_NAME, SKIPPED_NAME, PARTS_NAME, TYPICALITY_NAME)
 
 
 @dataclass(frozen=True)
@@ -517,6 +519,14 @@ class _Update:
         if tables.parts is not None:
             keys = tables.assignments["key"]
             writers[PARTS_NAME] = partial(write_parts, rows=features.rows, keys=keys, parts=tables.parts)
+            if tables.closeness is not None and tables.clusters is not None:
+                writers[TYPICALITY_NAME] = partial(
+                    write_closeness,
+                    rows=features.rows,
+                    keys=keys,
+                    closeness=tables.closeness,
+                    labels=tables.clusters,
+                )
         diagnosis = diagnose(tables.assignments["cluster"].to_numpy(), self.run.n_clusters).as_dict()
         _switch(
             stages,
@@ -615,6 +625,8 @@ def _take_back(stages: Stages, run: Run, updates: dict[str, Any], former: dict[s
     }
     if has_levels(run):
         writers[PARTS_NAME] = partial(_copy, folder / PARTS_NAME)
+    if TYPICALITY_NAME in recorded and run.manifest.hash_of(TYPICALITY_NAME) is not None:
+        writers[TYPICALITY_NAME] = partial(_copy, folder / TYPICALITY_NAME)
     source = {"uri": str(former["source"].get("images")), "fingerprint": ""}
     _switch(
         stages,

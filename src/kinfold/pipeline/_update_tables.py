@@ -30,6 +30,7 @@ from kinfold.methods import TopClusters, predict_top
 from kinfold.pipeline._corrected import CorrectedGroups
 from kinfold.rows import SelectedRows
 from kinfold.run import N_TOP, Run, make_assignments
+from kinfold.typicality import read_reference
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,10 @@ class UpdatedTables:
         Rows of new images.
     parts : ndarray (N,) int32 or None
         Part of every image, where the run has levels.
+    clusters : ndarray (N,) int32 or None
+        Its group of the fit, where the run has levels.
+    closeness : ndarray (N,) float32 or None
+        How close it is to others, where the run knows that.
     splits : pyarrow.Table
         Parts of groups that were split for new images.
     bases : dict of str to list of str
@@ -55,6 +60,8 @@ class UpdatedTables:
     assignments: pa.Table
     fresh: NDArray[np.int64]
     parts: NDArray[np.int32] | None
+    clusters: NDArray[np.int32] | None
+    closeness: NDArray[np.float32] | None
     splits: pa.Table
     bases: dict[str, list[str]]
 
@@ -90,7 +97,18 @@ class UpdatedTables:
         assignments = pa.concat_tables(both).sort_by("row")
         order = np.argsort(np.concatenate([rows[stays], fresh]), kind="stable")
         all_parts = None if tree is None else np.concatenate([tree.parts[stays], parts])[order]
-        found = cls(assignments, fresh, all_parts, read_additions(run), find_bases(run))
+        found = cls(
+            assignments=assignments,
+            fresh=fresh,
+            parts=all_parts,
+            clusters=None if tree is None else tree.levels.part_clusters[all_parts],
+            closeness=None,
+            splits=read_additions(run),
+            bases=find_bases(run),
+        )
+        if (reference := read_reference(run)) is not None and run.closeness is not None:
+            closeness = [run.closeness[stays], reference.closeness(new, device=str(runtime.device))]
+            found = replace_in(found, closeness=np.concatenate(closeness)[order])
         return replace_in(found, splits=found._find_splits(run, tree, top.clusters[:, 0], parts, new))
 
     def _find_splits(

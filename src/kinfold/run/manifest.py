@@ -73,6 +73,8 @@ STAGE_FILES = frozenset(
         "skipped.parquet",
         "splits.parquet",
         "updates.parquet",
+        "typicality.parquet",
+        "typicality.safetensors",
     )
 )
 # Names of the groups of levels that the run doesn't show.

@@ -26,6 +26,8 @@ from kinfold.run.tables import (
     NAMES_NAME,
     SKIPPED_NAME,
     SKIPPED_SCHEMA,
+    TYPICALITY_NAME,
+    TYPICALITY_SCHEMA,
     read_names,
     read_table,
 )
@@ -163,6 +165,47 @@ class Run:
         labels: NDArray[np.int32] = self.assignments["cluster"].to_numpy()
         labels.flags.writeable = False
         return labels
+
+    @cached_property
+    def closeness(self) -> NDArray[np.float32] | None:
+        """How close every usable image is to others, in the order of :attr:`assignments`.
+
+        It is the mean cosine similarity to the five nearest, NaN where it isn't known; None in runs of
+        Kinfold before it knew it.
+        """
+        if "typicality" not in self.manifest.stages:
+            return None
+        path = locate_whole(self.path, self.manifest, TYPICALITY_NAME, _MEND)
+        table = read_table(path, TYPICALITY_SCHEMA, _MEND)
+        known, rows = table["row"].to_numpy(), self.assignments["row"].to_numpy()
+        if not len(known) or (np.diff(known) <= 0).any():
+            raise FormatError(f"{path} is damaged: its rows don't rise; {_MEND}")
+        places = np.searchsorted(known, rows).clip(0, len(known) - 1)
+        values = table["closeness"].to_numpy()[places]
+        return np.where(known[places] == rows, values, np.float32(np.nan))
+
+    @property
+    def typicality(self) -> NDArray[np.float32] | None:
+        """Share of the images of its group that are less close to others, for every usable image, in (0, 1).
+
+        Equals count half. The groups are those of :attr:`labels`. None in runs of Kinfold before it knew
+        it; the same `kinfold cluster` command adds it to them, and keeps the groups.
+        """
+        return self.typicality_in(self.labels)
+
+    def typicality_in(self, groups: NDArray[np.integer]) -> NDArray[np.float32] | None:
+        """Return the typicality in other groups of the same images, as corrected for instance.
+
+        Parameters
+        ----------
+        groups : ndarray (N,) of int
+            The group of every usable image; −1 for none gives NaN.
+        """
+        from kinfold.metrics import GroupRanks
+
+        if self.closeness is None:
+            return None
+        return GroupRanks.of(self.closeness, groups).shares(self.closeness, groups, members=True)
 
     @property
     def n_clusters(self) -> int:
@@ -367,7 +410,7 @@ class Run:
             self.manifest, latest
         ):
             raise InputError(
-                f"{self.path} has other groups than when it was opened (another level, or clustered again); "
+                f"{self.path} has other groups than when it was opened (another level, update or clustering); "
                 "open it again: Run.open"
             )
         return found

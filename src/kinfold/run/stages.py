@@ -33,7 +33,19 @@ from kinfold.storage import PARTIAL_PREFIX, check_folder, hash_file, hash_json, 
 
 logger = logging.getLogger(__name__)
 
-STAGES = ("embed", "choose", "nouns", "neighbors", "fit", "assign", "levels", "level", "name", "report")
+STAGES = (
+    "embed",
+    "choose",
+    "nouns",
+    "neighbors",
+    "fit",
+    "assign",
+    "levels",
+    "typicality",
+    "level",
+    "name",
+    "report",
+)
 # Part of every hash of inputs: raise it when a stage computes something else from the same inputs, and all
 # stages of older runs are repeated.
 STAGE_VERSION = 1
@@ -168,8 +180,8 @@ class Stages:
         """Forget a stage, and with the model or the assignments all that was made of them."""
         first = STAGES.index(name)
         gone = STAGES[first:] if first >= _RESULT else (name,)
-        if name == "levels":
-            gone = ("levels", "report")  # the groups stay, and with them the level and the names
+        if name in ("levels", "typicality"):  # the groups stay, and with them the level and the names
+            gone = (*STAGES[first : STAGES.index("level")], "report")
         if "fit" in gone and (inputs := self._last_inputs("fit")) is not None:
             self.manifest[_FORMER] = inputs  # by which corrected groups are told from others after a kill
         for stage in gone:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ASSIGNMENTS_NAME = "assignments.parquet"
 SKIPPED_NAME = "skipped.parquet"
 NAMES_NAME = "names.parquet"
+TYPICALITY_NAME = "typicality.parquet"
 N_TOP = 5  # groups kept per image: what the page offers as a second choice, and top-5 accuracy needs
 
 ASSIGNMENTS_SCHEMA = pa.schema(
@@ -40,6 +41,10 @@ ASSIGNMENTS_SCHEMA = pa.schema(
 )
 PREDICTIONS_SCHEMA = pa.schema([ASSIGNMENTS_SCHEMA.field(i) for i in range(4)])
 NAMED_PREDICTIONS_SCHEMA = PREDICTIONS_SCHEMA.append(ASSIGNMENTS_SCHEMA.field("name"))
+TYPICALITY_COLUMN = pa.field("typicality", pa.float32())
+TYPICALITY_SCHEMA = pa.schema(
+    [*(ASSIGNMENTS_SCHEMA.field(i) for i in range(2)), pa.field("closeness", pa.float32()), TYPICALITY_COLUMN]
+)
 SKIPPED_SCHEMA = pa.schema([("row", pa.int64()), ("key", pa.string()), ("reason", pa.string())])
 NAMES_SCHEMA = pa.schema(
     [
@@ -130,12 +135,19 @@ def add_levels(table: pa.Table, levels: Mapping[int, NDArray[np.int32]]) -> pa.T
     return table
 
 
-def leave_out_levels(names: Sequence[str]) -> list[str]:
-    """Return names of columns without those that :func:`add_levels` may have added at the end."""
+def add_typicality(table: pa.Table, typicality: NDArray[np.float32] | None) -> pa.Table:
+    """Return a table with the column ``typicality`` behind the others: null where None or NaN."""
+    n = len(table)
+    values = pa.nulls(n, pa.float32()) if typicality is None else pa.array(typicality, from_pandas=True)
+    return table.append_column(TYPICALITY_COLUMN, values)
+
+
+def leave_out_further(names: Sequence[str]) -> list[str]:
+    """Return names of columns without those that :func:`add_typicality` and :func:`add_levels` added."""
     found = list(names)
     while found and _LEVEL_COLUMN.fullmatch(found[-1]):
         found.pop()
-    return found
+    return found[:-1] if found and found[-1] == TYPICALITY_COLUMN.name else found
 
 
 def write_skipped(path: Path, skipped: pa.Table) -> None:
@@ -234,7 +246,7 @@ def is_skipped(path: Path) -> bool:
 def _has_columns(path: Path, schema: pa.Schema) -> bool:
     try:
         with reading(path):
-            return bool(leave_out_levels(pq.read_schema(arrow_path(path)).names) == schema.names)
+            return bool(leave_out_further(pq.read_schema(arrow_path(path)).names) == schema.names)
     except (FormatError, InputError):
         return False
 

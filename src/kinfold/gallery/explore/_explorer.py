@@ -36,6 +36,7 @@ from kinfold.gallery.explore._map_job import MapJob
 from kinfold.gallery.explore._pictures import Originals, Thumbnails
 from kinfold.gallery.explore._vectors import Nearest, Vectors
 from kinfold.images import ImageSource
+from kinfold.metrics import GroupRanks
 from kinfold.run import Run
 from kinfold.storage import hash_json
 
@@ -228,7 +229,10 @@ class Explorer:
         self.summaries = GroupSummaries(self.columns)
         self.choices = Choices(self.columns, run.labels)
         self.listing = ImageLists(
-            self.columns, lambda state, places: self.choices.second(state, places)[0], self.vectors.distances
+            self.columns,
+            lambda state, places: self.choices.second(state, places)[0],
+            self.vectors.distances,
+            self.typicality,
         )
         self.nearest = Nearest(run, self.vectors, device=options.device)
         self.refining = Refining(run, lambda: self.state, path)
@@ -244,6 +248,8 @@ class Explorer:
         else:
             self.originals, self.thumbnails = before.originals, before.thumbnails
         self._names: tuple[int, dict[int, str]] = (-1, {})
+        self._order: NDArray[np.int32] | None = None  # of the images by closeness
+        self._ranks = (-1, GroupRanks.of(np.zeros(0), np.zeros(0, np.int32)))
         self._guard = threading.Lock()
 
     @property
@@ -295,6 +301,20 @@ class Explorer:
         """Return the version, and the group of every image; −1 for marked images."""
         state = self.state
         return state.version, np.where(state.marks == 0, state.labels, np.int32(-1))
+
+    def typicality(self, state: State, places: NDArray[np.integer]) -> NDArray[np.float32]:
+        """Return the typicality of some images in their groups; NaN where marked, or where none is known."""
+        closeness = self.run.closeness
+        if closeness is None:
+            return np.full(len(places), np.nan, np.float32)
+        groups = np.where(state.marks == 0, state.labels, np.int32(-1))
+        with self._guard:
+            if self._order is None:
+                self._order = np.argsort(closeness, kind="stable").astype(np.int32)
+            if self._ranks[0] != state.version:
+                self._ranks = (state.version, GroupRanks.of(closeness, groups, order=self._order))
+            ranks = self._ranks[1]
+        return ranks.shares(closeness[places], groups[places], members=True)
 
     def warm(self) -> None:
         """Start a thread that computes what later requests would wait for."""

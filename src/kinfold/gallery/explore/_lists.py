@@ -12,17 +12,19 @@ from numpy.typing import NDArray
 
 from kinfold.corrections import MARKS, State, changed_groups
 from kinfold.gallery.explore._columns import Columns
+from kinfold.typicality import find_strays
 from kinfold.validation import Choice, check
 
 N_BINS = 20  # of confidence, as in a report
 N_REPRESENTATIVES = 8  # images on the card of a group
 _FEW = 64  # up to so many changed groups, one scan for each is faster than counting all groups
 
-SORTS = ("confidence", "doubt", "distance", "key", "row", "group")
+SORTS = ("confidence", "doubt", "distance", "typicality", "key", "row", "group")
+STRAY_SHARE = 0.01  # of a group that the filter "stray" shows
 _RULES = {
     "sort": Choice(SORTS),
     "order": Choice(("", "asc", "desc")),
-    "mark": Choice(("", "none", "any", *MARKS)),
+    "mark": Choice(("", "none", "any", *MARKS, "stray")),
 }
 _FALLING = ("confidence", "doubt")  # descending by default; the others ascend
 _KEPT_BYTES = 96 << 20  # 24 lists of a million images
@@ -30,6 +32,8 @@ _KEPT_BYTES = 96 << 20  # 24 lists of a million images
 Places = NDArray[np.int32]
 Distances = Callable[[State, "int | None"], NDArray[np.float32]]
 """From a state and a group (None: all) to distances from the center of the group, NaN for other images."""
+Typicalities = Callable[[State, NDArray[np.integer]], NDArray[np.float32]]
+"""From a state and positions to the typicality of these images in their groups, NaN where there is none."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +159,13 @@ class ImageQuery:
     second : int or None
         Images whose second choice is this group.
     mark : str
-        ``""`` for all; ``"none"`` for unmarked, ``"wrong"``, ``"noise"``, or ``"any"`` for marked images.
+        ``""`` for all; ``"none"`` for unmarked, ``"wrong"``, ``"noise"``, or ``"any"`` for marked images;
+        ``"stray"`` for the least typical 1 % of each group that nobody marked or placed.
     text : str
         Part of the key, ignoring case.
     sort : str
-        One of :data:`SORTS`. ``doubt`` is 1 minus the difference of the two highest probabilities.
+        One of :data:`SORTS`. ``doubt`` is 1 minus the difference of the two highest probabilities;
+        ``typicality`` puts the least typical first.
     order : str
         ``"asc"``, ``"desc"``, or ``""`` for the default of the sort.
     """
@@ -190,16 +196,21 @@ class ImageLists:
         The run's images.
     seconds : callable
         From a state and positions to second choices, −1 for none.
-    distances : callable
-        See :data:`Distances`.
+    distances, typicalities : callable
+        See :data:`Distances` and :data:`Typicalities`.
     """
 
     def __init__(
-        self, columns: Columns, seconds: Callable[[State, Places], NDArray[np.int32]], distances: Distances
+        self,
+        columns: Columns,
+        seconds: Callable[[State, Places], NDArray[np.int32]],
+        distances: Distances,
+        typicalities: Typicalities,
     ) -> None:
         self._columns = columns
         self._seconds = seconds
         self._distances = distances
+        self._typicalities = typicalities
         self._guard = threading.Lock()
         self._kept: OrderedDict[object, NDArray[np.generic]] = OrderedDict()
 
@@ -240,7 +251,9 @@ class ImageLists:
         masks = []
         if query.group is not None:
             masks.append(state.labels == query.group)
-        if query.mark:
+        if query.mark == "stray":
+            masks.append(self._strays(state))
+        elif query.mark:
             wanted = {"none": 0, "wrong": 1, "noise": 2}.get(query.mark)
             masks.append(state.marks != 0 if wanted is None else state.marks == wanted)
         if query.text:
@@ -258,6 +271,8 @@ class ImageLists:
             values = 1 - self._margin()[places]
         elif query.sort == "distance":
             values = self._distances(state, query.group)[places]
+        elif query.sort == "typicality":
+            values = self._typicalities(state, places)
         elif query.sort == "group":
             values = state.labels[places]
         else:
@@ -265,6 +280,16 @@ class ImageLists:
         if query.is_falling:
             values = -values  # not reversed afterwards, so that ties stay in the order of rows
         return places[np.argsort(values, kind="stable")]
+
+    def _strays(self, state: State) -> NDArray[np.bool_]:
+        """Return which images the filter "stray" shows."""
+
+        def find() -> NDArray[np.bool_]:
+            typicality = self._typicalities(state, np.arange(len(self._columns)))
+            groups = np.where(state.marks == 0, state.labels, -1)
+            return find_strays(typicality, groups, STRAY_SHARE, kept=state.by_hand)
+
+        return self._keep(("strays", state.version), find)  # type: ignore[return-value]
 
     def _margin(self) -> NDArray[np.float32]:
         return self._keep("margin", self._columns.margin)  # type: ignore[return-value]

@@ -23,6 +23,7 @@ from kinfold.run import (
     SKIPPED_SCHEMA,
     Run,
     is_predictions,
+    leave_out_further,
     read_table,
     write_assignments,
     write_manifest,
@@ -32,6 +33,7 @@ from kinfold.tables import TextTable
 
 _GIVE = "give the Parquet or CSV file that `kinfold predict` wrote"
 _MEND = "predict again"
+_STRAY, _STRAYS = -1, "belongs nowhere"  # what fits no group, and what the page calls the group of these
 _COPIED = ("backbone", "parameters", "seed", "machine")  # sections that say how the run was made
 
 
@@ -68,11 +70,15 @@ def predictions_as_run(run: Run, path: Path, source: str | Path | None) -> Itera
         folder = Path(home) / (path.stem or "predictions")
         folder.mkdir()
         clusters = table["cluster"].to_numpy().astype(np.int32)
+        strays = clusters == _STRAY
+        n_groups = max(run.n_clusters, int(clusters.max(initial=-1)) + 1)
+        if strays.any():  # the page shows them as one more group
+            clusters[strays] = n_groups
+            n_groups += 1
         sure = table["confidence"].to_numpy().astype(np.float32)
         best = TopClusters(clusters[:, None], sure[:, None])
         write_assignments(folder / ASSIGNMENTS_NAME, table["row"].to_numpy(), _plain(table["key"]), best)
         write_skipped(folder / "skipped.parquet", _skipped(path))
-        n_groups = max(run.n_clusters, int(clusters.max(initial=-1)) + 1)
         sections: dict[str, Any] = {name: run.manifest[name] for name in _COPIED if name in run.manifest}
         sections["parameters"] = {**run.manifest.parameters, "n_clusters": n_groups}
         sections["source"] = {
@@ -85,6 +91,9 @@ def predictions_as_run(run: Run, path: Path, source: str | Path | None) -> Itera
         write_manifest(folder, {**sections, "stages": {"fit": {}, "assign": {}}})
         made = Run.open(folder)
         _name(made, table)
+        if strays.any():
+            with Corrections.open(made) as corrections:
+                corrections.apply(Rename(n_groups - 1, _STRAYS))
         yield made, images
 
 
@@ -103,7 +112,7 @@ def _read(path: Path) -> pa.Table:
     rows = table["row"].to_numpy()
     if any(table[name].null_count for name in ("row", "key", "cluster", "confidence")):
         raise FormatError(f"{path} is damaged: a row lacks a value; predict again")
-    if (np.diff(rows) <= 0).any() or (table["cluster"].to_numpy() < 0).any():
+    if (np.diff(rows) <= 0).any() or (table["cluster"].to_numpy() < _STRAY).any():
         raise FormatError(f"{path} is damaged: its rows aren't in order; predict again")
     return table
 
@@ -116,9 +125,9 @@ def _read_csv(path: Path, schema: pa.Schema) -> pa.Table:
     """Read a table that `kinfold predict` wrote as CSV, or that a spreadsheet saved since."""
     with reading(path, _MEND):
         text = TextTable.open(path, is_path=lambda cell: False)
-        if list(text.names) != schema.names:
+        if leave_out_further(text.names) != schema.names:
             raise FormatError(f"{path} isn't a file of predictions; {_GIVE}")
-        cells = list(zip(*text.rows(), strict=True)) or [()] * len(schema)
+        cells = list(zip(*text.rows(), strict=True))[: len(schema)] or [()] * len(schema)
         columns = [pa.array([cell or None for cell in column], pa.string()) for column in cells]
         return pa.table(
             [column.cast(field.type) for column, field in zip(columns, schema, strict=True)], schema

@@ -107,6 +107,7 @@ def describe_places(explorer: Explorer, state: State, places: NDArray[np.integer
     second, shares = explorer.choices.second(state, places)
     rows, keys = columns.rows[places].tolist(), columns.keys.take(places).to_pylist()
     proposed = explorer.refining.proposed(state)
+    typicality = explorer.typicality(state, places).tolist()
     return [
         {
             "row": row,
@@ -117,9 +118,10 @@ def describe_places(explorer: Explorer, state: State, places: NDArray[np.integer
             "second_confidence": round(share, 4),
             "mark": MARKS[mark - 1] if mark else None,
             "by_hand": by_hand,
+            "typicality": _share(typical),
             **({"proposed": proposed[row]} if row in proposed else {}),
         }
-        for row, key, group, confidence, other, share, mark, by_hand in zip(
+        for row, key, group, confidence, other, share, mark, by_hand, typical in zip(
             rows,
             keys,
             state.labels[places].tolist(),
@@ -128,9 +130,14 @@ def describe_places(explorer: Explorer, state: State, places: NDArray[np.integer
             shares.tolist(),
             state.marks[places].tolist(),
             state.by_hand[places].tolist(),
+            typicality,
             strict=True,
         )
     ]
+
+
+def _share(value: float) -> float | None:
+    return None if np.isnan(value) else round(value, 4)
 
 
 def describe_image(explorer: Explorer, place: int) -> dict[str, Any]:
@@ -152,6 +159,7 @@ def describe_image(explorer: Explorer, place: int) -> dict[str, Any]:
         "confidence": round(float(columns.confidence[place]), 4),
         "mark": MARKS[mark - 1] if mark else None,
         "by_hand": bool(state.by_hand[place]),
+        "typicality": _share(float(explorer.typicality(state, np.array([place]))[0])),
         "top": [{"group": group, "probability": round(share, 4)} for group, share in top.items()],
         **explorer.originals.describe(row),
     }

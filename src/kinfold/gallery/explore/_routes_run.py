@@ -97,6 +97,7 @@ def describe_run(explorer: Explorer) -> dict[str, Any]:
         "version": state.version,
         "opening": explorer.opening,
         "has_levels": explorer.levels.are_there,
+        "has_typicality": run.closeness is not None,
         "has_images": explorer.originals.are_there,
         "images_trouble": explorer.originals.trouble,
         "has_features": explorer.vectors.are_there,

@@ -22,6 +22,7 @@ const SORTS = [
   ["confidence", "Most confident", "confidence"],
   ["doubt", "Most doubtful", "doubt"],
   ["distance", "Nearest the centre", "confidence"],
+  ["typicality", "Least typical", "typicality"],
   ["key", "File name", "key"],
 ];
 const MARKS = [
@@ -29,6 +30,7 @@ const MARKS = [
   ["none", "Not marked"],
   ["wrong", "Wrong"],
   ["noise", "Noise"],
+  ["stray", "Least typical 1 %"],
 ];
 const chosen = { sort: "confidence", mark: "" };
 
@@ -157,8 +159,9 @@ async function compareWith(group) {
 }
 
 function toolbar(grid, status, everything) {
-  const sort = h("select", { id: freshId("sort") }, SORTS.map(([value, text]) => h("option", { value, selected: value === chosen.sort }, text)));
-  const mark = h("select", { id: freshId("mark") }, MARKS.map(([value, text]) => h("option", { value }, text)));
+  const offered = ([value]) => store.run.has_typicality || !["typicality", "stray"].includes(value);
+  const sort = h("select", { id: freshId("sort") }, SORTS.filter(offered).map(([value, text]) => h("option", { value, selected: value === chosen.sort }, text)));
+  const mark = h("select", { id: freshId("mark") }, MARKS.filter(offered).map(([value, text]) => h("option", { value }, text)));
   const change = () => {
     Object.assign(chosen, { sort: sort.value, mark: mark.value });
     grid.caption = SORTS.find(([value]) => value === sort.value)[2];

@@ -3,7 +3,7 @@
 import { confirmRows, markRows, moveRows, moveTo } from "./actions.js";
 import { get, original, thumb } from "./api.js";
 import { copyText, freshId, h, isTyping, keepFocus, replace } from "./dom.js";
-import { bytes, count, fileName, folderOf, sure } from "./format.js";
+import { bytes, count, fileName, folderOf, percent, sure } from "./format.js";
 import { icon } from "./icons.js";
 import { store } from "./store.js";
 import { complain, lower, toast } from "./toasts.js";
@@ -142,9 +142,9 @@ class ImageView {
   }
 
   state() {
-    const { group, original_group: was, mark, by_hand: byHand } = this.facts;
+    const { group, original_group: was, mark, by_hand: byHand, typicality: typical = null } = this.facts;
     const words = mark === "noise" ? "Noise: belongs nowhere" : mark === "wrong" ? "Wrong here" : store.label(group);
-    const notes = [mark && group >= 0 && `was in ${store.label(group)}`, byHand && !mark && "confirmed by a person", was !== group && `the model said ${store.label(was)}`].filter(Boolean);
+    const notes = [mark && group >= 0 && `was in ${store.label(group)}`, byHand && !mark && "confirmed by a person", was !== group && `the model said ${store.label(was)}`, !mark && typical !== null && `more typical than ${percent(typical)} of its group`].filter(Boolean);
     return h("section", { class: "image-state" }, h("p", { class: `verdict ${mark ?? ""}` }, group >= 0 && !mark ? h("a", { href: `#/group/${group}` }, words) : words), notes.length > 0 && h("p", { class: "soft small" }, notes.join(" · ")));
   }
 

@@ -47,7 +47,7 @@ export function blankTile(id) {
   return h("div", { class: "tile blank", id, role: "option", "aria-selected": "false", "aria-label": "loading" });
 }
 
-/** `caption` is "confidence", "doubt", "key", "similarity" or "group". */
+/** `caption` is "confidence", "doubt", "typicality", "key", "similarity" or "group". */
 export function imageTile(item, { id, width, caption, selected, position, total, number }) {
   const words = captionOf(item, caption);
   return h(
@@ -78,9 +78,10 @@ function captionOf(item, caption) {
   if (caption === "key") return h("span", { class: "ellipsis" }, fileName(item.key));
   if (caption === "similarity") return [h("b", {}, sure(item.similarity)), h("span", { class: "ellipsis soft", title: store.label(item.group) }, store.label(item.group))];
   if (caption === "group") return [h("span", { class: "ellipsis" }, fileName(item.key)), h("span", { class: "ellipsis soft", title: store.label(item.group) }, store.label(item.group))];
-  const bar = h("span", { class: "meter", css: { "--share": item.confidence ?? 0 }, "aria-hidden": "true" });
+  const value = caption === "typicality" ? item.typicality : item.confidence;
+  const bar = h("span", { class: "meter", css: { "--share": value ?? 0 }, "aria-hidden": "true" });
   if (caption === "doubt" && item.second !== null && item.second !== undefined && item.second >= 0) {
     return [h("b", {}, sure(item.confidence)), h("span", { class: "ellipsis soft" }, `${store.label(item.second)} ${sure(item.second_confidence)}`)];
   }
-  return [h("b", {}, sure(item.confidence)), bar];
+  return [h("b", {}, sure(value)), bar];
 }
