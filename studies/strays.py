@@ -30,7 +30,7 @@ from studies.report import grid
 
 HALVES = {"developed": ("digits", "even classes"), "judged": ("CIFAR-10", "odd classes")}
 RATE = 0.01
-_CIFAR_ROWS, _N_DIGITS, _DIGIT_SIDE = 8_000, 300, 64
+_CIFAR_ROWS, _N_DIGITS, _DIGIT_SIDE = 6_000, 300, 64
 _TRAINED = 0.75  # share of the images of known classes that a run is fitted on
 _HELD_OUT = 5  # of so many classes one is held out
 BATCHES = (  # new classes, images of each, which images of known classes come with them
@@ -167,13 +167,11 @@ MEASURES: dict[str, Measure] = {
 _RANKED = ("max softmax, ranked in its group", "typicality")  # below RATE means something
 
 
-def compare_measures(name: str, folder: Path, seeds: range) -> list[list[str]]:
+def compare_measures(name: str, settings: list[Setting]) -> list[list[str]]:
     """Return a line for each measure: AUROC of held-out classes and of digits, and what 1 % finds."""
-    X, y = load(name, folder)
     digits = embed_digits() if "classes" in name else None
     found: dict[str, list[list[float]]] = {measure: [] for measure in MEASURES}
-    for seed in seeds:
-        setting = hold_out(X, y, len(np.unique(y)) // _HELD_OUT, seed)
+    for setting in settings:
         for measure, score in MEASURES.items():
             new, strange = score(setting, setting.new), score(setting, setting.strange)
             far = np.nan if digits is None else auroc(new, score(setting, digits))
@@ -193,13 +191,10 @@ def auroc(inside: NDArray[np.floating], outside: NDArray[np.floating]) -> float:
     return float((below + up_to).mean() / 2 / len(outside))
 
 
-def measure_kinds(name: str, folder: Path, seeds: range) -> Iterator[list[str]]:
+def measure_kinds(name: str, settings: list[Setting]) -> Iterator[list[str]]:
     """Yield a line for each batch: what new kinds are found in it."""
-    X, y = load(name, folder)
     for n_new, n_each, which in BATCHES:
-        values = [
-            _kinds_of(hold_out(X, y, max(n_new, 2), seed), n_new, n_each, which, seed) for seed in seeds
-        ]
+        values = [_kinds_of(setting, n_new, n_each, which, seed) for seed, setting in enumerate(settings)]
         alarms, wrong, n_kinds, n_right, precision, recall = np.nanmean(values, axis=0)
         yield [
             name,
@@ -268,14 +263,18 @@ def main() -> None:
     order = parser.parse_args()
     if order.data is None:
         parser.error("say where the data are: --data or KINFOLD_DATA")
-    seeds = range(order.seeds)
-    folder = Path(order.data)
+    measured, found = [], []
+    for name in HALVES[order.half]:
+        X, y = load(name, Path(order.data))
+        n_held_out = len(np.unique(y)) // _HELD_OUT
+        settings = [hold_out(X, y, n_held_out, seed) for seed in range(order.seeds)]
+        measured += compare_measures(name, settings)
+        found += measure_kinds(name, settings)
     heads = ["data", "measure", "held-out classes", "digits", "false alarms at 1 %", "found at 1 %"]
-    lines = [line for name in HALVES[order.half] for line in compare_measures(name, folder, seeds)]
-    print(grid(heads, lines), end="\n\n")
+    print(grid(heads, measured), end="\n\n")
     heads = ["data", "new classes", "known classes", "suspected of these", "of these in a new kind"]
     heads += ["new kinds", "of them right", "precision", "recall"]
-    print(grid(heads, [line for name in HALVES[order.half] for line in measure_kinds(name, folder, seeds)]))
+    print(grid(heads, found))
 
 
 if __name__ == "__main__":

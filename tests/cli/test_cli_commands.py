@@ -110,7 +110,7 @@ def test_predict_writes_the_groups_of_the_run(kinfold, run, photos, tmp_path):
     result = kinfold("predict", run, photos / "photos", "--out", out, "--workers", 1, "--json")
     assert result.exit_code == 0, result.output
     table = pq.read_table(out)
-    assert table.column_names == ["row", "key", "cluster", "confidence", "name"]
+    assert table.column_names == ["row", "key", "cluster", "confidence", "name", "typicality"]
     assert np.array_equal(table["cluster"].to_numpy(), Run.open(run).labels)
     assert sum(group["size"] for group in json.loads(result.stdout)["groups"]) == 30
 

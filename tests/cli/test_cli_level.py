@@ -61,7 +61,21 @@ def test_predictions_and_exports_take_levels(path, kinfold, tmp_path):
     found = kinfold("export", path, "--to", "csv", "--out", tmp_path / "e.csv", "--levels", "5")
     assert found.exit_code == 0, found.output
     header = (tmp_path / "e.csv").read_text().splitlines()[0]
-    assert header.endswith(",by_hand,level_5")
+    assert header.endswith(",by_hand,typicality,level_5")
     for wrong in ("5,", "five", "0", "-5"):
         found = kinfold("export", path, "--to", "csv", "--out", tmp_path / "f.csv", f"--levels={wrong}")
         assert (found.exit_code, "--levels" in found.output) == (2, True)
+
+
+def test_predictions_and_exports_leave_strays_in_no_group(kinfold, path, tmp_path):
+    found = kinfold("export", path, "--to", "csv", "--out", tmp_path / "e.csv", "--strays", "0.02")
+    assert found.exit_code == 0, found.output
+    assert "stray" in (tmp_path / "e.csv").read_text()
+    vectors = path.parent / "digits.npy"
+    found = kinfold("predict", path, vectors, "--out", tmp_path / "p.parquet", "--strays", "0.02", "--json")
+    assert found.exit_code == 0, found.output
+    clusters = pq.read_table(tmp_path / "p.parquet")["cluster"].to_numpy()
+    assert json.loads(found.stdout)["n_strays"] == (clusters < 0).sum() > 0
+    found = kinfold("predict", path, vectors, "--out", tmp_path / "p.parquet", "--strays", "2")
+    assert found.exit_code != 0
+    assert "strays" in found.output

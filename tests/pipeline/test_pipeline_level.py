@@ -274,7 +274,7 @@ def test_training_images_get_their_groups_at_every_level(fitted, tmp_path, level
         kinfold.level(path, n_groups)
         run = Run.open(path)
         table = kinfold.predict(run, vectors, tmp_path / "p.parquet", levels=levels[::-1])
-        assert table.column_names[6:] == [f"level_{k}" for k in levels]
+        assert table.column_names[5:] == ["typicality", *(f"level_{k}" for k in levels)]
         np.testing.assert_array_equal(table["cluster"].to_numpy(), run.labels)
         np.testing.assert_array_equal(table["confidence"].to_numpy(), run.assignments["confidence"])
         for k in levels:

@@ -410,7 +410,7 @@ class Run:
             self.manifest, latest
         ):
             raise InputError(
-                f"{self.path} has other groups than when it was opened (another level, update or clustering); "
+                f"{self.path} has other groups than when it was opened (a level, an update, a new fit); "
                 "open it again: Run.open"
             )
         return found
