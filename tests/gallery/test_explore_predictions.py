@@ -13,10 +13,10 @@ from starlette.testclient import TestClient
 from kinfold.cli import main
 from kinfold.corrections import Corrections
 from kinfold.errors import FormatError, InputError
-from kinfold.exports import write_csv_file
+from kinfold.exports import take_out, write_csv_file
 from kinfold.gallery.explore import create_app
 from kinfold.gallery.explore._predictions import predictions_as_run
-from kinfold.run import write_predictions, write_skipped
+from kinfold.run import add_typicality, write_predictions, write_skipped, write_table
 from support.galleries import make_gallery_run, served, write_images
 
 KEYS = pa.array(["000.png", "001.png", "002.png"])
@@ -171,3 +171,23 @@ def test_other_csv_files_are_refused(run, predicted, text, words):
         predictions_as_run(run, file, predicted.parent / "new"),
     ):
         pass
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_strays_are_shown_as_a_group_that_belongs_nowhere(run, predicted, ending):
+    table = add_typicality(pq.read_table(predicted), np.linspace(0, 0.9, 7, dtype=np.float32))
+    path = predicted.with_suffix(ending)
+    table = take_out(table, np.array([True, False, True, False, False, False, False]))
+    if ending == ".csv":
+        write_csv_file(table, path)
+        write_csv_file(
+            pq.read_table(predicted.with_name("new.skipped.parquet")), path.with_name("new.skipped.csv")
+        )
+    else:
+        write_table(path, table)
+    with predictions_as_run(run, path, predicted.parent / "new") as (made, _):
+        with Corrections.open(made, write=False) as corrections:
+            names = {one.id: one.name for one in corrections.state.groups.values()}
+        assert made.labels.tolist() == [8, 1, 8, 0, 0, 7, 2]
+        assert names[8] == "belongs nowhere"
+        assert names[7] == "by hand"

@@ -50,7 +50,7 @@ def contents(home):
 @pytest.mark.parametrize(
     ("name", "kind", "n_files"),
     [
-        ("run", "run", 15),
+        ("run", "run", 17),
         ("run/features", "feature store", 4),
         ("graph", "neighbor graph", 1),
         ("out", "export", 1),
